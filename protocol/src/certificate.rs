@@ -1,0 +1,197 @@
+//! Certificates: the proof that a quorum of authorities agreed on a document.
+//!
+//! A signature covers network, height, round and document hash: exactly what a Tendermint precommit commits to, so that
+//! the commit certificate of the agreement is the proof that clients verify.
+
+use crate::authority::{AuthorityKey, AuthoritySecret, HYBRID_SIGNATURE_SIZE, HybridSignature, quorum};
+use crate::consensus::DocumentError;
+use crate::consensus::codec::{self, Parsed, Put, Reader};
+use crate::types::Hash;
+
+/// Most authorities a network may have; a certificate of 2f+1 = 43 signatures is 107 kB.
+pub const MAX_AUTHORITIES: usize = 64;
+
+/// Domain of a commit signature.
+const COMMIT: &str = "shoal commit 1";
+
+/// One authority's signature under a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitSignature {
+    /// Index into the authority list that verifies the certificate.
+    pub authority: u16,
+    /// Its signature over the commit.
+    pub signature: HybridSignature,
+}
+
+/// Height, round and hash, and who signed them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Gapless sequence number of the document, from 1.
+    pub height: u64,
+    /// Round in which the authorities agreed; 0 when the first proposal passed.
+    pub round: u32,
+    /// Hash of the exact document bytes.
+    pub document: Hash,
+    /// Signatures, strictly increasing by authority.
+    pub signatures: Vec<CommitSignature>,
+}
+
+impl Certificate {
+    /// A certificate signed by `signers`, each with its index in the authority list.
+    #[must_use]
+    pub fn sign(network: &Hash, height: u64, round: u32, document: Hash, signers: &[(u16, &AuthoritySecret)]) -> Self {
+        let message = message(network, height, round, &document);
+        let mut signatures: Vec<_> = signers
+            .iter()
+            .map(|(authority, secret)| CommitSignature {
+                authority: *authority,
+                signature: secret.sign(COMMIT, &message),
+            })
+            .collect();
+        signatures.sort_by_key(|signature| signature.authority);
+        Self { height, round, document, signatures }
+    }
+
+    /// Checks every signature against `authorities` and that a quorum signed. One bad signature spoils the certificate:
+    /// no honest party ever passes one on.
+    ///
+    /// # Errors
+    /// Says whether signatures are missing, from strangers, or wrong.
+    pub fn verify(&self, network: &Hash, authorities: &[AuthorityKey]) -> Result<(), DocumentError> {
+        let needed = quorum(authorities.len()).max(1);
+        if self.signatures.is_empty() {
+            return Err(DocumentError::Unsigned);
+        }
+        if self.signatures.len() < needed {
+            return Err(DocumentError::TooFewSignatures { valid: self.signatures.len(), needed });
+        }
+        let message = message(network, self.height, self.round, &self.document);
+        for CommitSignature { authority, signature } in &self.signatures {
+            let key = authorities
+                .get(usize::from(*authority))
+                .ok_or(DocumentError::UnknownAuthority { authority: *authority })?;
+            if !key.verify(COMMIT, &message, signature) {
+                return Err(DocumentError::BadSignature { authority: *authority });
+            }
+        }
+        Ok(())
+    }
+
+    /// The exact bytes of a certificate.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(|writer| {
+            writer.put_array(4);
+            writer.put_uint(self.height);
+            writer.put_uint(self.round.into());
+            writer.put_bytes(self.document.as_bytes());
+            writer.put_array(self.signatures.len());
+            for CommitSignature { authority, signature } in &self.signatures {
+                writer.put_array(2);
+                writer.put_uint((*authority).into());
+                writer.put_bytes(signature.as_bytes());
+            }
+        })
+    }
+
+    /// Reads a certificate; no signature is checked.
+    pub(crate) fn decode(bytes: &[u8]) -> Parsed<Self> {
+        const FIELD: &str = "certificate";
+        let mut reader = Reader::new(bytes);
+        reader.array(4, FIELD)?;
+        let height = reader.u64(FIELD)?;
+        let round = reader.u32(FIELD)?;
+        let document = Hash::from_bytes(reader.bytes_of(FIELD)?);
+        let signatures = reader.list(0, MAX_AUTHORITIES, "certificate signatures", |reader| {
+            reader.array(2, FIELD)?;
+            let authority = reader.u16(FIELD)?;
+            let signature = reader.bytes_of::<HYBRID_SIGNATURE_SIZE>(FIELD)?;
+            let signature = HybridSignature::from_slice(&signature).map_err(|_| FIELD)?;
+            Ok(CommitSignature { authority, signature })
+        })?;
+        reader.end("bytes after the certificate")?;
+        if !codec::strictly_sorted(&signatures, |signature| signature.authority) {
+            return Err("certificate signatures (not sorted, or one authority twice)");
+        }
+        let certificate = Self { height, round, document, signatures };
+        if certificate.encode() == bytes { Ok(certificate) } else { Err("certificate (not in canonical form)") }
+    }
+}
+
+/// What a commit signature covers: network (32) ‖ height (8, big endian) ‖ round (4) ‖ document hash (32).
+fn message(network: &Hash, height: u64, round: u32, document: &Hash) -> Vec<u8> {
+    let mut message = Vec::with_capacity(76);
+    message.extend_from_slice(network.as_bytes());
+    message.extend_from_slice(&height.to_be_bytes());
+    message.extend_from_slice(&round.to_be_bytes());
+    message.extend_from_slice(document.as_bytes());
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    const NETWORK: Hash = Hash::from_bytes([7; 32]);
+    const DOCUMENT: Hash = Hash::from_bytes([9; 32]);
+
+    fn secrets(n: usize) -> Vec<AuthoritySecret> {
+        let mut rng = StdRng::seed_from_u64(5);
+        (0..n).map(|_| AuthoritySecret::generate(&mut rng)).collect()
+    }
+
+    fn keys(secrets: &[AuthoritySecret]) -> Vec<AuthorityKey> {
+        secrets.iter().map(|secret| secret.public().clone()).collect()
+    }
+
+    #[test]
+    fn a_quorum_of_four_is_three() {
+        let secrets = secrets(4);
+        let keys = keys(&secrets);
+        let signed = |who: &[u16]| {
+            let signers: Vec<_> = who.iter().map(|index| (*index, &secrets[usize::from(*index)])).collect();
+            Certificate::sign(&NETWORK, 3, 1, DOCUMENT, &signers)
+        };
+        assert_eq!(signed(&[3, 0, 2]).verify(&NETWORK, &keys), Ok(()));
+        assert_eq!(
+            signed(&[0, 1]).verify(&NETWORK, &keys),
+            Err(DocumentError::TooFewSignatures { valid: 2, needed: 3 })
+        );
+        assert_eq!(signed(&[]).verify(&NETWORK, &keys), Err(DocumentError::Unsigned));
+        let certificate = signed(&[0, 1, 2]);
+        for bent in [
+            Certificate { height: 4, ..certificate.clone() },
+            Certificate { round: 0, ..certificate.clone() },
+            Certificate { document: Hash::from_bytes([8; 32]), ..certificate.clone() },
+        ] {
+            assert_eq!(bent.verify(&NETWORK, &keys), Err(DocumentError::BadSignature { authority: 0 }));
+        }
+        assert!(certificate.verify(&DOCUMENT, &keys).is_err(), "another network");
+        assert_eq!(certificate.verify(&NETWORK, &keys[..1]), Err(DocumentError::UnknownAuthority { authority: 1 }));
+    }
+
+    #[test]
+    fn one_authority_cannot_count_twice() {
+        let secrets = secrets(1);
+        let signers = [(0, &secrets[0]), (0, &secrets[0])];
+        let bytes = Certificate::sign(&NETWORK, 1, 0, DOCUMENT, &signers).encode();
+        assert!(Certificate::decode(&bytes).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn codec_round_trips_and_survives_anything(height: u64, round: u32, cut: prop::sample::Index,
+            junk in prop::collection::vec(any::<u8>(), 0..300)) {
+            let secrets = secrets(1);
+            let certificate = Certificate::sign(&NETWORK, height, round, DOCUMENT, &[(0, &secrets[0])]);
+            let bytes = certificate.encode();
+            prop_assert_eq!(Certificate::decode(&bytes), Ok(certificate));
+            prop_assert!(Certificate::decode(&bytes[..cut.index(bytes.len())]).is_err());
+            prop_assert!(Certificate::decode(&junk).is_err());
+        }
+    }
+}

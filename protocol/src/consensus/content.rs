@@ -1,0 +1,135 @@
+//! What must hold between the fields of a document, whoever signed it.
+
+use super::codec::{Parsed, strictly_sorted};
+use super::{AbsentNode, Consensus, EPOCHS_COVERED, Generation, NodeEntry};
+use crate::types::{Epoch, Role, StoreIndex};
+
+impl Consensus {
+    /// Checks every relation; names the first that does not hold.
+    pub(super) fn check(&self) -> Parsed<()> {
+        self.parameters.validate().map_err(|_| "parameters (out of range)")?;
+        if self.height == 0 {
+            return Err("height (starts at 1)");
+        }
+        let epoch_ms = self.parameters.epoch_ms;
+        let lasts = self.valid_until.0.checked_sub(self.valid_from.0);
+        if lasts != Some(EPOCHS_COVERED * epoch_ms) {
+            return Err("valid_until (must be three epochs after valid_from)");
+        }
+        if self.epoch.0.checked_mul(epoch_ms).is_none_or(|since_genesis| since_genesis > self.valid_from.0) {
+            return Err("valid_from (before genesis)");
+        }
+        if !strictly_sorted(&self.authorities, |key| key.identity) {
+            return Err("authorities (not sorted, or one twice)");
+        }
+        if !strictly_sorted(&self.nodes, |node| node.identity) {
+            return Err("nodes (not sorted, or one twice)");
+        }
+        if !strictly_sorted(&self.absent, |node| node.identity) {
+            return Err("absent nodes (not sorted, or one twice)");
+        }
+        self.check_generations()?;
+        for node in &self.nodes {
+            self.check_node(node)?;
+        }
+        for node in &self.absent {
+            check_absent(node)?;
+            if self.node(&node.identity).is_some() {
+                return Err("absent nodes (one is listed)");
+            }
+        }
+        self.check_indices()
+    }
+
+    fn check_generations(&self) -> Parsed<()> {
+        if !strictly_sorted(&self.generations, |generation| generation.number)
+            || !strictly_sorted(&self.generations, |generation| generation.since)
+        {
+            return Err("generations (not in order)");
+        }
+        let Some((current, retired)) = self.generations.split_last() else { return Ok(()) };
+        if current.number == 0 || current.retired.is_some() || retired.iter().any(|old| old.retired.is_none()) {
+            return Err("generations (exactly the last one is current)");
+        }
+        for generation in &self.generations {
+            check_generation(generation, self.epoch, self.next_store_index)?;
+        }
+        Ok(())
+    }
+
+    fn check_node(&self, node: &NodeEntry) -> Parsed<()> {
+        let seated = match node.role {
+            Role::Gateway => node.layer.is_none() && !node.standby,
+            Role::Mix => node.layer.is_some() != node.standby,
+            Role::Store => node.layer.is_none() && node.standby != self.in_generation(node.store_index),
+        };
+        if !seated {
+            return Err("node (role, layer and standby contradict each other)");
+        }
+        if node.store_index.is_some() != (node.role == Role::Store) {
+            return Err("node (stores and only stores have an index)");
+        }
+        if node.since > self.epoch {
+            return Err("node (known since a later epoch)");
+        }
+        let last = self.epoch.plus(EPOCHS_COVERED - 1);
+        if node.mix_keys.first().map(|(epoch, _)| *epoch) != Some(self.epoch)
+            || node.mix_keys.iter().any(|(epoch, _)| *epoch > last)
+        {
+            return Err("mix keys (must start at the document's epoch and end two later)");
+        }
+        let mix_epochs = node.mix_keys.iter().map(|(epoch, _)| epoch);
+        let envelope_epochs = node.envelope_keys.iter().map(|(epoch, _)| epoch);
+        let matching = match node.role {
+            Role::Store => envelope_epochs.eq(mix_epochs),
+            Role::Gateway | Role::Mix => node.envelope_keys.is_empty(),
+        };
+        if matching { Ok(()) } else { Err("envelope keys (a store has one per mix key, other roles none)") }
+    }
+
+    /// Every store index belongs to one node and was given out before.
+    fn check_indices(&self) -> Parsed<()> {
+        let listed = self.nodes.iter().filter_map(|node| node.store_index);
+        let absent = self.absent.iter().filter_map(|node| node.store_index);
+        let mut indices: Vec<StoreIndex> = listed.chain(absent).collect();
+        indices.sort_unstable();
+        if !strictly_sorted(&indices, |index| *index) {
+            return Err("store index (given twice)");
+        }
+        if indices.last().is_some_and(|last| last.0 >= self.next_store_index) {
+            return Err("store index (not below the next one)");
+        }
+        Ok(())
+    }
+
+    /// Whether a living generation names the store.
+    fn in_generation(&self, index: Option<StoreIndex>) -> bool {
+        index.is_some_and(|index| {
+            self.generations.iter().any(|generation| generation.stores.binary_search(&index).is_ok())
+        })
+    }
+}
+
+fn check_generation(generation: &Generation, epoch: Epoch, next_store_index: u16) -> Parsed<()> {
+    if generation.since > epoch
+        || generation.retired.is_some_and(|retired| retired <= generation.since || retired > epoch)
+    {
+        return Err("generation (epochs contradict each other)");
+    }
+    if !strictly_sorted(&generation.stores, |index| *index) {
+        return Err("generation stores (not sorted, or one twice)");
+    }
+    if generation.stores.last().is_some_and(|last| last.0 >= next_store_index) {
+        return Err("generation stores (an index nobody has)");
+    }
+    Ok(())
+}
+
+fn check_absent(node: &AbsentNode) -> Parsed<()> {
+    let kept = match node.role {
+        Role::Gateway => false,
+        Role::Mix => node.store_index.is_none(),
+        Role::Store => node.layer.is_none() && node.store_index.is_some(),
+    };
+    if kept { Ok(()) } else { Err("absent node (nothing to keep for it)") }
+}

@@ -1,0 +1,263 @@
+//! From bytes to a consensus that may be used.
+
+use std::ops::Deref;
+
+use thiserror::Error;
+
+use super::codec::{self, Put, Reader};
+use super::{Consensus, MAX_CONSENSUS_SIZE};
+use crate::authority::{AuthorityKey, AuthoritySecret};
+use crate::certificate::Certificate;
+use crate::types::{Epoch, Hash, UnixMillis};
+
+/// Domain of a document's hash.
+const DOCUMENT: &str = "shoal consensus 1";
+
+/// Why a consensus is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DocumentError {
+    /// Longer than [`MAX_CONSENSUS_SIZE`].
+    #[error("the consensus is {0} bytes long; at most {MAX_CONSENSUS_SIZE} are accepted")]
+    TooLarge(usize),
+    /// A field is missing, malformed or contradicts another.
+    #[error("the consensus is malformed: {0}")]
+    Malformed(&'static str),
+    /// The certificate is for other bytes or another height.
+    #[error("the certificate does not belong to this consensus")]
+    OtherCertificate,
+    /// Made by the authorities of another network.
+    #[error("the consensus is of network {found}, expected {expected}")]
+    WrongNetwork {
+        /// Network in the document.
+        found: Hash,
+        /// The network of whoever verifies.
+        expected: Hash,
+    },
+    /// No signature at all.
+    #[error("the consensus carries no signature")]
+    Unsigned,
+    /// Fewer signatures than a quorum.
+    #[error("the consensus carries {valid} signatures; {needed} are needed")]
+    TooFewSignatures {
+        /// Signatures present.
+        valid: usize,
+        /// The quorum, 2f+1.
+        needed: usize,
+    },
+    /// A signature by an authority that is not in the set.
+    #[error("the consensus is signed by authority {authority}, which is not in the set")]
+    UnknownAuthority {
+        /// Index named by the certificate.
+        authority: u16,
+    },
+    /// A signature that does not verify.
+    #[error("the signature of authority {authority} is wrong")]
+    BadSignature {
+        /// Index named by the certificate.
+        authority: u16,
+    },
+    /// Its last epoch is over.
+    #[error("the consensus of epoch {epoch} ended {ago_ms} ms ago")]
+    Expired {
+        /// Epoch of the document.
+        epoch: Epoch,
+        /// How long ago it ended, in ms.
+        ago_ms: u64,
+    },
+    /// Its epoch has not begun.
+    #[error("the consensus of epoch {epoch} begins in {in_ms} ms; if that is wrong, check the clock")]
+    NotYetValid {
+        /// Epoch of the document.
+        epoch: Epoch,
+        /// Until it begins, in ms.
+        in_ms: u64,
+    },
+    /// Older than one already seen.
+    #[error("the consensus is of epoch {found}; epoch {newest} was already seen")]
+    Rollback {
+        /// Epoch of the document.
+        found: Epoch,
+        /// Newest epoch seen.
+        newest: Epoch,
+    },
+    /// Another document of an epoch already seen: two certificates for one epoch are evidence against the authorities.
+    #[error("epoch {epoch} has two certified documents, {seen} and {found}: keep both and stop")]
+    Conflict {
+        /// The epoch.
+        epoch: Epoch,
+        /// Hash of the document seen first.
+        seen: Hash,
+        /// Hash of this one.
+        found: Hash,
+    },
+}
+
+/// What a party trusts before it has any document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustAnchor {
+    /// Genesis hash of the network.
+    pub network: Hash,
+    /// Authorities whose quorum certifies, strictly increasing by identity.
+    pub authorities: Vec<AuthorityKey>,
+}
+
+/// A parsed consensus that nobody has verified; its content is out of reach.
+#[derive(Clone, Debug)]
+pub struct UnverifiedConsensus {
+    content: Consensus,
+    certificate: Certificate,
+    hash: Hash,
+    bytes: Vec<u8>,
+}
+
+impl UnverifiedConsensus {
+    /// Reads certified bytes: `[document, certificate]`.
+    ///
+    /// # Errors
+    /// Too large, malformed, or document and certificate that do not belong together.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        if bytes.len() > MAX_CONSENSUS_SIZE {
+            return Err(DocumentError::TooLarge(bytes.len()));
+        }
+        let (document, certificate) = split(bytes).map_err(DocumentError::Malformed)?;
+        let content = Consensus::decode(document).map_err(DocumentError::Malformed)?;
+        let certificate = Certificate::decode(certificate).map_err(DocumentError::Malformed)?;
+        let hash = Hash::of(DOCUMENT, document);
+        if certificate.document != hash || certificate.height != content.height {
+            return Err(DocumentError::OtherCertificate);
+        }
+        Ok(Self { content, certificate, hash, bytes: bytes.to_vec() })
+    }
+
+    /// Checks network, certificate, time and that it is not older than `newest`, the newest (epoch, hash) ever seen.
+    ///
+    /// # Errors
+    /// Which of them failed, and how.
+    pub fn verify(
+        self,
+        anchor: &TrustAnchor,
+        now: UnixMillis,
+        newest: Option<(Epoch, Hash)>,
+    ) -> Result<VerifiedConsensus, DocumentError> {
+        let epoch = self.content.epoch;
+        self.check_certificate(anchor)?;
+        let skew = self.content.parameters.skew();
+        if now > self.content.valid_until.plus(skew) {
+            return Err(DocumentError::Expired { epoch, ago_ms: now.0 - self.content.valid_until.0 });
+        }
+        if now.plus(skew) < self.content.valid_from {
+            return Err(DocumentError::NotYetValid { epoch, in_ms: self.content.valid_from.0 - now.0 });
+        }
+        if let Some((newest, seen)) = newest {
+            if epoch < newest {
+                return Err(DocumentError::Rollback { found: epoch, newest });
+            }
+            if epoch == newest && self.hash != seen {
+                return Err(DocumentError::Conflict { epoch, seen, found: self.hash });
+            }
+        }
+        Ok(self.into_verified())
+    }
+
+    /// Checks network and certificate only: for an authority that reads its own chain, and for tools that look at old
+    /// documents. Never a reason to use a document on the network.
+    ///
+    /// # Errors
+    /// Wrong network or certificate.
+    pub fn verify_any_time(self, anchor: &TrustAnchor) -> Result<VerifiedConsensus, DocumentError> {
+        self.check_certificate(anchor)?;
+        Ok(self.into_verified())
+    }
+
+    fn check_certificate(&self, anchor: &TrustAnchor) -> Result<(), DocumentError> {
+        if self.content.network != anchor.network {
+            return Err(DocumentError::WrongNetwork { found: self.content.network, expected: anchor.network });
+        }
+        self.certificate.verify(&anchor.network, &anchor.authorities)
+    }
+
+    fn into_verified(self) -> VerifiedConsensus {
+        let Self { content, certificate, hash, bytes } = self;
+        VerifiedConsensus { content, certificate, hash, bytes }
+    }
+}
+
+/// A consensus that verified, with the exact bytes that did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedConsensus {
+    content: Consensus,
+    certificate: Certificate,
+    hash: Hash,
+    bytes: Vec<u8>,
+}
+
+impl Deref for VerifiedConsensus {
+    type Target = Consensus;
+
+    fn deref(&self) -> &Consensus {
+        &self.content
+    }
+}
+
+impl VerifiedConsensus {
+    /// Hash of the document: what certificates and the next document's `previous` name.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// The certified bytes, as they are stored and passed on.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many authorities signed.
+    #[must_use]
+    pub fn signatures(&self) -> usize {
+        self.certificate.signatures.len()
+    }
+
+    /// The certificate that verified.
+    #[must_use]
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// What to remember against rollback: (epoch, hash).
+    #[must_use]
+    pub fn mark(&self) -> (Epoch, Hash) {
+        (self.content.epoch, self.hash)
+    }
+}
+
+/// Certifies `document`: its bytes and the signatures of `signers`, each with its index in the authority list.
+#[must_use]
+pub fn certify(document: &Consensus, round: u32, signers: &[(u16, &AuthoritySecret)]) -> Vec<u8> {
+    let bytes = document.encode();
+    let hash = Hash::of(DOCUMENT, &bytes);
+    let certificate = Certificate::sign(&document.network, document.height, round, hash, signers);
+    join(&bytes, &certificate.encode())
+}
+
+/// `[bytes, bytes]`.
+fn join(document: &[u8], certificate: &[u8]) -> Vec<u8> {
+    codec::encode(|writer| {
+        writer.put_array(2);
+        writer.put_bytes(document);
+        writer.put_bytes(certificate);
+    })
+}
+
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
+    let mut reader = Reader::new(bytes);
+    reader.array(2, "certified document")?;
+    let document = reader.bytes("document")?;
+    let certificate = reader.bytes("certificate")?;
+    reader.end("bytes after the certificate")?;
+    if join(document, certificate) == bytes {
+        Ok((document, certificate))
+    } else {
+        Err("certified document (not in canonical form)")
+    }
+}

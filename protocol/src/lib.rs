@@ -1,0 +1,32 @@
+//! What two Shoal roles must agree on: sizes, packets, requests, boxes, documents and links.
+//!
+//! Everything here is pure: it is given bytes, a time and a random generator, and returns bytes or a typed refusal.
+//! The one exception is [`quic`] (feature `quic`), the links themselves. The byte-exact description for a second
+//! implementation is `protocol/spec/`.
+
+pub mod address;
+pub mod authority;
+pub mod boxes;
+pub mod certificate;
+pub mod consensus;
+pub mod descriptor;
+pub mod epoch;
+pub mod geometry;
+pub mod inbox;
+pub mod link;
+pub mod network;
+pub mod parameters;
+pub mod poisson;
+#[cfg(feature = "quic")]
+pub mod quic;
+pub mod request;
+pub mod route;
+pub mod sphinx;
+pub mod surb;
+pub mod topology;
+pub mod types;
+pub mod x25519;
+
+pub use sphinx::Packet;
+pub use types::{Epoch, Hash, Identity, IdentityKey, Layer, Role, StoreIndex, UnixMillis};
+pub use x25519::{X25519Public, X25519Secret};

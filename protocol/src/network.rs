@@ -1,0 +1,275 @@
+//! The network file: what a node or client is initialised with, and all that it trusts at first.
+//!
+//! TOML. Name, genesis time, authority keys and genesis parameters are covered by the genesis hash; addresses are hints.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::authority::AuthorityKey;
+use crate::certificate::MAX_AUTHORITIES;
+use crate::consensus::codec::{self, Put};
+use crate::consensus::{TrustAnchor, put_authorities};
+use crate::epoch::Schedule;
+use crate::parameters::{ParameterError, Parameters};
+use crate::types::{Hash, Identity, UnixMillis};
+
+/// Version of the file's layout.
+pub const NETWORK_FILE_VERSION: u32 = 1;
+/// Longest network name, in bytes.
+pub const MAX_NAME: usize = 64;
+/// Most hints of each kind.
+pub const MAX_HINTS: usize = 256;
+
+/// A network, as its founders describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkFile {
+    /// Name for people: 1 to 64 printable ASCII characters.
+    pub name: String,
+    /// Start of epoch 0.
+    pub genesis_time: UnixMillis,
+    /// Genesis authorities, strictly increasing by identity.
+    pub authorities: Vec<AuthorityKey>,
+    /// Genesis parameters.
+    pub parameters: Parameters,
+    /// Where to ask first; not hashed, not believed.
+    pub hints: Hints,
+}
+
+/// Addresses to begin with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hints {
+    /// Authorities, for nodes.
+    #[serde(default)]
+    pub authorities: Vec<Hint>,
+    /// Gateways, for clients.
+    #[serde(default)]
+    pub gateways: Vec<Hint>,
+}
+
+/// One party and where it was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hint {
+    /// Its identity key, which the link must prove.
+    pub identity: Identity,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+/// Why a network file is refused.
+#[derive(Debug, Error)]
+pub enum NetworkFileError {
+    /// Not TOML, a key unknown or missing, a value of the wrong kind.
+    #[error("the network file cannot be read: {0}")]
+    Toml(String),
+    /// Made for another version of the software.
+    #[error("the network file has config_version {found}; this program reads {NETWORK_FILE_VERSION}")]
+    Version {
+        /// Version in the file.
+        found: u32,
+    },
+    /// A value that cannot be.
+    #[error("the network file is wrong: {0}")]
+    Invalid(&'static str),
+    /// Parameters out of range.
+    #[error("the network file is wrong: {0}")]
+    Parameters(#[from] ParameterError),
+}
+
+/// The file's layout.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Layout {
+    config_version: u32,
+    name: String,
+    genesis_time_ms: u64,
+    parameters: Parameters,
+    authorities: Vec<AuthorityKey>,
+    #[serde(default)]
+    hints: Hints,
+}
+
+impl NetworkFile {
+    /// Reads a network file.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, NetworkFileError> {
+        let layout: Layout = toml::from_str(text).map_err(|error| NetworkFileError::Toml(error.to_string()))?;
+        if layout.config_version != NETWORK_FILE_VERSION {
+            return Err(NetworkFileError::Version { found: layout.config_version });
+        }
+        let network = Self {
+            name: layout.name,
+            genesis_time: UnixMillis(layout.genesis_time_ms),
+            authorities: layout.authorities,
+            parameters: layout.parameters,
+            hints: layout.hints,
+        };
+        network.validate()?;
+        Ok(network)
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let layout = Layout {
+            config_version: NETWORK_FILE_VERSION,
+            name: self.name.clone(),
+            genesis_time_ms: self.genesis_time.0,
+            parameters: self.parameters,
+            authorities: self.authorities.clone(),
+            hints: self.hints.clone(),
+        };
+        toml::to_string(&layout).expect("strings, integers, tables and arrays of tables all have a TOML form")
+    }
+
+    /// Checks what [`Self::parse`] would refuse.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self) -> Result<(), NetworkFileError> {
+        let printable = self.name.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+        if self.name.is_empty() || self.name.len() > MAX_NAME || !printable {
+            return Err(NetworkFileError::Invalid("name must be 1 to 64 printable ASCII characters"));
+        }
+        // TOML integers are signed.
+        if i64::try_from(self.genesis_time.0).is_err() {
+            return Err(NetworkFileError::Invalid("genesis_time_ms is out of range"));
+        }
+        if self.authorities.is_empty() || self.authorities.len() > MAX_AUTHORITIES {
+            return Err(NetworkFileError::Invalid("there must be 1 to 64 authorities"));
+        }
+        if !codec::strictly_sorted(&self.authorities, |key| key.identity) {
+            return Err(NetworkFileError::Invalid("authorities must be sorted by identity, each once"));
+        }
+        if self.hints.authorities.len() > MAX_HINTS || self.hints.gateways.len() > MAX_HINTS {
+            return Err(NetworkFileError::Invalid("there are more than 256 hints of one kind"));
+        }
+        let all = self.hints.authorities.iter().chain(&self.hints.gateways);
+        if !all.into_iter().all(|hint| codec::is_reachable(&hint.address)) {
+            return Err(NetworkFileError::Invalid("a hint has an address nobody can be reached at"));
+        }
+        self.parameters.validate()?;
+        Ok(())
+    }
+
+    /// Hash of everything but the hints: names the network in every document, link and invite.
+    #[must_use]
+    pub fn genesis_hash(&self) -> Hash {
+        let bytes = codec::encode(|writer| {
+            writer.put_array(4);
+            writer.put_text(&self.name);
+            writer.put_uint(self.genesis_time.0);
+            put_authorities(writer, &self.authorities);
+            self.parameters.put(writer);
+        });
+        Hash::of("shoal network 1", &bytes)
+    }
+
+    /// The first 96 bits of the genesis hash as six pronounceable words, to compare over a telephone.
+    #[must_use]
+    pub fn fingerprint_words(&self) -> String {
+        fingerprint_words(&self.genesis_hash())
+    }
+
+    /// What to verify documents against before any authority-set change.
+    #[must_use]
+    pub fn trust_anchor(&self) -> TrustAnchor {
+        TrustAnchor { network: self.genesis_hash(), authorities: self.authorities.clone() }
+    }
+
+    /// The network's epochs.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        Schedule::new(self.genesis_time, &self.parameters)
+    }
+}
+
+/// Six words of 16 bits each: consonant (4 bits), vowel (2), consonant (4), vowel (2), consonant (4).
+fn fingerprint_words(hash: &Hash) -> String {
+    const CONSONANTS: [char; 16] = ['b', 'd', 'f', 'g', 'h', 'j', 'k', 'l', 'm', 'n', 'p', 'r', 's', 't', 'v', 'z'];
+    const VOWELS: [char; 4] = ['a', 'i', 'o', 'u'];
+    let words = hash.as_bytes().chunks_exact(2).take(6).map(|pair| {
+        let bits = u16::from_be_bytes([pair[0], pair[1]]);
+        [(12, true), (10, false), (6, true), (4, false), (0, true)]
+            .map(|(shift, consonant)| {
+                let index = usize::from(bits >> shift);
+                if consonant { CONSONANTS[index & 15] } else { VOWELS[index & 3] }
+            })
+            .iter()
+            .collect::<String>()
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::AuthoritySecret;
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    fn sample() -> NetworkFile {
+        let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1)).public().clone();
+        NetworkFile {
+            name: "reef".into(),
+            genesis_time: UnixMillis(1_750_000_000_000),
+            hints: Hints {
+                authorities: vec![Hint {
+                    identity: authority.identity,
+                    address: "127.0.0.1:9000".parse().expect("addr"),
+                }],
+                gateways: Vec::new(),
+            },
+            authorities: vec![authority],
+            parameters: Parameters::test_network(),
+        }
+    }
+
+    #[test]
+    fn text_round_trip() {
+        let network = sample();
+        assert_eq!(NetworkFile::parse(&network.to_toml()).expect("parses"), network);
+    }
+
+    #[test]
+    fn hints_are_not_hashed_everything_else_is() {
+        let network = sample();
+        let hash = network.genesis_hash();
+        assert_eq!(NetworkFile { hints: Hints::default(), ..network.clone() }.genesis_hash(), hash);
+        let mut seen = vec![hash];
+        for other in [
+            NetworkFile { name: "rife".into(), ..network.clone() },
+            NetworkFile { genesis_time: UnixMillis(1), ..network.clone() },
+            NetworkFile { parameters: Parameters::production(), ..network.clone() },
+            NetworkFile {
+                authorities: vec![AuthoritySecret::generate(&mut StdRng::seed_from_u64(2)).public().clone()],
+                ..network.clone()
+            },
+        ] {
+            assert!(!seen.contains(&other.genesis_hash()));
+            seen.push(other.genesis_hash());
+        }
+    }
+
+    #[test]
+    fn wrong_files_are_refused_with_the_cause() {
+        let text = sample().to_toml();
+        let refused = |text: &str| NetworkFile::parse(text).expect_err("must be refused").to_string();
+        assert!(refused(&text.replace("config_version = 1", "config_version = 2")).contains("config_version 2"));
+        assert!(refused(&format!("colour = 1\n{text}")).contains("colour"));
+        assert!(refused(&text.replace("epoch_ms = 20000", "epoch_ms = 1")).contains("epoch_ms"));
+        assert!(refused(&text.replace("127.0.0.1:9000", "0.0.0.0:9000")).contains("hint"));
+        assert!(refused(&text.replace("\"reef\"", "\"\"")).contains("name"));
+        assert!(refused("").contains("cannot be read"));
+    }
+
+    #[test]
+    fn words_are_stable() {
+        assert_eq!(fingerprint_words(&Hash::from_bytes([0; 32])), "babab babab babab babab babab babab");
+        assert_eq!(fingerprint_words(&Hash::from_bytes([0xff; 32])), "zuzuz zuzuz zuzuz zuzuz zuzuz zuzuz");
+    }
+}

@@ -35,8 +35,7 @@ impl Person {
     /// # Panics
     /// When either fails.
     pub fn new(name: &'static str, folder: &Path, network: &Path) -> Self {
-        let mut person =
-            Self { name, profile: folder.join(name), address: String::new(), daemon: None };
+        let mut person = Self { name, profile: folder.join(name), address: String::new(), daemon: None };
         let made = person.run([OsStr::new("init"), OsStr::new("--network"), network.as_os_str()]);
         assert_eq!(made.code, 0, "{name}: init: {}", made.stderr);
         person.address = made.lines[0]["address"].as_str().expect("init prints an address").to_owned();
@@ -68,6 +67,14 @@ impl Person {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
         assert_eq!(line.trim(), r#"{"ready":true}"#, "{}: up", self.name);
         self.daemon = Some(child);
+    }
+
+    /// Process id of the daemon.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("daemon runs").id()
     }
 
     /// kill -9 of the daemon.

@@ -170,13 +170,13 @@ fn contradictions_are_malformed() {
     bend("listed and absent", &|bad| bad.absent[0].identity = bad.nodes[0].identity);
     bend("absent gateway", &|bad| bad.absent[0].role = Role::Gateway);
     bend("key of another epoch", &|bad| bad.nodes[0].mix_keys[0].0 = Epoch(39));
-    bend("no key for the epoch", &|bad| drop(bad.nodes[gateway].mix_keys.remove(0)));
+    bend("no key for the epoch", &|bad| bad.nodes[gateway].mix_keys = bad.nodes[gateway].mix_keys.split_off(1));
     bend("envelope keys of a gateway", &|bad| bad.nodes[gateway].envelope_keys = bad.nodes[gateway].mix_keys.clone());
     bend("from the future", &|bad| bad.nodes[0].since = Epoch(41));
     bend("two current generations", &|bad| bad.generations[0].retired = None);
     bend("no current generation", &|bad| bad.generations[1].retired = Some(EPOCH));
     bend("generation order", &|bad| bad.generations.reverse());
-    bend("two stores", &|bad| drop(bad.generations[1].stores.pop()));
+    bend("two stores", &|bad| bad.generations[1].stores.truncate(2));
     bend("unsorted stores", &|bad| bad.generations[1].stores.reverse());
     bend("unknown store", &|bad| bad.generations[0].stores.push(StoreIndex(4)));
     bend("reveal twice", &|bad| bad.reveals.push(bad.reveals[0].clone()));

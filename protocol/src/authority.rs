@@ -57,7 +57,7 @@ impl AuthorityKey {
     fn bind(&self, message: &[u8]) -> Vec<u8> {
         let mut keys = self.identity.as_bytes().to_vec();
         keys.extend_from_slice(&self.ml_dsa);
-        let mut bound = Hash::of("shoal authority key 1", &keys).as_bytes().to_vec();
+        let mut bound = Hash::of("shoal/1 authority key", &keys).as_bytes().to_vec();
         bound.extend_from_slice(message);
         bound
     }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
     use rand::{SeedableRng as _, rngs::StdRng};
 
-    const CONTEXT: &str = "shoal test 1";
+    const CONTEXT: &str = "shoal/1 test";
 
     #[test]
     fn both_halves_must_verify() {

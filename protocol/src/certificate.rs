@@ -12,7 +12,7 @@ use crate::types::Hash;
 pub const MAX_AUTHORITIES: usize = 64;
 
 /// Domain of a commit signature.
-const COMMIT: &str = "shoal commit 1";
+const COMMIT: &str = "shoal/1 commit";
 
 /// One authority's signature under a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]

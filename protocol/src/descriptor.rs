@@ -24,7 +24,7 @@ pub const MAX_LOOPS: usize = 128;
 /// Longest version text, in bytes.
 pub const MAX_VERSION: usize = 32;
 
-const CONTEXT: &str = "shoal descriptor 1";
+const CONTEXT: &str = "shoal/1 descriptor";
 const FORMAT: u8 = 1;
 
 /// Loops sent over one link in the node's last whole epoch, and how many came back: evidence of loss.

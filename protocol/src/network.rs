@@ -167,7 +167,7 @@ impl NetworkFile {
             put_authorities(writer, &self.authorities);
             self.parameters.put(writer);
         });
-        Hash::of("shoal network 1", &bytes)
+        Hash::of("shoal/1 network", &bytes)
     }
 
     /// The first 96 bits of the genesis hash as six pronounceable words, to compare over a telephone.

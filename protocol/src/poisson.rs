@@ -14,12 +14,6 @@ pub fn exponential(mean: Duration, rng: &mut impl CryptoRng) -> Duration {
     Duration::from_secs_f64(-uniform.ln() * mean.as_secs_f64())
 }
 
-/// The quantile 1 − 10⁻¹² of Exp(1/mean): what a node accepts at most as a delay. A tighter cap would bend the
-/// distribution.
-pub fn delay_cap(mean: Duration) -> Duration {
-    mean.mul_f64(12.0 * std::f64::consts::LN_10)
-}
-
 /// A Poisson process. Contract: call [`PoissonClock::due`] when `now` has reached [`PoissonClock::next`]; calling it
 /// earlier is harmless. Time that was slept through is not made up for: one tick at most, then on from `now`, so that
 /// a client that wakes does not betray itself by a burst.
@@ -110,7 +104,6 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(6);
         for mean in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1 << 40)] {
             let _ = exponential(mean, &mut rng);
-            let _ = delay_cap(mean);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::certificate::Certificate;
 use crate::types::{Epoch, Hash, UnixMillis};
 
 /// Domain of a document's hash.
-const DOCUMENT: &str = "shoal consensus 1";
+const DOCUMENT: &str = "shoal/1 consensus";
 
 /// Why a consensus is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -14,7 +14,7 @@ pub(super) struct ResetKey(Zeroizing<[u8; 32]>);
 
 impl ResetKey {
     pub(super) fn new(identity: &IdentityKey, port: u16) -> Self {
-        let mut hasher = Hasher::new_derive_key("shoal quic stateless reset key v1");
+        let mut hasher = Hasher::new_derive_key("shoal/1 quic stateless reset key");
         hasher.update(&*identity.seed());
         hasher.update(&port.to_be_bytes());
         Self(Zeroizing::new(*hasher.finalize().as_bytes()))

@@ -266,7 +266,7 @@ mod tests {
             identity: key.identity(),
             role,
             addresses: vec!["127.0.0.1:4000".parse().expect("address"), "[::1]:4001".parse().expect("address")],
-            family: (seed % 2 == 0).then_some([3; 32]),
+            family: seed.is_multiple_of(2).then_some([3; 32]),
             published: NOW,
             version: "0.1.0".into(),
             mix_keys: keys(seed, 4, &mut rng),

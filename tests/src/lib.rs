@@ -2,6 +2,8 @@
 //!
 //! Nothing here waits for a fixed time: [`until`] polls a condition against a deadline.
 
+#![expect(clippy::disallowed_methods, reason = "a harness waits on the real clock")]
+
 pub mod metrics;
 pub mod person;
 pub mod testnet;

@@ -1,6 +1,7 @@
 //! Hostile packets and links against real nodes (rows of the table in `tests/README.md`). A gateway that turned bad is
 //! played with its own identity key from the test network's folder: what a mix refuses is counted under its reason.
-#![expect(clippy::print_stderr, reason = "progress of a long test")]
+
+#![expect(clippy::disallowed_methods, reason = "a test reads the real clock")]
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -10,7 +11,7 @@ use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::quic::{Endpoint, FrameWriter, Link, Protocol, QuicError, ask};
 use shoal_protocol::sphinx::{Hop, build, hostile};
-use shoal_protocol::{Identity, IdentityKey, Layer, Packet, UnixMillis};
+use shoal_protocol::{Identity, IdentityKey, Layer, UnixMillis};
 use shoal_tests::testnet::{Party, Testnet};
 use shoal_tests::{metrics, until};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -179,5 +180,4 @@ async fn a_mix_refuses_every_hostile_packet_under_its_reason() {
     let anonymous = Endpoint::dialler(None, "127.0.0.1:0".parse().expect("address")).expect("endpoint");
     assert!(anonymous.connect(address, &mix.identity, Protocol::Mix).await.is_err(), "a mix link needs an identity");
     assert!(anonymous.connect(address, &mix.identity, Protocol::Client).await.is_err(), "a mix has no clients");
-    assert!(matches!(Packet::from_slice(&[0; 7]), Err(_)));
 }

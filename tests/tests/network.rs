@@ -1,6 +1,5 @@
 //! One real network of real processes, and people at their shells (design: commands). The steps share the network, so
 //! they run in order inside one test; each prints its name, so that a failure tells where it happened.
-#![expect(clippy::print_stderr, reason = "progress of a long test")]
 
 use serde_json::Value;
 use shoal_tests::person::Person;

@@ -1,6 +1,7 @@
 //! The wire of an idle and of a sending client (row 7 of the attack table, bounded): captured with tcpdump on loopback,
 //! between real processes. Same datagram sizes; sending instants from one distribution (two-sample Kolmogorov–Smirnov).
-#![expect(clippy::print_stderr, reason = "progress of a long test")]
+
+#![expect(clippy::disallowed_methods, reason = "a test reads the real clock")]
 
 use shoal_tests::person::Person;
 use shoal_tests::testnet::Testnet;

@@ -1,5 +1,4 @@
 //! The status page in a real browser.
-#![expect(clippy::print_stderr, reason = "says where the screenshot is")]
 
 use shoal_tests::testnet::Testnet;
 use shoal_tests::until;

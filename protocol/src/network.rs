@@ -210,6 +210,7 @@ fn fingerprint_words(hash: &Hash) -> String {
 mod tests {
     use super::*;
     use crate::authority::AuthoritySecret;
+    use proptest::prelude::*;
     use rand::{SeedableRng as _, rngs::StdRng};
 
     fn sample() -> NetworkFile {
@@ -271,5 +272,15 @@ mod tests {
     fn words_are_stable() {
         assert_eq!(fingerprint_words(&Hash::from_bytes([0; 32])), "babab babab babab babab babab babab");
         assert_eq!(fingerprint_words(&Hash::from_bytes([0xff; 32])), "zuzuz zuzuz zuzuz zuzuz zuzuz zuzuz");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(at: prop::sample::Index, piece in "[ -~]{0,20}") {
+            let mut text = sample().to_toml();
+            text.insert_str(at.index(text.len()), &piece);
+            let _ = NetworkFile::parse(&text);
+            let _ = NetworkFile::parse(&piece);
+        }
     }
 }

@@ -197,7 +197,7 @@ impl Parameters {
     /// sum of three exponential delays exceeds 40 means with probability below 10⁻¹⁴.
     #[must_use]
     pub fn grace(&self) -> Duration {
-        Duration::from_millis(40 * self.mean_delay_max_ms + self.skew_ms)
+        Duration::from_millis(self.mean_delay_max_ms.saturating_mul(40).saturating_add(self.skew_ms))
     }
 
     /// The longest delay a hop accepts: the 1−10⁻¹² quantile of the larger of the current and the previous mean. A
@@ -237,7 +237,7 @@ impl Parameters {
             ("poll_inbox_ms", self.poll_inbox_ms, 1, DAY),
             ("hot_for_ms", self.hot_for_ms, 1, 365 * DAY),
             ("warm_for_ms", self.warm_for_ms, 1, 365 * DAY),
-            ("retention_ms", self.retention_ms, 2 * self.epoch_ms, 365 * DAY),
+            ("retention_ms", self.retention_ms, self.epoch_ms.saturating_mul(2), 365 * DAY),
             ("draw_epochs", self.draw_epochs.into(), 1, 1_000_000),
             ("anonymity_floor", self.anonymity_floor.into(), 0, 10_000),
             ("mixes_per_layer", self.mixes_per_layer.into(), 1, 256),
@@ -344,6 +344,7 @@ impl Parameters {
 mod tests {
     use super::*;
     use crate::consensus::codec;
+    use proptest::prelude::*;
 
     #[test]
     fn shipped_parameters_are_valid() {
@@ -389,6 +390,41 @@ mod tests {
         assert_eq!(parameters.delay_cap(1000).as_millis(), 27_631);
         assert_eq!(parameters.grace(), Duration::from_secs(320));
         assert_eq!(Parameters::test_network().grace(), Duration::from_millis(2800));
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_survives_the_wire(long: [u64; 13], rates: [u32; 5], draw: u32, floor: u32, width: u16, bits: u8) {
+            let parameters = Parameters {
+                epoch_ms: long[0],
+                skew_ms: long[1],
+                mean_delay_ms: long[2],
+                mean_delay_max_ms: long[3],
+                lambda_p: Rate(rates[0]),
+                lambda_l: Rate(rates[1]),
+                lambda_low: Rate(rates[2]),
+                lambda_m: Rate(rates[3]),
+                service_ms: long[4],
+                answer_ms: long[5],
+                store_rate: Rate(rates[4]),
+                poll_hot_ms: long[6],
+                poll_warm_ms: long[7],
+                poll_idle_ms: long[8],
+                poll_inbox_ms: long[9],
+                hot_for_ms: long[10],
+                warm_for_ms: long[11],
+                retention_ms: long[12],
+                draw_epochs: draw,
+                anonymity_floor: floor,
+                mixes_per_layer: width,
+                append_bits: bits,
+            };
+            let bytes = codec::encode(|writer| parameters.put(writer));
+            prop_assert_eq!(Parameters::read(&mut Reader::new(&bytes)), Ok(parameters));
+            prop_assert!(Parameters::read(&mut Reader::new(&bytes[..bytes.len() - 1])).is_err());
+            // whatever a document claims, looking at it never panics
+            let _ = parameters.validate();
+        }
     }
 
     #[test]

@@ -194,6 +194,15 @@ fn sizes_are_bounded() {
 }
 
 #[test]
+fn a_thousand_nodes_stay_below_400_kb() {
+    let document = testing::consensus(20, 310, 50);
+    assert_eq!(document.nodes.len(), 1000);
+    let bytes = certified(&document);
+    assert!(bytes.len() <= 400_000, "{} bytes", bytes.len());
+    assert!(open(&bytes).is_ok());
+}
+
+#[test]
 fn a_foreign_certificate_is_refused() {
     let (one, two) = (certified(&sample(1)), certified(&sample(2)));
     let (document, _) = split_for_test(&one);

@@ -1,0 +1,243 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use shoal_client::io::{Exit, Failure};
+use shoal_client::mail::MessageState;
+
+const EXAMPLES: &str = "\
+Examples:
+  shoal init --network reef.toml          make a profile; prints your address
+  shoal add bob shoal1qq...               give an address a name
+  shoal send bob 'hello' --wait stored    send, and wait until two stores have it on disk
+  git log -1 | shoal send bob -           send what comes in
+  shoal send-file bob holiday.jpg
+  shoal read                              show what is new
+  shoal read --follow --json | jq .text   for programs
+  shoal status                            connection, anonymity now, queue
+
+The first command that needs it starts a daemon in the background; it keeps sending cover
+traffic until `shoal down`. Exit codes: 0 done, 64 wrong use, 69 not reachable, 74 disk or
+pipe, 75 try again later, 77 not allowed, 78 profile or network file.";
+
+/// Send and read messages without anyone learning who talks to whom.
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version, about, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// Folder of the profile; profiles share nothing [default: $XDG_DATA_HOME/shoal]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Print JSON, one object a line; failures too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a profile and print its address
+    ///
+    /// Compare the fingerprint words with the person who gave you the network file: they name the network and the
+    /// keys of its authorities.
+    Init {
+        /// The network file, as its operators publish it
+        #[arg(long, value_name = "FILE")]
+        network: PathBuf,
+        /// The low rate class, for a phone: less traffic, slower messages. Which class you use is visible
+        #[arg(long)]
+        low: bool,
+    },
+    /// Run the daemon in the foreground
+    ///
+    /// Prints {"ready":true} when commands are served and the network was tried. Stops on Ctrl-C or `shoal down`.
+    Up {
+        /// Serve /livez, /readyz and /metrics here; loopback only
+        #[arg(long, value_name = "HOST:PORT")]
+        metrics: Option<SocketAddr>,
+    },
+    /// Stop the daemon (its cover traffic stops too)
+    Down,
+    /// Print your address: what you give to others
+    Address,
+    /// Add a contact, or give one another name
+    Add {
+        /// Your name for the contact
+        name: String,
+        /// Its address, shoal1...
+        address: String,
+    },
+    /// List contacts and requests of strangers
+    Contacts,
+    /// List conversations
+    Conversations,
+    /// Accept a stranger's request: only then can they learn that you read it
+    Accept {
+        /// Name, address or conversation
+        who: String,
+    },
+    /// Want nothing more from somebody; they do not learn of it
+    Block {
+        /// Name, address or conversation
+        who: String,
+    },
+    /// Send a text
+    ///
+    /// Without --wait the message is queued on disk and the command returns; the daemon sends it, also after a
+    /// restart.
+    Send {
+        /// Contact, address or conversation
+        to: String,
+        /// The text; - reads it from standard input, byte for byte
+        #[arg(allow_hyphen_values = true)]
+        text: String,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Send a file
+    SendFile {
+        /// Contact, address or conversation
+        to: String,
+        /// The file
+        path: PathBuf,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Show messages of others that were not shown before
+    ///
+    /// What was shown is not shown again, unless with --since. Prints nothing when nothing is new.
+    Read {
+        /// Go on until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// Show what came after this message, and leave the mark of what was shown where it is
+        #[arg(long, value_name = "ID")]
+        since: Option<String>,
+    },
+    /// Connection, anonymity now, queue
+    Status,
+    /// Look for what may be wrong, and say what to do
+    Doctor,
+}
+
+/// How long to wait for a message to get somewhere.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Patience {
+    /// Wait until two stores have it on disk (stored) or the other side has it (delivered)
+    #[arg(long, value_enum)]
+    pub(crate) wait: Option<Wait>,
+    /// How long to wait: 500ms, 60s, 5m, 1h
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wait {
+    Stored,
+    Delivered,
+}
+
+impl Wait {
+    pub(crate) fn state(self) -> MessageState {
+        match self {
+            Self::Stored => MessageState::Stored,
+            Self::Delivered => MessageState::Delivered,
+        }
+    }
+}
+
+/// A whole number and a unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.chars().take_while(char::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).unwrap_or((text, ""));
+    let number: u32 = number.parse().map_err(|_| "a duration is a whole number and a unit, such as 60s".to_owned())?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3_600),
+        other => return Err(format!("unknown unit {other:?}: use ms, s, m or h")),
+    };
+    Ok(unit * number)
+}
+
+/// The folder given, or the user's.
+pub(crate) fn profile(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    given
+        .or_else(|| folder("XDG_DATA_HOME").map(|data| data.join("shoal")))
+        .or_else(|| folder("HOME").map(|home| home.join(".local/share/shoal")))
+        .ok_or_else(|| {
+            let next = "set HOME or XDG_DATA_HOME, or name a folder with --profile DIR";
+            Failure::new(Exit::Configuration, "no_profile_folder", "there is no folder for the profile", next)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("shoal").chain(line.iter().copied()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_stand_anywhere() {
+        for line in [
+            &["--json", "--profile", "/p", "send", "bob", "hi", "--wait", "stored", "--timeout", "5s"][..],
+            &["send", "--json", "--profile", "/p", "--wait", "stored", "--timeout", "5s", "bob", "hi"][..],
+            &["send", "bob", "hi", "--timeout", "5s", "--wait=stored", "--json", "--profile=/p"][..],
+        ] {
+            let args = parse(line).unwrap();
+            assert!(args.json);
+            assert_eq!(args.profile, Some("/p".into()));
+            let Command::Send { to, text, patience } = args.command else { panic!("{line:?}") };
+            assert_eq!((to.as_str(), text.as_str()), ("bob", "hi"));
+            assert_eq!((patience.wait, patience.timeout), (Some(Wait::Stored), Duration::from_secs(5)));
+        }
+    }
+
+    #[test]
+    fn any_text_can_be_sent() {
+        for text in ["", "-", "--", "-5 degrees", "--wait for me", "שלום", "🐟🐟", "a\nb"] {
+            let line = if text == "--" { vec!["send", "bob", "--", text] } else { vec!["send", "bob", text] };
+            let Command::Send { text: parsed, .. } = parse(&line).unwrap().command else { panic!("{text:?}") };
+            assert_eq!(parsed, text);
+        }
+        let long = "x".repeat(100_000);
+        assert!(parse(&["send", "bob", &long]).is_ok());
+    }
+
+    #[test]
+    fn wrong_use_is_refused() {
+        for line in [
+            &["send", "bob"][..],
+            &["send", "bob", "hi", "--wait", "read"][..],
+            &["send", "bob", "hi", "--timeout", "soon"][..],
+            &["send", "bob", "hi", "--timeout", "5"][..],
+            &["init"][..],
+            &["fly"][..],
+            &[][..],
+        ] {
+            assert!(parse(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7_200)));
+        for bad in ["", "s", "1", "1d", "-1s", "1.5s", "99999999999s"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}

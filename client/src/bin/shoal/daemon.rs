@@ -1,0 +1,141 @@
+//! Reaching the daemon, starting it, stopping it.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shoal_client::io::{Call, Caller, Exit, Failure};
+use tokio::time::{Instant, sleep};
+
+use crate::output::{Out, Problem};
+
+/// How long a daemon may take to answer: five seconds for a lock that is still held, and as much again.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a socket that is not there yet is tried.
+const RETRY: Duration = Duration::from_millis(20);
+/// Where a daemon that was started in the background writes its log; begun anew at each start.
+const LOG_NAME: &str = "daemon.log";
+
+/// A connection to the profile's daemon, which is started if none runs.
+pub(crate) async fn reach(profile: &Path, out: &Out) -> Result<Caller, Failure> {
+    match Caller::connect(profile) {
+        Ok(caller) => Ok(caller),
+        Err(error) if not_running(&error) => start(profile, out).await,
+        Err(error) => Err(unreachable(profile, &error)),
+    }
+}
+
+fn not_running(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn unreachable(profile: &Path, error: &io::Error) -> Failure {
+    let message = format!("the daemon of {} cannot be reached: {error}", profile.display());
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Failure::new(Exit::Permission, "permission_denied", message, "run as the owner of the profile");
+    }
+    Failure::new(Exit::Unreachable, "daemon_unreachable", message, "try shoal up in another terminal")
+}
+
+async fn start(profile: &Path, out: &Out) -> Result<Caller, Failure> {
+    if !profile.is_dir() {
+        return Err(shoal_client::mail::MailError::Missing(profile.to_owned()).into());
+    }
+    let spinner = out.spinner("starting the daemon");
+    let mut child = spawn(profile)?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    let mut ended = None;
+    while Instant::now() < deadline {
+        match Caller::connect(profile) {
+            Ok(caller) => {
+                spinner.finish_and_clear();
+                return Ok(caller);
+            }
+            Err(error) if not_running(&error) => {}
+            Err(error) => return Err(unreachable(profile, &error)),
+        }
+        if ended.is_none() && matches!(child.try_wait(), Ok(Some(_))) {
+            let failure = last_words(&mut child, profile);
+            // somebody else is starting or stopping one: theirs may answer soon
+            if failure.exit != Some(Exit::Temporary) {
+                return Err(failure);
+            }
+            ended = Some(failure);
+        }
+        sleep(RETRY).await;
+    }
+    Err(ended.unwrap_or_else(|| {
+        let message = format!("the daemon did not answer within {} s", START_TIMEOUT.as_secs());
+        Failure::new(Exit::Unreachable, "daemon_unreachable", message, log_hint(profile))
+    }))
+}
+
+fn log_hint(profile: &Path) -> String {
+    format!("see {}", profile.join(LOG_NAME).display())
+}
+
+/// Runs this program again as `up`, away from this terminal.
+fn spawn(profile: &Path) -> Result<Child, Failure> {
+    let failed = |error: io::Error| {
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Permission } else { Exit::Io };
+        Failure::new(exit, "daemon_start", format!("the daemon cannot be started: {error}"), "try shoal up")
+    };
+    let log = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(profile.join(LOG_NAME));
+    Command::new(std::env::current_exe().map_err(failed)?)
+        .args(["--json", "--profile"])
+        .arg(profile)
+        .arg("up")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log.map_err(failed)?)
+        // Ctrl-C in this terminal is not meant for it
+        .process_group(0)
+        .spawn()
+        .map_err(failed)
+}
+
+/// What a daemon that ended at once had to say.
+fn last_words(child: &mut Child, profile: &Path) -> Failure {
+    let mut text = String::new();
+    if let Some(stdout) = &mut child.stdout {
+        // it has ended: this does not wait; what cannot be read is not there
+        let _ = stdout.read_to_string(&mut text);
+    }
+    let code = child.wait().ok().and_then(|status| status.code());
+    let said = text.lines().next().and_then(|line| serde_json::from_str::<Value>(line).ok());
+    let part = |name: &str| said.as_ref().and_then(|said| said["error"][name].as_str()).map(str::to_owned);
+    let exits = [Exit::Usage, Exit::Io, Exit::Temporary, Exit::Permission, Exit::Configuration];
+    let exit = exits.into_iter().find(|exit| code == Some(exit.code().into())).unwrap_or(Exit::Unreachable);
+    Failure::new(
+        exit,
+        &part("code").unwrap_or_else(|| "daemon_start".to_owned()),
+        part("message").unwrap_or_else(|| "the daemon ended at once".to_owned()),
+        part("next").unwrap_or_else(|| log_hint(profile)),
+    )
+}
+
+/// `shoal down`: when it returns, the profile is free. That none ran is no failure.
+pub(crate) async fn down(profile: &Path, out: &Out) -> Result<(), Problem> {
+    let stopped = match Caller::connect(profile) {
+        Ok(mut caller) => {
+            let spinner = out.spinner("stopping the daemon");
+            let _: Value = caller.call(Call::Shutdown).await?;
+            if tokio::time::timeout(START_TIMEOUT, caller.closed()).await.is_err() {
+                let message = "the daemon does not stop";
+                return Err(Failure::new(Exit::Temporary, "daemon_stuck", message, log_hint(profile)).into());
+            }
+            spinner.finish_and_clear();
+            true
+        }
+        Err(error) if not_running(&error) => false,
+        Err(error) => return Err(unreachable(profile, &error).into()),
+    };
+    out.either(&json!({ "stopped": stopped }), || {
+        if stopped { "stopped; no cover traffic is sent now".to_owned() } else { "no daemon was running".to_owned() }
+    })
+}

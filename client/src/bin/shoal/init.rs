@@ -1,0 +1,113 @@
+//! `shoal init`: a new profile.
+
+use std::io;
+use std::path::Path;
+
+use serde_json::json;
+use shoal_client::io::{Exit, Failure, system_rng};
+use shoal_client::mail::{Mail, MailError, RateClass};
+use shoal_client::traffic::monthly_bytes;
+use shoal_protocol::network::NetworkFile;
+
+use crate::output::{Out, Problem, plain};
+
+/// A network file of 64 authorities is about 180 kB.
+const NETWORK_FILE_MAX: u64 = 1 << 20;
+
+pub(crate) async fn init(profile: &Path, network: &Path, low: bool, out: &Out) -> Result<(), Problem> {
+    let file = read_network(network)?;
+    // said before the lock is tried: a daemon may be using it
+    if profile.join("profile.key").exists() {
+        return Err(MailError::Exists(profile.to_owned()).into());
+    }
+    if let Some(parent) = profile.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| disk(parent, &error))?;
+    }
+    let class = if low { RateClass::Low } else { RateClass::Normal };
+    let mail = Mail::create(profile, &file, class, &mut system_rng())?;
+    let address = mail.address();
+    let words = file.fingerprint_words();
+    let normal_bytes = monthly_bytes(RateClass::Normal, &file.parameters);
+    let low_bytes = monthly_bytes(RateClass::Low, &file.parameters);
+    let value = json!({
+        "address": address,
+        "class": class,
+        "fingerprint": words,
+        "monthly_bytes": { "normal": normal_bytes, "low": low_bytes },
+        "network": file.name,
+        "profile": profile,
+    });
+    out.either(&value, || {
+        let (mine, other) = if low { (low_bytes, normal_bytes) } else { (normal_bytes, low_bytes) };
+        let (mine_name, other_name) = if low { ("low", "normal") } else { ("normal", "low") };
+        format!(
+            "Your address, to give to others:\n\n  {address}\n\n\
+             Network      {}\n\
+             Fingerprint  {words}\n\
+             \x20            (compare these words with whoever gave you the network file)\n\
+             Traffic      rate class {mine_name}: about {} a month each way while the daemon runs, used or not\n\
+             \x20            ({other_name} would be {}; everybody on the way can see which class you use)\n\
+             Profile      {}\n\n\
+             Next: shoal add NAME ADDRESS, then shoal send NAME TEXT",
+            plain(&file.name),
+            size(mine),
+            size(other),
+            profile.display(),
+        )
+    })
+}
+
+fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
+    let length = std::fs::metadata(path).map_err(|error| disk(path, &error))?.len();
+    let refused = |message: String| {
+        let next = "ask whoever gave it to you for the right one";
+        Failure::new(Exit::Configuration, "bad_network_file", format!("{}: {message}", path.display()), next)
+    };
+    if length > NETWORK_FILE_MAX {
+        return Err(refused("too large for a network file".to_owned()));
+    }
+    let bytes = std::fs::read(path).map_err(|error| disk(path, &error))?;
+    let text = String::from_utf8(bytes).map_err(|_| refused("not a text file".to_owned()))?;
+    NetworkFile::parse(&text).map_err(|error| refused(error.to_string()))
+}
+
+fn disk(path: &Path, error: &io::Error) -> Failure {
+    let is = |kind| error.kind() == kind;
+    let exit = if is(io::ErrorKind::PermissionDenied) {
+        Exit::Permission
+    } else if is(io::ErrorKind::NotFound) {
+        Exit::Configuration
+    } else {
+        Exit::Io
+    };
+    Failure::new(exit, "file", format!("{}: {error}", path.display()), "check the path")
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let (unit, name) = if bytes >= 1_000_000_000 { (1e9, "GB") } else { (1e6, "MB") };
+    format!("{:.1} {name}", bytes as f64 / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size(390_700_000), "390.7 MB");
+        assert_eq!(size(19_500_000_000), "19.5 GB");
+    }
+
+    #[test]
+    fn a_file_that_is_no_network_file_is_a_configuration_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("network.toml");
+        assert_eq!(read_network(&path).unwrap_err().exit, Some(Exit::Configuration));
+        for content in [&b"\xff\xfe"[..], b"", b"name = 1"] {
+            std::fs::write(&path, content).unwrap();
+            let failure = read_network(&path).unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.exit), ("bad_network_file", Some(Exit::Configuration)));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The command `shoal`: send and read messages through a Shoal network.
+//!
+//! Every command but `init` talks to the daemon of the profile, and starts it when it does not run.
+
+#![expect(clippy::disallowed_methods, reason = "a command reads clocks: deadlines, and the time that doctor compares")]
+
+mod args;
+mod daemon;
+mod init;
+mod messages;
+mod output;
+mod people;
+mod status;
+mod time;
+mod up;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use output::{Out, Problem};
+use shoal_client::io::{Exit, Failure};
+
+fn main() -> ExitCode {
+    // before the arguments are understood, this is all there is to go by
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    let out = Out::new(json);
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return misunderstood(&error, &out),
+    };
+    log(&args);
+    match run(args, &out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => out.fail(&problem),
+    }
+}
+
+/// Help and version are no failures; everything else is wrong use.
+fn misunderstood(error: &clap::Error, out: &Out) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // nothing can be done when the terminal is gone
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if !out.json {
+        let _ = error.print();
+        return ExitCode::from(Exit::Usage.code());
+    }
+    let text = error.to_string();
+    let message = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("wrong use");
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    out.fail(&Failure::new(Exit::Usage, "usage", message, "see shoal --help").into())
+}
+
+fn log(args: &Args) {
+    let default = if matches!(args.command, Command::Up { .. }) { "warn,shoal=info,shoal_client=info" } else { "warn" };
+    let filter = std::env::var("SHOAL_LOG").unwrap_or_else(|_| default.to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_default())
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+fn run(args: Args, out: &Out) -> Result<(), Problem> {
+    let profile = args::profile(args.profile)?;
+    let mut builder = match args.command {
+        Command::Up { .. } => tokio::runtime::Builder::new_multi_thread(),
+        Command::Init { .. }
+        | Command::Down
+        | Command::Address
+        | Command::Add { .. }
+        | Command::Contacts
+        | Command::Conversations
+        | Command::Accept { .. }
+        | Command::Block { .. }
+        | Command::Send { .. }
+        | Command::SendFile { .. }
+        | Command::Read { .. }
+        | Command::Status
+        | Command::Doctor => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Temporary, "runtime", error.to_string(), "try again"))?;
+    runtime.block_on(async {
+        match args.command {
+            Command::Init { network, low } => init::init(&profile, &network, low, out).await,
+            Command::Up { metrics } => up::up(&profile, metrics, out).await,
+            Command::Down => daemon::down(&profile, out).await,
+            Command::Address => people::address(&profile, out).await,
+            Command::Add { name, address } => people::add(&profile, name, address, out).await,
+            Command::Contacts => people::contacts(&profile, out).await,
+            Command::Conversations => people::conversations(&profile, out).await,
+            Command::Accept { who } => people::accept(&profile, who, out).await,
+            Command::Block { who } => people::block(&profile, who, out).await,
+            Command::Send { to, text, patience } => messages::send(&profile, to, text, patience, out).await,
+            Command::SendFile { to, path, patience } => messages::send_file(&profile, to, path, patience, out).await,
+            Command::Read { follow, since } => messages::read(&profile, follow, since, out).await,
+            Command::Status => status::status(&profile, out).await,
+            Command::Doctor => status::doctor(&profile, out).await,
+        }
+    })
+}

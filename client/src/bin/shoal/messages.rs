@@ -1,0 +1,202 @@
+//! Sending and reading.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use shoal_client::io::{Call, Caller, EventLine, Exit, Failure, MessageLine, Page, PageEntry, SentLine, Status};
+use shoal_client::mail::MessageState;
+use tokio::time::{Instant, timeout_at};
+
+use crate::args::{Patience, Wait};
+use crate::daemon::reach;
+use crate::output::{Out, Problem, plain};
+use crate::time::readable;
+
+/// Longest text that is read from standard input; the profile may allow less.
+const TEXT_MAX: u64 = 8 << 20;
+
+pub(crate) async fn send(
+    profile: &Path,
+    to: String,
+    text: String,
+    patience: Patience,
+    out: &Out,
+) -> Result<(), Problem> {
+    let text = if text == "-" { standard_input()? } else { text };
+    dispatch(profile, Call::Send { to, text }, patience, out).await
+}
+
+pub(crate) async fn send_file(
+    profile: &Path,
+    to: String,
+    path: PathBuf,
+    patience: Patience,
+    out: &Out,
+) -> Result<(), Problem> {
+    // the daemon has another working folder
+    let absolute = std::path::absolute(&path).map_err(|error| {
+        Failure::new(Exit::Usage, "file", format!("{}: {error}", path.display()), "check the path")
+    })?;
+    dispatch(profile, Call::SendFile { to, path: absolute }, patience, out).await
+}
+
+fn standard_input() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let failed = |message: String, exit| Failure::new(exit, "standard_input", message, "check what is piped in");
+    std::io::stdin()
+        .lock()
+        .take(TEXT_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(format!("standard input: {error}"), Exit::Io))?;
+    if bytes.len() as u64 > TEXT_MAX {
+        return Err(failed(format!("a text has at most {TEXT_MAX} bytes"), Exit::Usage));
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        let next = "send it as a file: shoal send-file TO PATH";
+        Failure::new(Exit::Usage, "not_utf8", "standard input is not UTF-8 text", next)
+    })
+}
+
+async fn dispatch(profile: &Path, call: Call, patience: Patience, out: &Out) -> Result<(), Problem> {
+    let mut caller = reach(profile, out).await?;
+    if patience.wait.is_some() {
+        // before the message exists, so that none of its steps is missed
+        let _: Value = caller.call(Call::Subscribe).await?;
+    }
+    let mut sent: SentLine = caller.call(call).await?;
+    if let Some(wait) = patience.wait {
+        sent = follow(&mut caller, sent, wait, patience, out).await?;
+    }
+    out.either(&sent, || format!("{}  {}", word(sent.state), sent.id))
+}
+
+/// Follows an own message until it is where it should be.
+async fn follow(
+    caller: &mut Caller,
+    mut sent: SentLine,
+    wait: Wait,
+    patience: Patience,
+    out: &Out,
+) -> Result<SentLine, Problem> {
+    let deadline = Instant::now() + patience.timeout;
+    let spinner = out.spinner(word(sent.state));
+    while sent.state < wait.state() {
+        match timeout_at(deadline, caller.event()).await {
+            Ok(event) => match event? {
+                EventLine::State(line) if line.id == sent.id => sent = line,
+                EventLine::Missed(_) => sent = caller.call(Call::State { id: sent.id }).await?,
+                EventLine::Warning { message, .. } if !out.json => {
+                    spinner.suspend(|| tracing::warn!("{}", plain(&message)));
+                }
+                EventLine::State(_) | EventLine::Message(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
+            },
+            Err(_) => return Err(too_late(caller, sent, patience).await),
+        }
+        spinner.set_message(word(sent.state));
+    }
+    spinner.finish_and_clear();
+    Ok(sent)
+}
+
+/// Whether the network is out of reach or only slow decides about the exit code; the message stays queued either way.
+async fn too_late(caller: &mut Caller, sent: SentLine, patience: Patience) -> Problem {
+    let waited = format!("{}s", patience.timeout.as_secs_f64());
+    let next = "nothing is lost: the daemon goes on sending it; see shoal status";
+    let failure = match caller.call::<Status>(Call::Status).await {
+        Ok(status) if !status.connected => {
+            let trouble = status.trouble.map(|why| format!(" ({why})")).unwrap_or_default();
+            let message = format!("the network was out of reach for {waited}{trouble}; the message is {}", word(sent.state));
+            Failure::new(Exit::Unreachable, "network_unreachable", message, next)
+        }
+        Ok(_) | Err(_) => {
+            let message = format!("after {waited} the message is {}", word(sent.state));
+            Failure::new(Exit::Temporary, "timeout", message, next)
+        }
+    };
+    Problem::after(failure, sent)
+}
+
+fn word(state: MessageState) -> &'static str {
+    match state {
+        MessageState::Queued => "queued",
+        MessageState::Sent => "sent",
+        MessageState::Stored => "stored",
+        MessageState::Delivered => "delivered",
+    }
+}
+
+pub(crate) async fn read(profile: &Path, follow: bool, since: Option<String>, out: &Out) -> Result<(), Problem> {
+    let mut caller = reach(profile, out).await?;
+    if follow {
+        // before the first look, so that nothing falls between look and wait
+        let _: Value = caller.call(Call::Subscribe).await?;
+    }
+    let mut after = None;
+    loop {
+        let since_now = if after.is_none() { since.clone() } else { None };
+        let Page { entries } = caller.call(Call::Read { since: since_now, after }).await?;
+        for PageEntry { cursor, message } in &entries {
+            out.either(message, || human(message))?;
+            after = Some(*cursor);
+        }
+        if entries.is_empty() {
+            if !follow {
+                return Ok(());
+            }
+            wait_for_message(&mut caller, out).await?;
+            continue;
+        }
+        out.flush()?;
+        if let (Some(cursor), None) = (after, &since) {
+            // only now has the reader seen them
+            let _: Value = caller.call(Call::ReadDone { cursor }).await?;
+        }
+    }
+}
+
+async fn wait_for_message(caller: &mut Caller, out: &Out) -> Result<(), Problem> {
+    loop {
+        match caller.event().await? {
+            EventLine::Message(_) | EventLine::Missed(_) => return Ok(()),
+            EventLine::Warning { message, .. } if !out.json => tracing::warn!("{}", plain(&message)),
+            EventLine::State(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
+        }
+    }
+}
+
+fn human(message: &MessageLine) -> String {
+    let request = if message.request { " (request: shoal accept, or shoal block)" } else { "" };
+    let file = message
+        .file
+        .as_ref()
+        .map(|file| format!("[file {}, {} bytes: {}]", plain(&file.name), file.size, file.path.display()));
+    let body: Vec<String> = [Some(plain(&message.text)).filter(|text| !text.is_empty()), file].into_iter().flatten().collect();
+    format!("{}  {}{request}: {}", readable(message.sent_at), plain(&message.from), body.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_client::io::FileLine;
+
+    #[test]
+    fn messages_for_people() {
+        let mut message = MessageLine {
+            id: "00".into(),
+            from: "ann".into(),
+            conversation: "00".into(),
+            text: "hi\u{1b}[2J".into(),
+            file: None,
+            sent_at: 1_750_000_000_000,
+            received_at: 0,
+            request: false,
+        };
+        assert_eq!(human(&message), "2025-06-15 15:06:40Z  ann: hi\u{fffd}[2J");
+        message.file = Some(FileLine { name: "a.png".into(), size: 3, path: "/f/a.png".into() });
+        message.text = String::new();
+        message.request = true;
+        let text = human(&message);
+        assert!(text.ends_with("ann (request: shoal accept, or shoal block): [file a.png, 3 bytes: /f/a.png]"), "{text}");
+    }
+}

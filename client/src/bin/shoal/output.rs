@@ -1,0 +1,147 @@
+//! What is printed: JSON for programs, text for people, errors for both.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
+use shoal_client::io::{CallerError, Exit, Failure, SentLine};
+use shoal_client::mail::MailError;
+
+/// Where and how to print.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Out {
+    pub(crate) json: bool,
+}
+
+/// Why a command failed, and what it had achieved by then.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    failure: Failure,
+    sent: Option<SentLine>,
+}
+
+impl Problem {
+    /// A message was queued, but did not get as far as it should.
+    pub(crate) fn after(failure: Failure, sent: SentLine) -> Self {
+        Self { failure, sent: Some(sent) }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self { failure, sent: None }
+    }
+}
+
+impl From<MailError> for Problem {
+    fn from(error: MailError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl From<CallerError> for Problem {
+    fn from(error: CallerError) -> Self {
+        match error {
+            CallerError::Refused(failure) => failure.into(),
+            error @ CallerError::Broken(_) => {
+                Failure::new(Exit::Unreachable, "daemon_gone", error.to_string(), "run the command again").into()
+            }
+            error @ CallerError::Version(_) => {
+                let next = "stop the old daemon: shoal down";
+                Failure::new(Exit::Unreachable, "daemon_version", error.to_string(), next).into()
+            }
+        }
+    }
+}
+
+fn broken_output(error: std::io::Error) -> Problem {
+    let next = "nothing was marked as read";
+    Failure::new(Exit::Io, "output", format!("standard output: {error}"), next).into()
+}
+
+impl Out {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// One object on a line of its own.
+    pub(crate) fn object(self, value: &impl Serialize) -> Result<(), Problem> {
+        let text = serde_json::to_string(value)
+            .map_err(|error| Failure::new(Exit::Io, "encoding", error.to_string(), "report this as a fault"))?;
+        writeln!(std::io::stdout().lock(), "{text}").map_err(broken_output)
+    }
+
+    /// Lines for people.
+    pub(crate) fn text(self, text: &str) -> Result<(), Problem> {
+        writeln!(std::io::stdout().lock(), "{text}").map_err(broken_output)
+    }
+
+    /// `value` as JSON, or `text` for people.
+    pub(crate) fn either(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Problem> {
+        if self.json { self.object(value) } else { self.text(&text()) }
+    }
+
+    pub(crate) fn flush(self) -> Result<(), Problem> {
+        std::io::stdout().lock().flush().map_err(broken_output)
+    }
+
+    /// Says what went wrong and gives the exit code.
+    pub(crate) fn fail(self, problem: &Problem) -> ExitCode {
+        let Problem { failure, sent } = problem;
+        // if nobody listens, the exit code still tells
+        let _ = if self.json {
+            let mut value = failure.to_json();
+            if let (Value::Object(fields), Some(sent)) = (&mut value, sent) {
+                fields.insert("id".to_owned(), sent.id.clone().into());
+                fields.insert("state".to_owned(), serde_json::to_value(sent.state).unwrap_or_default());
+            }
+            writeln!(std::io::stdout().lock(), "{value}")
+        } else {
+            let Failure { message, next, .. } = failure;
+            writeln!(std::io::stderr().lock(), "shoal: {}\n  next: {}", plain(message), plain(next))
+        };
+        ExitCode::from(failure.exit.unwrap_or(Exit::Temporary).code())
+    }
+
+    /// A spinner for what may take longer than a second; silent for programs and pipes.
+    pub(crate) fn spinner(self, what: &str) -> ProgressBar {
+        if self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            spinner.set_style(style);
+        }
+        spinner.enable_steady_tick(Duration::from_millis(120));
+        spinner
+    }
+}
+
+/// Text of others for a terminal: without control characters, which could move the cursor, change colours or answer for
+/// the user. Line breaks and tabs stay.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|character| match character {
+            '\n' | '\t' => character,
+            character if character.is_control() => '\u{fffd}',
+            // direction overrides can make a text read as another
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+            character => character,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_not_at_the_mercy_of_senders() {
+        assert_eq!(plain("\u{1b}[31mred\u{7}\r\n"), "\u{fffd}[31mred\u{fffd}\u{fffd}\n");
+        assert_eq!(plain("a\u{202e}b\u{9b}1m"), "a\u{fffd}b\u{fffd}1m");
+        assert_eq!(plain("שלום 🐟\tok"), "שלום 🐟\tok");
+    }
+}

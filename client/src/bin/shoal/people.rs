@@ -1,0 +1,73 @@
+//! Addresses, contacts, conversations.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::json;
+use shoal_client::io::{Call, ContactLine, ConversationLine};
+
+use crate::daemon::reach;
+use crate::output::{Out, Problem, plain};
+
+#[derive(Deserialize)]
+struct AddressLine {
+    address: String,
+}
+
+pub(crate) async fn address(profile: &Path, out: &Out) -> Result<(), Problem> {
+    let AddressLine { address } = reach(profile, out).await?.call(Call::Address).await?;
+    out.either(&json!({ "address": address }), || address.clone())
+}
+
+pub(crate) async fn add(profile: &Path, name: String, address: String, out: &Out) -> Result<(), Problem> {
+    changed(profile, Call::Add { name, address }, "added", out).await
+}
+
+pub(crate) async fn accept(profile: &Path, who: String, out: &Out) -> Result<(), Problem> {
+    changed(profile, Call::Accept { who }, "accepted", out).await
+}
+
+pub(crate) async fn block(profile: &Path, who: String, out: &Out) -> Result<(), Problem> {
+    changed(profile, Call::Block { who }, "blocked", out).await
+}
+
+async fn changed(profile: &Path, call: Call, done: &str, out: &Out) -> Result<(), Problem> {
+    let contact: ContactLine = reach(profile, out).await?.call(call).await?;
+    out.either(&contact, || format!("{done} {}", plain(&contact.name)))
+}
+
+pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
+    let contacts: Vec<ContactLine> = reach(profile, out).await?.call(Call::Contacts).await?;
+    for contact in &contacts {
+        out.either(contact, || {
+            let note = match (contact.blocked, contact.request) {
+                (true, _) => "  (blocked)",
+                (false, true) => "  (a request: shoal accept, or shoal block)",
+                (false, false) => "",
+            };
+            let name = if contact.name == contact.address { "a stranger" } else { &contact.name };
+            format!("{:<20} {}{note}", plain(name), contact.address)
+        })?;
+    }
+    if contacts.is_empty() && !out.json {
+        out.text("no contacts yet: shoal add NAME ADDRESS")?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Problem> {
+    let conversations: Vec<ConversationLine> = reach(profile, out).await?.call(Call::Conversations).await?;
+    for conversation in &conversations {
+        out.either(conversation, || {
+            let waiting = match conversation.undelivered {
+                0 => String::new(),
+                some => format!("  ({some} not delivered yet)"),
+            };
+            format!("{}  {}{waiting}", conversation.conversation, plain(&conversation.with))
+        })?;
+    }
+    if conversations.is_empty() && !out.json {
+        out.text("no conversations yet: shoal send TO TEXT")?;
+    }
+    Ok(())
+}

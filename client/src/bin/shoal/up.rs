@@ -1,0 +1,100 @@
+//! `shoal up`: the daemon itself.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use shoal_client::io::{Client, Exit, Failure, HealthError, StartError, serve, serve_health};
+use shoal_client::mail::{Mail, MailError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::output::{Out, Problem};
+
+/// How long a lock that is still held is waited for: a daemon that is stopping.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// How long `ready` waits for the network. Commands are served before, and without a network too.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -> Result<(), Problem> {
+    let mail = open(profile).await?;
+    let client = Client::start(mail).map_err(|error| match error {
+        StartError::Profile(error) => Failure::from(error),
+        StartError::Thread(error) => Failure::new(Exit::Temporary, "resources", error.to_string(), "try again"),
+    })?;
+    let health = match metrics {
+        Some(address) => Some(serve_health(address, client.watch()).await.map_err(metrics_refused)?),
+        None => None,
+    };
+    if let Some((address, _)) = &health {
+        tracing::info!(%address, "serving /livez, /readyz and /metrics");
+    }
+    let snapshot = client.watch();
+    let out = *out;
+    let ready = move || {
+        tokio::spawn(async move {
+            let mut snapshot = snapshot;
+            let connected = timeout(NETWORK_TIMEOUT, snapshot.wait_for(shoal_client::io::Snapshot::connected)).await;
+            if connected.is_err() {
+                tracing::info!("no connection yet; it goes on being tried");
+            }
+            // whoever started this may be gone: then nobody waits for the word
+            let _ = out.object(&json!({ "ready": true })).and_then(|()| out.flush());
+        });
+    };
+    let served = serve(client, profile, ready, interrupted()).await;
+    if let Some((_, task)) = health {
+        task.abort();
+    }
+    served.map_err(|error| {
+        let message = format!("the control socket in {}: {error}", profile.display());
+        Failure::new(Exit::Io, "control_socket", message, "check the profile's folder").into()
+    })
+}
+
+async fn open(profile: &Path) -> Result<Mail, Failure> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match Mail::open(profile) {
+            Err(MailError::Locked(_)) if Instant::now() < deadline => sleep(LOCK_RETRY).await,
+            opened => return opened.map_err(Failure::from),
+        }
+    }
+}
+
+fn metrics_refused(error: HealthError) -> Failure {
+    let exit = match &error {
+        HealthError::NotLoopback(_) => Exit::Usage,
+        HealthError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
+        HealthError::Bind { .. } => Exit::Temporary,
+        HealthError::Metrics(_) => Exit::Io,
+    };
+    Failure::new(exit, "metrics", error.to_string(), "choose another address, such as 127.0.0.1:0")
+}
+
+/// Resolves on Ctrl-C or SIGTERM. SIGHUP means "read the configuration again", of which a client has none: its
+/// parameters come from the consensus.
+async fn interrupted() {
+    let listen = |kind| signal(kind).ok();
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()));
+    let mut hangup = listen(SignalKind::hangup());
+    loop {
+        tokio::select! {
+            () = received(&mut interrupt) => return,
+            () = received(&mut terminate) => return,
+            () = received(&mut hangup) => tracing::info!("nothing to read again"),
+        }
+    }
+}
+
+/// A signal that cannot be listened for keeps its default effect, which ends the process.
+async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,109 @@
+//! Which want gets the tick: sends, blob reads, hot, warm, idle, in this order; sends and blob reads take at most three
+//! of four ticks while polls wait (design §3.7).
+//!
+//! Two rules keep the order from starving anyone: the own inbox, whose rate is constant and small (one poll in 60 s at 2
+//! ticks a second is 1 %), goes before the other polls; and a poll that waits for four of its mean gaps goes before
+//! younger classes. Pure; call [`Budget::choose`] once per tick.
+
+use crate::want::Rank;
+
+/// Bulk ticks in a row before a waiting poll is served.
+const BULK_RUN_MAX: u8 = 3;
+
+/// What could be served now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// A write is ready.
+    pub send: bool,
+    /// A blob or card read is ready.
+    pub blob_read: bool,
+    /// A hot chain's clock has run out.
+    pub hot: bool,
+    /// A warm chain's clock has run out.
+    pub warm: bool,
+    /// An idle chain's clock has run out.
+    pub idle: bool,
+    /// The inbox's clock has run out.
+    pub inbox: bool,
+    /// A class of [`Waiting::warm`] or [`Waiting::idle`] whose oldest poll waits for more than four mean gaps.
+    pub overdue: Option<Rank>,
+}
+
+/// Counts what the last ticks went to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Budget {
+    bulk_run: u8,
+}
+
+impl Budget {
+    /// The rank that this tick goes to; `None` when nothing waits.
+    pub fn choose(&mut self, waiting: Waiting) -> Option<Rank> {
+        let poll = Self::poll(waiting);
+        let bulk = if waiting.send {
+            Some(Rank::Send)
+        } else if waiting.blob_read {
+            Some(Rank::BlobRead)
+        } else {
+            None
+        };
+        match (bulk, poll) {
+            (Some(_), Some(poll)) if self.bulk_run >= BULK_RUN_MAX => {
+                self.bulk_run = 0;
+                Some(poll)
+            }
+            (Some(bulk), _) => {
+                self.bulk_run = (self.bulk_run + 1).min(BULK_RUN_MAX);
+                Some(bulk)
+            }
+            (None, poll) => {
+                self.bulk_run = 0;
+                poll
+            }
+        }
+    }
+
+    fn poll(waiting: Waiting) -> Option<Rank> {
+        if waiting.inbox {
+            return Some(Rank::Inbox);
+        }
+        if waiting.overdue.is_some() {
+            return waiting.overdue;
+        }
+        [(waiting.hot, Rank::Hot), (waiting.warm, Rank::Warm), (waiting.idle, Rank::Idle)]
+            .into_iter()
+            .find_map(|(waits, rank)| waits.then_some(rank))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bulk_takes_three_of_four_ticks_while_polls_wait() {
+        let mut budget = Budget::default();
+        let waiting = Waiting { send: true, blob_read: true, hot: true, ..Waiting::default() };
+        let taken: Vec<_> = (0..400).filter_map(|_| budget.choose(waiting)).collect();
+        assert_eq!(taken.iter().filter(|rank| **rank == Rank::Send).count(), 300);
+        assert_eq!(taken.iter().filter(|rank| **rank == Rank::Hot).count(), 100);
+        assert!(taken.windows(4).all(|four| four.contains(&Rank::Hot)));
+    }
+
+    #[test]
+    fn bulk_takes_every_tick_while_no_poll_waits() {
+        let mut budget = Budget::default();
+        let waiting = Waiting { blob_read: true, ..Waiting::default() };
+        assert!((0..100).all(|_| budget.choose(waiting) == Some(Rank::BlobRead)));
+    }
+
+    #[test]
+    fn polls_go_in_order_and_nobody_starves() {
+        let mut budget = Budget::default();
+        let all = Waiting { hot: true, warm: true, idle: true, ..Waiting::default() };
+        assert_eq!(budget.choose(all), Some(Rank::Hot));
+        assert_eq!(budget.choose(Waiting { hot: false, ..all }), Some(Rank::Warm));
+        assert_eq!(budget.choose(Waiting { overdue: Some(Rank::Idle), ..all }), Some(Rank::Idle));
+        assert_eq!(budget.choose(Waiting { inbox: true, ..all }), Some(Rank::Inbox));
+        assert_eq!(budget.choose(Waiting::default()), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! Conversations of two: a table of the profile. The group itself lies in OpenMLS's tables ([`crate::conversations_mls`]).
+
+use crate::chains::{self, Side};
+use crate::conversations_mls::{Begun, chain_secret};
+use crate::mail::{ConversationId, MailError};
+use crate::profile::Vault;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+use shoal_protocol::UnixMillis;
+use shoal_protocol::boxes::WriteKey;
+
+const GROUP: &str = "conversation.group_id";
+/// Most requests of strangers that wait for the user's answer; further ones are dropped until some are answered.
+pub const REQUESTS_MAX: u64 = 256;
+
+/// One row.
+#[derive(Clone, Debug)]
+pub(crate) struct Conversation {
+    pub(crate) row: i64,
+    pub(crate) contact: i64,
+    pub(crate) id: ConversationId,
+    /// A stranger's, not accepted.
+    pub(crate) request: bool,
+    /// Last activity, either way.
+    pub(crate) active_at: UnixMillis,
+}
+
+const COLUMNS: &str = "SELECT conversation, contact, group_id, request, active_at FROM conversation";
+
+type Raw = (i64, i64, Vec<u8>, bool, u64);
+
+fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+}
+
+fn decode(vault: &Vault, (row, contact, group, request, active_at): Raw) -> Result<Conversation, MailError> {
+    let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
+    let id = ConversationId(id.ok_or(MailError::Damaged("a conversation does not open"))?);
+    Ok(Conversation { row, contact, id, request, active_at: UnixMillis(active_at) })
+}
+
+pub(crate) fn by_row(db: &Connection, vault: &Vault, row: i64) -> Result<Conversation, MailError> {
+    let found = db.prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1"))?.query_row([row], raw)?;
+    decode(vault, found)
+}
+
+pub(crate) fn by_id(db: &Connection, vault: &Vault, id: ConversationId) -> Result<Option<Conversation>, MailError> {
+    db.prepare_cached(&format!("{COLUMNS} WHERE group_id = ?1"))?
+        .query_row([vault.seal(GROUP, &id.0)], raw)
+        .optional()?
+        .map(|found| decode(vault, found))
+        .transpose()
+}
+
+pub(crate) fn all(db: &Connection, vault: &Vault) -> Result<Vec<Conversation>, MailError> {
+    let mut statement = db.prepare_cached(&format!("{COLUMNS} ORDER BY conversation"))?;
+    let rows = statement.query_map([], raw)?.collect::<Result<Vec<_>, _>>()?;
+    rows.into_iter().map(|found| decode(vault, found)).collect()
+}
+
+/// All conversations with a contact, the one to write to first: the lowest id, which both sides choose alike when each
+/// founded one at the same time.
+pub(crate) fn of_contact(db: &Connection, vault: &Vault, contact: i64) -> Result<Vec<Conversation>, MailError> {
+    let mut statement = db.prepare_cached(&format!("{COLUMNS} WHERE contact = ?1"))?;
+    let rows = statement.query_map([contact], raw)?.collect::<Result<Vec<_>, _>>()?;
+    let mut found = rows.into_iter().map(|raw| decode(vault, raw)).collect::<Result<Vec<_>, _>>()?;
+    found.sort_by_key(|conversation| conversation.id);
+    Ok(found)
+}
+
+/// Keeps a conversation that begins, with the two chains of its first epoch.
+pub(crate) fn insert(
+    db: &Connection,
+    vault: &Vault,
+    contact: i64,
+    begun: &Begun,
+    writer: &WriteKey,
+    request: bool,
+    now: UnixMillis,
+) -> Result<Conversation, MailError> {
+    db.prepare_cached(
+        "INSERT INTO conversation (contact, group_id, generation, request, active_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((contact, vault.seal(GROUP, &begun.group_id), begun.generation, request, now.0))?;
+    let row = db.last_insert_rowid();
+    for (leaf, side) in
+        [(begun.own_leaf, Side::Own(writer.clone())), (begun.peer.leaf, Side::Peer(begun.peer.writer))]
+    {
+        let secret = chain_secret(&begun.exported, leaf);
+        chains::insert(db, vault, Some(row), begun.epoch, leaf, begun.generation, &secret, &side)?;
+    }
+    by_row(db, vault, row)
+}
+
+pub(crate) fn requests(db: &Connection) -> Result<u64, MailError> {
+    Ok(db.query_row("SELECT count(*) FROM conversation WHERE request = 1", [], |row| row.get(0))?)
+}
+
+pub(crate) fn accept(db: &Connection, contact: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET request = 0 WHERE contact = ?1")?.execute([contact])?;
+    Ok(())
+}
+
+pub(crate) fn touch(db: &Connection, conversation: i64, now: UnixMillis) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET active_at = ?2 WHERE conversation = ?1")?
+        .execute((conversation, now.0))?;
+    Ok(())
+}

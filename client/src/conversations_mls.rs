@@ -1,0 +1,412 @@
+//! The MLS group of a conversation: founding it, joining it, sealing and opening messages (OpenMLS, suite 0x004E).
+//!
+//! Everything goes through a SQLite transaction of the caller: a ratchet state and what was made with it reach the disk
+//! together or not at all. OpenMLS draws from the system's generator itself; nothing here can be reproduced from a seed.
+
+use crate::profile::{Entered, SealedJson, Vault};
+use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
+use openmls::prelude::{
+    BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey, Extension,
+    ExtensionType, Extensions, GroupId, KeyPackage, KeyPackageIn, LeafNode, LeafNodeIndex, Lifetime, MlsGroup,
+    MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY,
+    ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration, UnknownExtension,
+};
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_rust_crypto::RustCrypto;
+use openmls_sqlite_storage::SqliteStorageProvider;
+use openmls_traits::OpenMlsProvider;
+use openmls_traits::storage::StorageProvider as _;
+use openmls_traits::types::SignatureScheme;
+use rand::CryptoRng;
+use rusqlite::Connection;
+use shoal_protocol::boxes::{ChainSecret, WriteKey, WritePublic};
+use shoal_protocol::inbox::{InboxKey, InboxPublic};
+use tls_codec::{DeserializeBytes as _, Serialize as _};
+use zeroize::Zeroizing;
+
+/// ML-KEM-768 with X25519, AES-256-GCM, SHA-384, Ed25519 (draft-ietf-mls-pq-ciphersuites; provisional code point).
+pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519;
+/// LeafNode extension (private use): public half of the member's write key, 32 bytes.
+const WRITE_KEY_EXTENSION: u16 = 0xF0A1;
+/// GroupContext extension (private use): generation of stores that keeps this epoch's boxes, u32 big-endian.
+const GENERATION_EXTENSION: u16 = 0xF0A2;
+/// Exporter label of E_g, from which all chain secrets of an epoch come.
+const EXPORTER_LABEL: &str = "shoal boxes";
+const CHAIN: &str = "shoal/1 chain";
+/// Ratchet steps that may be skipped: boxes lost to a malicious writer; honest chains are read without gaps.
+const FORWARD_DISTANCE_MAX: u32 = 1_000;
+const OUT_OF_ORDER_MAX: u32 = 8;
+
+/// What OpenMLS needs, over one transaction of the profile.
+pub struct Provider<'a> {
+    crypto: &'a RustCrypto,
+    storage: SqliteStorageProvider<SealedJson, &'a Connection>,
+    _entered: Entered,
+}
+
+impl<'a> Provider<'a> {
+    /// Over an open transaction (or, for reading only, the connection).
+    #[must_use]
+    pub fn new(crypto: &'a RustCrypto, db: &'a Connection, vault: &Vault) -> Self {
+        Self { crypto, storage: SqliteStorageProvider::new(db), _entered: vault.enter() }
+    }
+}
+
+impl std::fmt::Debug for Provider<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Provider")
+    }
+}
+
+impl<'a> OpenMlsProvider for Provider<'a> {
+    type CryptoProvider = RustCrypto;
+    type RandProvider = RustCrypto;
+    type StorageProvider = SqliteStorageProvider<SealedJson, &'a Connection>;
+    fn storage(&self) -> &Self::StorageProvider {
+        &self.storage
+    }
+    fn crypto(&self) -> &RustCrypto {
+        self.crypto
+    }
+    fn rand(&self) -> &RustCrypto {
+        self.crypto
+    }
+}
+
+/// Why MLS refused, by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// What a peer made breaks a rule: drop it.
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    /// Own state failed: stop and tell.
+    #[error("MLS state: {0}")]
+    State(String),
+}
+
+fn state(error: impl std::fmt::Debug) -> GroupError {
+    GroupError::State(format!("{error:?}"))
+}
+
+/// One member of a conversation, verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Index of its leaf.
+    pub leaf: u32,
+    /// Whose it is.
+    pub inbox: InboxPublic,
+    /// The public half of its write key.
+    pub writer: WritePublic,
+}
+
+/// A conversation of two as it begins.
+#[derive(Debug)]
+pub struct Begun {
+    /// MLS group id, 16 bytes.
+    pub group_id: Vec<u8>,
+    /// Group epoch.
+    pub epoch: u64,
+    /// Generation of the group context.
+    pub generation: u32,
+    /// Own leaf.
+    pub own_leaf: u32,
+    /// The other member.
+    pub peer: Member,
+    /// E_g of the epoch.
+    pub exported: Zeroizing<Vec<u8>>,
+}
+
+/// The chain secret of a member: derived from E_g and the leaf index.
+#[must_use]
+pub fn chain_secret(exported: &[u8], leaf: u32) -> ChainSecret {
+    let material = Zeroizing::new([exported, &leaf.to_be_bytes()].concat());
+    ChainSecret::derive(CHAIN, &material)
+}
+
+/// The own keys of a leaf in the making.
+struct OwnLeaf {
+    signer: SignatureKeyPair,
+    credential: CredentialWithKey,
+    extensions: Extensions<LeafNode>,
+}
+
+impl OwnLeaf {
+    /// Fresh signature key, credential over it, write key in the extension. The signer is stored with OpenMLS.
+    fn new(
+        provider: &Provider<'_>,
+        inbox: &InboxKey,
+        writer: &WriteKey,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, GroupError> {
+        let key = shoal_protocol::IdentityKey::generate(rng);
+        let public = key.identity().as_bytes().to_vec();
+        let signer = SignatureKeyPair::from_raw(SignatureScheme::ED25519, key.seed().to_vec(), public.clone());
+        signer.store(provider.storage()).map_err(state)?;
+        let identity = [inbox.public().as_bytes().as_slice(), &inbox.sign_credential(&public)].concat();
+        let credential =
+            CredentialWithKey { credential: BasicCredential::new(identity).into(), signature_key: public.into() };
+        let extensions = Extensions::single(unknown(WRITE_KEY_EXTENSION, writer.public().as_bytes())).map_err(state)?;
+        Ok(Self { signer, credential, extensions })
+    }
+}
+
+fn unknown(kind: u16, value: &[u8]) -> Extension {
+    Extension::Unknown(kind, UnknownExtension(value.to_vec()))
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities::new(
+        Some(&[ProtocolVersion::Mls10]),
+        Some(&[SUITE]),
+        Some(&[
+            ExtensionType::LastResort,
+            ExtensionType::Unknown(WRITE_KEY_EXTENSION),
+            ExtensionType::Unknown(GENERATION_EXTENSION),
+        ]),
+        None,
+        Some(&[CredentialType::Basic]),
+    )
+}
+
+/// A lifetime that never ends: OpenMLS would compare it with the system's clock, which pure rooms do not know. What
+/// bounds a key package is the card: it is signed for one period, and nobody takes one older than the previous.
+fn lifetime() -> Lifetime {
+    Lifetime::init(0, u64::MAX)
+}
+
+fn ratchets() -> SenderRatchetConfiguration {
+    SenderRatchetConfiguration::new(OUT_OF_ORDER_MAX, FORWARD_DISTANCE_MAX)
+}
+
+fn join_config() -> MlsGroupJoinConfig {
+    MlsGroupJoinConfig::builder()
+        .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
+        .use_ratchet_tree_extension(true)
+        .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(0))
+        .sender_ratchet_configuration(ratchets())
+        .build()
+}
+
+/// Makes a last-resort key package whose leaf carries the given write key: its TLS encoding and the reference under
+/// which OpenMLS keeps its secrets.
+///
+/// # Errors
+/// [`GroupError::State`].
+pub fn make_key_package(
+    provider: &Provider<'_>,
+    inbox: &InboxKey,
+    writer: &WriteKey,
+    rng: &mut impl CryptoRng,
+) -> Result<(Vec<u8>, Vec<u8>), GroupError> {
+    let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
+    let bundle = KeyPackage::builder()
+        .key_package_lifetime(lifetime())
+        .leaf_node_capabilities(capabilities())
+        .leaf_node_extensions(leaf.extensions)
+        .mark_as_last_resort()
+        .build(SUITE, provider, &leaf.signer, leaf.credential)
+        .map_err(state)?;
+    let package = bundle.key_package();
+    let encoded = package.tls_serialize_detached().map_err(state)?;
+    let reference = package.hash_ref(provider.crypto()).map_err(state)?;
+    Ok((encoded, serde_json::to_vec(&reference).map_err(state)?))
+}
+
+/// Forgets the secrets of a key package, by the reference that [`make_key_package`] gave.
+///
+/// # Errors
+/// [`GroupError::State`].
+pub fn forget_key_package(provider: &Provider<'_>, reference: &[u8]) -> Result<(), GroupError> {
+    let reference: openmls::prelude::KeyPackageRef = serde_json::from_slice(reference).map_err(state)?;
+    provider.storage().delete_key_package(&reference).map_err(state)
+}
+
+/// Founds a conversation with the owner of a card's key package. Returns the TLS encoding of the Welcome beside it.
+///
+/// # Errors
+/// [`GroupError::Refused`] when the key package is not the card owner's or breaks a rule.
+pub fn found(
+    provider: &Provider<'_>,
+    inbox: &InboxKey,
+    writer: &WriteKey,
+    peer: &InboxPublic,
+    key_package: &[u8],
+    generation: u32,
+    rng: &mut impl CryptoRng,
+) -> Result<(Begun, Vec<u8>), GroupError> {
+    let package = KeyPackageIn::tls_deserialize_exact_bytes(key_package)
+        .map_err(|_| GroupError::Refused("malformed key package"))?
+        .validate(provider.crypto(), ProtocolVersion::Mls10)
+        .map_err(|_| GroupError::Refused("invalid key package"))?;
+    if package.ciphersuite() != SUITE {
+        return Err(GroupError::Refused("key package of another suite"));
+    }
+    if verify_leaf(0, package.leaf_node())?.inbox != *peer {
+        return Err(GroupError::Refused("key package of another person"));
+    }
+    let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
+    let mut id = [0; 16];
+    rng.fill_bytes(&mut id);
+    let context = Extensions::single(unknown(GENERATION_EXTENSION, &generation.to_be_bytes())).map_err(state)?;
+    let config = MlsGroupCreateConfig::builder()
+        .ciphersuite(SUITE)
+        .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
+        .use_ratchet_tree_extension(true)
+        .sender_ratchet_configuration(ratchets())
+        .lifetime(lifetime())
+        .capabilities(capabilities())
+        .with_leaf_node_extensions(leaf.extensions)
+        .map_err(state)?
+        .with_group_context_extensions(context)
+        .build();
+    let mut group =
+        MlsGroup::new_with_group_id(provider, &leaf.signer, &config, GroupId::from_slice(&id), leaf.credential)
+            .map_err(state)?;
+    let (_, welcome, _) = group
+        .add_members(provider, &leaf.signer, &[package])
+        .map_err(|_| GroupError::Refused("key package cannot be added"))?;
+    group.merge_pending_commit(provider).map_err(state)?;
+    let begun = begun(provider, &group, &inbox.public())?;
+    Ok((begun, welcome.tls_serialize_detached().map_err(state)?))
+}
+
+/// Joins the conversation of a Welcome, if it is one of two members, ourselves and the one who wrote it.
+///
+/// # Errors
+/// [`GroupError::Refused`] when the Welcome breaks a rule; the caller must then roll its transaction back.
+pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Result<Begun, GroupError> {
+    let message = MlsMessageIn::tls_deserialize_exact_bytes(welcome)
+        .map_err(|_| GroupError::Refused("malformed Welcome"))?;
+    let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
+        return Err(GroupError::Refused("no Welcome"));
+    };
+    let staged = StagedWelcome::build_from_welcome(provider, &join_config(), welcome)
+        .map_err(|_| GroupError::Refused("Welcome does not open"))?
+        .skip_lifetime_validation()
+        .build()
+        .map_err(|_| GroupError::Refused("invalid Welcome"))?;
+    if staged.group_context().ciphersuite() != SUITE || staged.group_context().group_id().as_slice().len() != 16 {
+        return Err(GroupError::Refused("group of another suite or form"));
+    }
+    let sender = staged.welcome_sender_index();
+    let group = staged.into_group(provider).map_err(|_| GroupError::Refused("invalid Welcome"))?;
+    let begun = begun(provider, &group, inbox)?;
+    if begun.peer.leaf != sender.u32() {
+        return Err(GroupError::Refused("Welcome not written by the other member"));
+    }
+    Ok(begun)
+}
+
+fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result<Begun, GroupError> {
+    let own_leaf = group.own_leaf_index();
+    let mut peer = None;
+    for (index, leaf) in group.treesync().full_leaves() {
+        let member = verify_leaf(index.u32(), leaf)?;
+        if index == own_leaf {
+            if member.inbox != *own {
+                return Err(GroupError::Refused("own leaf is not ours"));
+            }
+        } else if peer.replace(member).is_some() {
+            return Err(GroupError::Refused("more than two members"));
+        }
+    }
+    let peer = peer.ok_or(GroupError::Refused("no other member"))?;
+    if peer.inbox == *own {
+        return Err(GroupError::Refused("a conversation with oneself"));
+    }
+    let generation = group
+        .extensions()
+        .unknown(GENERATION_EXTENSION)
+        .and_then(|extension| <[u8; 4]>::try_from(extension.0.as_slice()).ok())
+        .map(u32::from_be_bytes)
+        .ok_or(GroupError::Refused("no generation in the group context"))?;
+    let exported = group.export_secret(provider.crypto(), EXPORTER_LABEL, b"", 32).map_err(state)?;
+    Ok(Begun {
+        group_id: group.group_id().as_slice().to_vec(),
+        epoch: group.epoch().as_u64(),
+        generation,
+        own_leaf: own_leaf.u32(),
+        peer,
+        exported: Zeroizing::new(exported),
+    })
+}
+
+/// Checks a leaf's credential (inbox key ‖ its signature over the leaf's signature key) and its write key.
+fn verify_leaf(index: u32, leaf: &LeafNode) -> Result<Member, GroupError> {
+    let inbox = verify_credential(leaf.credential(), leaf.signature_key().as_slice())?;
+    let writer = leaf
+        .extensions()
+        .unknown(WRITE_KEY_EXTENSION)
+        .and_then(|extension| <[u8; 32]>::try_from(extension.0.as_slice()).ok())
+        .and_then(|bytes| WritePublic::parse(bytes).ok())
+        .ok_or(GroupError::Refused("no write key in a leaf"))?;
+    Ok(Member { leaf: index, inbox, writer })
+}
+
+fn verify_credential(credential: &Credential, signature_key: &[u8]) -> Result<InboxPublic, GroupError> {
+    let credential =
+        BasicCredential::try_from(credential.clone()).map_err(|_| GroupError::Refused("credential of another type"))?;
+    let (inbox, signature) =
+        credential.identity().split_first_chunk::<32>().ok_or(GroupError::Refused("malformed credential"))?;
+    let inbox = InboxPublic::parse(*inbox).map_err(|_| GroupError::Refused("credential holds no inbox key"))?;
+    let signature: &[u8; 64] = signature.try_into().map_err(|_| GroupError::Refused("malformed credential"))?;
+    if inbox.verify_credential(signature_key, signature) {
+        Ok(inbox)
+    } else {
+        Err(GroupError::Refused("credential not signed by its inbox key"))
+    }
+}
+
+fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError> {
+    MlsGroup::load(provider.storage(), &GroupId::from_slice(group_id))
+        .map_err(state)?
+        .ok_or_else(|| GroupError::State("no such group".to_owned()))
+}
+
+/// Seals an application message in the group's current epoch and moves the own ratchet on.
+///
+/// # Errors
+/// [`GroupError::State`].
+pub fn seal(provider: &Provider<'_>, group_id: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, GroupError> {
+    let mut group = load(provider, group_id)?;
+    let public = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?.signature_key();
+    let signer = SignatureKeyPair::read(provider.storage(), public.as_slice(), SignatureScheme::ED25519)
+        .ok_or_else(|| GroupError::State("no signature key".to_owned()))?;
+    let message = group.create_message(provider, &signer, plaintext).map_err(state)?;
+    message.tls_serialize_detached().map_err(state)
+}
+
+/// Opens an application message of the member at `leaf` and moves its ratchet on.
+///
+/// # Errors
+/// [`GroupError::Refused`] when it is not one; the caller must then roll its transaction back.
+pub fn open(provider: &Provider<'_>, group_id: &[u8], leaf: u32, message: &[u8]) -> Result<Vec<u8>, GroupError> {
+    let message = MlsMessageIn::tls_deserialize_exact_bytes(message)
+        .map_err(|_| GroupError::Refused("malformed message"))?
+        .try_into_protocol_message()
+        .map_err(|_| GroupError::Refused("no protocol message"))?;
+    let mut group = load(provider, group_id)?;
+    let processed =
+        group.process_message(provider, message).map_err(|_| GroupError::Refused("message does not open"))?;
+    if *processed.sender() != Sender::Member(LeafNodeIndex::new(leaf)) {
+        return Err(GroupError::Refused("message of another member"));
+    }
+    match processed.into_content() {
+        ProcessedMessageContent::ApplicationMessage(message) => Ok(message.into_bytes()),
+        ProcessedMessageContent::ProposalMessage(_)
+        | ProcessedMessageContent::ExternalJoinProposalMessage(_)
+        | ProcessedMessageContent::StagedCommitMessage(_)
+        | ProcessedMessageContent::OwnPendingCommit
+        | ProcessedMessageContent::OwnPrivateMessage => Err(GroupError::Refused("no application message")),
+    }
+}
+
+/// The public half of the write key in our own leaf.
+///
+/// # Errors
+/// [`GroupError::State`].
+pub fn own_writer(provider: &Provider<'_>, group_id: &[u8]) -> Result<WritePublic, GroupError> {
+    let group = load(provider, group_id)?;
+    let leaf = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?;
+    Ok(verify_leaf(group.own_leaf_index().u32(), leaf)?.writer)
+}

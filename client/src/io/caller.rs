@@ -1,0 +1,113 @@
+//! The other end of the daemon's socket: how commands and programs talk to a daemon that runs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use super::control::{Call, EventLine, Failure, Reply, Request};
+use super::socket;
+
+/// Events that come while a reply is awaited are kept; a caller that subscribes and then calls for minutes loses the
+/// oldest.
+const EVENTS_MAX: usize = 1_024;
+
+/// Why a call brought no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CallerError {
+    /// The daemon refused, and says why.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    /// The connection broke: the daemon has ended.
+    #[error("the connection to the daemon broke: {0}")]
+    Broken(#[from] io::Error),
+    /// The daemon said something that this version does not understand.
+    #[error("the daemon speaks another version: {0}")]
+    Version(#[from] serde_json::Error),
+}
+
+/// A connection to a daemon. One call at a time.
+#[derive(Debug)]
+pub struct Caller {
+    stream: BufReader<UnixStream>,
+    line: Vec<u8>,
+    next_id: u64,
+    events: VecDeque<EventLine>,
+}
+
+impl Caller {
+    /// Connects to the daemon of a profile.
+    ///
+    /// # Errors
+    /// `NotFound` or `ConnectionRefused`: no daemon runs.
+    pub fn connect(profile: &Path) -> io::Result<Self> {
+        let stream = BufReader::new(socket::connect(profile)?);
+        Ok(Self { stream, line: Vec::new(), next_id: 1, events: VecDeque::new() })
+    }
+
+    /// Calls and waits for the result.
+    ///
+    /// # Errors
+    /// The daemon refused, ended, or speaks another version.
+    pub async fn call<R: DeserializeOwned>(&mut self, call: Call) -> Result<R, CallerError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut line = serde_json::to_vec(&Request { id, call })?;
+        line.push(b'\n');
+        self.stream.write_all(&line).await?;
+        loop {
+            match self.receive().await? {
+                Reply::Result { id: of, result } if of == id => return Ok(serde_json::from_value(result)?),
+                Reply::Error { id: of, error } if of.is_none_or(|of| of == id) => return Err(error.into()),
+                Reply::Event { event } => {
+                    if self.events.len() >= EVENTS_MAX {
+                        self.events.pop_front();
+                    }
+                    self.events.push_back(event);
+                }
+                // the reply to a call whose caller gave up
+                Reply::Result { .. } | Reply::Error { .. } => {}
+            }
+        }
+    }
+
+    /// Waits for the next event; only after [`Call::Subscribe`]. Cancel safe.
+    ///
+    /// # Errors
+    /// The daemon ended, or speaks another version.
+    pub async fn event(&mut self) -> Result<EventLine, CallerError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            if let Reply::Event { event } = self.receive().await? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Waits until the daemon has closed the connection: after [`Call::Shutdown`], until it has stopped.
+    pub async fn closed(mut self) {
+        while let Ok(chunk) = self.stream.fill_buf().await {
+            let length = chunk.len();
+            if length == 0 {
+                return;
+            }
+            self.stream.consume(length);
+        }
+    }
+
+    /// Cancel safe: `read_until` keeps what it has read in `line`.
+    async fn receive(&mut self) -> Result<Reply, CallerError> {
+        self.stream.read_until(b'\n', &mut self.line).await?;
+        if self.line.last() != Some(&b'\n') {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let reply = serde_json::from_slice(&self.line);
+        self.line.clear();
+        Ok(reply?)
+    }
+}

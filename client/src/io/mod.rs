@@ -1,0 +1,28 @@
+//! The shell around the pure rooms: the only part of the client that reads a clock, opens a socket or draws from the
+//! system's randomness.
+#![expect(clippy::disallowed_methods, reason = "IO shell: clocks, sockets and system randomness are its business")]
+
+mod caller;
+mod client;
+mod clock;
+mod control;
+mod daemon;
+mod gateway;
+mod health;
+mod mailroom;
+mod schedule;
+mod snapshot;
+mod socket;
+
+pub use caller::{Caller, CallerError};
+pub use client::{Client, StartError, system_rng};
+pub use clock::Clock;
+pub use control::{
+    Call, ContactLine, ConversationLine, EventLine, Exit, Failure, FileLine, MessageLine, Page, PageEntry, Reply,
+    Request, SentLine,
+};
+pub use daemon::serve;
+pub use health::{HealthError, serve_health};
+pub use mailroom::{Desk, MailRoom, Stopped};
+pub use snapshot::{LoopReport, Snapshot, Status};
+pub use socket::{SOCKET_NAME, socket_path};

@@ -1,0 +1,437 @@
+//! The loop that turns ticks into packets: it sleeps, asks the pure rooms what to do, and does it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::{RngExt as _, rngs::StdRng};
+use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
+use shoal_protocol::network::{Hint, NetworkFile};
+use shoal_protocol::sphinx::Packet;
+use shoal_protocol::{Identity, UnixMillis};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::clock::Clock;
+use super::gateway::{GatewayLink, LinkEvent, Target};
+use super::mailroom::{Desk, MailRoom};
+use super::snapshot::{LoopReport, Snapshot};
+use crate::emission::{Emission, Gate, Step};
+use crate::guard::Guards;
+use crate::loops::Health;
+use crate::mail::{Event, RateClass};
+use crate::requests::{Ask, Ended, LoopFate, Requests, Surroundings};
+use crate::session::Session;
+use crate::traffic::Traffic;
+use crate::view::{Offer, View};
+use crate::want::{Ticket, Want};
+
+/// Name of the setting that holds the newest consensus, as certified bytes.
+pub(super) const CONSENSUS_SETTING: &str = "consensus";
+/// Name of the setting that holds the guard gateways.
+pub(super) const GUARDS_SETTING: &str = "guards";
+/// Name of the setting that keeps a document that contradicts another certified one.
+const EVIDENCE_SETTING: &str = "conflict";
+/// How often the snapshot is renewed and early documents are looked at, when nothing else happens.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// A guard that failed is passed over for one epoch, but no longer than this.
+const GUARD_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// So many requests in a row past their deadline, with not one packet in between, mean that the gateway is dead or
+/// swallows everything: it is left. With three of four lost in the mixes, chance does that once in a thousand times;
+/// QUIC's own timeout would take longer, and a gateway that is alive and silent would never be left.
+const SILENT_MAX: u32 = 24;
+/// A complaint that could repeat with every tick is logged this often at most.
+const COMPLAINT_GAP: Duration = Duration::from_secs(60);
+
+/// A packet on its way out, and whether it is one of the loops that are counted.
+struct Outgoing {
+    packet: Packet,
+    measured: bool,
+}
+
+/// Everything the loop owns.
+pub(super) struct Schedule {
+    clock: Clock,
+    rng: StdRng,
+    network: NetworkFile,
+    view: View,
+    guards: Guards,
+    emission: Emission<Outgoing>,
+    session: Session,
+    requests: Requests,
+    link: GatewayLink,
+    aimed: Option<(Identity, Vec<SocketAddr>)>,
+    attempts: usize,
+    linked: Option<Identity>,
+    /// Requests past their deadline since the last packet came down.
+    silent: u32,
+    mail: Option<MailRoom>,
+    wants: mpsc::Receiver<Option<Want>>,
+    wants_in: mpsc::Sender<Option<Want>>,
+    snapshot: Snapshot,
+    published: watch::Sender<Snapshot>,
+    reports: broadcast::Sender<LoopReport>,
+    housekeeping: Duration,
+    complained: Option<Duration>,
+}
+
+/// What the loop is started with.
+pub(super) struct Setup {
+    pub(super) clock: Clock,
+    pub(super) network: NetworkFile,
+    pub(super) class: RateClass,
+    pub(super) consensus: Option<Vec<u8>>,
+    pub(super) guards: Option<Vec<u8>>,
+    pub(super) mail: Option<MailRoom>,
+    pub(super) published: watch::Sender<Snapshot>,
+    pub(super) reports: broadcast::Sender<LoopReport>,
+}
+
+impl Schedule {
+    pub(super) fn new(setup: Setup) -> Self {
+        let Setup { clock, network, class, consensus, guards, mail, published, reports } = setup;
+        let mut rng: StdRng = rand::make_rng();
+        let now = clock.now();
+        let mut view = View::new(network.trust_anchor());
+        if let Some(bytes) = consensus {
+            view.resume(&bytes);
+        }
+        let parameters = view.held().map_or(network.parameters, |held| held.parameters);
+        let traffic = Traffic::new(class, &parameters, now, rng.random());
+        let session = Session::new(&mut rng);
+        let requests = if mail.is_some() { Requests::default() } else { Requests::prober() };
+        // a public network: at most half a minute between two attempts; a test network: a quarter of its short epoch
+        let pause_max = (parameters.epoch() / 4).clamp(Duration::from_secs(1), Duration::from_secs(30));
+        let (wants_in, wants) = mpsc::channel(1);
+        let mut schedule = Self {
+            clock,
+            attempts: rng.random_range(0..network.hints.gateways.len().max(1)),
+            rng,
+            network,
+            view,
+            guards: guards.map(|bytes| Guards::from_json(&bytes)).unwrap_or_default(),
+            emission: Emission::new(traffic),
+            session,
+            requests,
+            link: GatewayLink::start(pause_max),
+            aimed: None,
+            linked: None,
+            silent: 0,
+            mail,
+            wants,
+            wants_in,
+            snapshot: Snapshot::new(class),
+            published,
+            reports,
+            housekeeping: now,
+            complained: None,
+        };
+        schedule.snapshot.consensus = schedule.view.held().cloned();
+        schedule.aim();
+        schedule
+    }
+
+    /// Runs until `stop` is set or its sender is gone.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        loop {
+            let wake = self.clock.instant(self.next_wake());
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                event = self.link.events.recv() => match event {
+                    Some(event) => self.on_link(event),
+                    None => return,
+                },
+                Some(want) = self.wants.recv() => self.emission.wanted(want),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            self.turn();
+        }
+    }
+
+    fn next_wake(&self) -> Duration {
+        let deadline = self.requests.next_deadline().unwrap_or(self.housekeeping);
+        self.emission.next_wake().min(deadline).min(self.housekeeping)
+    }
+
+    /// Everything that is due.
+    fn turn(&mut self) {
+        while let Some(step) = self.emission.poll(self.clock.now(), self.gate()) {
+            match step {
+                Step::Make(ask, departs) => {
+                    let made = self.make(ask, departs);
+                    self.emission.made(made);
+                }
+                Step::AskForWant => self.ask(),
+                Step::Depart(Outgoing { packet, measured }) => {
+                    if self.link.send(packet) {
+                        self.snapshot.packets_sent += 1;
+                    }
+                    if measured {
+                        self.snapshot.loops.sent();
+                    }
+                }
+            }
+        }
+        let now = self.clock.now();
+        while let Some(ended) = self.requests.expire(now) {
+            self.silent = self.silent.saturating_add(1);
+            self.on_ended(ended);
+        }
+        if self.silent >= SILENT_MAX
+            && let Some(gateway) = self.linked
+        {
+            self.snapshot.loops.forgive();
+            self.leave(&gateway, "the gateway answers nothing".to_owned());
+        }
+        if self.housekeeping <= now {
+            self.housekeeping = now.saturating_add(HOUSEKEEPING);
+            if let Some(newer) = self.view.ripen(self.clock.unix()) {
+                self.on_newer(&newer);
+            }
+            self.publish();
+        }
+    }
+
+    // ---- packets -----------------------------------------------------------------------------------------------------
+
+    fn gate(&self) -> Gate {
+        Gate {
+            open: self.linked.is_some() && self.view.in_force(self.clock.unix()).is_some(),
+            payload: self.mail.is_some()
+                && self.snapshot.loops.health() != Health::Pause
+                && !self.snapshot.conflict,
+        }
+    }
+
+    /// Makes the packet; a want that cannot be asked now goes back unanswered.
+    fn make(&mut self, ask: Ask, departs: Duration) -> Option<Outgoing> {
+        let ticket = if let Ask::Want(want) = &ask { Some(want.ticket) } else { None };
+        let measured = matches!(ask, Ask::Loop) || self.mail.is_none();
+        if let (Some((consensus, epoch)), Some(gateway)) = (self.view.in_force(self.clock.unix()), &self.linked) {
+            let around = Surroundings { consensus, epoch, gateway };
+            match self.requests.make(ask, around, &mut self.session, departs, &mut self.rng) {
+                Ok(packet) => return Some(Outgoing { packet, measured }),
+                Err(error) => self.complain(&format!("no request can be made: {error}")),
+            }
+        }
+        if let Some(ticket) = ticket {
+            self.answer(ticket, None);
+        }
+        None
+    }
+
+    /// Asks the mail thread for a want.
+    fn ask(&mut self) {
+        let (Some(mail), Some(consensus)) = (&self.mail, self.view.held().cloned()) else {
+            return self.emission.wanted(None);
+        };
+        let wants = self.wants_in.clone();
+        let asked = mail.submit(move |desk: &mut Desk<'_>| {
+            let want = desk.mail.next_want(desk.now, &consensus, desk.rng).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the profile gave no want");
+                None
+            });
+            // one question is out at a time and its answer is always taken: the channel of one has room
+            let _ = wants.try_send(want);
+        });
+        if asked.is_err() {
+            self.emission.wanted(None);
+        }
+    }
+
+    // ---- replies -----------------------------------------------------------------------------------------------------
+
+    fn on_ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Want { ticket, answers } => self.answer(ticket, answers),
+            Ended::Decoy => {}
+            Ended::Loop { fate, nodes } => {
+                let round_trip = match fate {
+                    LoopFate::Returned(round_trip) => {
+                        self.snapshot.loops.returned(round_trip);
+                        Some(round_trip)
+                    }
+                    LoopFate::Lost => {
+                        self.snapshot.loops.lost();
+                        None
+                    }
+                    LoopFate::Void => return self.snapshot.loops.void(),
+                };
+                if !nodes.is_empty() {
+                    // nobody may be listening
+                    let _ = self.reports.send(LoopReport { nodes, ended_at: self.clock.unix(), round_trip });
+                }
+            }
+        }
+    }
+
+    fn answer(&self, ticket: Ticket, answers: Option<shoal_protocol::request::Answers>) {
+        let (Some(mail), Some(consensus)) = (&self.mail, self.view.held().cloned()) else { return };
+        let events = mail.announcer();
+        let submitted = mail.submit(move |desk: &mut Desk<'_>| {
+            match desk.mail.answered(ticket, answers.as_ref(), desk.now, &consensus, desk.rng) {
+                Ok(happened) => happened.into_iter().for_each(|event| drop(events.send(event))),
+                Err(error) => {
+                    tracing::warn!(%error, "the profile could not take an answer");
+                    let warning = Event::Warning { code: "profile", message: error.to_string() };
+                    drop(events.send(warning));
+                }
+            }
+        });
+        if submitted.is_err() {
+            tracing::error!("the mail thread is gone or does not keep up");
+        }
+    }
+
+    // ---- link and documents ------------------------------------------------------------------------------------------
+
+    fn on_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Packet(packet) => {
+                self.snapshot.packets_received += 1;
+                self.silent = 0;
+                if let Some(ended) = self.requests.reply(&packet, &self.session, self.clock.now()) {
+                    self.on_ended(ended);
+                }
+            }
+            LinkEvent::Document(bytes) => self.on_document(bytes),
+            LinkEvent::Up(gateway) => {
+                self.guards.reached(&gateway);
+                self.linked = self.aimed.as_ref().is_some_and(|(aimed, _)| *aimed == gateway).then_some(gateway);
+                self.snapshot.trouble = None;
+                self.silent = 0;
+                self.publish();
+            }
+            // of a gateway that was left on purpose, this is no news
+            LinkEvent::Down(gateway) if self.linked != Some(gateway) => {}
+            LinkEvent::Down(_) => {
+                self.cut();
+                self.snapshot.trouble = Some("the link to the gateway broke; it is being made again".to_owned());
+                self.publish();
+            }
+            LinkEvent::Failed(gateway, reason) => self.leave(&gateway, reason),
+        }
+    }
+
+    /// The gateway cannot be reached or is of no use: on to the next guard, or to the same one anew if there is no other.
+    fn leave(&mut self, gateway: &Identity, reason: String) {
+        tracing::info!(reason, "trying another gateway");
+        let pause = self.network.parameters.epoch().min(GUARD_PAUSE_MAX);
+        self.guards.failed(gateway, self.clock.unix(), pause);
+        self.attempts = self.attempts.wrapping_add(1);
+        self.snapshot.trouble = Some(reason);
+        if self.linked.take().is_some() {
+            self.aimed = None;
+            self.cut();
+        }
+        self.aim();
+        self.publish();
+    }
+
+    /// The link is gone: nothing that is out will be answered on it, and nothing that waits may leave.
+    fn cut(&mut self) {
+        self.linked = None;
+        for want in self.emission.cut() {
+            self.answer(want.ticket, None);
+        }
+        while let Some(ended) = self.requests.cut() {
+            self.on_ended(ended);
+        }
+    }
+
+    fn on_document(&mut self, bytes: Vec<u8>) {
+        let kept = self.mail.is_some().then(|| bytes.clone());
+        match self.view.offer(bytes, self.clock.unix()) {
+            Ok(Offer::Newer(consensus)) => self.on_newer(&consensus),
+            Ok(Offer::Known | Offer::Early) => {}
+            Err(error @ DocumentError::Conflict { .. }) => {
+                tracing::error!(%error, "the authorities contradict themselves; payload stops");
+                self.snapshot.conflict = true;
+                if let Some(bytes) = kept {
+                    self.keep(EVIDENCE_SETTING, bytes);
+                }
+                if let Some(mail) = &self.mail {
+                    let warning = Event::Warning { code: "conflict", message: error.to_string() };
+                    drop(mail.announcer().send(warning));
+                }
+            }
+            Err(error) => self.complain(&format!("the gateway handed over a consensus that is refused: {error}")),
+        }
+    }
+
+    fn on_newer(&mut self, consensus: &Arc<VerifiedConsensus>) {
+        tracing::debug!(epoch = consensus.epoch.0, "a newer consensus");
+        self.keep(CONSENSUS_SETTING, consensus.bytes().to_vec());
+        self.emission.traffic().set_parameters(&consensus.parameters, self.clock.now());
+        self.snapshot.consensus = Some(Arc::clone(consensus));
+        self.aim();
+        self.publish();
+    }
+
+    fn keep(&self, name: &'static str, value: Vec<u8>) {
+        let Some(mail) = &self.mail else { return };
+        let kept = mail.submit(move |desk: &mut Desk<'_>| {
+            if let Err(error) = desk.mail.set_setting(name, &value) {
+                tracing::warn!(%error, name, "the profile could not keep a setting");
+            }
+        });
+        if kept.is_err() {
+            tracing::error!("the mail thread is gone or does not keep up");
+        }
+    }
+
+    /// Decides which gateway to link to. Another gateway is another session.
+    fn aim(&mut self) {
+        let unix = self.clock.unix();
+        let Some((gateway, addresses)) = self.choose(unix) else { return };
+        let changed = match &self.aimed {
+            Some((aimed, known)) => *aimed != gateway || (self.linked.is_none() && *known != addresses),
+            None => true,
+        };
+        if !changed {
+            return;
+        }
+        if self.aimed.as_ref().is_none_or(|(aimed, _)| *aimed != gateway) {
+            self.cut();
+            self.session = Session::new(&mut self.rng);
+        }
+        self.aimed = Some((gateway, addresses.clone()));
+        self.link.aim(Target { gateway, addresses, attach: self.session.attach().clone() });
+    }
+
+    fn choose(&mut self, unix: UnixMillis) -> Option<(Identity, Vec<SocketAddr>)> {
+        if let Some((consensus, _)) = self.view.in_force(unix) {
+            let consensus = Arc::clone(consensus);
+            let (chosen, changed) = self.guards.choose(&consensus, unix, &mut self.rng);
+            if changed {
+                self.keep(GUARDS_SETTING, self.guards.to_json());
+            }
+            let entry = chosen.and_then(|identity| consensus.node(&identity));
+            if let Some(entry) = entry {
+                return Some((entry.identity, entry.addresses.clone()));
+            }
+        }
+        // nothing in force: where the guards were, then the hints of the network file, in turn
+        let hints = self.network.hints.gateways.iter().map(|Hint { identity, address }| (*identity, vec![*address]));
+        let known = self.guards.last_known().map(|(identity, addresses)| (identity, addresses.to_vec()));
+        let candidates: Vec<_> = known.chain(hints).collect();
+        let at = self.attempts.checked_rem(candidates.len())?;
+        candidates.into_iter().nth(at)
+    }
+
+    // ---- reports -----------------------------------------------------------------------------------------------------
+
+    fn publish(&mut self) {
+        self.snapshot.gateway = self.linked;
+        self.snapshot.in_force = self.view.in_force(self.clock.unix()).is_some();
+        self.published.send_replace(self.snapshot.clone());
+    }
+
+    fn complain(&mut self, what: &str) {
+        let now = self.clock.now();
+        if self.complained.is_none_or(|last| now.saturating_sub(last) >= COMPLAINT_GAP) {
+            self.complained = Some(now);
+            tracing::warn!("{what}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The Shoal client, as a library.
+//!
+//! ```text
+//! io (clock, link, daemon) → traffic, emission (when) → requests (what a packet is) ⇄ mail (what is wanted)
+//! ```
+//!
+//! The rooms are pure: they are given the time, bytes and a random generator, and say what to do. [`io`] is the shell
+//! around them: [`io::Client`] is the handle for programs, [`io::daemon`] serves it to other processes over a Unix
+//! socket, and the command `shoal` is built from both. `client/README.md` describes the JSON that all of it speaks.
+
+pub mod anonymity;
+pub mod blobs;
+mod blobs_store;
+pub mod budget;
+pub mod card;
+mod chains;
+pub mod contacts;
+pub mod conversations;
+pub mod conversations_mls;
+pub mod decoys;
+pub mod emission;
+pub mod guard;
+pub mod inbox_letter;
+pub mod io;
+pub mod loops;
+pub mod mail;
+pub mod polls;
+pub mod profile;
+pub mod records;
+pub mod requests;
+pub mod session;
+#[cfg(test)]
+mod testing;
+pub mod traffic;
+pub mod view;
+pub mod want;

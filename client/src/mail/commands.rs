@@ -1,0 +1,345 @@
+//! What the user asks for. Each command is one transaction; what it promises is on disk when it returns.
+
+use super::flight::CardFetch;
+use super::receiving::safe_name;
+use super::{
+    ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MessageId, MessageState, READ_CURSOR,
+    ReceivedMessage, SentMessage, stored,
+};
+use crate::blobs::{BLOB_SIZE_MAX, Manifest, TEXT_SIZE_MAX};
+use crate::contacts::{self, Contact};
+use crate::conversations::Conversation;
+use crate::records::{BlobKind, Content, FILE_NAME_SIZE_MAX, MIME_SIZE_MAX, Record, Seen};
+use crate::{blobs_store, conversations};
+use rand::CryptoRng;
+use rusqlite::OptionalExtension as _;
+use shoal_protocol::UnixMillis;
+use shoal_protocol::address::Address;
+use zeroize::Zeroizing;
+
+/// Own messages that may wait to be delivered to anybody: 10,000 boxes of 2 KB are 20 MB.
+const MESSAGES_WAITING_MAX: u64 = 10_000;
+/// Bytes of blobs that may wait to be delivered: 45 hours of writing at 1.5 boxes a second, four largest files.
+const BLOB_BYTES_WAITING_MAX: u64 = 256 << 20;
+
+impl Mail {
+    /// Adds a contact, or renames one.
+    ///
+    /// # Errors
+    /// When the address or the name cannot be used.
+    pub fn add(&mut self, name: &str, address: &str, _now: UnixMillis) -> Result<ContactInfo, MailError> {
+        let inbox = *self.parse_address(address)?.inbox();
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let transaction = db.unchecked_transaction()?;
+        let contact = match contacts::by_inbox(&transaction, vault, &inbox)? {
+            Some(contact) => contact,
+            None => contacts::insert(&transaction, vault, &inbox, true)?,
+        };
+        contacts::set_name(&transaction, vault, contact.row, name)?;
+        transaction.commit()?;
+        // a stranger with a name is still a stranger: accepting tells the other side, and that is the user's word to say
+        let info = self.contact_info(contact.row)?;
+        self.emit(Event::Contact(info.clone()));
+        Ok(info)
+    }
+
+    /// The address book.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn contacts(&self) -> Result<Vec<ContactInfo>, MailError> {
+        let contacts = contacts::all(&self.profile.db, &self.profile.vault)?;
+        contacts.iter().map(|contact| self.contact_info(contact.row)).collect()
+    }
+
+    /// Accepts what a stranger asked (and takes back a block): from now on the stranger's client is told what was shown
+    /// here.
+    ///
+    /// # Errors
+    /// When nobody is known by this name, address or conversation.
+    pub fn accept(&mut self, who: &str, _now: UnixMillis, _rng: &mut impl CryptoRng) -> Result<ContactInfo, MailError> {
+        let (contact, _) = self.resolve(who)?.ok_or_else(|| MailError::Unknown(who.to_owned()))?;
+        let transaction = self.profile.db.unchecked_transaction()?;
+        contacts::set_known(&transaction, contact.row)?;
+        contacts::set_blocked(&transaction, contact.row, false)?;
+        conversations::accept(&transaction, contact.row)?;
+        transaction.commit()?;
+        self.follow_again(contact.row)?;
+        let info = self.contact_info(contact.row)?;
+        self.emit(Event::Contact(info.clone()));
+        Ok(info)
+    }
+
+    /// Wants nothing of somebody any more: nothing is read or sent. An address that is not known yet can be blocked too.
+    ///
+    /// # Errors
+    /// When nobody is meant.
+    pub fn block(&mut self, who: &str, _now: UnixMillis) -> Result<ContactInfo, MailError> {
+        let contact = match self.resolve(who)? {
+            Some((contact, _)) => contact,
+            None => {
+                let inbox = *self.parse_address(who).map_err(|_| MailError::Unknown(who.to_owned()))?.inbox();
+                contacts::insert(&self.profile.db, &self.profile.vault, &inbox, false)?
+            }
+        };
+        let transaction = self.profile.db.unchecked_transaction()?;
+        contacts::set_blocked(&transaction, contact.row, true)?;
+        contacts::set_wanted(&transaction, contact.row, None)?;
+        transaction.commit()?;
+        let theirs = conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?;
+        self.memory.readers.retain(|_, reader| theirs.iter().all(|theirs| theirs.row != reader.conversation));
+        self.memory.cards.remove(&contact.row);
+        let info = self.contact_info(contact.row)?;
+        self.emit(Event::Contact(info.clone()));
+        Ok(info)
+    }
+
+    /// All conversations.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn conversations(&self) -> Result<Vec<ConversationInfo>, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        conversations::all(db, vault)?
+            .into_iter()
+            .map(|conversation| {
+                let contact = contacts::by_row(db, vault, conversation.contact)?;
+                let undelivered = db
+                    .prepare_cached("SELECT count(*) FROM message_out WHERE conversation = ?1 AND state < 3")?
+                    .query_row([conversation.row], |row| row.get(0))?;
+                Ok(ConversationInfo {
+                    id: conversation.id,
+                    with: contact.label(),
+                    address: contact.address(),
+                    request: conversation.request,
+                    undelivered,
+                })
+            })
+            .collect()
+    }
+
+    /// Sends a text to a contact, an address or a conversation. It is queued, on disk, when this returns. Writing to
+    /// somebody accepts them.
+    ///
+    /// # Errors
+    /// When nobody is meant, the text is too long, too much waits, or the profile is an older copy of itself.
+    pub fn send(&mut self, to: &str, text: &str, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<MessageId, MailError> {
+        let id = fresh_id(rng);
+        let content = Content::Text { id: id.0, sent_at: now, text: text.to_owned() };
+        if (Record { seen: Seen { epoch: u64::MAX, boxes: u64::MAX }, content: content.clone() }).fits() {
+            return self.enqueue(to, id, content, None, now);
+        }
+        check_length(text.len() as u64, TEXT_SIZE_MAX)?;
+        let manifest = Manifest::of(text.as_bytes(), *fresh_secret(rng));
+        let content = Content::Blob { id: id.0, sent_at: now, kind: BlobKind::Text, manifest };
+        self.enqueue(to, id, content, Some(text.as_bytes()), now)
+    }
+
+    /// Sends a file: its name (the last component counts), media type and content.
+    ///
+    /// # Errors
+    /// As [`Mail::send`].
+    pub fn send_file(
+        &mut self,
+        to: &str,
+        name: &str,
+        mime: &str,
+        bytes: &[u8],
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<MessageId, MailError> {
+        check_length(bytes.len() as u64, BLOB_SIZE_MAX)?;
+        let id = fresh_id(rng);
+        let name = safe_name(name).filter(|name| name.len() <= FILE_NAME_SIZE_MAX).unwrap_or_else(|| "file".to_owned());
+        let mime = if mime.len() <= MIME_SIZE_MAX { mime.to_owned() } else { "application/octet-stream".to_owned() };
+        let manifest = Manifest::of(bytes, *fresh_secret(rng));
+        let content = Content::Blob { id: id.0, sent_at: now, kind: BlobKind::File { name, mime }, manifest };
+        self.enqueue(to, id, content, Some(bytes), now)
+    }
+
+    fn enqueue(
+        &mut self,
+        to: &str,
+        id: MessageId,
+        content: Content,
+        blob: Option<&[u8]>,
+        now: UnixMillis,
+    ) -> Result<MessageId, MailError> {
+        if let Some(conversation) = self.rolled_back {
+            return Err(MailError::RolledBack(conversation));
+        }
+        let waiting = stored::count_below(&self.profile.db, MessageState::Delivered)?;
+        if waiting >= MESSAGES_WAITING_MAX {
+            return Err(MailError::QueueFull { waiting, unit: "messages" });
+        }
+        if let Some(bytes) = blob {
+            let waiting = blobs_store::waiting_bytes(&self.profile.db)?;
+            if waiting.saturating_add(bytes.len() as u64) > BLOB_BYTES_WAITING_MAX {
+                return Err(MailError::QueueFull { waiting, unit: "bytes" });
+            }
+        }
+        let found = self.resolve(to)?;
+        let address = if found.is_none() { Some(self.parse_address(to)?) } else { None };
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let transaction = db.unchecked_transaction()?;
+        let (contact, conversation) = match (found, address) {
+            (Some(found), _) => found,
+            (None, Some(address)) => (contacts::insert(&transaction, vault, address.inbox(), true)?, None),
+            (None, None) => return Err(MailError::Unknown(to.to_owned())),
+        };
+        if contact.blocked {
+            return Err(MailError::Blocked(contact.label()));
+        }
+        contacts::set_known(&transaction, contact.row)?;
+        conversations::accept(&transaction, contact.row)?;
+        if conversation.is_none() && contact.wanted_at.is_none() {
+            contacts::set_wanted(&transaction, contact.row, Some(now))?;
+        }
+        let blob = match (&content, blob) {
+            (Content::Blob { manifest, .. }, Some(bytes)) => {
+                Some(blobs_store::insert_out(&transaction, vault, manifest, bytes)?)
+            }
+            _ => None,
+        };
+        let conversation_row = conversation.as_ref().map(|conversation| conversation.row);
+        stored::insert_out(&transaction, vault, id, contact.row, conversation_row, &content, blob)?;
+        transaction.commit()?;
+
+        match conversation {
+            Some(conversation) => {
+                self.memory.unsealed = true;
+                if conversation.request {
+                    self.follow_again(contact.row)?;
+                    let info = self.contact_info(contact.row)?;
+                    self.emit(Event::Contact(info));
+                }
+            }
+            None => {
+                self.memory.cards.entry(contact.row).or_insert_with(|| CardFetch::new(now));
+            }
+        }
+        self.emit(Event::State { id, state: MessageState::Queued });
+        Ok(id)
+    }
+
+    /// Others' messages after a cursor (0: from the first), in reading order, at most `limit`.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn messages(&self, after: u64, limit: usize) -> Result<Vec<ReceivedMessage>, MailError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let limit = limit.min(10_000);
+        self.received(&format!("WHERE cursor > ?1 ORDER BY cursor LIMIT {limit}"), after)
+    }
+
+    /// The cursor of a received message.
+    ///
+    /// # Errors
+    /// [`MailError::NoMessage`].
+    pub fn cursor_of(&self, id: MessageId) -> Result<u64, MailError> {
+        self.profile
+            .db
+            .prepare_cached("SELECT max(cursor) FROM message_in WHERE id = ?1")?
+            .query_row([stored::seal_in_id(&self.profile.vault, id)], |row| row.get::<_, Option<u64>>(0))
+            .optional()?
+            .flatten()
+            .ok_or(MailError::NoMessage(id))
+    }
+
+    /// How far plain `read` has shown messages.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn read_cursor(&self) -> Result<u64, MailError> {
+        let stored = self.profile.setting(READ_CURSOR)?;
+        let bytes = stored.as_ref().and_then(|bytes| bytes.as_slice().try_into().ok());
+        Ok(bytes.map_or(0, u64::from_be_bytes))
+    }
+
+    /// Moves that cursor on, once its messages are out. Never back.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn set_read_cursor(&mut self, cursor: u64) -> Result<(), MailError> {
+        if cursor > self.read_cursor()? {
+            self.profile.set_setting(READ_CURSOR, &cursor.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Where an own message stands.
+    ///
+    /// # Errors
+    /// [`MailError::NoMessage`].
+    pub fn state(&self, id: MessageId) -> Result<SentMessage, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let message = stored::out_by_id(db, vault, id)?.ok_or(MailError::NoMessage(id))?;
+        let conversation =
+            message.conversation.map(|row| conversations::by_row(db, vault, row)).transpose()?.map(|found| found.id);
+        let sent_at = match &message.content {
+            Content::Text { sent_at, .. } | Content::Blob { sent_at, .. } => *sent_at,
+            Content::Receipt | Content::End { .. } => UnixMillis(0),
+        };
+        let to = contacts::by_row(db, vault, message.contact)?.label();
+        Ok(SentMessage { id, conversation, to, state: message.state, sent_at })
+    }
+
+    /// Own messages that not both replicas have yet.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn queue_length(&self) -> Result<u64, MailError> {
+        stored::count_below(&self.profile.db, MessageState::Stored)
+    }
+
+    fn parse_address(&self, text: &str) -> Result<Address, MailError> {
+        let address: Address = text.parse().map_err(|_| MailError::Unknown(text.to_owned()))?;
+        if *address.inbox() == self.profile.inbox.public() { Err(MailError::Oneself) } else { Ok(address) }
+    }
+
+    /// Who is meant by a contact's name, an address or a conversation, and the conversation to write to.
+    fn resolve(&self, who: &str) -> Result<Option<(Contact, Option<Conversation>)>, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        if let Ok(id) = who.parse::<ConversationId>()
+            && let Some(conversation) = conversations::by_id(db, vault, id)?
+        {
+            return Ok(Some((contacts::by_row(db, vault, conversation.contact)?, Some(conversation))));
+        }
+        let contact = match who.parse::<Address>() {
+            Ok(address) => contacts::by_inbox(db, vault, address.inbox())?,
+            Err(_) => contacts::by_name(db, vault, who)?,
+        };
+        let Some(contact) = contact else { return Ok(None) };
+        let conversation = conversations::of_contact(db, vault, contact.row)?.into_iter().next();
+        Ok(Some((contact, conversation)))
+    }
+
+    /// Memory follows an acceptance: the contact's chains are read, and are no requests.
+    fn follow_again(&mut self, contact: i64) -> Result<(), MailError> {
+        for conversation in conversations::of_contact(&self.profile.db, &self.profile.vault, contact)? {
+            let theirs = crate::chains::current(&self.profile.db, &self.profile.vault, conversation.row, false)?;
+            match self.memory.readers.get_mut(&theirs.row) {
+                Some(reader) => reader.request = false,
+                None => super::follow(&mut self.memory, theirs, &conversation),
+            }
+        }
+        self.memory.unsealed = true;
+        Ok(())
+    }
+}
+
+fn fresh_id(rng: &mut impl CryptoRng) -> MessageId {
+    let mut id = [0; 16];
+    rng.fill_bytes(&mut id);
+    MessageId(id)
+}
+
+fn fresh_secret(rng: &mut impl CryptoRng) -> Zeroizing<[u8; 32]> {
+    let mut secret = Zeroizing::new([0; 32]);
+    rng.fill_bytes(&mut *secret);
+    secret
+}
+
+fn check_length(length: u64, limit: u64) -> Result<(), MailError> {
+    if length > limit { Err(MailError::TooLong { length, limit }) } else { Ok(()) }
+}

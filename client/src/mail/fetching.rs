@@ -1,0 +1,168 @@
+//! Blobs coming in: parts in random order, verified as a whole by the manifest's hash; files land at their place by one
+//! rename.
+
+use super::receiving::file_path;
+use super::sending::each;
+use super::stored::Received;
+use super::{Mail, MailError, conversations, stored};
+use crate::blobs_store::{self, Purpose};
+use crate::chains;
+use crate::profile::{private_dir, write_private};
+use crate::want::Rank;
+use rand::CryptoRng;
+use rusqlite::OptionalExtension as _;
+use shoal_protocol::UnixMillis;
+use shoal_protocol::consensus::Consensus;
+use shoal_protocol::request::{Answers, Status};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Parts of another length than the manifest says before the blob is given up: its writer lies.
+const LIES_MAX: u32 = 3;
+
+impl Mail {
+    pub(super) fn part_read(
+        &mut self,
+        row: i64,
+        j: u64,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let Some(blob) = self.memory.blobs_in.get_mut(&row) else { return Ok(()) };
+        let part = each(answers)
+            .filter(|(_, answer)| answer.status == Status::Found)
+            .find_map(|(_, answer)| blob.keys.open(j, answer.body.as_ref()?).ok().map(Zeroizing::new));
+        let Some(part) = part else {
+            blob.queue.later(j, Rank::Warm, now, &consensus.parameters, rng);
+            return Ok(());
+        };
+        if part.len() != blob.manifest().part_length(j) {
+            blob.lies += 1;
+            if blob.lies >= LIES_MAX {
+                return self.give_up_blob(row, now);
+            }
+            blob.queue.later(j, Rank::Warm, now, &consensus.parameters, rng);
+            return Ok(());
+        }
+        if blob.queue.done(j) {
+            blobs_store::insert_part(&self.profile.db, &self.profile.vault, row, j, &part)?;
+        }
+        if blob.queue.open() == 0 {
+            return self.blob_whole(row, now);
+        }
+        Ok(())
+    }
+
+    /// All parts are here: verify, and do what the blob is for.
+    pub(super) fn blob_whole(&mut self, row: i64, now: UnixMillis) -> Result<(), MailError> {
+        let Some(blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
+        let content = blobs_store::assemble(&self.profile.db, &self.profile.vault, &blob.incoming)?;
+        if !blob.manifest().names(&content) {
+            return self.drop_blob(row, blob.incoming.purpose, now);
+        }
+        match blob.incoming.purpose {
+            Purpose::Welcome => self.join_conversation(&blob, &content, now),
+            Purpose::Message => self.message_whole(row, content, now),
+        }
+    }
+
+    fn message_whole(&mut self, row: i64, content: Zeroizing<Vec<u8>>, now: UnixMillis) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let found: Option<(i64, i64, Vec<u8>, Vec<u8>)> = db
+            .prepare_cached("SELECT message, conversation, id, content FROM message_in WHERE blob = ?1")?
+            .query_row([row], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .optional()?;
+        let Some((message, conversation, id, held)) = found else { return blobs_store::delete_in(db, row) };
+        let conversation = conversations::by_row(db, vault, conversation)?;
+        let received = match stored::open_in(vault, &held)? {
+            Received::HeldText { sent_at } => match String::from_utf8(content.to_vec()) {
+                Ok(text) => Received::Text { sent_at, text },
+                Err(_) => return self.drop_blob(row, Purpose::Message, now),
+            },
+            Received::File { sent_at, name, mime, size } => {
+                // the file is in its place before the message says so; a crash in between repeats the same rename
+                let path = file_path(self, conversation.id, stored::open_in_id(vault, &id)?, &name);
+                let folder = path.parent().unwrap_or(self.profile.dir());
+                private_dir(folder)?;
+                write_private(&path, &content)?;
+                Received::File { sent_at, name, mime, size }
+            }
+            whole @ Received::Text { .. } => whole,
+        };
+        let transaction = self.profile.db.unchecked_transaction()?;
+        transaction
+            .prepare_cached("UPDATE message_in SET content = ?2, blob = NULL WHERE message = ?1")?
+            .execute((message, stored::seal_in(&self.profile.vault, &received)))?;
+        blobs_store::delete_in(&transaction, row)?;
+        let mut chain = chains::current(&transaction, &self.profile.vault, conversation.row, false)?;
+        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        transaction.commit()?;
+        self.released(&conversation, chain, released)
+    }
+
+    /// After the commit: the reader in memory follows, listeners hear.
+    fn released(
+        &mut self,
+        conversation: &conversations::Conversation,
+        chain: chains::Chain,
+        released: Vec<i64>,
+    ) -> Result<(), MailError> {
+        if let Some(reader) = self.memory.readers.get_mut(&chain.row) {
+            reader.chain = chain;
+        }
+        self.repause(conversation.row)?;
+        self.announce(released)
+    }
+
+    fn give_up_blob(&mut self, row: i64, now: UnixMillis) -> Result<(), MailError> {
+        let Some(blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
+        self.drop_blob(row, blob.incoming.purpose, now)
+    }
+
+    /// The blob is not what its manifest says, or never came: its message is dropped, what it held back is shown.
+    fn drop_blob(&mut self, row: i64, purpose: Purpose, now: UnixMillis) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let conversation: Option<i64> = db
+            .prepare_cached("SELECT conversation FROM message_in WHERE blob = ?1")?
+            .query_row([row], |row| row.get(0))
+            .optional()?;
+        let transaction = db.unchecked_transaction()?;
+        transaction.prepare_cached("DELETE FROM message_in WHERE blob = ?1")?.execute([row])?;
+        blobs_store::delete_in(&transaction, row)?;
+        let Some(conversation) = conversation.filter(|_| purpose == Purpose::Message) else {
+            return Ok(transaction.commit()?);
+        };
+        let conversation = conversations::by_row(&transaction, vault, conversation)?;
+        let mut chain = chains::current(&transaction, vault, conversation.row, false)?;
+        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        transaction.commit()?;
+        self.warn(
+            "blob_refused",
+            format!("the content of a message in conversation {} was not what was announced", conversation.id),
+        );
+        self.released(&conversation, chain, released)
+    }
+
+    /// Gives up blobs that nobody can complete any more, and completes those whose last step a crash interrupted.
+    pub(super) fn settle_blobs(&mut self, now: UnixMillis, consensus: &Consensus) -> Result<(), MailError> {
+        let retention = Duration::from_millis(consensus.parameters.retention_ms);
+        let whole: Vec<i64> =
+            self.memory.blobs_in.iter().filter(|(_, blob)| blob.queue.open() == 0).map(|(row, _)| *row).collect();
+        for row in whole {
+            self.blob_whole(row, now)?;
+        }
+        let dead: Vec<i64> = self
+            .memory
+            .blobs_in
+            .iter()
+            .filter(|(_, blob)| blob.incoming.since.plus(retention) < now)
+            .map(|(row, _)| *row)
+            .collect();
+        for row in dead {
+            self.give_up_blob(row, now)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,360 @@
+//! What is out and what waits: the part of the state that lives in memory and is rebuilt from the profile.
+
+use crate::blobs::{BlobKeys, Manifest};
+use crate::blobs_store::{Incoming, Outgoing};
+use crate::card::{CardChain, CardPlace};
+use crate::chains::Chain;
+use crate::polls::{PollClock, mean_gap};
+use crate::want::{Rank, Ticket};
+use rand::{CryptoRng, RngExt as _};
+use shoal_protocol::boxes::BoxBody;
+use shoal_protocol::parameters::Parameters;
+use shoal_protocol::poisson::exponential;
+use shoal_protocol::{Epoch, StoreIndex, UnixMillis};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Wants that may be out at a time. At 2 ticks a second and 8 s from request to reply 16 are; at 10 a second in a test
+/// network about as many. A lost one is out until its deadline.
+pub(super) const WINDOW: usize = 64;
+/// Retries slow down by doubling up to this power.
+const BACKOFF_MAX: u32 = 9;
+/// Next boxes of one chain that may be asked for at a time while it yields messages.
+pub(super) const AHEAD_MAX: u64 = 4;
+/// Requests of one chain that may be out at a time.
+pub(super) const READS_MAX: u32 = 4;
+
+/// What a want that is out was for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    PutBox { row: i64 },
+    /// A replica said that an own box is taken: what lies there?
+    Contested { row: i64 },
+    PutPart { blob: i64, j: u64 },
+    Append { letter: i64 },
+    GetBox { chain: i64, j: u64 },
+    GetPart { blob: i64, j: u64 },
+    GetCard { contact: i64, place: CardPlace, j: u64 },
+    ReadInbox { generation: u32, after: u64 },
+}
+
+/// A want that is out.
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    pub(super) purpose: Purpose,
+    pub(super) placement: [StoreIndex; 2],
+    pub(super) since: UnixMillis,
+}
+
+/// When something may be tried (again).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Attempt {
+    pub(super) due: UnixMillis,
+    pub(super) out: bool,
+    tries: u32,
+}
+
+impl Attempt {
+    pub(super) fn ready(&self, now: UnixMillis) -> bool {
+        !self.out && self.due <= now
+    }
+
+    /// It failed: again later, jittered, slower each time, at most at the pace of `slowest`. A retry never leaves the
+    /// schedule: it waits for a tick like everything else.
+    pub(super) fn later(&mut self, slowest: Rank, now: UnixMillis, parameters: &Parameters, rng: &mut impl CryptoRng) {
+        let gap = mean_gap(Rank::Send, parameters).saturating_mul(1 << self.tries.min(BACKOFF_MAX));
+        let mean = gap.min(mean_gap(slowest, parameters));
+        self.tries = self.tries.saturating_add(1);
+        self.due = now.plus(exponential(mean, rng));
+        self.out = false;
+    }
+}
+
+/// A sealed box that not both replicas have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PendingBox {
+    pub(super) chain: i64,
+    pub(super) attempt: Attempt,
+    /// One replica has it: its reader can find it, the second copy is not urgent.
+    pub(super) held: bool,
+    /// A replica says that another body is there.
+    pub(super) contested: bool,
+}
+
+impl PendingBox {
+    pub(super) fn new(chain: i64, held: bool) -> Self {
+        Self { chain, attempt: Attempt::default(), held, contested: false }
+    }
+    /// It failed: again later. What one replica has waits for the other at the pace of an idle chain: a dead replica
+    /// must not take the ticks of new messages.
+    pub(super) fn later(&mut self, now: UnixMillis, parameters: &Parameters, rng: &mut impl CryptoRng) {
+        self.attempt.later(if self.held { Rank::Idle } else { Rank::Warm }, now, parameters, rng);
+    }
+}
+
+/// Parts of a blob that are still to be written or read, handed out in random order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PartQueue {
+    ready: Vec<u64>,
+    later: BTreeSet<(UnixMillis, u64)>,
+    tries: BTreeMap<u64, u32>,
+    /// Not done yet.
+    open: BTreeSet<u64>,
+    /// Not done yet, but one replica has it.
+    held: BTreeSet<u64>,
+}
+
+impl PartQueue {
+    pub(super) fn new(parts: Vec<u64>) -> Self {
+        Self { open: parts.iter().copied().collect(), ready: parts, ..Self::default() }
+    }
+    /// Parts to be written, each with whether one replica has it already.
+    pub(super) fn of_writer(parts: &[(u64, bool)]) -> Self {
+        let held = parts.iter().filter(|(_, held)| *held).map(|(j, _)| *j).collect();
+        Self { held, ..Self::new(parts.iter().map(|(j, _)| *j).collect()) }
+    }
+    /// One replica has the part.
+    pub(super) fn hold(&mut self, j: u64) {
+        if self.open.contains(&j) {
+            self.held.insert(j);
+        }
+    }
+    /// Whether a reader would find every part at one replica at least.
+    pub(super) fn readable(&self) -> bool {
+        self.held.len() == self.open.len()
+    }
+    /// Parts that are not done.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+    pub(super) fn has_ready(&self, now: UnixMillis) -> bool {
+        !self.ready.is_empty() || self.later.first().is_some_and(|(due, _)| *due <= now)
+    }
+    /// One part that may be asked for now.
+    pub(super) fn take(&mut self, now: UnixMillis, rng: &mut impl CryptoRng) -> Option<u64> {
+        while let Some((due, j)) = self.later.first().copied() {
+            if due > now {
+                break;
+            }
+            self.later.pop_first();
+            self.ready.push(j);
+        }
+        self.ready.retain(|j| self.open.contains(j));
+        if self.ready.is_empty() {
+            return None;
+        }
+        let at = rng.random_range(0..self.ready.len());
+        Some(self.ready.swap_remove(at))
+    }
+    pub(super) fn later(
+        &mut self,
+        j: u64,
+        slowest: Rank,
+        now: UnixMillis,
+        parameters: &Parameters,
+        rng: &mut impl CryptoRng,
+    ) {
+        if self.open.contains(&j) {
+            let tries = self.tries.entry(j).or_default();
+            let mut attempt = Attempt { tries: *tries, ..Attempt::default() };
+            attempt.later(slowest, now, parameters, rng);
+            *tries = attempt.tries;
+            self.later.insert((attempt.due, j));
+        }
+    }
+    /// The part is done; `false` if it was before.
+    pub(super) fn done(&mut self, j: u64) -> bool {
+        self.tries.remove(&j);
+        self.held.remove(&j);
+        self.open.remove(&j)
+    }
+}
+
+/// A blob that is being written.
+pub(super) struct BlobOut {
+    pub(super) keys: BlobKeys,
+    pub(super) generation: u32,
+    pub(super) queue: PartQueue,
+}
+
+impl BlobOut {
+    pub(super) fn new(outgoing: &Outgoing) -> Self {
+        let queue = PartQueue::of_writer(&outgoing.parts);
+        Self { keys: outgoing.manifest.keys(), generation: outgoing.generation, queue }
+    }
+}
+
+/// A blob that is being read.
+pub(super) struct BlobIn {
+    pub(super) incoming: Incoming,
+    pub(super) keys: BlobKeys,
+    pub(super) queue: PartQueue,
+    /// Bodies that opened and were not what the manifest says: its writer lies.
+    pub(super) lies: u32,
+}
+
+impl BlobIn {
+    pub(super) fn new(incoming: Incoming, here: &[u64]) -> Self {
+        let here: BTreeSet<u64> = here.iter().copied().collect();
+        let queue = PartQueue::new((0..incoming.manifest.boxes()).filter(|j| !here.contains(j)).collect());
+        Self { keys: incoming.manifest.keys(), incoming, queue, lies: 0 }
+    }
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.incoming.manifest
+    }
+}
+
+/// A letter to a stranger's inbox and the work it takes.
+#[derive(Clone, Debug)]
+pub(super) struct Letter {
+    pub(super) contact: i64,
+    pub(super) blob: Option<i64>,
+    pub(super) generation: u32,
+    pub(super) body: BoxBody,
+    pub(super) stored: u8,
+    pub(super) attempt: Attempt,
+    /// Hashcash bits the inbox asks for, as far as we know.
+    pub(super) bits: u8,
+    /// The nonce being searched, for one epoch.
+    pub(super) work: Option<Work>,
+}
+
+/// A search for hashcash, continued from tick to tick.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    pub(super) epoch: Epoch,
+    pub(super) bits: u8,
+    pub(super) nonce: [u8; 64],
+    pub(super) found: bool,
+}
+
+/// A peer's chain that is followed.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) chain: Chain,
+    pub(super) conversation: i64,
+    pub(super) request: bool,
+    pub(super) active_at: UnixMillis,
+    pub(super) clock: PollClock,
+    /// Requests that are out, by box.
+    pub(super) out: BTreeMap<u64, u32>,
+    /// Opened boxes that came before their turn; at most [`AHEAD_MAX`].
+    pub(super) early: BTreeMap<u64, Vec<u8>>,
+    /// How many boxes are asked for at a time.
+    pub(super) ahead: u64,
+    /// The replica to ask first: the other one did not have, or spoilt, the box.
+    pub(super) first: Option<StoreIndex>,
+    /// How often the next box opened without holding a message.
+    pub(super) unreadable: u32,
+    /// Too much is held back: nothing is read until some of it is whole.
+    pub(super) paused: bool,
+}
+
+impl Reader {
+    pub(super) fn new(chain: Chain, conversation: i64, request: bool, active_at: UnixMillis) -> Self {
+        Self {
+            chain,
+            conversation,
+            request,
+            active_at,
+            clock: PollClock::default(),
+            out: BTreeMap::new(),
+            early: BTreeMap::new(),
+            ahead: 1,
+            first: None,
+            unreadable: 0,
+            paused: false,
+        }
+    }
+    fn requests(&self) -> u32 {
+        self.out.values().sum()
+    }
+    /// The box to ask for next, if one may be.
+    pub(super) fn next(&self) -> Option<u64> {
+        if self.paused || self.requests() >= READS_MAX {
+            return None;
+        }
+        let next = self.chain.next;
+        let fresh = (next..next.saturating_add(self.ahead))
+            .find(|j| !self.out.contains_key(j) && !self.early.contains_key(j));
+        // all that may be asked for is out: ask for the next one again, it may have been written since
+        Some(fresh.unwrap_or(next))
+    }
+    pub(super) fn asked(&mut self, j: u64) {
+        *self.out.entry(j).or_default() += 1;
+    }
+    pub(super) fn returned(&mut self, j: u64) {
+        if let Some(count) = self.out.get_mut(&j) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.out.remove(&j);
+            }
+        }
+    }
+}
+
+/// A peer's card that is wanted.
+pub(super) struct CardFetch {
+    /// Since when a message waits for it.
+    pub(super) wanted_at: UnixMillis,
+    pub(super) clock: PollClock,
+    /// The place that is tried now, and its chain.
+    pub(super) trying: Option<(CardPlace, CardChain)>,
+    /// How many places were tried.
+    pub(super) tried: usize,
+    /// Boxes that came.
+    pub(super) parts: BTreeMap<u64, Vec<u8>>,
+    /// How many there are, once the first is here.
+    pub(super) boxes: Option<u64>,
+    pub(super) out: BTreeSet<u64>,
+}
+
+impl CardFetch {
+    pub(super) fn new(wanted_at: UnixMillis) -> Self {
+        Self {
+            wanted_at,
+            clock: PollClock::default(),
+            trying: None,
+            tried: 0,
+            parts: BTreeMap::new(),
+            boxes: None,
+            out: BTreeSet::new(),
+        }
+    }
+    /// The box to ask for next: the first until it says how many there are.
+    pub(super) fn next(&self) -> Option<u64> {
+        (0..self.boxes.unwrap_or(1)).find(|j| !self.parts.contains_key(j) && !self.out.contains(j))
+    }
+    /// Whether the first box is here, so that somebody waits for the rest.
+    pub(super) fn begun(&self) -> bool {
+        self.boxes.is_some()
+    }
+    /// Begins again at the next place.
+    pub(super) fn turn(&mut self) {
+        self.trying = None;
+        self.tried = self.tried.wrapping_add(1);
+        self.parts.clear();
+        self.boxes = None;
+        self.out.clear();
+    }
+}
+
+/// All of it.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) flights: BTreeMap<Ticket, Flight>,
+    pub(super) boxes: BTreeMap<i64, PendingBox>,
+    pub(super) blobs_out: BTreeMap<i64, BlobOut>,
+    pub(super) letters: BTreeMap<i64, Letter>,
+    pub(super) readers: BTreeMap<i64, Reader>,
+    pub(super) blobs_in: BTreeMap<i64, BlobIn>,
+    pub(super) cards: BTreeMap<i64, CardFetch>,
+    pub(super) inboxes: BTreeMap<u32, PollClock>,
+    /// Messages may wait to be sealed.
+    pub(super) unsealed: bool,
+    /// The own card that is on its way or stored.
+    pub(super) card: Option<CardPlace>,
+    /// The latest time that was given.
+    pub(super) latest: UnixMillis,
+    /// When the upkeep is due.
+    pub(super) upkeep_at: UnixMillis,
+}

@@ -1,0 +1,100 @@
+//! The own inbox: one cursor per replica and generation, equal bodies dropped, pointers to Welcomes taken up.
+
+use super::flight::BlobIn;
+use super::sending::each;
+use super::{Mail, MailError};
+use crate::blobs::WELCOME_SIZE_MAX;
+use crate::blobs_store::{self, Purpose};
+use rusqlite::OptionalExtension as _;
+use shoal_protocol::boxes::BoxBody;
+use shoal_protocol::consensus::Consensus;
+use shoal_protocol::request::{Answers, Status};
+use shoal_protocol::{StoreIndex, UnixMillis};
+
+const SEEN: &str = "letter_seen.hash";
+/// Welcomes that may be fetched at a time; a flood of letters waits in the stores.
+const WELCOMES_MAX: usize = 32;
+
+impl Mail {
+    /// Number of the last entry read from one replica.
+    pub(super) fn inbox_cursor(&self, generation: u32, store: StoreIndex) -> Result<u64, MailError> {
+        Ok(self
+            .profile
+            .db
+            .prepare_cached("SELECT after FROM inbox_cursor WHERE generation = ?1 AND store = ?2")?
+            .query_row((generation, store.0), |row| row.get(0))
+            .optional()?
+            .unwrap_or(0))
+    }
+
+    pub(super) fn inbox_read(
+        &mut self,
+        generation: u32,
+        after: u64,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+    ) -> Result<(), MailError> {
+        for (store, answer) in each(answers) {
+            let Some(body) = answer.body.as_ref().filter(|_| answer.status == Status::Found) else { continue };
+            let welcomes =
+                self.memory.blobs_in.values().filter(|blob| blob.incoming.purpose == Purpose::Welcome).count();
+            if welcomes >= WELCOMES_MAX {
+                return Ok(());
+            }
+            let cursor = self.inbox_cursor(generation, store)?;
+            // an answer to another replica's number says nothing about what this one holds in between; SQLite counts
+            // to i64::MAX, and no honest replica comes near
+            let advances = after == cursor && answer.number > cursor && i64::try_from(answer.number).is_ok();
+            self.letter_read(generation, store, advances.then_some(answer.number), body, now, consensus)?;
+        }
+        Ok(())
+    }
+
+    /// Takes up one letter and moves the cursor on: one transaction.
+    fn letter_read(
+        &mut self,
+        generation: u32,
+        store: StoreIndex,
+        cursor: Option<u64>,
+        body: &BoxBody,
+        now: UnixMillis,
+        consensus: &Consensus,
+    ) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let transaction = db.unchecked_transaction()?;
+        if let Some(number) = cursor {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO inbox_cursor (generation, store, after) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (generation, store) DO UPDATE SET after = ?3",
+                )?
+                .execute((generation, store.0, number))?;
+        }
+        let fresh = transaction
+            .prepare_cached("INSERT OR IGNORE INTO letter_seen (hash, at) VALUES (?1, ?2)")?
+            .execute((vault.seal(SEEN, &body.hash()), now.0))?;
+        let mut taken = None;
+        if fresh == 1 {
+            let pointer = self.card_secrets(&transaction)?.iter().find_map(|(_, key)| key.open(body));
+            if let Some(pointer) = pointer {
+                let length = pointer.manifest.length();
+                if (1..=WELCOME_SIZE_MAX).contains(&length) && consensus.generation(pointer.generation).is_some() {
+                    taken = Some(blobs_store::insert_in(
+                        &transaction,
+                        vault,
+                        &pointer.manifest,
+                        pointer.generation,
+                        Purpose::Welcome,
+                        now,
+                    )?);
+                }
+            }
+        }
+        transaction.commit()?;
+        if let Some(incoming) = taken {
+            self.memory.blobs_in.insert(incoming.row, BlobIn::new(incoming, &[]));
+        }
+        Ok(())
+    }
+}

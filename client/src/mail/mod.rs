@@ -1,0 +1,311 @@
+//! The whole user-facing state of a client over one profile: what is wanted of the network, and what its answers mean.
+//!
+//! [`Mail`] knows no clock, no socket and no random generator of its own (OpenMLS draws from the system's). Contract:
+//!
+//! - [`Mail::next_want`] once per tick of the payload clock, ahead of the tick: it may write to the disk;
+//! - [`Mail::answered`] once for every want, with what came back or `None` when nothing did by the deadline;
+//! - commands at any time; after them and after `next_want`, [`Mail::take_events`] says what changed.
+//!
+//! What an event says, and what a want carries, is on disk before it is handed out. All else lives in memory and is
+//! rebuilt from the profile: dropping a `Mail` at any point loses nothing and shows nothing twice.
+
+mod choosing;
+mod commands;
+mod fetching;
+mod first_contact;
+mod flight;
+mod inboxes;
+mod receiving;
+mod sending;
+mod stored;
+mod types;
+mod upkeep;
+
+pub use types::*;
+
+use crate::budget::Budget;
+use crate::chains::{self, Chain};
+use crate::conversations_mls::{GroupError, Provider};
+use crate::profile::Profile;
+use crate::want::{Ticket, Want};
+use crate::{blobs_store, contacts, conversations};
+use flight::{BlobIn, BlobOut, CardFetch, Flight, Letter, Memory, PendingBox, Purpose, Reader};
+use openmls_rust_crypto::RustCrypto;
+use rand::CryptoRng;
+use shoal_protocol::address::Address;
+use shoal_protocol::consensus::Consensus;
+use shoal_protocol::network::NetworkFile;
+use shoal_protocol::request::Answers;
+use shoal_protocol::UnixMillis;
+use std::collections::VecDeque;
+use std::path::Path;
+
+/// Events that wait to be taken; the oldest is dropped beyond. One step makes at most a few hundred (a blob that
+/// arrives releases what it held back), and all of them can be read from the profile again.
+const EVENTS_MAX: usize = 4_096;
+/// Setting: the conversation that proved this profile to be an older copy of itself.
+const ROLLED_BACK: &str = "mail.rolled_back";
+/// Setting: how far plain `read` has shown messages.
+const READ_CURSOR: &str = "mail.read_cursor";
+
+/// The user-facing state. See the module for its contract.
+pub struct Mail {
+    profile: Profile,
+    crypto: RustCrypto,
+    memory: Memory,
+    budget: Budget,
+    events: VecDeque<Event>,
+    last_ticket: u64,
+    rolled_back: Option<ConversationId>,
+}
+
+impl std::fmt::Debug for Mail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mail").field("profile", &self.profile).field("out", &self.memory.flights.len()).finish()
+    }
+}
+
+impl Mail {
+    /// Makes a profile in `dir` (0700) and opens it.
+    ///
+    /// # Errors
+    /// [`MailError::Exists`], [`MailError::Locked`], and what the disk says.
+    pub fn create(
+        dir: &Path,
+        network: &NetworkFile,
+        class: RateClass,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, MailError> {
+        Self::over(Profile::create(dir, network, class, rng)?)
+    }
+
+    /// Opens the profile in `dir` and locks it until this is dropped.
+    ///
+    /// # Errors
+    /// [`MailError::Missing`], [`MailError::Locked`], [`MailError::Newer`], [`MailError::Damaged`], and what the disk
+    /// says.
+    pub fn open(dir: &Path) -> Result<Self, MailError> {
+        Self::over(Profile::open(dir)?)
+    }
+
+    fn over(profile: Profile) -> Result<Self, MailError> {
+        let rolled_back = profile
+            .setting(ROLLED_BACK)?
+            .map(|bytes| bytes.as_slice().try_into().map(ConversationId))
+            .transpose()
+            .map_err(|_| MailError::Damaged("a setting"))?;
+        let mut mail = Self {
+            profile,
+            crypto: RustCrypto::default(),
+            memory: Memory::default(),
+            budget: Budget::default(),
+            events: VecDeque::new(),
+            last_ticket: 0,
+            rolled_back,
+        };
+        mail.reload()?;
+        Ok(mail)
+    }
+
+    /// The next want, for the tick that comes. `None`: nothing is wanted, the tick sends a decoy. At most 64 wants are
+    /// out at a time.
+    ///
+    /// # Errors
+    /// When the profile fails. The state in memory has then been rebuilt from the disk; wants that were out are
+    /// forgotten (their answers will be ignored) and asked again.
+    pub fn next_want(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Want>, MailError> {
+        let result = self.choose(now, consensus, rng);
+        self.rebuilt_on_error(result)
+    }
+
+    /// What became of a want. `None`: no reply by the deadline, or the request could not be made. Tickets that are not
+    /// out are ignored.
+    ///
+    /// # Errors
+    /// As [`Mail::next_want`].
+    pub fn answered(
+        &mut self,
+        ticket: Ticket,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Vec<Event>, MailError> {
+        if let Some(flight) = self.memory.flights.remove(&ticket) {
+            let result = self.landed(&flight, answers, now, consensus, rng);
+            self.rebuilt_on_error(result)?;
+        }
+        Ok(self.take_events())
+    }
+
+    fn landed(
+        &mut self,
+        flight: &Flight,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        match &flight.purpose {
+            Purpose::PutBox { row } => self.box_written(*row, flight, answers, now, consensus, rng),
+            Purpose::Contested { row } => self.contest_answered(*row, flight, answers, now, consensus, rng),
+            Purpose::PutPart { blob, j } => self.part_written(*blob, *j, flight, answers, now, consensus, rng),
+            Purpose::Append { letter } => self.letter_appended(*letter, flight, answers, now, consensus, rng),
+            Purpose::GetBox { chain, j } => self.box_read(*chain, *j, answers, now, consensus, rng),
+            Purpose::GetPart { blob, j } => self.part_read(*blob, *j, answers, now, consensus, rng),
+            Purpose::GetCard { contact, place, j } => {
+                self.card_read(*contact, *place, *j, answers, now, consensus, rng)
+            }
+            Purpose::ReadInbox { generation, after } => self.inbox_read(*generation, *after, answers, now, consensus),
+        }
+    }
+
+    /// What changed since the last call (and the last [`Mail::answered`]).
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.drain(..).collect()
+    }
+
+    /// The network this profile belongs to.
+    #[must_use]
+    pub fn network(&self) -> &NetworkFile {
+        self.profile.network()
+    }
+    /// The rate class the profile was made with.
+    #[must_use]
+    pub fn rate_class(&self) -> RateClass {
+        self.profile.class()
+    }
+    /// The profile's folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.profile.dir()
+    }
+    /// The own address, `shoal1…`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        Address::new(self.profile.inbox.public()).to_string()
+    }
+    /// The conversation that proved this profile to be an older copy of itself: nothing is sent while this is set.
+    #[must_use]
+    pub fn rolled_back(&self) -> Option<ConversationId> {
+        self.rolled_back
+    }
+
+    /// A small value of another part of the client (session secret, guard gateway, newest consensus), sealed at rest.
+    /// Names beginning with `mail.` are the state's own.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn get_setting(&self, name: &str) -> Result<Option<Vec<u8>>, MailError> {
+        Ok(self.profile.setting(name)?.map(|value| value.to_vec()))
+    }
+    /// Stores such a value; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// When the profile fails, or the value is longer than 4 MiB.
+    pub fn set_setting(&mut self, name: &str, value: &[u8]) -> Result<(), MailError> {
+        self.profile.set_setting(name, value)
+    }
+
+    // ---- for the parts of this folder ----
+
+    fn emit(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn warn(&mut self, code: &'static str, message: impl Into<String>) {
+        self.emit(Event::Warning { code, message: message.into() });
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
+    /// After a failed step memory may be ahead of the disk, which alone counts.
+    fn rebuilt_on_error<T>(&mut self, result: Result<T, MailError>) -> Result<T, MailError> {
+        if result.is_err() {
+            self.reload()?;
+        }
+        result
+    }
+
+    /// Rebuilds what lives in memory from the profile. Clocks are drawn anew: no burst after a restart.
+    fn reload(&mut self) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let mut memory = Memory { unsealed: true, ..Memory::default() };
+        for (row, chain, held) in chains::unstored(db)? {
+            memory.boxes.insert(row, PendingBox::new(chain, held));
+        }
+        for outgoing in blobs_store::unstored_out(db, vault)? {
+            memory.blobs_out.insert(outgoing.row, BlobOut::new(&outgoing));
+        }
+        for (incoming, here) in blobs_store::all_in(db, vault)? {
+            memory.blobs_in.insert(incoming.row, BlobIn::new(incoming, &here));
+        }
+        for (row, letter) in stored::letters(db)? {
+            memory.letters.insert(row, letter);
+        }
+        for chain in chains::followed(db, vault)? {
+            if let Some(row) = chain.conversation {
+                let conversation = conversations::by_row(db, vault, row)?;
+                let reader = Reader::new(chain, row, conversation.request, conversation.active_at);
+                memory.readers.insert(reader.chain.row, reader);
+            }
+        }
+        for contact in contacts::all(db, vault)? {
+            if let (Some(since), false) = (contact.wanted_at, contact.blocked) {
+                memory.cards.insert(contact.row, CardFetch::new(since));
+            }
+        }
+        self.memory = memory;
+        let conversations: Vec<i64> = self.memory.readers.values().map(|reader| reader.conversation).collect();
+        for conversation in conversations {
+            self.repause(conversation)?;
+        }
+        Ok(())
+    }
+}
+
+impl From<GroupError> for MailError {
+    fn from(error: GroupError) -> Self {
+        Self::Mls(error.to_string())
+    }
+}
+
+/// Hands a chain to whoever follows it from now on.
+fn follow(memory: &mut Memory, chain: Chain, conversation: &conversations::Conversation) {
+    let reader = Reader::new(chain, conversation.row, conversation.request, conversation.active_at);
+    memory.readers.insert(reader.chain.row, reader);
+}
+
+fn provider<'a>(profile: &Profile, crypto: &'a RustCrypto, db: &'a rusqlite::Connection) -> Provider<'a> {
+    Provider::new(crypto, db, &profile.vault)
+}
+
+/// Compile-time proof that the state may move to a thread of its own.
+const _: fn() = || {
+    fn may_move<T: Send>() {}
+    may_move::<Mail>();
+};
+
+fn letter_of(contact: i64, blob: Option<i64>, generation: u32, body: shoal_protocol::boxes::BoxBody) -> Letter {
+    Letter {
+        contact,
+        blob,
+        generation,
+        body,
+        stored: 0,
+        attempt: flight::Attempt::default(),
+        bits: 0,
+        work: None,
+    }
+}

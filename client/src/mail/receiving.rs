@@ -1,0 +1,444 @@
+//! What peers wrote: boxes of their chains, in order; messages held back until they are whole; what was shown.
+//!
+//! One transaction holds the received record, the chain's position and the MLS ratchet that opened it.
+
+use super::flight::{AHEAD_MAX, BlobIn};
+use super::sending::{Confirmed, each};
+use super::stored::Received;
+use super::{
+    ConversationId, Event, Mail, MailError, MessageId, ReceivedFile, ReceivedMessage, conversations, provider, stored,
+};
+use crate::blobs::{BLOB_SIZE_MAX, Manifest, TEXT_SIZE_MAX};
+use crate::blobs_store::{self, Purpose};
+use crate::chains::{self, Chain};
+use crate::contacts;
+use crate::conversations::Conversation;
+use crate::conversations_mls::{self, GroupError};
+use crate::polls::mean_gap;
+use crate::records::{BlobKind, Content, Record};
+use crate::want::Rank;
+use rand::CryptoRng;
+use rusqlite::{Connection, Transaction};
+use shoal_protocol::UnixMillis;
+use shoal_protocol::boxes;
+use shoal_protocol::consensus::Consensus;
+use shoal_protocol::request::{Answers, Status};
+use std::path::PathBuf;
+
+/// Times that the next box of a chain may open without holding a message before it is skipped.
+const UNREADABLE_MAX: u32 = 3;
+/// Blobs of one conversation that may be fetched at a time; the chain is read on when one of them is whole.
+const HELD_BLOBS_MAX: u64 = 8;
+/// Messages of one conversation that may be held back.
+const HELD_MAX: u64 = 512;
+
+/// What one record did, to be told after the commit.
+struct Applied {
+    confirmed: Confirmed,
+    blob: Option<blobs_store::Incoming>,
+    content: bool,
+    refused: Option<&'static str>,
+}
+
+impl Mail {
+    pub(super) fn box_read(
+        &mut self,
+        row: i64,
+        j: u64,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let Some(reader) = self.memory.readers.get_mut(&row) else { return Ok(()) };
+        reader.returned(j);
+        let id = reader.chain.id(j, &self.profile.inbox);
+        let mut opened = None;
+        let mut elsewhere = None;
+        let mut empty = false;
+        for (store, answer) in each(answers) {
+            match (answer.status, &answer.body) {
+                (Status::Found, Some(body)) => match boxes::open(&reader.chain.secret, j, &id, body) {
+                    Ok(content) => opened = Some(content),
+                    // not what a member wrote: the other replica may have it
+                    Err(_) => elsewhere = answers.and_then(|answers| answers.replicas.into_iter().find(|s| *s != store)),
+                },
+                (Status::Found, None) => elsewhere = elsewhere.or(Some(store)),
+                (Status::Empty, _) => empty = true,
+                _ => {}
+            }
+        }
+        let Some(content) = opened else {
+            if j == reader.chain.next {
+                if elsewhere.is_some() {
+                    reader.first = elsewhere;
+                    let soon = mean_gap(Rank::Hot, &consensus.parameters);
+                    reader.clock.wind(soon, now, rng);
+                } else if empty {
+                    reader.ahead = 1;
+                }
+            }
+            // what came early may have waited for a pause to end
+            return self.read_on(row, now, rng, consensus);
+        };
+        let next = reader.chain.next;
+        if (next..next.saturating_add(AHEAD_MAX)).contains(&j) {
+            reader.early.insert(j, content);
+        }
+        self.read_on(row, now, rng, consensus)
+    }
+
+    /// Processes what is here of a chain, in order.
+    fn read_on(
+        &mut self,
+        row: i64,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+        consensus: &Consensus,
+    ) -> Result<(), MailError> {
+        let mut progressed = false;
+        while let Some(reader) = self.memory.readers.get_mut(&row) {
+            let next = reader.chain.next;
+            if reader.paused {
+                break;
+            }
+            let Some(content) = reader.early.remove(&next) else { break };
+            if !self.record_read(row, &content, now)? {
+                break;
+            }
+            progressed = true;
+        }
+        if let Some(reader) = self.memory.readers.get_mut(&row)
+            && progressed
+        {
+            // it yields: ask for more at a time, and at the hot pace from now on
+            reader.ahead = (reader.ahead * 2).min(AHEAD_MAX);
+            reader.clock.wind(mean_gap(Rank::Hot, &consensus.parameters), now, rng);
+        }
+        Ok(())
+    }
+
+    /// Opens and applies the next box of a chain. `false`: it is to be asked for again.
+    fn record_read(&mut self, row: i64, content: &[u8], now: UnixMillis) -> Result<bool, MailError> {
+        let Some(reader) = self.memory.readers.get(&row) else { return Ok(false) };
+        let mut chain = reader.chain.clone();
+        let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, reader.conversation)?;
+        let transaction = self.profile.db.unchecked_transaction()?;
+        let opened = {
+            let provider = provider(&self.profile, &self.crypto, &transaction);
+            conversations_mls::open(&provider, &conversation.id.0, chain.leaf, content)
+        };
+        let record = match opened {
+            Ok(bytes) => Record::from_bytes(&bytes).map_err(|error| error.0),
+            Err(GroupError::Refused(why)) => Err(why),
+            Err(error @ GroupError::State(_)) => return Err(error.into()),
+        };
+        let record = match record {
+            Ok(record) => record,
+            Err(why) => {
+                drop(transaction);
+                return self.unreadable(row, why, now);
+            }
+        };
+        chain.next += 1;
+        let applied = self.apply(&transaction, &conversation, &chain, record, now)?;
+        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        transaction.commit()?;
+
+        self.settle(row, chain, applied, now)?;
+        self.repause(conversation.row)?;
+        self.announce(released)?;
+        Ok(true)
+    }
+
+    /// The box opened, so a member wrote it, but it holds no message: after some tries it is skipped.
+    fn unreadable(&mut self, row: i64, why: &'static str, now: UnixMillis) -> Result<bool, MailError> {
+        let Some(reader) = self.memory.readers.get_mut(&row) else { return Ok(false) };
+        reader.unreadable += 1;
+        if reader.unreadable < UNREADABLE_MAX {
+            return Ok(false);
+        }
+        reader.unreadable = 0;
+        let mut chain = reader.chain.clone();
+        let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, reader.conversation)?;
+        let transaction = self.profile.db.unchecked_transaction()?;
+        chain.next += 1;
+        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        transaction.commit()?;
+        if let Some(reader) = self.memory.readers.get_mut(&row) {
+            reader.chain = chain;
+        }
+        self.warn("unreadable_box", format!("something in conversation {} could not be read: {why}", conversation.id));
+        self.announce(released)?;
+        Ok(true)
+    }
+
+    fn apply(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: &Conversation,
+        chain: &Chain,
+        record: Record,
+        now: UnixMillis,
+    ) -> Result<Applied, MailError> {
+        let confirmed = self.confirm(transaction, conversation, record.seen)?;
+        let mut applied = Applied { confirmed, blob: None, content: false, refused: None };
+        let (id, received, blob) = match record.content {
+            Content::Receipt => return Ok(applied),
+            Content::End { .. } => {
+                applied.refused = Some("its writer has a newer version of Shoal");
+                return Ok(applied);
+            }
+            Content::Text { id, sent_at, text } => (id, Received::Text { sent_at, text }, None),
+            Content::Blob { id, sent_at, kind, manifest } => {
+                let limit = match kind {
+                    BlobKind::Text => TEXT_SIZE_MAX,
+                    BlobKind::File { .. } => BLOB_SIZE_MAX,
+                };
+                if manifest.length() > limit {
+                    applied.refused = Some("it is larger than a message may be");
+                    return Ok(applied);
+                }
+                (id, held(sent_at, kind, &manifest, MessageId(id)), Some(manifest))
+            }
+        };
+        applied.content = true;
+        let vault = &self.profile.vault;
+        let id = stored::seal_in_id(vault, MessageId(id));
+        let known: bool = transaction
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM message_in WHERE conversation = ?1 AND contact = ?2 AND id = ?3)")?
+            .query_row((conversation.row, conversation.contact, &id), |row| row.get(0))?;
+        if known {
+            // a member that uses an id twice loses the second message: an id is shown once
+            return Ok(applied);
+        }
+        let blob = blob
+            .map(|manifest| {
+                blobs_store::insert_in(transaction, vault, &manifest, chain.generation, Purpose::Message, now)
+            })
+            .transpose()?;
+        transaction
+            .prepare_cached(
+                "INSERT INTO message_in (conversation, contact, chain, j, id, content, blob, received_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute((
+                conversation.row,
+                conversation.contact,
+                chain.row,
+                chain.next - 1,
+                id,
+                stored::seal_in(vault, &received),
+                blob.as_ref().map(|blob| blob.row),
+                now.0,
+            ))?;
+        conversations::touch(transaction, conversation.row, now)?;
+        applied.blob = blob;
+        Ok(applied)
+    }
+
+    /// Gives messages that are whole, and have nothing held back before them, their place in the reading order, and
+    /// stores the chain's position. Returns their rows.
+    pub(super) fn release(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: &Conversation,
+        chain: &mut Chain,
+        now: UnixMillis,
+    ) -> Result<Vec<i64>, MailError> {
+        let held = transaction
+            .prepare_cached(
+                "SELECT message, chain, j, blob IS NOT NULL FROM message_in
+                 WHERE conversation = ?1 AND cursor IS NULL ORDER BY message",
+            )?
+            .query_map([conversation.row], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u64>(2)?, row.get::<_, bool>(3)?))
+            })?
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut released = Vec::new();
+        let mut shown = chain.next;
+        for (message, its_chain, j, incomplete) in held {
+            if incomplete {
+                if its_chain == chain.row {
+                    shown = shown.min(j);
+                }
+                break;
+            }
+            transaction
+                .prepare_cached(
+                    "UPDATE message_in SET received_at = ?2,
+                        cursor = (SELECT coalesce(max(cursor), 0) + 1 FROM message_in) WHERE message = ?1",
+                )?
+                .execute((message, now.0))?;
+            released.push(message);
+        }
+        chain.shown = shown;
+        chain.owing |= !released.is_empty();
+        chains::set_read(transaction, chain.row, chain.next, chain.shown, chain.owing)?;
+        Ok(released)
+    }
+
+    /// After the commit: memory follows.
+    fn settle(&mut self, row: i64, chain: Chain, applied: Applied, now: UnixMillis) -> Result<(), MailError> {
+        let mut conversation = None;
+        if let Some(reader) = self.memory.readers.get_mut(&row) {
+            reader.chain = chain;
+            reader.unreadable = 0;
+            conversation = Some(reader.conversation);
+        }
+        if let Some(conversation) = conversation.filter(|_| applied.content) {
+            self.wake(conversation, now);
+        }
+        if let Some(why) = applied.refused {
+            self.warn("message_refused", format!("a message was refused: {why}"));
+        }
+        self.confirmed(applied.confirmed);
+        if let Some(incoming) = applied.blob {
+            let blob = BlobIn::new(incoming, &[]);
+            let (row, empty) = (blob.incoming.row, blob.queue.open() == 0);
+            self.memory.blobs_in.insert(row, blob);
+            if empty {
+                self.blob_whole(row, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A chain is not read on while too much of its conversation is held back.
+    pub(super) fn repause(&mut self, conversation: i64) -> Result<(), MailError> {
+        let (held, blobs): (u64, u64) = self
+            .profile
+            .db
+            .prepare_cached("SELECT count(*), count(blob) FROM message_in WHERE conversation = ?1 AND cursor IS NULL")?
+            .query_row([conversation], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let paused = held >= HELD_MAX || blobs >= HELD_BLOBS_MAX;
+        for reader in self.memory.readers.values_mut().filter(|reader| reader.conversation == conversation) {
+            reader.paused = paused;
+        }
+        Ok(())
+    }
+
+    /// Tells listeners of messages that were released.
+    pub(super) fn announce(&mut self, released: Vec<i64>) -> Result<(), MailError> {
+        for row in released {
+            let message = self.received("WHERE message = ?1", row)?;
+            for message in message {
+                self.emit(Event::Received(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages by a condition on one number, as the user sees them.
+    pub(super) fn received(&self, condition: &str, number: i64) -> Result<Vec<ReceivedMessage>, MailError> {
+        received(&self.profile.db, self, condition, number)
+    }
+}
+
+fn received(db: &Connection, mail: &Mail, condition: &str, number: i64) -> Result<Vec<ReceivedMessage>, MailError> {
+    let vault = &mail.profile.vault;
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT conversation, contact, id, content, received_at, cursor FROM message_in {condition}"
+    ))?;
+    let rows = statement
+        .query_map([number], |row| {
+            let numbers: (i64, i64, u64, Option<u64>) = (row.get(0)?, row.get(1)?, row.get(4)?, row.get(5)?);
+            Ok((numbers, row.get::<_, Vec<u8>>(2)?, row.get::<_, Vec<u8>>(3)?))
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut messages = Vec::with_capacity(rows.len());
+    for ((conversation, contact, received_at, cursor), id, content) in rows {
+        let Some(cursor) = cursor else { continue };
+        let conversation = conversations::by_row(db, vault, conversation)?;
+        let contact = contacts::by_row(db, vault, contact)?;
+        let content = stored::open_in(vault, &content)?;
+        let id = stored::open_in_id(vault, &id)?;
+        let sent_at = content.sent_at();
+        let (text, file) = match content {
+            Received::Text { text, .. } => (text, None),
+            Received::HeldText { .. } => (String::new(), None),
+            Received::File { name, mime, size, .. } => {
+                let path = file_path(mail, conversation.id, id, &name);
+                (String::new(), Some(ReceivedFile { name, mime, size, path }))
+            }
+        };
+        messages.push(ReceivedMessage {
+            cursor,
+            id,
+            from: contact.label(),
+            address: contact.address(),
+            conversation: conversation.id,
+            request: conversation.request,
+            text,
+            file,
+            sent_at,
+            received_at: UnixMillis(received_at),
+        });
+    }
+    Ok(messages)
+}
+
+/// Where a received file lies: a folder of its own, so that equal names do not meet; made from our ids, so that the
+/// sender chooses nothing of it but the last component.
+pub(super) fn file_path(mail: &Mail, conversation: ConversationId, id: MessageId, name: &str) -> PathBuf {
+    mail.profile.files().join(conversation.to_string()).join(id.to_string()).join(name)
+}
+
+/// What is kept of a message whose content is still to be fetched.
+fn held(sent_at: UnixMillis, kind: BlobKind, manifest: &Manifest, id: MessageId) -> Received {
+    match kind {
+        BlobKind::Text => Received::HeldText { sent_at },
+        BlobKind::File { name, mime } => {
+            let name = safe_name(&name).unwrap_or_else(|| id.to_string());
+            Received::File { sent_at, name, mime: safe_mime(&mime), size: manifest.length() }
+        }
+    }
+}
+
+/// A file name reduced to a harmless last component: no separators, no control characters, no leading dot, no tricks
+/// with writing direction; at most 200 bytes. `None` when nothing is left.
+pub(super) fn safe_name(name: &str) -> Option<String> {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let turns = |letter: char| matches!(letter, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut safe = String::new();
+    for letter in last.chars().filter(|letter| !letter.is_control() && !turns(*letter) && *letter != ':') {
+        if safe.len() + letter.len_utf8() > 200 {
+            break;
+        }
+        safe.push(letter);
+    }
+    let safe = safe.trim().trim_start_matches('.').trim().to_owned();
+    (!safe.is_empty()).then_some(safe)
+}
+
+fn safe_mime(mime: &str) -> String {
+    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "/+-._".contains(letter);
+    if mime.chars().all(allowed) && mime.contains('/') { mime.to_owned() } else { "application/octet-stream".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_lose_what_could_hurt() {
+        assert_eq!(safe_name("../../etc/passwd").as_deref(), Some("passwd"));
+        assert_eq!(safe_name("C:\\a\\b.txt").as_deref(), Some("b.txt"));
+        assert_eq!(safe_name(".bashrc").as_deref(), Some("bashrc"));
+        assert_eq!(safe_name("sea\u{202e}gpj.exe").as_deref(), Some("seagpj.exe"));
+        assert_eq!(safe_name("..").as_deref(), None);
+        assert_eq!(safe_name("a/").as_deref(), None);
+        assert_eq!(safe_name("שלום 🐟.png").as_deref(), Some("שלום 🐟.png"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_safe_name_is_one_component(name in ".{0,300}") {
+            if let Some(safe) = safe_name(&name) {
+                prop_assert!(safe.len() <= 200 && !safe.contains(['/', '\\', '\0']) && !safe.starts_with('.'));
+                prop_assert_eq!(safe_name(&safe), Some(safe.clone()));
+            }
+        }
+    }
+}

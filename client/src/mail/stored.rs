@@ -1,0 +1,273 @@
+//! How messages lie in the profile, out and in, and the letters.
+
+use super::flight::{Attempt, Letter};
+use super::{MailError, MessageId, MessageState};
+use crate::profile::Vault;
+use crate::records::Content;
+use minicbor::{Decode, Encode};
+use rusqlite::{Connection, OptionalExtension as _};
+use shoal_protocol::UnixMillis;
+use shoal_protocol::boxes::BoxBody;
+use zeroize::Zeroizing;
+
+const OUT_ID: &str = "message_out.id";
+const OUT_CONTENT: &str = "message_out.content";
+const IN_ID: &str = "message_in.id";
+const IN_CONTENT: &str = "message_in.content";
+
+/// What a received message says, as the profile keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum Received {
+    /// Text, whole.
+    #[n(0)]
+    Text {
+        #[n(0)]
+        sent_at: UnixMillis,
+        #[n(1)]
+        text: String,
+    },
+    /// Long text that is being fetched.
+    #[n(1)]
+    HeldText {
+        #[n(0)]
+        sent_at: UnixMillis,
+    },
+    /// A file; at its place once the message is no longer held.
+    #[n(2)]
+    File {
+        #[n(0)]
+        sent_at: UnixMillis,
+        /// A safe last component.
+        #[n(1)]
+        name: String,
+        #[n(2)]
+        mime: String,
+        #[n(3)]
+        size: u64,
+    },
+}
+
+impl Received {
+    pub(super) fn sent_at(&self) -> UnixMillis {
+        match self {
+            Self::Text { sent_at, .. } | Self::HeldText { sent_at } | Self::File { sent_at, .. } => *sent_at,
+        }
+    }
+}
+
+fn encode<T: Encode<()>>(value: &T) -> Zeroizing<Vec<u8>> {
+    // writing plain fields to a Vec cannot fail
+    Zeroizing::new(minicbor::to_vec(value).unwrap_or_default())
+}
+
+pub(super) fn seal_in(vault: &Vault, content: &Received) -> Vec<u8> {
+    vault.seal(IN_CONTENT, &encode(content))
+}
+
+pub(super) fn open_in(vault: &Vault, sealed: &[u8]) -> Result<Received, MailError> {
+    const DAMAGED: MailError = MailError::Damaged("a received message does not open");
+    minicbor::decode(&vault.open(IN_CONTENT, sealed).map_err(|_| DAMAGED)?).map_err(|_| DAMAGED)
+}
+
+pub(super) fn seal_in_id(vault: &Vault, id: MessageId) -> Vec<u8> {
+    vault.seal(IN_ID, &id.0)
+}
+
+pub(super) fn open_in_id(vault: &Vault, sealed: &[u8]) -> Result<MessageId, MailError> {
+    open_id(vault, IN_ID, sealed)
+}
+
+fn open_id(vault: &Vault, context: &'static str, sealed: &[u8]) -> Result<MessageId, MailError> {
+    vault
+        .open(context, sealed)
+        .ok()
+        .and_then(|bytes| bytes.as_slice().try_into().ok())
+        .map(MessageId)
+        .ok_or(MailError::Damaged("a message id does not open"))
+}
+
+/// An own message.
+#[derive(Clone, Debug)]
+pub(super) struct OutMessage {
+    pub(super) id: MessageId,
+    pub(super) contact: i64,
+    pub(super) conversation: Option<i64>,
+    pub(super) content: Content,
+    pub(super) blob: Option<i64>,
+    pub(super) state: MessageState,
+}
+
+fn state_of(number: u8) -> MessageState {
+    match number {
+        0 => MessageState::Queued,
+        1 => MessageState::Sent,
+        2 => MessageState::Stored,
+        _ => MessageState::Delivered,
+    }
+}
+
+fn number_of(state: MessageState) -> u8 {
+    match state {
+        MessageState::Queued => 0,
+        MessageState::Sent => 1,
+        MessageState::Stored => 2,
+        MessageState::Delivered => 3,
+    }
+}
+
+type RawOut = (Vec<u8>, i64, Option<i64>, Vec<u8>, Option<i64>, u8);
+
+fn decode_out(vault: &Vault, raw: RawOut) -> Result<OutMessage, MailError> {
+    const DAMAGED: MailError = MailError::Damaged("an own message does not open");
+    let (id, contact, conversation, content, blob, state) = raw;
+    let id = open_id(vault, OUT_ID, &id)?;
+    let content = minicbor::decode(&vault.open(OUT_CONTENT, &content).map_err(|_| DAMAGED)?).map_err(|_| DAMAGED)?;
+    Ok(OutMessage { id, contact, conversation, content, blob, state: state_of(state) })
+}
+
+const OUT_COLUMNS: &str = "SELECT id, contact, conversation, content, blob, state FROM message_out";
+
+fn raw_out(row: &rusqlite::Row<'_>) -> rusqlite::Result<RawOut> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+}
+
+pub(super) fn out_by_id(db: &Connection, vault: &Vault, id: MessageId) -> Result<Option<OutMessage>, MailError> {
+    db.prepare_cached(&format!("{OUT_COLUMNS} WHERE id = ?1"))?
+        .query_row([vault.seal(OUT_ID, &id.0)], raw_out)
+        .optional()?
+        .map(|raw| decode_out(vault, raw))
+        .transpose()
+}
+
+pub(super) fn out_by_row(db: &Connection, vault: &Vault, row: i64) -> Result<OutMessage, MailError> {
+    let raw = db.prepare_cached(&format!("{OUT_COLUMNS} WHERE message = ?1"))?.query_row([row], raw_out)?;
+    decode_out(vault, raw)
+}
+
+pub(super) fn insert_out(
+    db: &Connection,
+    vault: &Vault,
+    id: MessageId,
+    contact: i64,
+    conversation: Option<i64>,
+    content: &Content,
+    blob: Option<i64>,
+) -> Result<i64, MailError> {
+    db.prepare_cached(
+        "INSERT INTO message_out (id, contact, conversation, content, blob) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((vault.seal(OUT_ID, &id.0), contact, conversation, vault.seal(OUT_CONTENT, &encode(content)), blob))?;
+    Ok(db.last_insert_rowid())
+}
+
+/// Raises a message's state; `false` if it was there already.
+pub(super) fn raise(db: &Connection, row: i64, state: MessageState) -> Result<bool, MailError> {
+    let changed = db
+        .prepare_cached("UPDATE message_out SET state = ?2 WHERE message = ?1 AND state < ?2")?
+        .execute((row, number_of(state)))?;
+    Ok(changed == 1)
+}
+
+/// The oldest message of each conversation that waits to be sealed.
+pub(super) fn unsealed(db: &Connection) -> Result<Vec<(i64, i64)>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT min(message), conversation FROM message_out WHERE sealed = 0 AND conversation IS NOT NULL
+         GROUP BY conversation ORDER BY min(message) LIMIT 64",
+    )?;
+    Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn set_sealed(db: &Connection, row: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE message_out SET sealed = 1 WHERE message = ?1")?.execute([row])?;
+    Ok(())
+}
+
+/// Gives the messages that wait for a conversation with a contact to this one.
+pub(super) fn adopt(db: &Connection, contact: i64, conversation: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE message_out SET conversation = ?2 WHERE contact = ?1 AND conversation IS NULL")?
+        .execute((contact, conversation))?;
+    Ok(())
+}
+
+pub(super) fn count_below(db: &Connection, state: MessageState) -> Result<u64, MailError> {
+    Ok(db
+        .prepare_cached("SELECT count(*) FROM message_out WHERE state < ?1 AND state < 3")?
+        .query_row([number_of(state)], |row| row.get(0))?)
+}
+
+/// Letters that not both replicas have.
+pub(super) fn letters(db: &Connection) -> Result<Vec<(i64, Letter)>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT letter, contact, blob, generation, body, stored FROM letter_out WHERE stored < 3 ORDER BY letter",
+    )?;
+    let rows = statement
+        .query_map([], |row| {
+            let body: Vec<u8> = row.get(4)?;
+            let row_number: i64 = row.get(0)?;
+            let stored: u8 = row.get(5)?;
+            Ok((row_number, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?, row.get::<_, u32>(3)?, body, stored))
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    rows.into_iter()
+        .map(|(row, contact, blob, generation, body, stored)| {
+            let body = BoxBody::from_slice(&body).map_err(|_| MailError::Damaged("a letter"))?;
+            let attempt = Attempt::default();
+            Ok((row, Letter { contact, blob, generation, body, stored, attempt, bits: 0, work: None }))
+        })
+        .collect()
+}
+
+/// The message that an outgoing blob belongs to; a Welcome belongs to none.
+pub(super) fn message_of_blob(db: &Connection, blob: i64) -> Result<Option<i64>, MailError> {
+    Ok(db
+        .prepare_cached("SELECT message FROM message_out WHERE blob = ?1")?
+        .query_row([blob], |row| row.get(0))
+        .optional()?)
+}
+
+/// The message no longer needs its blob.
+pub(super) fn drop_blob(db: &Connection, message: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE message_out SET blob = NULL WHERE message = ?1")?.execute([message])?;
+    Ok(())
+}
+
+/// Keeps a letter that is to be appended.
+pub(super) fn insert_letter(db: &Connection, conversation: i64, letter: &Letter) -> Result<i64, MailError> {
+    db.prepare_cached(
+        "INSERT INTO letter_out (conversation, contact, blob, generation, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((conversation, letter.contact, letter.blob, letter.generation, letter.body.as_bytes().as_slice()))?;
+    Ok(db.last_insert_rowid())
+}
+
+pub(super) fn set_letter_stored(db: &Connection, letter: i64, stored: u8, at: Option<UnixMillis>) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE letter_out SET stored = ?2, stored_at = ?3 WHERE letter = ?1")?
+        .execute((letter, stored, at.map(|at| at.0)))?;
+    Ok(())
+}
+
+/// Letters of a conversation and the Welcomes they point to.
+pub(super) fn letters_of(db: &Connection, conversation: i64) -> Result<Vec<(i64, Option<i64>)>, MailError> {
+    let mut statement = db.prepare_cached("SELECT letter, blob FROM letter_out WHERE conversation = ?1")?;
+    Ok(statement.query_map([conversation], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn delete_letter(db: &Connection, letter: i64) -> Result<(), MailError> {
+    db.prepare_cached("DELETE FROM letter_out WHERE letter = ?1")?.execute([letter])?;
+    Ok(())
+}
+
+/// Letters that were stored so long ago that they will expire unread are appended again; their owner drops equal ones.
+pub(super) fn expire_letters(db: &Connection, before: UnixMillis) -> Result<usize, MailError> {
+    Ok(db
+        .prepare_cached("UPDATE letter_out SET stored = 0, stored_at = NULL WHERE stored_at < ?1")?
+        .execute([before.0])?)
+}
+
+/// Messages in boxes that are not known to be stored.
+pub(super) fn on_their_way(db: &Connection) -> Result<Vec<i64>, MailError> {
+    // `state < 3` is the condition of the index
+    let mut statement =
+        db.prepare_cached("SELECT message FROM message_out WHERE state < 2 AND state < 3 AND sealed = 1")?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,251 @@
+//! The words in which the user-facing state speaks: messages, contacts, conversations, events, errors.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use shoal_protocol::UnixMillis;
+
+/// How fast a client sends, chosen when the profile is made (design §3.5). Visible on the wire, and users are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateClass {
+    /// λ_P and λ_L of the consensus.
+    Normal,
+    /// The low class of the consensus, for a phone.
+    Low,
+}
+
+/// Names a message; the same at its writer and at its readers. 16 random bytes, shown as hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId(pub [u8; 16]);
+
+/// Names a conversation; the same at every member. The 16 bytes of its MLS group id, shown as hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConversationId(pub [u8; 16]);
+
+/// How far an own message has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageState {
+    /// Kept on disk; nothing of it has left yet (its conversation may still wait for the peer's card).
+    Queued,
+    /// Its box has left this client at least once.
+    Sent,
+    /// Both replicas have it on disk, every content box too.
+    Stored,
+    /// The peer's client has stored it (its receipt came).
+    Delivered,
+}
+
+/// Where an own message stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentMessage {
+    /// Its id, the same at the reader.
+    pub id: MessageId,
+    /// The conversation, once there is one.
+    pub conversation: Option<ConversationId>,
+    /// The contact it goes to.
+    pub to: String,
+    /// How far it has come.
+    pub state: MessageState,
+    /// When the user sent it.
+    pub sent_at: UnixMillis,
+}
+
+/// A file that arrived, whole, at `path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceivedFile {
+    /// File name as the sender gave it, reduced to a safe last component.
+    pub name: String,
+    /// Media type as the sender gave it; a hint, never trusted.
+    pub mime: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Where it lies (inside the profile's `files` folder).
+    pub path: PathBuf,
+}
+
+/// A message that somebody else wrote, whole and in its sender's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceivedMessage {
+    /// Position in this profile's reading order: strictly increasing, never reused. The cursor of `read`.
+    pub cursor: u64,
+    /// Its id, the same at the writer.
+    pub id: MessageId,
+    /// Name of the contact, or the address of a stranger.
+    pub from: String,
+    /// The sender's address.
+    pub address: String,
+    /// The conversation it belongs to.
+    pub conversation: ConversationId,
+    /// `true` while the sender is a stranger whom the user has not accepted.
+    pub request: bool,
+    /// The text; empty for a file without words and for an empty message.
+    pub text: String,
+    /// The file, when the message is one.
+    pub file: Option<ReceivedFile>,
+    /// When the sender says it was sent.
+    pub sent_at: UnixMillis,
+    /// When this client had it whole.
+    pub received_at: UnixMillis,
+}
+
+/// A person in the address book, or a stranger who wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContactInfo {
+    /// The name the user gave, else the address.
+    pub name: String,
+    /// `shoal1…`.
+    pub address: String,
+    /// The conversation of two with this contact, once there is one.
+    pub conversation: Option<ConversationId>,
+    /// `true` while a stranger's request waits for the user's answer.
+    pub request: bool,
+    /// `true` when the user wants nothing from this contact.
+    pub blocked: bool,
+}
+
+/// A conversation as the user sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationInfo {
+    /// Its id.
+    pub id: ConversationId,
+    /// The other member.
+    pub with: String,
+    /// The other member's address.
+    pub address: String,
+    /// `true` while it is an unanswered request of a stranger.
+    pub request: bool,
+    /// Own messages of it that are not delivered yet.
+    pub undelivered: u64,
+}
+
+/// Something the user may want to hear of. What an event says is already on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An own message has come further.
+    State {
+        /// Which message.
+        id: MessageId,
+        /// Its new state.
+        state: MessageState,
+    },
+    /// A message came in.
+    Received(ReceivedMessage),
+    /// A contact changed: a stranger wrote, a conversation began, a request was accepted.
+    Contact(ContactInfo),
+    /// Something the user should know; `code` is stable, `message` is for people.
+    Warning {
+        /// Stable, lower case, words joined by `_` (for example `rolled_back`).
+        code: &'static str,
+        /// One sentence.
+        message: String,
+    },
+}
+
+macro_rules! hex_id {
+    ($name:ident) => {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+        impl std::str::FromStr for $name {
+            type Err = NotAnId;
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                let mut bytes = [0; 16];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| NotAnId)?;
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+hex_id!(MessageId);
+hex_id!(ConversationId);
+
+/// A text that should be an id is not 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id has 32 hexadecimal digits")]
+pub struct NotAnId;
+
+/// Why a command or a step of the state failed, by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MailError {
+    /// Another process has the profile open.
+    #[error("the profile {0} is in use by another process")]
+    Locked(PathBuf),
+    /// There is a profile already where one should be made.
+    #[error("there is a profile in {0} already")]
+    Exists(PathBuf),
+    /// There is no profile here.
+    #[error("there is no profile in {0}")]
+    Missing(PathBuf),
+    /// The profile was written by a newer version.
+    #[error("the profile has format {found}, this version knows up to {known}")]
+    Newer {
+        /// Format of the profile.
+        found: u32,
+        /// Newest format this version knows.
+        known: u32,
+    },
+    /// What lies on disk does not open under the profile's key, or contradicts itself.
+    #[error("the profile is damaged: {0}")]
+    Damaged(&'static str),
+    /// An older copy of the profile came back: it must not send from its state again.
+    #[error("this profile is an older copy of itself; conversation {0} was continued elsewhere")]
+    RolledBack(ConversationId),
+    /// Neither a contact, nor an address, nor a conversation.
+    #[error("no contact, address or conversation {0:?}")]
+    Unknown(String),
+    /// A name is empty, too long, looks like an address, or is taken by another contact.
+    #[error("the name {0:?} cannot be used: {1}")]
+    Name(String, &'static str),
+    /// The contact is blocked.
+    #[error("{0} is blocked")]
+    Blocked(String),
+    /// The own address where another's is needed.
+    #[error("this is your own address")]
+    Oneself,
+    /// Text or file is longer than a blob may be.
+    #[error("{length} bytes are too long; at most {limit} can be sent")]
+    TooLong {
+        /// Length given.
+        length: u64,
+        /// Largest length.
+        limit: u64,
+    },
+    /// Too much waits to be sent.
+    #[error("too much waits to be sent ({waiting} {unit}); try again when some of it has arrived")]
+    QueueFull {
+        /// How much waits.
+        waiting: u64,
+        /// Of what: messages or bytes.
+        unit: &'static str,
+    },
+    /// No such received message.
+    #[error("no message {0}")]
+    NoMessage(MessageId),
+    /// SQLite failed.
+    #[error("the profile's database: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// The file system failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// OpenMLS refused something that own state should allow.
+    #[error("MLS state: {0}")]
+    Mls(String),
+    /// The network file does not parse.
+    #[error("network.toml: {0}")]
+    Network(String),
+}

@@ -1,0 +1,58 @@
+//! What is due from time to time: writing again what would expire unread, forgetting what nobody needs.
+
+use super::{Mail, MailError};
+use crate::{blobs_store, chains};
+use shoal_protocol::UnixMillis;
+use shoal_protocol::consensus::Consensus;
+use std::time::Duration;
+
+/// The upkeep runs so many times in half a retention.
+const RUNS: u32 = 64;
+
+impl Mail {
+    pub(super) fn upkeep(&mut self, now: UnixMillis, consensus: &Consensus) -> Result<(), MailError> {
+        if now < self.memory.upkeep_at {
+            return Ok(());
+        }
+        if self.memory.upkeep_at == UnixMillis::default() {
+            // a crash may have come between the last replica's word and the message's state
+            for message in super::stored::on_their_way(&self.profile.db)? {
+                self.check_stored(message)?;
+            }
+        }
+        let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        self.memory.upkeep_at = now.plus((half / RUNS).max(Duration::from_secs(1)));
+        self.settle_blobs(now, consensus)?;
+        self.forget_old_cards(now, consensus)?;
+        self.write_again(now.minus(half))?;
+        // a letter lies for one retention at most; two cover clocks that differ and replicas that are slow to forget
+        let oldest = now.minus(half.saturating_mul(4));
+        self.profile.db.prepare_cached("DELETE FROM letter_seen WHERE at < ?1")?.execute([oldest.0])?;
+        // pages of what is gone are given back, and old states of ratchets do not linger in the log
+        self.profile.db.execute_batch("PRAGMA incremental_vacuum(4096); PRAGMA wal_checkpoint(TRUNCATE);")?;
+        Ok(())
+    }
+
+    /// A sender keeps a message until its reader has it, and writes it again before it expires.
+    fn write_again(&mut self, before: UnixMillis) -> Result<(), MailError> {
+        let transaction = self.profile.db.unchecked_transaction()?;
+        let boxes = chains::expire_stored(&transaction, before)?;
+        let blobs = blobs_store::expire_out(&transaction, before)?;
+        let letters = super::stored::expire_letters(&transaction, before)?;
+        transaction.commit()?;
+        if boxes > 0 {
+            for (row, chain, held) in chains::unstored(&self.profile.db)? {
+                self.memory.boxes.entry(row).or_insert(super::PendingBox::new(chain, held));
+            }
+        }
+        if blobs > 0 {
+            self.adopt_blobs()?;
+        }
+        if letters > 0 {
+            for (row, letter) in super::stored::letters(&self.profile.db)? {
+                self.memory.letters.entry(row).or_insert(letter);
+            }
+        }
+        Ok(())
+    }
+}

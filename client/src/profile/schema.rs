@@ -1,0 +1,154 @@
+//! Tables of a profile beside those of OpenMLS. Content is sealed ([`super::Vault`]); in the clear are row numbers,
+//! counters, states and times, which the file's 0600 protects.
+
+/// Format that this version writes; kept in SQLite's `user_version`.
+pub(super) const FORMAT: u32 = 1;
+
+/// Everything of format 1.
+pub(super) const TABLES: &str = "
+CREATE TABLE setting (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL                       -- sealed
+) WITHOUT ROWID;
+
+CREATE TABLE contact (
+    contact INTEGER PRIMARY KEY,
+    inbox BLOB NOT NULL UNIQUE,               -- sealed inbox key
+    name BLOB UNIQUE,                         -- sealed; NULL: none given
+    known INTEGER NOT NULL,                   -- 1: added, written to or accepted by the user
+    blocked INTEGER NOT NULL DEFAULT 0,
+    wanted_at INTEGER                         -- a message waits for the contact's card since then
+);
+
+CREATE TABLE conversation (
+    conversation INTEGER PRIMARY KEY,
+    contact INTEGER NOT NULL REFERENCES contact,
+    group_id BLOB NOT NULL UNIQUE,            -- sealed
+    generation INTEGER NOT NULL,
+    request INTEGER NOT NULL,                 -- 1: a stranger's, not accepted
+    active_at INTEGER NOT NULL                -- last activity either way, milliseconds
+);
+CREATE INDEX conversation_of_contact ON conversation (contact);
+
+-- one member's boxes in one group epoch; the card's when conversation is NULL
+CREATE TABLE chain (
+    chain INTEGER PRIMARY KEY,
+    conversation INTEGER REFERENCES conversation,
+    epoch INTEGER NOT NULL,
+    leaf INTEGER NOT NULL,
+    own INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    secret BLOB NOT NULL,                     -- sealed chain secret
+    writer BLOB NOT NULL,                     -- sealed: seed of the own write key, or the peer's public one
+    next INTEGER NOT NULL DEFAULT 0,          -- next box to seal (own) or to read
+    shown INTEGER NOT NULL DEFAULT 0,         -- read chains: boxes before it are in front of the user
+    told INTEGER NOT NULL DEFAULT 0,          -- read chains: `shown` as the peer was last told
+    owing INTEGER NOT NULL DEFAULT 0          -- read chains: 1: a message was shown that the peer was not told of
+);
+CREATE INDEX chain_of_conversation ON chain (conversation);
+
+-- sealed boxes that replicas or the peer have not confirmed yet
+CREATE TABLE box_out (
+    box INTEGER PRIMARY KEY AUTOINCREMENT,
+    chain INTEGER NOT NULL REFERENCES chain,
+    j INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    message INTEGER REFERENCES message_out,
+    stored INTEGER NOT NULL DEFAULT 0,        -- bit p: replica p of the placement has it
+    stored_at INTEGER,                        -- when both had it
+    UNIQUE (chain, j)
+);
+
+CREATE TABLE message_out (
+    message INTEGER PRIMARY KEY AUTOINCREMENT,
+    id BLOB NOT NULL UNIQUE,                  -- sealed
+    contact INTEGER NOT NULL REFERENCES contact,
+    conversation INTEGER REFERENCES conversation,
+    content BLOB NOT NULL,                    -- sealed record content
+    blob INTEGER REFERENCES blob_out,
+    state INTEGER NOT NULL DEFAULT 0,         -- 0 queued, 1 sent, 2 stored, 3 delivered
+    sealed INTEGER NOT NULL DEFAULT 0         -- 1: in box_out
+);
+CREATE INDEX message_out_waiting ON message_out (contact, message) WHERE sealed = 0;
+CREATE INDEX message_out_undelivered ON message_out (state) WHERE state < 3;
+
+CREATE TABLE blob_out (
+    blob INTEGER PRIMARY KEY AUTOINCREMENT,
+    manifest BLOB NOT NULL,                   -- sealed
+    generation INTEGER,                       -- NULL: not to be written yet
+    stored_at INTEGER                         -- when both replicas had all of it
+);
+
+CREATE TABLE part_out (
+    blob INTEGER NOT NULL REFERENCES blob_out,
+    j INTEGER NOT NULL,
+    part BLOB NOT NULL,                       -- sealed
+    stored INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (blob, j)
+) WITHOUT ROWID;
+
+CREATE TABLE letter_out (
+    letter INTEGER PRIMARY KEY,
+    conversation INTEGER NOT NULL REFERENCES conversation,
+    contact INTEGER NOT NULL REFERENCES contact,
+    blob INTEGER REFERENCES blob_out,         -- the Welcome; the letter waits for it
+    generation INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    stored INTEGER NOT NULL DEFAULT 0,
+    stored_at INTEGER
+);
+
+CREATE TABLE blob_in (
+    blob INTEGER PRIMARY KEY AUTOINCREMENT,
+    manifest BLOB NOT NULL,                   -- sealed
+    generation INTEGER NOT NULL,
+    purpose INTEGER NOT NULL,                 -- 0: a message's content, 1: a Welcome
+    since INTEGER NOT NULL
+);
+
+CREATE TABLE part_in (
+    blob INTEGER NOT NULL REFERENCES blob_in,
+    j INTEGER NOT NULL,
+    part BLOB NOT NULL,                       -- sealed
+    PRIMARY KEY (blob, j)
+) WITHOUT ROWID;
+
+CREATE TABLE message_in (
+    message INTEGER PRIMARY KEY AUTOINCREMENT,-- a sender's messages come in the order of the sender's chain
+    conversation INTEGER NOT NULL REFERENCES conversation,
+    contact INTEGER NOT NULL REFERENCES contact,
+    chain INTEGER NOT NULL REFERENCES chain,
+    j INTEGER NOT NULL,
+    id BLOB NOT NULL,                         -- sealed
+    content BLOB NOT NULL,                    -- sealed
+    blob INTEGER REFERENCES blob_in,          -- NULL: whole
+    received_at INTEGER NOT NULL,
+    cursor INTEGER UNIQUE,                    -- NULL: held back
+    UNIQUE (conversation, contact, id)
+);
+CREATE INDEX message_in_held ON message_in (conversation, message) WHERE cursor IS NULL;
+CREATE INDEX message_in_by_id ON message_in (id);
+
+CREATE TABLE card (
+    card INTEGER PRIMARY KEY,
+    generation INTEGER NOT NULL,
+    period INTEGER NOT NULL,
+    pointer BLOB NOT NULL,                    -- sealed secret of the pointer key
+    writer BLOB NOT NULL,                     -- sealed seed of the write key of conversations joined through it
+    package BLOB NOT NULL,                    -- sealed reference of the key package
+    chain INTEGER NOT NULL REFERENCES chain,
+    UNIQUE (generation, period)
+);
+
+CREATE TABLE inbox_cursor (
+    generation INTEGER NOT NULL,
+    store INTEGER NOT NULL,
+    after INTEGER NOT NULL,
+    PRIMARY KEY (generation, store)
+) WITHOUT ROWID;
+
+CREATE TABLE letter_seen (
+    hash BLOB PRIMARY KEY,                    -- sealed hash of the body
+    at INTEGER NOT NULL
+) WITHOUT ROWID;
+";

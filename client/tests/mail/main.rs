@@ -1,0 +1,12 @@
+//! Two clients' states over an honest model of the stores, in virtual time: first contact, messages, blobs, lost answers,
+//! crashes, older copies of a profile, lying replicas.
+//!
+//! Every random choice comes from the seed in the test's name or message; OpenMLS's own randomness does not, so a run is
+//! repeated in its schedule, not in its bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod faults;
+mod first_contact;
+mod messages;
+mod world;

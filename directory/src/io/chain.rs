@@ -1,0 +1,196 @@
+//! The certified documents of this authority, one file each.
+//!
+//! A document is on the disk, fsynced, before anybody else sees it: after a crash the authority continues the chain it
+//! had shown, and never signs a second document for one height or epoch.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shoal_protocol::consensus::{TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
+
+use super::failure::{Failure, Kind};
+use super::files;
+
+/// Documents kept. 1,024 × 400 kB (1,000 nodes) = 400 MB; two weeks of 20-minute epochs.
+pub const DOCUMENTS_KEPT: u64 = 1024;
+
+const SUFFIX: &str = "consensus";
+
+/// The newest documents in memory, the others on disk.
+#[derive(Debug)]
+pub struct Chain {
+    dir: PathBuf,
+    before: Option<Arc<VerifiedConsensus>>,
+    newest: Option<Arc<VerifiedConsensus>>,
+}
+
+impl Chain {
+    /// Opens the chain in `dir` and verifies its end.
+    ///
+    /// # Errors
+    /// A file cannot be read, or does not verify: then the authority must not sign, because what it signed is unclear.
+    pub fn open(dir: &Path, anchor: &TrustAnchor) -> Result<Self, Failure> {
+        files::create_dir(dir)?;
+        let heights = heights(dir)?;
+        let mut last: Vec<Arc<VerifiedConsensus>> = Vec::new();
+        for height in heights.iter().rev().take(2).rev() {
+            let document = read(dir, *height, anchor)?;
+            if let Some(before) = last.last() {
+                check_link(before, &document).map_err(|problem| broken(dir, *height, problem))?;
+            }
+            last.push(Arc::new(document));
+        }
+        let newest = last.pop();
+        Ok(Self { dir: dir.to_owned(), before: last.pop(), newest })
+    }
+
+    /// The newest document, handed out or not.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Arc<VerifiedConsensus>> {
+        self.newest.as_ref()
+    }
+
+    /// The newest document for which `released` holds.
+    #[must_use]
+    pub fn newest_where(&self, released: impl Fn(&VerifiedConsensus) -> bool) -> Option<&Arc<VerifiedConsensus>> {
+        self.newest.iter().chain(&self.before).find(|document| released(document))
+    }
+
+    /// Makes `document` the newest: verifies it as everybody else will, writes it, fsyncs, and only then shows it.
+    ///
+    /// # Errors
+    /// It does not follow the newest, or cannot be written. The chain is then as before.
+    pub fn append(&mut self, certified: &[u8], anchor: &TrustAnchor) -> Result<Arc<VerifiedConsensus>, Failure> {
+        let document = UnverifiedConsensus::parse(certified)
+            .and_then(|unverified| unverified.verify_any_time(anchor))
+            .map_err(|error| broken(&self.dir, 0, &error.to_string()))?;
+        match &self.newest {
+            Some(newest) => check_link(newest, &document),
+            None if document.height == 1 && document.previous == document.network => Ok(()),
+            None => Err("the first document must have height 1 and name the network as its predecessor"),
+        }
+        .map_err(|problem| broken(&self.dir, document.height, problem))?;
+        let path = path(&self.dir, document.height);
+        if path.exists() {
+            return Err(broken(&self.dir, document.height, "a document of this height exists"));
+        }
+        files::replace(&path, document.bytes(), files::PUBLIC, true)?;
+        let document = Arc::new(document);
+        self.before = self.newest.replace(Arc::clone(&document));
+        self.forget_old(document.height);
+        Ok(document)
+    }
+
+    /// Removes what is too old to be asked for. That it cannot be removed is no reason to stop.
+    fn forget_old(&self, newest: u64) {
+        if let Some(old) = newest.checked_sub(DOCUMENTS_KEPT)
+            && let Err(error) = std::fs::remove_file(path(&self.dir, old))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(height = old, %error, "an old document cannot be removed");
+        }
+    }
+}
+
+/// Heights on disk, increasing.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn heights(dir: &Path) -> Result<Vec<u64>, Failure> {
+    let listed = std::fs::read_dir(dir).map_err(|error| Failure::file("read", dir, &error))?;
+    let mut heights = Vec::new();
+    for entry in listed {
+        let path = entry.map_err(|error| Failure::file("read", dir, &error))?.path();
+        if path.extension().is_some_and(|suffix| suffix == SUFFIX)
+            && let Some(height) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok())
+        {
+            heights.push(height);
+        }
+    }
+    heights.sort_unstable();
+    Ok(heights)
+}
+
+/// Reads the document of `height` and verifies its certificate.
+///
+/// # Errors
+/// It cannot be read or does not verify.
+pub fn read(dir: &Path, height: u64, anchor: &TrustAnchor) -> Result<VerifiedConsensus, Failure> {
+    let path = path(dir, height);
+    let document = UnverifiedConsensus::parse(&files::read(&path)?)
+        .and_then(|unverified| unverified.verify_any_time(anchor))
+        .map_err(|error| broken(dir, height, &error.to_string()))?;
+    if document.height == height { Ok(document) } else { Err(broken(dir, height, "the file holds another height")) }
+}
+
+/// Whether `document` is the one after `before`.
+///
+/// # Errors
+/// What contradicts it.
+pub fn check_link(before: &VerifiedConsensus, document: &VerifiedConsensus) -> Result<(), &'static str> {
+    if document.height != before.height + 1 {
+        return Err("its height does not follow the document before it");
+    }
+    if document.previous != before.hash() {
+        return Err("it names another predecessor than the document before it");
+    }
+    if document.epoch <= before.epoch {
+        return Err("its epoch is not after that of the document before it");
+    }
+    Ok(())
+}
+
+fn path(dir: &Path, height: u64) -> PathBuf {
+    dir.join(format!("{height:012}.{SUFFIX}"))
+}
+
+fn broken(dir: &Path, height: u64, problem: &str) -> Failure {
+    Failure::new(
+        Kind::Configuration,
+        format!("{}: {problem}", path(dir, height).display()),
+        "restore the directory from a copy made after the last document; never delete documents to make it start",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::tests::certified_chain;
+
+    #[test]
+    fn a_chain_is_continued_after_a_restart() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (documents, anchor) = certified_chain(3, false);
+        let mut chain = Chain::open(dir.path(), &anchor).expect("empty");
+        assert!(chain.newest().is_none());
+        for document in &documents[..2] {
+            chain.append(document, &anchor).expect("follows");
+        }
+        let mut chain = Chain::open(dir.path(), &anchor).expect("verifies");
+        assert_eq!(chain.newest().map(|newest| newest.bytes()), Some(documents[1].as_slice()));
+        assert_eq!(chain.newest_where(|document| document.height == 1).map(|old| old.bytes()), Some(&*documents[0]));
+        chain.append(&documents[2], &anchor).expect("follows");
+        assert_eq!(heights(dir.path()), Ok(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn no_second_document_of_a_height_is_ever_taken() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (documents, anchor) = certified_chain(2, false);
+        let (others, _) = certified_chain(2, true);
+        let mut chain = Chain::open(dir.path(), &anchor).expect("empty");
+        assert!(chain.append(&documents[1], &anchor).is_err(), "must begin at height 1");
+        chain.append(&documents[0], &anchor).expect("the first");
+        for wrong in [&documents[0], &others[0], &others[1]] {
+            assert!(chain.append(wrong, &anchor).is_err());
+        }
+        assert!(chain.append(b"junk", &anchor).is_err());
+        // A file that memory does not know of, as after a copied directory: it is not overwritten.
+        let ahead = path(dir.path(), 2);
+        std::fs::write(&ahead, &others[1]).expect("written");
+        assert!(chain.append(&documents[1], &anchor).is_err());
+        assert_eq!(files::read(&ahead).as_deref(), Ok(others[1].as_slice()));
+        // And it does not follow what is there: the authority refuses to start.
+        assert_eq!(Chain::open(dir.path(), &anchor).map(|_| ()).map_err(|f| f.kind), Err(Kind::Configuration));
+    }
+}

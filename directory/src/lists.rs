@@ -1,0 +1,311 @@
+//! The descriptors an authority has collected: one a node, the newest wins, everything else is refused with a reason that
+//! the node's operator understands.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use minicbor::Encoder;
+use shoal_protocol::descriptor::{DescriptorError, SignedDescriptor, UnverifiedDescriptor};
+use shoal_protocol::epoch::Schedule;
+use shoal_protocol::{Epoch, Hash, Identity, Role, UnixMillis};
+use thiserror::Error;
+
+use crate::admission::AdmittedList;
+
+/// Most descriptors held: as many nodes as a document lists. 2,048 × 8 KiB = 16 MiB at most.
+pub const MAX_DESCRIPTORS: usize = shoal_protocol::consensus::MAX_NODES;
+
+/// Why a descriptor is not listed. The text reaches the node's operator.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// It does not verify.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// The operator of this authority has not admitted the node.
+    #[error(
+        "{identity} is not admitted here; send your admission line to the authority's operator, who runs: \
+         shoal-directory admit LINE"
+    )]
+    NotAdmitted {
+        /// The node.
+        identity: Identity,
+    },
+    /// The node was admitted for, or was known in, another role.
+    #[error(
+        "this identity is known as a {was}, not as a {wants}; another role needs another identity (a new directory and \
+         init)"
+    )]
+    OtherRole {
+        /// The role it is known in.
+        was: Role,
+        /// The role in the descriptor.
+        wants: Role,
+    },
+    /// A newer descriptor of the node is listed.
+    #[error(
+        "a descriptor made {newer_by_ms} ms later is listed; check the node's clock, and that no second copy of the \
+         node runs"
+    )]
+    Older {
+        /// How much newer the listed one is, in ms.
+        newer_by_ms: u64,
+    },
+    /// Two descriptors of one instant: the one with the lower hash is kept.
+    #[error("another descriptor of the same instant is listed; does a second copy of the node run?")]
+    Twin,
+    /// It holds no key that a document could use now.
+    #[error("the descriptor has keys for epochs {first} to {last}, but it is epoch {now}; check the node's clock")]
+    WrongEpochs {
+        /// First epoch with a key.
+        first: Epoch,
+        /// Last epoch with a key.
+        last: Epoch,
+        /// The authority's epoch.
+        now: Epoch,
+    },
+    /// The list is full.
+    #[error("this authority already lists {MAX_DESCRIPTORS} nodes")]
+    Full,
+}
+
+/// What became of an accepted descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// It is listed now.
+    Listed(Identity),
+    /// It was listed already, byte for byte.
+    Known(Identity),
+}
+
+/// What descriptors are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge<'a> {
+    /// Genesis hash.
+    pub network: Hash,
+    /// The network's epochs.
+    pub schedule: Schedule,
+    /// Skew tolerance.
+    pub skew: Duration,
+    /// Who is admitted; `None` in open mode, where everybody is.
+    pub admitted: Option<&'a AdmittedList>,
+}
+
+/// The collected descriptors, by identity.
+#[derive(Clone, Debug, Default)]
+pub struct Listing(BTreeMap<Identity, SignedDescriptor>);
+
+impl Listing {
+    /// Takes a descriptor's bytes if they verify, the node is admitted and the descriptor is its newest. `known_role` is
+    /// the role the node has in the newest document, if it is known there.
+    ///
+    /// # Errors
+    /// Why it is not listed.
+    pub fn offer(
+        &mut self,
+        bytes: &[u8],
+        now: UnixMillis,
+        judge: &Judge<'_>,
+        known_role: impl Fn(&Identity) -> Option<Role>,
+    ) -> Result<Offered, Refusal> {
+        let signed = UnverifiedDescriptor::parse(bytes)?.verify(&judge.network, now, judge.skew)?;
+        let (identity, role) = (signed.descriptor.identity, signed.descriptor.role);
+        if let Some(list) = judge.admitted {
+            let was = list.role(&identity).ok_or(Refusal::NotAdmitted { identity })?;
+            if was != role {
+                return Err(Refusal::OtherRole { was, wants: role });
+            }
+        }
+        if let Some(was) = known_role(&identity).filter(|was| *was != role) {
+            return Err(Refusal::OtherRole { was, wants: role });
+        }
+        check_epochs(&signed, judge.schedule.epoch_at(now))?;
+        if let Some(listed) = self.0.get(&identity) {
+            if listed.bytes == signed.bytes {
+                return Ok(Offered::Known(identity));
+            }
+            let (before, after) = (listed.descriptor.published, signed.descriptor.published);
+            if before > after {
+                return Err(Refusal::Older { newer_by_ms: before.0 - after.0 });
+            }
+            if before == after && tie_break(&listed.bytes) <= tie_break(&signed.bytes) {
+                return Err(Refusal::Twin);
+            }
+        } else if self.0.len() >= MAX_DESCRIPTORS {
+            return Err(Refusal::Full);
+        }
+        self.0.insert(identity, signed);
+        Ok(Offered::Listed(identity))
+    }
+
+    /// Forgets descriptors without a key for `now` or later, and nodes that are no longer admitted. Returns who went.
+    pub fn prune(&mut self, now: Epoch, admitted: Option<&AdmittedList>) -> Vec<Identity> {
+        let stays = |signed: &SignedDescriptor| {
+            let alive = signed.descriptor.mix_keys.last().is_some_and(|(epoch, _)| *epoch >= now);
+            alive && admitted.is_none_or(|list| list.role(&signed.descriptor.identity) == Some(signed.descriptor.role))
+        };
+        let gone: Vec<_> = self.0.iter().filter(|(_, signed)| !stays(signed)).map(|(identity, _)| *identity).collect();
+        for identity in &gone {
+            self.0.remove(identity);
+        }
+        gone
+    }
+
+    /// The descriptors by identity.
+    #[must_use]
+    pub fn descriptors(&self) -> &BTreeMap<Identity, SignedDescriptor> {
+        &self.0
+    }
+
+    /// The exact bytes of a node's listed descriptor.
+    #[must_use]
+    pub fn bytes_of(&self, identity: &Identity) -> Option<&[u8]> {
+        self.0.get(identity).map(|signed| signed.bytes.as_slice())
+    }
+
+    /// How many nodes of `role` are listed.
+    #[must_use]
+    pub fn count(&self, role: Role) -> usize {
+        self.0.values().filter(|signed| signed.descriptor.role == role).count()
+    }
+
+    /// How many nodes are listed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nobody is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Hash of the whole list: of the CBOR array of all descriptors' exact bytes, in the order of their identities.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        const IN_MEMORY: &str = "writing to a Vec cannot fail";
+        let mut encoder = Encoder::new(Vec::new());
+        encoder.array(self.0.len() as u64).expect(IN_MEMORY);
+        for signed in self.0.values() {
+            encoder.bytes(&signed.bytes).expect(IN_MEMORY);
+        }
+        Hash::of("shoal/1 descriptor list", &encoder.into_writer())
+    }
+}
+
+/// A document made now is for this epoch or the next: one of their keys must be there.
+fn check_epochs(signed: &SignedDescriptor, now: Epoch) -> Result<(), Refusal> {
+    let keys = &signed.descriptor.mix_keys;
+    let usable = keys.iter().any(|(epoch, _)| *epoch == now || *epoch == now.plus(1));
+    match (keys.first(), keys.last()) {
+        (Some((first, _)), Some((last, _))) if !usable => Err(Refusal::WrongEpochs { first: *first, last: *last, now }),
+        _ => Ok(()),
+    }
+}
+
+/// Decides between two descriptors of one node and instant, the same way at every authority.
+fn tie_break(bytes: &[u8]) -> Hash {
+    Hash::of("shoal/1 descriptor tie", bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admitted;
+    use crate::testing::{self, EPOCH_MS, NETWORK, NOW, Node};
+
+    fn judge(admitted: Option<&AdmittedList>) -> Judge<'_> {
+        Judge { network: NETWORK, schedule: testing::schedule(), skew: Duration::from_secs(2), admitted }
+    }
+
+    fn offer(listing: &mut Listing, bytes: &[u8], now: UnixMillis) -> Result<Offered, Refusal> {
+        listing.offer(bytes, now, &judge(None), |_| None)
+    }
+
+    #[test]
+    fn the_newest_descriptor_of_a_node_wins() {
+        let node = Node::new(Role::Mix, 1);
+        let mut listing = Listing::default();
+        let first = node.descriptor(NOW);
+        let later = NOW.plus(Duration::from_secs(1));
+        let second = node.descriptor(later);
+        assert_eq!(offer(&mut listing, &first, NOW), Ok(Offered::Listed(node.identity())));
+        assert_eq!(offer(&mut listing, &first, NOW), Ok(Offered::Known(node.identity())));
+        assert_eq!(offer(&mut listing, &second, later), Ok(Offered::Listed(node.identity())));
+        assert_eq!(offer(&mut listing, &first, later), Err(Refusal::Older { newer_by_ms: 1000 }));
+        assert_eq!((listing.len(), listing.count(Role::Mix), listing.count(Role::Store)), (1, 1, 0));
+        assert_eq!(listing.bytes_of(&node.identity()), Some(second.as_slice()));
+    }
+
+    #[test]
+    fn twins_end_the_same_way_in_either_order() {
+        let node = Node::new(Role::Mix, 1);
+        let one = node.descriptor(NOW);
+        let two = node.descriptor_with(NOW, |descriptor| descriptor.version = "9".into());
+        let kept = |first: &[u8], second: &[u8]| {
+            let mut listing = Listing::default();
+            offer(&mut listing, first, NOW).expect("listed");
+            let _ = offer(&mut listing, second, NOW);
+            listing.bytes_of(&node.identity()).map(<[u8]>::to_vec)
+        };
+        assert_eq!(kept(&one, &two), kept(&two, &one));
+    }
+
+    #[test]
+    fn admission_and_role_are_checked() {
+        let node = Node::new(Role::Mix, 1);
+        let bytes = node.descriptor(NOW);
+        let mut list = AdmittedList::default();
+        let mut listing = Listing::default();
+        let refused = listing.offer(&bytes, NOW, &judge(Some(&list)), |_| None);
+        assert_eq!(refused, Err(Refusal::NotAdmitted { identity: node.identity() }));
+        list.admit(Admitted { identity: node.identity(), role: Role::Store, address: None }).expect("room");
+        let refused = listing.offer(&bytes, NOW, &judge(Some(&list)), |_| None);
+        assert_eq!(refused, Err(Refusal::OtherRole { was: Role::Store, wants: Role::Mix }));
+        let refused = listing.offer(&bytes, NOW, &judge(None), |_| Some(Role::Gateway));
+        assert_eq!(refused, Err(Refusal::OtherRole { was: Role::Gateway, wants: Role::Mix }));
+        assert!(listing.is_empty());
+    }
+
+    #[test]
+    fn keys_must_be_usable_now() {
+        let node = Node::new(Role::Mix, 1);
+        let bytes = node.descriptor(NOW);
+        let mut listing = Listing::default();
+        let much_later = NOW.plus(Duration::from_millis(10 * EPOCH_MS));
+        assert!(matches!(offer(&mut listing, &bytes, much_later), Err(Refusal::WrongEpochs { .. })));
+        let broken = offer(&mut listing, &bytes[1..], NOW);
+        assert!(matches!(broken, Err(Refusal::Descriptor(DescriptorError::Malformed(_)))));
+    }
+
+    #[test]
+    fn the_list_is_bounded() {
+        let mut listing = Listing::default();
+        let filler = UnverifiedDescriptor::parse(&Node::new(Role::Mix, 1).descriptor(NOW))
+            .expect("parses")
+            .verify(&NETWORK, NOW, Duration::ZERO)
+            .expect("verifies");
+        for number in 0..MAX_DESCRIPTORS as u64 {
+            let mut identity = [0; 32];
+            identity[..8].copy_from_slice(&number.to_be_bytes());
+            listing.0.insert(Identity::from_bytes(identity), filler.clone());
+        }
+        assert_eq!(offer(&mut listing, &Node::new(Role::Mix, 2).descriptor(NOW), NOW), Err(Refusal::Full));
+    }
+
+    #[test]
+    fn pruning_forgets_the_dead_and_the_dismissed() {
+        let (one, two) = (Node::new(Role::Mix, 1), Node::new(Role::Store, 2));
+        let mut listing = Listing::default();
+        offer(&mut listing, &one.descriptor(NOW), NOW).expect("listed");
+        offer(&mut listing, &two.descriptor(NOW), NOW).expect("listed");
+        let epoch = testing::schedule().epoch_at(NOW);
+        let before = listing.hash();
+        assert!(listing.prune(epoch.plus(3), None).is_empty());
+        let mut list = AdmittedList::default();
+        list.admit(Admitted { identity: one.identity(), role: Role::Mix, address: None }).expect("room");
+        assert_eq!(listing.prune(epoch, Some(&list)), vec![two.identity()]);
+        assert_ne!(listing.hash(), before);
+        assert_eq!(listing.prune(epoch.plus(4), Some(&list)), vec![one.identity()]);
+    }
+}

@@ -1,0 +1,243 @@
+//! `node.toml`: what an operator sets. Network-wide rates are not here: they come from the consensus only.
+
+use serde::{Deserialize, Serialize};
+use shoal_protocol::types::Role;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Version of the format written and read by this program.
+pub const CONFIG_VERSION: u32 = 1;
+/// File name inside the node's directory.
+pub const FILE_NAME: &str = "node.toml";
+
+/// The whole file. Unknown keys are refused, so that a misspelt one is not silently ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Format of this file.
+    pub config_version: u32,
+    /// What the node does. The authorities admit a node for one role; changing it here needs a new admission.
+    pub role: Role,
+    /// Network file, relative to the node's directory.
+    #[serde(default = "default_network")]
+    pub network: PathBuf,
+    /// UDP address to listen on.
+    pub listen: SocketAddr,
+    /// `HOST:PORT` under which others reach the node; published. Names are resolved when the node publishes.
+    pub address: String,
+    /// Loopback address of `/livez`, `/readyz` and `/metrics`.
+    pub metrics: SocketAddr,
+    /// 64 hexadecimal digits shared by all nodes of one operator: routes visit a family at most once. None: the node is
+    /// a family of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+    /// Where mix keys, replay log and control socket live; best on memory that survives a restart of the service
+    /// (`/run/shoal`). Relative to the node's directory.
+    #[serde(default = "default_runtime_dir")]
+    pub runtime_dir: PathBuf,
+    /// Where a store keeps its boxes. Relative to the node's directory.
+    #[serde(default = "default_store_dir")]
+    pub store_dir: PathBuf,
+    /// Bounds of memory and work.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Bounds of memory and work. The defaults suit a machine with 2 GB for the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Threads that unwrap packets; each does about 8,000 packets/s.
+    pub workers: usize,
+    /// Packets waiting to be unwrapped, per worker. 4,096 × 2.8 kB = 11.5 MB; half a second of work.
+    pub worker_queue_packets: usize,
+    /// Packets in the delay queue. 65,536 × 2.9 kB = 190 MB at most; 16,000 packets/s at 500 ms mean fill an eighth.
+    pub delay_queue_packets: usize,
+    /// Packets waiting for one outgoing link. 1,024 × 2.8 kB = 2.9 MB a link.
+    pub link_queue_packets: usize,
+    /// Packets accepted under one mix key. 8 million × at most 36.6 bytes = 293 MB; 6,600 packets/s for a 20-minute epoch.
+    pub replay_capacity_packets: usize,
+    /// Client sessions of a gateway. Each has a queue of at most 64 packets: 4,096 × 180 kB = 740 MB if all clients
+    /// stopped reading at once.
+    pub sessions: usize,
+    /// Links at a time per address prefix (/24, /48); loopback is not counted.
+    pub links_per_prefix: usize,
+    /// Links at a time.
+    pub links: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            worker_queue_packets: 4_096,
+            delay_queue_packets: 65_536,
+            link_queue_packets: 1_024,
+            replay_capacity_packets: 8_000_000,
+            sessions: 4_096,
+            links_per_prefix: 256,
+            links: 6_144,
+        }
+    }
+}
+
+fn default_network() -> PathBuf {
+    PathBuf::from("network.toml")
+}
+fn default_runtime_dir() -> PathBuf {
+    PathBuf::from("run")
+}
+fn default_store_dir() -> PathBuf {
+    PathBuf::from("store")
+}
+
+/// Why a configuration is refused, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, a key is missing or unknown, or a value has the wrong form. The text names line and key.
+    #[error("{0}")]
+    Syntax(String),
+    /// Written by a newer program.
+    #[error("config_version {found} is newer than this program understands ({CONFIG_VERSION}); update shoal-node")]
+    TooNew {
+        /// Version in the file.
+        found: u32,
+    },
+    /// A value that cannot work.
+    #[error("{key}: {problem}")]
+    BadValue {
+        /// Key in the file.
+        key: &'static str,
+        /// What is wrong with its value.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file's text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        struct Version {
+            config_version: Option<u32>,
+        }
+        let version: Version = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        match version.config_version {
+            Some(found) if found > CONFIG_VERSION => return Err(ConfigError::TooNew { found }),
+            Some(0) => return Err(bad("config_version", "the first version is 1")),
+            Some(_) | None => {}
+        }
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The file's text.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string(self).map_err(|error| ConfigError::Syntax(error.to_string()))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.metrics.ip().is_loopback() {
+            return Err(bad("metrics", "must be a loopback address: whoever reads metrics learns about traffic"));
+        }
+        match self.address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {}
+            _ => return Err(bad("address", "expected HOST:PORT with the port that others dial")),
+        }
+        self.family_bytes()?;
+        let limits = self.limits;
+        for (key, value, max) in [
+            ("limits.workers", limits.workers, 256),
+            ("limits.worker_queue_packets", limits.worker_queue_packets, 1 << 20),
+            ("limits.delay_queue_packets", limits.delay_queue_packets, 1 << 24),
+            ("limits.link_queue_packets", limits.link_queue_packets, 1 << 20),
+            ("limits.replay_capacity_packets", limits.replay_capacity_packets, 1 << 30),
+            ("limits.sessions", limits.sessions, 1 << 20),
+            ("limits.links_per_prefix", limits.links_per_prefix, 1 << 20),
+            ("limits.links", limits.links, 1 << 20),
+        ] {
+            if value == 0 || value > max {
+                return Err(bad(key, &format!("must be between 1 and {max}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The family as bytes.
+    pub fn family_bytes(&self) -> Result<Option<[u8; 32]>, ConfigError> {
+        let Some(text) = &self.family else { return Ok(None) };
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| bad("family", "expected 64 hexadecimal digits"))?;
+        Ok(Some(bytes))
+    }
+
+    /// Path of the network file.
+    pub fn network_path(&self, dir: &Path) -> PathBuf {
+        dir.join(&self.network)
+    }
+
+    /// Runtime directory.
+    pub fn runtime_path(&self, dir: &Path) -> PathBuf {
+        dir.join(&self.runtime_dir)
+    }
+
+    /// Directory of a store's boxes.
+    pub fn store_path(&self, dir: &Path) -> PathBuf {
+        dir.join(&self.store_dir)
+    }
+}
+
+fn bad(key: &'static str, problem: &str) -> ConfigError {
+    ConfigError::BadValue { key, problem: problem.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        config_version = 1
+        role = "mix"
+        listen = "[::]:4433"
+        address = "mix.example.org:4433"
+        metrics = "127.0.0.1:9464"
+    "#;
+
+    #[test]
+    fn a_short_file_gets_the_defaults_and_survives_a_round_trip() {
+        let config = Config::parse(TEXT).expect("parses");
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.runtime_path(Path::new("/srv/node")), Path::new("/srv/node/run"));
+        assert_eq!(Config::parse(&config.to_toml().expect("writes")).expect("reads back"), config);
+    }
+
+    #[test]
+    fn an_absolute_runtime_directory_stays_as_it_is() {
+        let text = format!("{TEXT}\nruntime_dir = \"/run/shoal\"");
+        let config = Config::parse(&text).expect("parses");
+        assert_eq!(config.runtime_path(Path::new("/srv/node")), Path::new("/run/shoal"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        for extra in ["listne = \"x\"", "[limits]\nworker = 2"] {
+            let error = Config::parse(&format!("{TEXT}\n{extra}")).expect_err("refused").to_string();
+            assert!(error.contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_key() {
+        for (from, to, key) in [
+            ("127.0.0.1:9464", "0.0.0.0:9464", "metrics"),
+            ("mix.example.org:4433", "mix.example.org", "address"),
+            ("mix.example.org:4433", "mix.example.org:0", "address"),
+            ("config_version = 1", "config_version = 1\nfamily = \"xyz\"", "family"),
+            ("config_version = 1", "config_version = 1\nlimits = { workers = 0 }", "limits.workers"),
+            ("config_version = 1", "config_version = 2", "config_version"),
+        ] {
+            let error = Config::parse(&TEXT.replace(from, to)).expect_err(to).to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+}

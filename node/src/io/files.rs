@@ -1,0 +1,120 @@
+//! Files that only this node may read: written whole or not at all, 0600 in directories 0700.
+
+use anyhow::{Context as _, Result};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// Largest file read into memory here: a consensus of 1,000 nodes is 400 kB.
+const READ_MAX: u64 = 4 << 20;
+
+/// Makes a directory with mode 0700, and its parents, unless it exists.
+pub fn private_dir(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// Replaces a file atomically: a crash leaves the old or the new content.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let describe = || format!("cannot write {}", path.display());
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(describe)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(describe)?;
+    fs::rename(&temporary, path).with_context(describe)?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        File::open(parent).and_then(|directory| directory.sync_all()).with_context(describe)?;
+    }
+    Ok(())
+}
+
+/// Reads a file; `None` if there is none.
+pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let describe = || format!("cannot read {}", path.display());
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(describe),
+    };
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(READ_MAX).read_to_end(&mut bytes).with_context(describe)?;
+    Ok(Some(bytes))
+}
+
+/// Reads a file that must exist.
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    read_optional(path)?.with_context(|| format!("{} does not exist", path.display()))
+}
+
+/// Whether others than the owner may read a file.
+pub fn is_exposed(path: &Path) -> Result<bool> {
+    let mode = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?.permissions().mode();
+    Ok(mode & 0o077 != 0)
+}
+
+/// Overwrites a file with zeros and removes it. On memory (tmpfs) that erases it; on a disk a copy may survive in the
+/// medium, which is why the runtime directory belongs on memory.
+pub fn erase(path: &Path) -> Result<()> {
+    let describe = || format!("cannot erase {}", path.display());
+    let mut file = match OpenOptions::new().write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(describe),
+    };
+    let length = file.metadata().with_context(describe)?.len();
+    let zeros = [0u8; 4_096];
+    let overwrite = |file: &mut File| {
+        file.seek(SeekFrom::Start(0))?;
+        let mut left = length;
+        while left > 0 {
+            let step = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
+            file.write_all(zeros.get(..step).unwrap_or(&zeros))?;
+            left -= step as u64;
+        }
+        file.sync_data()
+    };
+    // removed even if the disk is full: a name that stays would be taken for a key
+    let overwritten = overwrite(&mut file);
+    fs::remove_file(path).with_context(describe)?;
+    overwritten.with_context(describe)
+}
+
+/// Name of this run of the machine; changes at every reboot. Zero where the system does not tell.
+pub fn boot_id() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let mut id = [0; 16];
+    // an unreadable id stays zero: then keys survive a reboot exactly if their files do
+    let _ = hex::decode_to_slice(digits, &mut id);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_private_replaced_whole_and_erased() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("inner/secret");
+        private_dir(path.parent().expect("has a parent")).expect("made");
+        assert!(read_optional(&path).expect("looks").is_none());
+        write_private(&path, b"first").expect("written");
+        write_private(&path, b"second").expect("replaced");
+        assert_eq!(read(&path).expect("read").as_slice(), b"second");
+        assert!(!is_exposed(&path).expect("looks"));
+        erase(&path).expect("erased");
+        erase(&path).expect("erasing nothing is no error");
+        assert!(read(&path).is_err());
+    }
+}

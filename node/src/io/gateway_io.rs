@@ -1,0 +1,214 @@
+//! Links of clients at a gateway: the attach frame, packets in, packets and consensus documents out.
+//!
+//! Nothing here is logged about a client, at any level: not that it came, not its address, not its session.
+
+use crate::drops::DropReason;
+use crate::gateway::{Bucket, Sessions, fill_rate};
+use crate::io::counters::Counters;
+use crate::io::host::Clock;
+use crate::io::phase::{self, Phase};
+use crate::io::workers::{Incoming, Workers};
+use crate::unwrap::Origin;
+use shoal_protocol::consensus::VerifiedConsensus;
+use shoal_protocol::geometry::PACKET_SIZE;
+use shoal_protocol::link::{Attach, STREAM_CONSENSUS, STREAM_PACKETS};
+use shoal_protocol::parameters::Parameters;
+use shoal_protocol::quic::{CloseReason, FrameError, FrameReader, FrameWriter, Link};
+use shoal_protocol::sphinx::Packet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+/// Packets waiting for one client: as deep as its token bucket, because every packet is answered by one.
+const SESSION_QUEUE: usize = 64;
+/// Packets per write to a client.
+const BATCH: usize = 16;
+/// How long a client may take to send its attach frame.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to receive a document: 1 MiB at 256 kbit/s.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How the delay thread reaches one session.
+#[derive(Debug)]
+struct Handle {
+    queue: mpsc::Sender<Packet>,
+    link: Link,
+}
+
+/// Delivers replies to sessions. Clones share the table.
+#[derive(Debug, Clone)]
+pub struct SessionSender {
+    sessions: Arc<Mutex<Sessions<Handle>>>,
+    counters: Arc<Counters>,
+}
+
+impl SessionSender {
+    /// A table of at most `capacity` sessions.
+    pub fn new(capacity: usize, counters: Arc<Counters>) -> Self {
+        Self { sessions: Arc::new(Mutex::new(Sessions::new(capacity))), counters }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions<Handle>> {
+        // every operation on the table is one step
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a packet for a session. Never waits; a drop is counted.
+    pub fn send(&self, address: &[u8; 32], packet: Packet) {
+        let reason = match self.sessions().get(address).map(|handle| handle.queue.try_send(packet)) {
+            Some(Ok(())) => return,
+            Some(Err(mpsc::error::TrySendError::Full(_))) => DropReason::SessionQueueFull,
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => DropReason::NoSession,
+        };
+        self.counters.drops.count(reason);
+    }
+}
+
+/// What serves the clients of a gateway.
+#[derive(Clone)]
+pub struct ClientService {
+    /// Sessions.
+    pub sessions: SessionSender,
+    /// Where packets go.
+    pub workers: Workers,
+    /// The newest consensus.
+    pub consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
+    /// Rates before the first consensus.
+    pub genesis: Parameters,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// Numbers for links.
+    pub next_link: Arc<AtomicU64>,
+    /// Life cycle.
+    pub phase: watch::Receiver<Phase>,
+}
+
+impl ClientService {
+    /// Serves one client until its link ends.
+    pub async fn serve(self, link: Link) {
+        let mut phase = self.phase.clone();
+        let reason = tokio::select! {
+            reason = self.receive(&link) => reason,
+            () = push_documents(self.consensus.clone(), &link) => CloseReason::Done,
+            _ = link.closed() => CloseReason::Done,
+            () = phase::reached(&mut phase, Phase::Stopping) => CloseReason::Leaving,
+        };
+        link.close(reason);
+    }
+
+    async fn receive(&self, link: &Link) -> CloseReason {
+        let attached = timeout(ATTACH_TIMEOUT, async {
+            let mut frames = link.accept_frames::<PACKET_SIZE>().await?;
+            Ok::<_, FrameError>((frames.next().await?, frames))
+        });
+        let (first, mut frames) = match attached.await {
+            Ok(Ok((Some(first), frames))) => (first, frames),
+            Ok(Err(FrameError::WrongLength)) => {
+                self.counters.drops.count(DropReason::WrongLength);
+                return CloseReason::Malformed;
+            }
+            Ok(Ok((None, _)) | Err(FrameError::Closed)) | Err(_) => return CloseReason::Done,
+        };
+        let address = *Attach::from_frame(&Packet::from_array(first)).address().as_bytes();
+        let number = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let (queue, packets) = mpsc::channel(SESSION_QUEUE);
+        let attached = self.sessions.sessions().attach(address, number, Handle { queue, link: link.clone() });
+        match attached {
+            Err(_) => return CloseReason::Busy,
+            Ok(Some(older)) => older.link.close(CloseReason::Done),
+            Ok(None) => {}
+        }
+        // detaches also when this future is dropped
+        let _attached = Attached { sessions: &self.sessions, address, number };
+        tokio::select! {
+            reason = self.read(&mut frames) => reason,
+            () = write_packets(link, packets) => CloseReason::Done,
+        }
+    }
+
+    async fn read(&self, frames: &mut FrameReader<PACKET_SIZE>) -> CloseReason {
+        let mut bucket = Bucket::new(self.clock.monotonic());
+        loop {
+            match frames.next().await {
+                Ok(Some(frame)) => {
+                    let arrived = self.clock.monotonic();
+                    if bucket.admit(arrived, self.fill()) {
+                        let packet = Packet::from_array(frame);
+                        self.workers.submit(Incoming { packet, arrived, origin: Origin::Client });
+                    } else {
+                        self.counters.drops.count(DropReason::RateLimited);
+                    }
+                }
+                Err(FrameError::WrongLength) => {
+                    self.counters.drops.count(DropReason::WrongLength);
+                    return CloseReason::Malformed;
+                }
+                Ok(None) | Err(FrameError::Closed) => return CloseReason::Done,
+            }
+        }
+    }
+
+    fn fill(&self) -> f64 {
+        self.consensus
+            .borrow()
+            .as_ref()
+            .map_or_else(|| fill_rate(&self.genesis), |consensus| fill_rate(&consensus.parameters))
+    }
+}
+
+/// Takes the session out of the table when its link is gone.
+struct Attached<'a> {
+    sessions: &'a SessionSender,
+    address: [u8; 32],
+    number: u64,
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.sessions.sessions().detach(&self.address, self.number);
+    }
+}
+
+/// Writes a session's packets until the link breaks or the session goes to a newer link.
+async fn write_packets(link: &Link, mut packets: mpsc::Receiver<Packet>) {
+    let Ok(mut stream) = link.open_uni().await else { return };
+    // packets go before documents
+    let prepared = stream.set_priority(1).is_ok();
+    if !prepared || stream.write_all(&[STREAM_PACKETS]).await.is_err() {
+        return;
+    }
+    let mut writer = FrameWriter::<PACKET_SIZE>::new(stream);
+    let mut batch = Vec::with_capacity(BATCH);
+    while packets.recv_many(&mut batch, BATCH).await > 0 {
+        let frames = batch.drain(..).map(Packet::into_array).collect();
+        if writer.write_batch(frames).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Pushes the newest consensus when the client comes and at each new one. Returns when the link breaks or the client
+/// does not take a document in time.
+async fn push_documents(mut consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>, link: &Link) {
+    loop {
+        let newest = consensus.borrow_and_update().clone();
+        if let Some(document) = newest {
+            let pushed = timeout(DOCUMENT_TIMEOUT, async {
+                let mut stream = link.open_uni().await.ok()?;
+                stream.write_all(&[STREAM_CONSENSUS]).await.ok()?;
+                stream.write_all(document.bytes()).await.ok()?;
+                stream.finish().ok()
+            });
+            if !matches!(pushed.await, Ok(Some(()))) {
+                return;
+            }
+        }
+        if consensus.changed().await.is_err() {
+            return;
+        }
+    }
+}

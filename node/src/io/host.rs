@@ -1,0 +1,42 @@
+//! What the machine gives: time and randomness. The only place of the node that reads a clock or the system's generator.
+#![expect(clippy::disallowed_methods, reason = "IO shell")]
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use shoal_protocol::types::UnixMillis;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Monotonic and wall-clock time. Copies share one origin.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock whose monotonic origin is now.
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Time since the origin; never goes back.
+    pub fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Wall-clock time; may step. Before 1970 it is 1970.
+    pub fn wall(&self) -> UnixMillis {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// A monotonic time as tokio's timer takes it. A far future becomes a year.
+    pub fn timer(&self, monotonic: Duration) -> tokio::time::Instant {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+        tokio::time::Instant::from_std(self.start + monotonic.min(self.monotonic() + YEAR))
+    }
+}
+
+/// A generator seeded from the system's. One a task, so that it may live across an `.await`.
+pub fn generator() -> StdRng {
+    StdRng::from_rng(&mut rand::rng())
+}

@@ -1,0 +1,269 @@
+//! Publishing the node's descriptor: at the start, once an epoch, and at once when a key had to be made anew.
+
+use crate::io::directory::Authorities;
+use crate::io::host::{Clock, generator};
+use crate::io::live_keys::KeySnapshot;
+use crate::io::phase::Phase;
+use crate::keys::EPOCHS_AHEAD;
+use crate::loops::Loops;
+use anyhow::{Context as _, Result};
+use rand::RngExt as _;
+use serde::Serialize;
+use shoal_protocol::X25519Public;
+use shoal_protocol::descriptor::{Descriptor, LoopEvidence, MAX_ADDRESSES, MAX_LOOPS};
+use shoal_protocol::epoch::Schedule;
+use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
+use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Role, UnixMillis};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Pause before the first new attempt with an authority that did not accept; doubles.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+/// Longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What became of the newest descriptor, for `status`, `descriptor` and `doctor`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PublishState {
+    /// When it was made, in ms since 1970.
+    pub published: UnixMillis,
+    /// Last epoch it has keys for.
+    pub covers: Epoch,
+    /// Authorities that accepted it.
+    pub accepted: usize,
+    /// Authorities asked.
+    pub authorities: usize,
+    /// Answers of those that did not, by authority.
+    pub refusals: BTreeMap<String, String>,
+    /// The signed descriptor in hexadecimal digits.
+    #[serde(skip)]
+    pub descriptor: Vec<u8>,
+}
+
+/// What publishing works with.
+pub struct Publisher {
+    /// Whom to tell.
+    pub authorities: Arc<Authorities>,
+    /// Genesis hash.
+    pub network: Hash,
+    /// Signs the descriptor.
+    pub identity: Arc<IdentityKey>,
+    /// Role of the node.
+    pub role: Role,
+    /// `HOST:PORT` as configured.
+    pub address: String,
+    /// Operator.
+    pub family: Option<[u8; 32]>,
+    /// Epochs.
+    pub schedule: Schedule,
+    /// Time.
+    pub clock: Clock,
+    /// Keys held.
+    pub keys: watch::Receiver<KeySnapshot>,
+    /// Loss evidence.
+    pub loops: Arc<Mutex<Loops>>,
+    /// What is said about the work.
+    pub state: watch::Sender<PublishState>,
+    /// Life cycle.
+    pub phase: watch::Receiver<Phase>,
+}
+
+impl Publisher {
+    /// Runs until the node leaves.
+    pub async fn run(&mut self) {
+        let mut rng = generator();
+        let mut published = Offer::default();
+        let mut pending: BTreeSet<Identity> = BTreeSet::new();
+        let mut next_round = UnixMillis(0);
+        let mut pause = RETRY_MIN;
+        let mut bytes = Vec::new();
+        loop {
+            let now = self.clock.wall();
+            if *self.phase.borrow() >= Phase::Draining {
+                return;
+            }
+            let current = self.schedule.epoch_at(now);
+            let offer = Offer::of(&self.keys.borrow_and_update(), current);
+            if now >= next_round || published.contradicts(&offer, current) {
+                match self.descriptor(&offer, now).await {
+                    Ok(made) => {
+                        bytes = made;
+                        published = offer;
+                        pending = self.authorities.hints().iter().map(|hint| hint.identity).collect();
+                        pause = RETRY_MIN;
+                        next_round = self.next_round(now, &mut rng);
+                        self.begin_round(now, &published, &bytes);
+                    }
+                    Err(error) => tracing::warn!(error = format!("{error:#}"), "no descriptor can be made"),
+                }
+            }
+            self.offer_to(&mut pending, &bytes).await;
+            let wait = if pending.is_empty() && !bytes.is_empty() {
+                next_round.since(self.clock.wall()).max(RETRY_MIN)
+            } else {
+                let wait = pause.mul_f64(rng.random_range(0.5..1.0));
+                pause = (pause * 2).min(RETRY_MAX);
+                wait
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                changed = self.keys.changed() => if changed.is_err() { return },
+                changed = self.phase.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Half an epoch after the start of the current one (or the next, if that is over), plus up to an eighth so that not
+    /// all nodes come at once.
+    fn next_round(&self, now: UnixMillis, rng: &mut impl rand::CryptoRng) -> UnixMillis {
+        let epoch_ms = self.schedule.epoch_ms;
+        let offset = Duration::from_millis(epoch_ms / 2 + rng.random_range(0..=epoch_ms / 8));
+        let current = self.schedule.epoch_at(now);
+        let half = self.schedule.start(current).plus(Duration::from_millis(epoch_ms / 2));
+        let epoch = if now < half { current } else { current.plus(1) };
+        self.schedule.start(epoch).plus(offset)
+    }
+
+    async fn descriptor(&self, offer: &Offer, now: UnixMillis) -> Result<Vec<u8>> {
+        let resolved = tokio::net::lookup_host(&self.address)
+            .await
+            .with_context(|| format!("the public address {} cannot be resolved", self.address))?;
+        let mut addresses: Vec<_> = resolved.collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(MAX_ADDRESSES);
+        let descriptor = Descriptor {
+            network: self.network,
+            identity: self.identity.identity(),
+            role: self.role,
+            addresses,
+            family: self.family,
+            published: now,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mix_keys: offer.mix.clone(),
+            envelope_keys: offer.envelope.clone(),
+            loops: self.evidence(),
+        };
+        Ok(descriptor.sign(&self.identity))
+    }
+
+    /// What was settled since the last descriptor: about one epoch.
+    fn evidence(&self) -> Vec<LoopEvidence> {
+        let settled = self.loops.lock().unwrap_or_else(PoisonError::into_inner).take_settled();
+        let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let evidence = settled.into_iter().map(|(peer, loops)| LoopEvidence {
+            peer: Identity::from_bytes(peer),
+            sent: count(loops.sent),
+            returned: count(loops.returned),
+        });
+        evidence.take(MAX_LOOPS).collect()
+    }
+
+    fn begin_round(&self, now: UnixMillis, offer: &Offer, bytes: &[u8]) {
+        self.state.send_modify(|state| {
+            // the last answers stay visible until there are new ones
+            let refusals = std::mem::take(&mut state.refusals);
+            *state = PublishState {
+                published: now,
+                covers: offer.mix.last().map_or(Epoch(0), |(epoch, _)| *epoch),
+                accepted: 0,
+                authorities: self.authorities.hints().len(),
+                refusals,
+                descriptor: bytes.to_vec(),
+            };
+        });
+    }
+
+    /// Offers the descriptor to every authority that has not accepted it.
+    async fn offer_to(&self, pending: &mut BTreeSet<Identity>, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        for hint in self.authorities.hints() {
+            if !pending.contains(&hint.identity) {
+                continue;
+            }
+            let refusal = match self.authorities.ask(hint, &DirectoryQuestion::Publish(bytes.to_vec())).await {
+                Ok(DirectoryAnswer::Accepted) => None,
+                Ok(DirectoryAnswer::Refused(reason)) => Some(printable(&reason)),
+                Ok(_) => Some("it does not answer the question asked".to_owned()),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            if refusal.is_none() {
+                pending.remove(&hint.identity);
+            }
+            self.note(&hint.identity, refusal);
+        }
+    }
+
+    fn note(&self, authority: &Identity, refusal: Option<String>) {
+        let name = authority.to_string();
+        self.state.send_modify(|state| match refusal {
+            None => {
+                state.accepted += 1;
+                state.refusals.remove(&name);
+            }
+            Some(reason) => {
+                if state.refusals.get(&name) != Some(&reason) {
+                    tracing::warn!(authority = %name, %reason, "the descriptor is not accepted");
+                }
+                state.refusals.insert(name, reason);
+            }
+        });
+    }
+}
+
+/// An authority's text, as it may go to a terminal.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(400).collect()
+}
+
+/// The public keys of one descriptor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Offer {
+    mix: Vec<(Epoch, X25519Public)>,
+    envelope: Vec<(Epoch, X25519Public)>,
+}
+
+impl Offer {
+    /// Keys of `current` to `current + 3`.
+    fn of(keys: &KeySnapshot, current: Epoch) -> Self {
+        let range = current..=current.plus(EPOCHS_AHEAD);
+        Self {
+            mix: keys.mix.range(range.clone()).map(|(epoch, key)| (*epoch, *key)).collect(),
+            envelope: keys.envelope.range(range).map(|(epoch, key)| (*epoch, *key)).collect(),
+        }
+    }
+
+    /// Whether this offer names a key for an epoch to come (or the current one) that the node no longer holds: then the
+    /// new one must be known at once. An epoch that only `now` has waits for the next round.
+    fn contradicts(&self, now: &Self, current: Epoch) -> bool {
+        let differ = |old: &[(Epoch, X25519Public)], new: &[(Epoch, X25519Public)]| {
+            old.iter().filter(|(epoch, _)| *epoch >= current).any(|entry| !new.contains(entry))
+        };
+        differ(&self.mix, &now.mix) || differ(&self.envelope, &now.envelope)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(epochs: std::ops::RangeInclusive<u64>, fill: u8) -> KeySnapshot {
+        let mix = epochs.map(|epoch| (Epoch(epoch), X25519Public::from_bytes([fill; 32]))).collect();
+        KeySnapshot { mix, ..KeySnapshot::default() }
+    }
+
+    #[test]
+    fn four_epochs_are_offered_and_only_a_changed_key_is_urgent() {
+        let first = Offer::of(&snapshot(4..=8, 1), Epoch(5));
+        assert_eq!(first.mix.iter().map(|(epoch, _)| epoch.0).collect::<Vec<_>>(), [5, 6, 7, 8]);
+        let later = Offer::of(&snapshot(5..=9, 1), Epoch(6));
+        assert!(!first.contradicts(&later, Epoch(6)), "the passing of time is no change");
+        let anew = Offer::of(&snapshot(5..=9, 2), Epoch(6));
+        assert!(first.contradicts(&anew, Epoch(6)));
+        assert!(!first.contradicts(&anew, Epoch(9)), "epochs that are over do not matter");
+    }
+}

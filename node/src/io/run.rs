@@ -1,0 +1,458 @@
+//! Putting a node together, and taking it apart again.
+//!
+//! The way of a packet: `accept` or `gateway_io` reads it from a link → `workers` unwrap it → `delay_thread` holds it →
+//! `links` or `gateway_io` sends it on; at a store `store` takes what ends there. Beside it run the key task, the
+//! consensus task, the publisher, the loops and the supervision of all of them.
+
+use crate::failure::{Failure, Kind};
+use crate::io::accept::{Acceptor, NodeLinks};
+use crate::io::control;
+use crate::io::counters::{Counters, Published};
+use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
+use crate::io::directory::{Authorities, ConsensusTask, FetchState};
+use crate::io::files;
+use crate::io::gateway_io::{ClientService, SessionSender};
+use crate::io::host::{Clock, generator};
+use crate::io::http;
+use crate::io::key_files::KeyFiles;
+use crate::io::links::{LinkKeeper, LinkSender};
+use crate::io::live_keys::{KeySnapshot, KeyTask, LiveKeys};
+use crate::io::loop_task::LoopTask;
+use crate::io::metrics::Metrics;
+use crate::io::phase::{self, Phase};
+use crate::io::process::ProcessState;
+use crate::io::publish::{PublishState, Publisher};
+use crate::io::setup::{self, IDENTITY_FILE, Setup};
+use crate::io::status::Status;
+use crate::io::store;
+use crate::io::store_seam::{EnvelopeKeys, StoreContext, StoreReport};
+use crate::io::supervise::Supervisor;
+use crate::io::workers::{self, WorkerContext};
+use crate::loops::Loops;
+use crate::view::View;
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwapOption;
+use shoal_protocol::consensus::VerifiedConsensus;
+use shoal_protocol::epoch::Schedule;
+use shoal_protocol::quic::{Endpoint, Limits, Link, Protocol};
+use shoal_protocol::types::{Epoch, Identity, Role};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Requests that wait for the courier. 512 × 2.5 kB = 1.3 MB; a store of a large network sees a few hundred a second.
+const COURIER_QUEUE: usize = 512;
+/// Accepted links that wait for the store.
+const ARRIVALS: usize = 64;
+/// How long the store may take to finish what is in hand.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long peers of closed links are waited for.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+type Consensus = watch::Receiver<Option<Arc<VerifiedConsensus>>>;
+
+/// Runs a node until it is told to stop.
+pub async fn run(setup: Setup) -> Result<(), Failure> {
+    let runtime_dir = setup.config.runtime_path(&setup.dir);
+    let retry = "check the node's directory and its owner";
+    files::private_dir(&runtime_dir).map_err(|error| Failure::io(&error, retry))?;
+    let _lock = setup::lock(&setup.dir).await?;
+    let failed = Arc::new(AtomicBool::new(false));
+    let started = assemble(setup, Arc::clone(&failed)).await;
+    let node = started
+        .map_err(|error| Failure::io(&error, "see the message; `shoal-node doctor` checks what a node needs"))?;
+    node.until_stopped().await;
+    if failed.load(Ordering::Relaxed) {
+        let next = "see the log; start it again (a service manager does so by itself)";
+        return Err(Failure::new(Kind::Temporary, "a part of the node failed and it stopped", next));
+    }
+    Ok(())
+}
+
+/// A running node.
+struct Running {
+    phase: watch::Sender<Phase>,
+    endpoint: Arc<Endpoint>,
+    drain: Drain,
+    /// In the order in which they are waited for.
+    ending: Vec<(&'static str, JoinHandle<()>, Duration)>,
+}
+
+async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
+    let Setup { dir, config, network, identity } = setup;
+    let (identity, me, role) = (Arc::new(identity.clone()), identity.identity(), config.role);
+    let limits = config.limits;
+    let runtime_dir = config.runtime_path(&dir);
+    let clock = Clock::start();
+    let schedule = network.schedule();
+    let by_epoch = role == Role::Gateway;
+
+    // what everybody counts into
+    let metrics = Arc::new(Metrics::new(role)?);
+    let counters = Arc::new(Counters::default());
+    let published = Arc::new(Published::new(Arc::clone(&counters), by_epoch));
+    let lateness = Arc::new(Lateness::new(metrics.lateness.clone(), by_epoch));
+    let panics = metrics.panics.clone();
+    let on_panic: Arc<dyn Fn() + Send + Sync> = Arc::new(move || panics.inc());
+    let failures = metrics.handshake_failures.clone();
+    let on_failure: Arc<dyn Fn(&'static str) + Send + Sync> =
+        Arc::new(move |reason| failures.with_label_values(&[reason]).inc());
+    let (phase, phases) = watch::channel(Phase::Running);
+    let supervisor = Supervisor { on_panic: Arc::clone(&on_panic), phase: phase.clone(), failed };
+
+    // ports first: what is taken is said before anything else happens
+    let accept: &[Protocol] = match role {
+        Role::Gateway => &[Protocol::Mix, Protocol::Client],
+        Role::Mix => &[Protocol::Mix],
+        Role::Store => &[Protocol::Mix, Protocol::Store],
+    };
+    let quic = Limits { connections: limits.links, per_prefix: limits.links_per_prefix, ..Limits::default() };
+    let endpoint = Endpoint::bind_with(config.listen, &identity, accept, quic)
+        .with_context(|| format!("cannot listen on UDP {} (key `listen`)", config.listen))?;
+    let endpoint = Arc::new(endpoint);
+    let metrics_listener = http::bind(config.metrics).await?;
+    let control_listener = Arc::new(control::bind(&runtime_dir)?);
+
+    // keys
+    let live_keys = Arc::new(LiveKeys::default());
+    let envelope_keys = Arc::new(EnvelopeKeys::default());
+    let (key_sender, keys) = watch::channel(KeySnapshot::default());
+    let keeper = KeyTask {
+        files: KeyFiles::new(&runtime_dir, network.genesis_hash(), limits.replay_capacity_packets),
+        schedule,
+        parameters: network.parameters,
+        with_envelope: role == Role::Store,
+        clock,
+        live: Arc::clone(&live_keys),
+        envelope: Arc::clone(&envelope_keys),
+        snapshot: key_sender,
+    };
+    let keeper = keeper.start().context("mix keys")?;
+
+    // consensus
+    let (consensus_sender, consensus) = watch::channel(None);
+    let (fetch_sender, fetch) = watch::channel(FetchState::default());
+    let authorities = Arc::new(Authorities::new(Arc::clone(&endpoint), &network));
+    let mut consensus_task = ConsensusTask {
+        authorities: Arc::clone(&authorities),
+        anchor: network.trust_anchor(),
+        epoch: network.parameters.epoch(),
+        dir: dir.clone(),
+        clock,
+        consensus: consensus_sender,
+        state: fetch_sender,
+        newest: None,
+    };
+    consensus_task.load()?;
+
+    // the packet path, from its end to its beginning
+    let links = LinkSender::new(Arc::clone(&counters));
+    let sessions = by_epoch.then(|| SessionSender::new(limits.sessions, Arc::clone(&counters)));
+    let (delay, _thread) = delay_thread::start(DelayContext {
+        capacity: limits.delay_queue_packets,
+        clock,
+        egress: Egress { links: links.clone(), sessions: sessions.clone() },
+        counters: Arc::clone(&counters),
+        lateness: Arc::clone(&lateness),
+        on_panic: Arc::clone(&on_panic),
+    })?;
+    let loops = Loops::new(network.parameters.lambda_m.mean_gap(), clock.monotonic(), &mut generator());
+    let loops = Arc::new(Mutex::new(loops));
+    let view = Arc::new(ArcSwapOption::empty());
+    let (courier, requests) = mpsc::channel(COURIER_QUEUE);
+    let (workers, _threads) = workers::start(
+        limits.workers,
+        limits.worker_queue_packets,
+        &WorkerContext {
+            keys: Arc::clone(&live_keys),
+            view: Arc::clone(&view),
+            schedule,
+            clock,
+            delay,
+            loops: Arc::clone(&loops),
+            courier: (role == Role::Store).then_some(courier),
+            counters: Arc::clone(&counters),
+            on_panic: Arc::clone(&on_panic),
+        },
+    )?;
+    let node_links = Arc::new(NodeLinks::default());
+    let (stores, arrivals) = mpsc::channel::<Link>(ARRIVALS);
+    let clients = sessions.map(|sessions| ClientService {
+        sessions,
+        workers: workers.clone(),
+        consensus: consensus.clone(),
+        genesis: network.parameters,
+        clock,
+        counters: Arc::clone(&counters),
+        next_link: Arc::new(AtomicU64::new(0)),
+        phase: phases.clone(),
+    });
+
+    // what is said about all this
+    let (publish_sender, publish) = watch::channel(PublishState::default());
+    let report = (role == Role::Store).then(|| Arc::new(StoreReport::default()));
+    let status = Arc::new(Status {
+        identity: me,
+        role,
+        schedule,
+        clock,
+        consensus: consensus.clone(),
+        fetch,
+        publish: publish.clone(),
+        keys: keys.clone(),
+        live_keys,
+        links: links.clone(),
+        node_links: Arc::clone(&node_links),
+        published: Arc::clone(&published),
+        lateness: Arc::clone(&lateness),
+        store: report.clone(),
+        metrics: Arc::clone(&metrics),
+        phase: phases.clone(),
+        identity_file: dir.join(IDENTITY_FILE),
+        runtime_dir,
+        store_dir: config.store_path(&dir),
+    });
+
+    // and the tasks
+    let mut ending = Vec::new();
+    if let Some(report) = report {
+        let store_dir = config.store_path(&dir);
+        files::private_dir(&store_dir)?;
+        let context = StoreContext {
+            identity: Arc::clone(&identity),
+            consensus: consensus.clone(),
+            requests,
+            arrivals,
+            endpoint: Arc::clone(&endpoint),
+            outgoing: links.clone(),
+            envelope_keys,
+            dir: store_dir,
+            drops: Arc::clone(&counters.drops),
+            report,
+            phase: phases.clone(),
+        };
+        ending.push(("store", supervisor.essential("store", store::run(context)), STORE_PATIENCE));
+    }
+    let key_phases = phases.clone();
+    drop(supervisor.essential("keys", async move {
+        keeper.run(key_phases).await;
+        Ok(())
+    }));
+    let turn = Turn { me, schedule, clock, consensus: consensus.clone(), view, published, lateness };
+    drop(supervisor.renewed("turn", move || turn.clone().run()));
+    let consensus_task = Arc::new(tokio::sync::Mutex::new(consensus_task));
+    let consensus_phases = phases.clone();
+    drop(supervisor.renewed("consensus", move || {
+        let (task, phases) = (Arc::clone(&consensus_task), consensus_phases.clone());
+        async move { task.lock().await.run(phases).await }
+    }));
+    let publisher = Arc::new(tokio::sync::Mutex::new(Publisher {
+        authorities,
+        network: network.genesis_hash(),
+        identity: Arc::clone(&identity),
+        role,
+        address: config.address.clone(),
+        family: config.family_bytes()?,
+        schedule,
+        clock,
+        keys,
+        loops: Arc::clone(&loops),
+        state: publish_sender,
+        phase: phases.clone(),
+    }));
+    drop(supervisor.renewed("publish", move || {
+        let publisher = Arc::clone(&publisher);
+        async move { publisher.lock().await.run().await }
+    }));
+    let loop_task = Arc::new(tokio::sync::Mutex::new(LoopTask {
+        me,
+        loops,
+        consensus: consensus.clone(),
+        schedule,
+        clock,
+        links: links.clone(),
+        counters: Arc::clone(&counters),
+        phase: phases.clone(),
+    }));
+    drop(supervisor.renewed("loops", move || {
+        let task = Arc::clone(&loop_task);
+        async move { task.lock().await.run().await }
+    }));
+    let acceptor = Acceptor {
+        me,
+        role,
+        endpoint: Arc::clone(&endpoint),
+        consensus: consensus.clone(),
+        workers,
+        links: node_links,
+        clients,
+        stores: (role == Role::Store).then_some(stores),
+        clock,
+        counters: Arc::clone(&counters),
+        on_failure: Arc::clone(&on_failure),
+        on_panic,
+        phase: phases.clone(),
+    };
+    drop(supervisor.renewed("accept", move || acceptor.clone().run()));
+    let http_status = Arc::clone(&status);
+    drop(supervisor.essential("http", http::serve(metrics_listener, http_status, phases.clone())));
+    let control_phase = phase.clone();
+    drop(supervisor.renewed("control", move || {
+        control::serve(Arc::clone(&control_listener), Arc::clone(&status), control_phase.clone())
+    }));
+    let (keeper_endpoint, keeper_consensus, keeper_phases) = (Arc::clone(&endpoint), consensus.clone(), phases.clone());
+    let keeper = supervisor.renewed("links", move || {
+        let keeper = LinkKeeper {
+            me,
+            endpoint: Arc::clone(&keeper_endpoint),
+            consensus: keeper_consensus.clone(),
+            sender: links.clone(),
+            clock,
+            queue_packets: limits.link_queue_packets,
+            on_failure: Arc::clone(&on_failure),
+            phase: keeper_phases.clone(),
+        };
+        keeper.run()
+    });
+    ending.push(("links", keeper, CLOSE_PATIENCE));
+    tracing::info!(identity = %me, %role, listen = %config.listen, metrics = %config.metrics, "running");
+    Ok(Running { phase, endpoint, drain: Drain { me, schedule, clock, consensus, publish, counters }, ending })
+}
+
+/// What happens when the consensus or the epoch changes.
+#[derive(Clone)]
+struct Turn {
+    me: Identity,
+    schedule: Schedule,
+    clock: Clock,
+    consensus: Consensus,
+    view: Arc<ArcSwapOption<View>>,
+    published: Arc<Published>,
+    lateness: Arc<Lateness>,
+}
+
+impl Turn {
+    async fn run(mut self) {
+        let mut epoch = self.schedule.epoch_at(self.clock.wall());
+        loop {
+            let newest = self.consensus.borrow_and_update().clone();
+            let view = newest.and_then(|consensus| View::of(&consensus, &self.me));
+            self.view.store(view.map(Arc::new));
+            let now = self.clock.wall();
+            if self.schedule.epoch_at(now) != epoch {
+                epoch = self.schedule.epoch_at(now);
+                self.published.epoch_ended(ProcessState::read().cpu_centiseconds);
+                self.lateness.epoch_ended();
+            }
+            let wait =
+                self.schedule.start(epoch.plus(1)).since(now).clamp(Duration::from_millis(1), Duration::from_secs(1));
+            tokio::select! {
+                changed = self.consensus.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+/// When a draining node may stop.
+struct Drain {
+    me: Identity,
+    schedule: Schedule,
+    clock: Clock,
+    consensus: Consensus,
+    publish: watch::Receiver<PublishState>,
+    counters: Arc<Counters>,
+}
+
+impl Drain {
+    /// Serves until no current document lists this node (at the latest when its published keys are over) and the delay
+    /// queue is empty.
+    async fn run(&self) {
+        let step = Duration::from_millis(100);
+        let last: Epoch = self.publish.borrow().covers;
+        while self.is_listed() && self.clock.wall() < self.schedule.start(last.plus(1)) {
+            tokio::time::sleep(step).await;
+        }
+        let cap = self.consensus.borrow().as_ref().map_or(Duration::ZERO, |consensus| consensus.delay_cap());
+        let flushed = async {
+            while self.counters.delay_queue.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(step).await;
+            }
+        };
+        if timeout(cap, flushed).await.is_err() {
+            tracing::warn!("packets were left in the delay queue");
+        }
+    }
+
+    fn is_listed(&self) -> bool {
+        self.consensus.borrow().as_ref().is_some_and(|consensus| consensus.node(&self.me).is_some())
+    }
+}
+
+impl Running {
+    async fn until_stopped(self) {
+        let Self { phase, endpoint, drain, ending } = self;
+        notify(&[sd_notify::NotifyState::Ready]);
+        tokio::spawn(watchdog());
+        tokio::spawn(signals(phase.clone()));
+        let mut phases = phase.subscribe();
+        phase::reached(&mut phases, Phase::Draining).await;
+        if *phases.borrow() == Phase::Draining {
+            tracing::info!("draining: no new descriptor; serving until the consensus lets this node go");
+            tokio::select! {
+                () = drain.run() => {}
+                () = phase::reached(&mut phases, Phase::Stopping) => {}
+            }
+        }
+        notify(&[sd_notify::NotifyState::Stopping]);
+        phase::advance(&phase, Phase::Stopping);
+        // the store finishes what it acknowledged, then the links send what they hold, then they close
+        for (name, task, patience) in ending {
+            if timeout(patience, task).await.is_err() {
+                tracing::warn!(task = name, "did not end in time");
+            }
+        }
+        endpoint.close();
+        // peers that do not answer notice by themselves
+        let _ = timeout(CLOSE_PATIENCE, endpoint.wait_idle()).await;
+        tracing::info!("stopped");
+    }
+}
+
+/// SIGTERM drains, a second one stops now; SIGINT (a terminal's Ctrl-C) stops now; SIGHUP reads the configuration again.
+async fn signals(phase: watch::Sender<Phase>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let streams = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = streams else {
+        tracing::error!("signals cannot be received; use `shoal-node drain`");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                let next = if *phase.borrow() == Phase::Running { Phase::Draining } else { Phase::Stopping };
+                phase::advance(&phase, next);
+            }
+            _ = interrupt.recv() => phase::advance(&phase, Phase::Stopping),
+            _ = hangup.recv() => tracing::info!("configuration changes take effect at the next start"),
+        }
+    }
+}
+
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// Tells the service manager's watchdog that the runtime still turns.
+async fn watchdog() {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    loop {
+        notify(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(interval / 2).await;
+    }
+}

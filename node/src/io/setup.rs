@@ -1,0 +1,240 @@
+//! A node's directory: making one, reading one, and holding its lock.
+
+use crate::config::{CONFIG_VERSION, Config, FILE_NAME, Limits};
+use crate::failure::{Failure, Kind};
+use crate::io::files;
+use crate::io::host::generator;
+use anyhow::{Context as _, Result};
+use shoal_protocol::network::NetworkFile;
+use shoal_protocol::types::{Identity, IdentityKey, Role};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// File with the identity key's seed, in hexadecimal digits.
+pub const IDENTITY_FILE: &str = "identity.key";
+/// Loopback port of metrics if the operator names none.
+const METRICS_PORT: u16 = 9_464;
+/// How long `run` waits for a lock that another process (one that is just ending) still holds.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// A node's directory as it was read.
+pub struct Setup {
+    /// The directory.
+    pub dir: PathBuf,
+    /// `node.toml`.
+    pub config: Config,
+    /// The network.
+    pub network: NetworkFile,
+    /// The identity key.
+    pub identity: IdentityKey,
+}
+
+/// What `init` was asked for.
+pub struct InitRequest {
+    /// Network file to copy.
+    pub network: PathBuf,
+    /// Role.
+    pub role: Role,
+    /// `HOST:PORT` for others.
+    pub address: String,
+    /// UDP address to listen on.
+    pub listen: Option<SocketAddr>,
+    /// Loopback address of metrics.
+    pub metrics: Option<SocketAddr>,
+    /// Operator.
+    pub family: Option<String>,
+    /// Directory to make.
+    pub dir: PathBuf,
+}
+
+/// The line an authority's operator is given: `shoal-node-1 ROLE IDENTITY ADDRESS`. (The operator's family is in the
+/// descriptor.)
+pub fn admission_line(role: Role, identity: &Identity, address: &str) -> String {
+    format!("shoal-node-1 {role} {identity} {address}")
+}
+
+fn configuration(message: String, next: &str) -> Failure {
+    Failure::new(Kind::Configuration, message, next)
+}
+
+/// Makes a node's directory. An existing one is left alone.
+pub fn init(request: &InitRequest) -> Result<Setup, Failure> {
+    let InitRequest { network, role, address, listen, metrics, family, dir } = request;
+    let retry = "choose another --dir or check the disk, then run init again";
+    if dir.join(FILE_NAME).exists() || dir.join(IDENTITY_FILE).exists() {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("{} already holds a node; init changes nothing there", dir.display()),
+            "choose another --dir, or see `shoal-node check-config` for what is there",
+        ));
+    }
+    let network_file = read_network(network)?;
+    let config = Config {
+        config_version: CONFIG_VERSION,
+        role: *role,
+        network: "network.toml".into(),
+        listen: listen.map_or_else(|| default_listen(address), Ok)?,
+        address: address.clone(),
+        metrics: metrics.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))),
+        family: family.clone(),
+        runtime_dir: "run".into(),
+        store_dir: "store".into(),
+        limits: Limits::default(),
+    };
+    let text = config.to_toml().map_err(|error| configuration(error.to_string(), "report this as a bug"))?;
+    // what would be refused at the start is refused here
+    let config = Config::parse(&text).map_err(|error| {
+        Failure::new(
+            Kind::Usage,
+            error.to_string(),
+            "correct the option and run init again; see `shoal-node init --help`",
+        )
+    })?;
+    let identity = IdentityKey::generate(&mut generator());
+    let write = || -> Result<()> {
+        files::private_dir(dir)?;
+        files::write_private(&dir.join("network.toml"), network_file.to_toml().as_bytes())?;
+        let seed = Zeroizing::new(hex::encode(*identity.seed()) + "\n");
+        files::write_private(&dir.join(IDENTITY_FILE), seed.as_bytes())?;
+        // last: a directory without it is not a node yet
+        files::write_private(&dir.join(FILE_NAME), text.as_bytes())
+    };
+    write().map_err(|error| Failure::io(&error, retry))?;
+    Ok(Setup { dir: dir.clone(), config, network: network_file, identity })
+}
+
+fn default_listen(address: &str) -> Result<SocketAddr, Failure> {
+    let bad = || {
+        let next = "give --address HOST:PORT, such as mix.example.org:4433";
+        Failure::new(Kind::Usage, format!("`{address}` is not HOST:PORT"), next)
+    };
+    if let Ok(exact) = address.parse::<SocketAddr>() {
+        let ip = match exact.ip() {
+            ip if ip.is_loopback() => ip,
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        return Ok(SocketAddr::new(ip, exact.port()));
+    }
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).ok_or_else(bad)?;
+    // a name may have addresses of both families
+    Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+}
+
+fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
+    let next = "get the network file from the network's operators and give its path with --network";
+    let bytes = files::read(path).map_err(|error| Failure::io(&error, next))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| configuration(format!("{} is not text", path.display()), next))?;
+    NetworkFile::parse(text).map_err(|error| configuration(format!("{}: {error}", path.display()), next))
+}
+
+/// Reads a node's directory.
+pub fn load(dir: &Path) -> Result<Setup, Failure> {
+    let config = load_config(dir)?;
+    let network = read_network(&config.network_path(dir))?;
+    let identity = read_identity(&dir.join(IDENTITY_FILE))?;
+    Ok(Setup { dir: dir.to_owned(), config, network, identity })
+}
+
+/// Reads `node.toml` alone.
+pub fn load_config(dir: &Path) -> Result<Config, Failure> {
+    let path = dir.join(FILE_NAME);
+    let next = "make a node with `shoal-node init`, or give its directory with --dir";
+    let bytes = files::read(&path).map_err(|error| Failure::io(&error, next))?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| configuration(format!("{} is not text", path.display()), "restore the file"))?;
+    Config::parse(text).map_err(|error| {
+        configuration(format!("{}: {error}", path.display()), "correct the file, then see `shoal-node check-config`")
+    })
+}
+
+fn read_identity(path: &Path) -> Result<IdentityKey, Failure> {
+    let next = "restore the identity key from its backup; without it the node has to be admitted anew";
+    let bytes = files::read(path).map_err(|error| Failure::io(&error, next))?;
+    if files::is_exposed(path).map_err(|error| Failure::io(&error, next))? {
+        let message = format!("{} can be read by other users", path.display());
+        return Err(Failure::new(Kind::Permission, message, format!("chmod 600 {}", path.display())));
+    }
+    let mut seed = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(bytes.trim_ascii(), &mut *seed)
+        .map_err(|_| configuration(format!("{} does not hold 64 hexadecimal digits", path.display()), next))?;
+    Ok(IdentityKey::from_seed(&seed))
+}
+
+/// Held while a node runs: two processes with one identity would replay each other's packets.
+#[derive(Debug)]
+pub struct DirectoryLock(#[expect(dead_code, reason = "held for its lock, which ends with the file")] File);
+
+/// Takes the lock of a node; waits for up to five seconds, because a service manager may start the new process while
+/// the old one is ending.
+pub async fn lock(dir: &Path) -> Result<DirectoryLock, Failure> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))
+        .map_err(|error| Failure::io(&error, "check the node's directory and its owner"))?;
+    let step = Duration::from_millis(100);
+    let mut waited = Duration::ZERO;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(DirectoryLock(file)),
+            Err(TryLockError::WouldBlock) if waited < LOCK_WAIT => {
+                tokio::time::sleep(step).await;
+                waited += step;
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::new(
+                    Kind::Temporary,
+                    format!("another shoal-node runs in {}", dir.display()),
+                    "stop it first, or give this node a directory of its own",
+                ));
+            }
+            Err(TryLockError::Error(error)) => {
+                let error = anyhow::Error::from(error).context(format!("cannot lock {}", path.display()));
+                return Err(Failure::io(&error, "the file system must support locks"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listening_address_follows_the_public_one() {
+        for (address, listen) in [
+            ("127.0.0.1:4433", "127.0.0.1:4433"),
+            ("192.0.2.1:4433", "0.0.0.0:4433"),
+            ("[2001:db8::1]:4433", "[::]:4433"),
+            ("mix.example.org:4433", "[::]:4433"),
+        ] {
+            assert_eq!(default_listen(address).map(|found| found.to_string()).as_deref(), Ok(listen));
+        }
+        assert!(default_listen("mix.example.org").is_err());
+    }
+
+    #[tokio::test]
+    async fn one_process_a_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let held = lock(dir.path()).await.expect("free");
+        drop(held);
+        lock(dir.path()).await.expect("free again");
+    }
+
+    #[test]
+    fn the_admission_line_has_its_parts_in_order() {
+        let identity = Identity::from_bytes([0xab; 32]);
+        let line = admission_line(Role::Mix, &identity, "mix.example.org:4433");
+        assert_eq!(line, format!("shoal-node-1 mix {identity} mix.example.org:4433"));
+    }
+}

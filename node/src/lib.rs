@@ -1,0 +1,23 @@
+//! The Shoal relay: gateway, mix or store in one binary.
+//!
+//! Pure rooms decide: [`unwrap`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`] for
+//! every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes, `now` and a random
+//! generator, and say what to do. [`io`] is the shell that acts.
+
+pub mod admission;
+pub mod config;
+pub mod courier;
+pub mod drops;
+pub mod engine;
+pub mod failure;
+pub mod gateway;
+pub mod inbox;
+pub mod io;
+pub mod keys;
+pub mod loops;
+pub mod mix;
+pub mod pacer;
+pub mod replay;
+pub mod replica;
+pub mod unwrap;
+pub mod view;

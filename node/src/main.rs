@@ -1,0 +1,282 @@
+//! `shoal-node`: makes, runs and inspects a relay.
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Value, json};
+use shoal_node::failure::{Failure, Kind};
+use shoal_node::io::control::{self, Command};
+use shoal_node::io::setup::{self, InitRequest, Setup};
+use shoal_node::io::{doctor, run};
+use shoal_protocol::Role;
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// A node of a Shoal network: a gateway, a mix or a store.
+///
+/// The way of an operator: get the network file, `shoal-node init`, send the admission line it prints to the
+/// authorities' operators, `shoal-node run`, and `shoal-node doctor` when anything seems wrong.
+#[derive(Parser)]
+#[command(
+    name = "shoal-node",
+    version,
+    after_help = "Exit codes: 0 done, 64 usage, 69 unreachable, 74 input/output, \
+    75 temporary, 77 permission, 78 configuration."
+)]
+struct Cli {
+    /// Print JSON, one object a line; failures too.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Args)]
+struct Dir {
+    /// Directory of the node: configuration, identity key, and below it boxes and runtime files.
+    #[arg(long, default_value = "/var/lib/shoal")]
+    dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Sub {
+    /// Make a node's directory and print its admission line. Never asks anything, never overwrites anything.
+    #[command(
+        after_help = "Example: shoal-node init --network network.toml --role mix --address mix.example.org:4433 \
+        --dir /var/lib/shoal"
+    )]
+    Init {
+        /// Network file from the network's operators.
+        #[arg(long, value_name = "FILE")]
+        network: PathBuf,
+        /// What the node does: gateway, mix or store. A node keeps its role.
+        #[arg(long)]
+        role: Role,
+        /// HOST:PORT (UDP) under which others reach the node.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: String,
+        /// UDP address to listen on, if it differs from the public one. Default: all addresses, the port of --address.
+        #[arg(long, value_name = "IP:PORT")]
+        listen: Option<SocketAddr>,
+        /// Loopback address of /livez, /readyz and /metrics. Default: 127.0.0.1:9464.
+        #[arg(long, value_name = "IP:PORT")]
+        metrics: Option<SocketAddr>,
+        /// 64 hexadecimal digits shared by all nodes of one operator; routes visit a family at most once.
+        #[arg(long, value_name = "HEX")]
+        family: Option<String>,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Run the node in the foreground. SIGTERM drains, a second SIGTERM or SIGINT stops now.
+    Run(Dir),
+    /// Read configuration, network file and identity key as `run` would, and print the admission line again.
+    CheckConfig(Dir),
+    /// What the running node does: ready or why not, links, queue, packets forwarded and dropped.
+    Status(Dir),
+    /// Check everything a node needs: files, limits, address, clock, authorities, admission, the running node.
+    Doctor(Dir),
+    /// Leave the network: publish nothing more, serve until the consensus lets go, then stop.
+    Drain(Dir),
+    /// List every secret the running node holds: where it is, when it is erased, what it would tell whoever took it.
+    Secrets(Dir),
+    /// The descriptor that the running node published last.
+    Descriptor(Dir),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let json = cli.json;
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, json);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // help and version
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args().any(|argument| argument == "--json") {
+        let message = error.to_string();
+        let message = message.trim().trim_start_matches("error: ");
+        report(&Failure::new(Kind::Usage, message, "see `shoal-node --help`"), true);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(Kind::Usage.exit_code())
+}
+
+fn report(failure: &Failure, json: bool) {
+    if json {
+        say(&failure.to_json().to_string());
+    } else {
+        // nothing can be done about a standard error that is closed
+        let _ = writeln!(std::io::stderr(), "shoal-node: {}\n  next: {}", failure.message, failure.next);
+    }
+}
+
+/// Writes a line to standard output. A reader that went away is not our failure.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let json = cli.json;
+    match cli.command {
+        Sub::Init { network, role, address, listen, metrics, family, dir: Dir { dir } } => {
+            let request = InitRequest { network, role, address, listen, metrics, family, dir };
+            admission(&setup::init(&request)?, json, "made");
+            Ok(())
+        }
+        Sub::CheckConfig(Dir { dir }) => {
+            admission(&setup::load(&dir)?, json, "checked");
+            Ok(())
+        }
+        Sub::Run(Dir { dir }) => {
+            log();
+            let setup = setup::load(&dir)?;
+            runtime()?.block_on(run::run(setup))
+        }
+        Sub::Status(Dir { dir }) => ask(&dir, Command::Status, json),
+        Sub::Drain(Dir { dir }) => ask(&dir, Command::Drain, json),
+        Sub::Secrets(Dir { dir }) => ask(&dir, Command::Secrets, json),
+        Sub::Descriptor(Dir { dir }) => ask(&dir, Command::Descriptor, json),
+        Sub::Doctor(Dir { dir }) => {
+            let findings = runtime()?.block_on(doctor::examine(&dir));
+            if json {
+                say(&json!({"ok": findings.iter().all(|finding| finding.ok), "findings": findings}).to_string());
+            } else {
+                for finding in findings {
+                    say(&format!("{}  {}: {}", if finding.ok { "ok " } else { "BAD" }, finding.check, finding.found));
+                    if !finding.next.is_empty() {
+                        say(&format!("     next: {}", finding.next));
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Failure::new(
+            Kind::Temporary,
+            format!("the runtime cannot start: {error}"),
+            "check the limits on threads and files",
+        )
+    })
+}
+
+fn admission(setup: &Setup, json: bool, verb: &str) {
+    let Setup { dir, config, network, identity } = setup;
+    let identity = identity.identity();
+    let line = setup::admission_line(config.role, &identity, &config.address);
+    let hints = &network.hints.authorities;
+    if json {
+        let send_to: Vec<Value> = hints
+            .iter()
+            .map(|hint| json!({"identity": hint.identity.to_string(), "address": hint.address.to_string()}))
+            .collect();
+        let answer = json!({
+            "identity": identity.to_string(),
+            "role": config.role.to_string(),
+            "dir": dir.display().to_string(),
+            "network": {"name": network.name, "genesis": network.genesis_hash().to_string(), "words": network.fingerprint_words()},
+            "admission": line,
+            "send_to": send_to,
+        });
+        say(&answer.to_string());
+        return;
+    }
+    say(&format!("{verb}: a {} of network `{}` in {}", config.role, network.name, dir.display()));
+    say(&format!("network fingerprint: {}", network.fingerprint_words()));
+    say(&format!("\nadmission line:\n{line}\n"));
+    say("Send it to the operators of these authorities; each runs `shoal-directory admit LINE`:");
+    for hint in hints {
+        say(&format!("  {} at {}", hint.identity, hint.address));
+    }
+    say(&format!("\nthen: shoal-node run --dir {}", dir.display()));
+}
+
+/// Asks the running node and prints its answer.
+fn ask(dir: &Path, command: Command, json: bool) -> Result<(), Failure> {
+    let config = setup::load_config(dir)?;
+    let answer = runtime()?.block_on(control::ask(&config.runtime_path(dir), command)).map_err(|error| {
+        let next = format!("start it: shoal-node run --dir {}", dir.display());
+        Failure::new(Kind::Unreachable, format!("{error:#}"), next)
+    })?;
+    if json {
+        say(&answer.to_string());
+    } else {
+        print(&answer, 0);
+    }
+    Ok(())
+}
+
+/// Prints JSON for people: one key a line, indented; zeros of long tables are left out.
+fn print(value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields.iter().filter(|(key, field)| depth == 0 || !is_zero(field) || *key == "up") {
+                match field {
+                    Value::Object(_) | Value::Array(_) => {
+                        say(&format!("{indent}{}:", key.replace('_', " ")));
+                        print(field, depth + 1);
+                    }
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                        say(&format!("{indent}{}: {}", key.replace('_', " "), plain(field)));
+                    }
+                }
+            }
+        }
+        Value::Array(items) if items.is_empty() => say(&format!("{indent}none")),
+        Value::Array(items) => {
+            for item in items {
+                match item {
+                    Value::Object(_) => {
+                        say(&format!("{indent}-"));
+                        print(item, depth + 1);
+                    }
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                        say(&format!("{indent}- {}", plain(item)));
+                    }
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => say(&format!("{indent}{}", plain(value))),
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_u64() == Some(0)
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "none".to_owned(),
+        Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
+        Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}

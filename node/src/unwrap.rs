@@ -1,0 +1,132 @@
+//! Unwrapping a packet: every check of the Sphinx way through a node, in this order and no other.
+//!
+//! 1. exact length ([`exact`]) → 2. alpha canonical and of large order → 3. shared secret under the current key, else
+//!    the grace key, else the next key → 4. header MAC → 5. insertion of the replay tag → 6. payload → 7. version 260 →
+//!    8. delay cap → 9. next hop allowed by the topology → outcome.
+//!
+//! The replay tag comes before everything that looks inside, so that a packet cannot be used twice to learn anything;
+//! and after the MAC, so that only real packets fill the set. The caller must not let a packet leave before its tag is
+//! in the log.
+
+use crate::drops::DropReason;
+use crate::keys::OfEpoch;
+use crate::view::View;
+use shoal_protocol::X25519Secret;
+use shoal_protocol::sphinx::{HeaderError, OpenHeader, Packet, Payload, UnwrapError, Unwrapped, open_header};
+use shoal_protocol::topology::{Place, allowed_step};
+use shoal_protocol::types::{Identity, Layer};
+use std::time::Duration;
+
+/// Whose link a packet came on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A client of this gateway. Its packets go to L1 and nowhere else: a client may not reach another client's session
+    /// past the mixes.
+    Client,
+    /// Another node.
+    Node,
+}
+
+/// Where a packet goes after its delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Next {
+    /// Another node.
+    Node(Identity),
+    /// A client session at this gateway. Whether it exists is looked up after the delay.
+    Session([u8; 32]),
+}
+
+/// What is to be done with a packet that passed every check.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Into the delay queue.
+    Forward {
+        /// Where it goes.
+        to: Next,
+        /// How long it waits; within the cap.
+        delay: Duration,
+        /// What is sent.
+        packet: Packet,
+    },
+    /// This node is the last hop: one of its own loops, or at a store a request for the courier.
+    Final {
+        /// Read by the sender of a loop, who wrote it.
+        identifier: [u8; 16],
+        /// The payload, not yet checked for tampering.
+        payload: Payload,
+    },
+}
+
+/// A mix key as the worker holds it, together with its replay set.
+pub trait MixKey: OfEpoch {
+    /// The secret.
+    fn secret(&self) -> &X25519Secret;
+}
+
+/// Step 1: exactly one packet long.
+pub fn exact(bytes: &[u8]) -> Result<Packet, DropReason> {
+    Packet::from_slice(bytes).map_err(|_| DropReason::WrongLength)
+}
+
+/// Steps 2 to 4. `keys` in the order of [`crate::keys::in_order`]; the key that fits comes back with the header.
+pub fn open<'k, K: MixKey>(packet: &Packet, keys: &[&'k K]) -> Result<(OpenHeader, &'k K), DropReason> {
+    if keys.is_empty() {
+        return Err(DropReason::NoMixKey);
+    }
+    for key in keys {
+        match open_header(packet, key.secret()) {
+            Ok(header) => return Ok((header, key)),
+            Err(HeaderError::BadAlpha) => return Err(DropReason::BadAlpha),
+            Err(HeaderError::BadMac) => {}
+        }
+    }
+    Err(DropReason::BadMac)
+}
+
+/// Steps 6 to 9, after the replay tag was inserted and found fresh.
+pub fn finish(header: OpenHeader, origin: Origin, view: &View) -> Result<Outcome, DropReason> {
+    match header.finish() {
+        Err(UnwrapError::Malformed) => Err(DropReason::BadPayload),
+        Err(UnwrapError::WrongVersion) => Err(DropReason::WrongVersion),
+        Ok(Unwrapped::Final { identifier, payload }) => Ok(Outcome::Final { identifier, payload }),
+        Ok(Unwrapped::Forward { next, delay, packet }) => {
+            if delay > view.delay_cap {
+                return Err(DropReason::DelayOverCap);
+            }
+            Ok(Outcome::Forward { to: next_hop(next, origin, view)?, delay, packet })
+        }
+    }
+}
+
+fn next_hop(next: [u8; 32], origin: Origin, view: &View) -> Result<Next, DropReason> {
+    let identity = Identity::from_bytes(next);
+    let step = match view.place_of(&identity) {
+        Some(to) => (to, Next::Node(identity)),
+        // what is no node can only be a session, and only gateways have sessions
+        None if view.place == Place::Gateway => (Place::Client, Next::Session(next)),
+        None => return Err(DropReason::UnknownNextHop),
+    };
+    let allowed = match origin {
+        Origin::Client => step.0 == Place::Mix(Layer::L1) && view.place == Place::Gateway,
+        Origin::Node => allowed_step(view.place, step.0),
+    };
+    if allowed { Ok(step.1) } else { Err(DropReason::ForbiddenNextHop) }
+}
+
+/// All steps at once. `insert` puts the replay tag into the set (and, before the packet leaves, the log) of the key that
+/// fitted.
+pub fn unwrap<K: MixKey>(
+    bytes: &[u8],
+    origin: Origin,
+    keys: &[&K],
+    view: &View,
+    insert: impl FnOnce(&K, &[u8; 32]) -> Result<(), DropReason>,
+) -> Result<Outcome, DropReason> {
+    let packet = exact(bytes)?;
+    let (header, key) = open(&packet, keys)?;
+    insert(key, &header.replay_tag())?;
+    finish(header, origin, view)
+}
+
+#[cfg(test)]
+mod tests;

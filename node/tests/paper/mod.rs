@@ -1,0 +1,399 @@
+//! A network of one real node process and paper neighbours: this test is its authority, its neighbours and its clients,
+//! over real links.
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde_json::Value;
+use shoal_node::io::control::{self, Command};
+use shoal_node::io::host::Clock;
+use shoal_protocol::X25519Secret;
+use shoal_protocol::authority::AuthoritySecret;
+use shoal_protocol::consensus::{CONSENSUS_FORMAT, Consensus, EPOCHS_COVERED, Generation, NodeEntry, certify};
+use shoal_protocol::descriptor::{Descriptor, UnverifiedDescriptor};
+use shoal_protocol::geometry::PACKET_SIZE;
+use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
+use shoal_protocol::network::{Hint, Hints, NetworkFile};
+use shoal_protocol::parameters::Parameters;
+use shoal_protocol::quic::{Endpoint, FrameWriter, Link, Protocol, read_question};
+use shoal_protocol::sphinx::{Hop, Packet, Unwrapped, build, open_header};
+use shoal_protocol::types::{Epoch, Identity, IdentityKey, Layer, Role, StoreIndex, UnixMillis};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How long anything may take before a test gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// A neighbour that this test plays.
+pub(crate) struct Neighbour {
+    pub(crate) key: IdentityKey,
+    pub(crate) mix: X25519Secret,
+    pub(crate) endpoint: Endpoint,
+    entry: NodeEntry,
+    packets: Mutex<mpsc::Receiver<Packet>>,
+}
+
+impl Neighbour {
+    fn new(role: Role, layer: Option<Layer>, number: u64) -> Arc<Self> {
+        let mut rng = StdRng::seed_from_u64(number);
+        let (key, mix) = (IdentityKey::generate(&mut rng), X25519Secret::generate(&mut rng));
+        let endpoint = Endpoint::bind(LOCAL, &key, &[Protocol::Mix]).expect("a port");
+        let keys = vec![(Epoch(0), mix.public())];
+        let entry = NodeEntry {
+            identity: key.identity(),
+            role,
+            layer,
+            family: *key.identity().as_bytes(),
+            addresses: vec![endpoint.local_addr().expect("bound")],
+            store_index: (role == Role::Store).then_some(StoreIndex(number as u16)),
+            envelope_keys: if role == Role::Store { keys.clone() } else { Vec::new() },
+            mix_keys: keys,
+            since: Epoch(0),
+            standby: false,
+        };
+        let (sender, packets) = mpsc::channel(1_024);
+        tokio::spawn(collect(endpoint.clone(), sender));
+        Arc::new(Self { key, mix, endpoint, entry, packets: Mutex::new(packets) })
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.key.identity()
+    }
+
+    /// As last hop of a packet.
+    pub(crate) fn last_hop(&self) -> Hop {
+        Hop { address: *self.identity().as_bytes(), key: self.mix.public(), delay: Duration::ZERO }
+    }
+
+    /// The identifier of the next packet that ends here. The node's own loops pass by and are skipped.
+    pub(crate) async fn receive(&self) -> [u8; 16] {
+        let next = async {
+            loop {
+                let packet =
+                    std::future::poll_fn(|context| self.packets.lock().expect("whole").poll_recv(context)).await;
+                let header = open_header(&packet.expect("the endpoint is open"), &self.mix).expect("a packet for me");
+                if let Unwrapped::Final { identifier, .. } = header.finish().expect("a good packet") {
+                    return identifier;
+                }
+            }
+        };
+        timeout(PATIENCE, next).await.expect("a packet in time")
+    }
+}
+
+/// Accepts every link and passes its packets on.
+async fn collect(endpoint: Endpoint, packets: mpsc::Sender<Packet>) {
+    while let Some(arrival) = endpoint.accept().await {
+        let packets = packets.clone();
+        tokio::spawn(async move {
+            let Ok(link) = arrival.admit().await else { return };
+            let Ok(mut frames) = link.accept_frames::<PACKET_SIZE>().await else { return };
+            while let Ok(Some(frame)) = frames.next().await {
+                if packets.send(Packet::from_array(frame)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// The network on paper.
+pub(crate) struct Paper {
+    pub(crate) network: NetworkFile,
+    pub(crate) gateway: Arc<Neighbour>,
+    pub(crate) mixes: [Arc<Neighbour>; 3],
+    stores: Vec<Arc<Neighbour>>,
+    authority: AuthoritySecret,
+    place: Option<Layer>,
+    descriptor: Mutex<Option<Descriptor>>,
+    /// Whether the next documents list the node under test.
+    pub(crate) listed: AtomicBool,
+    pub(crate) clock: Clock,
+}
+
+impl Paper {
+    /// Starts the authority. The node under test will be a mix of `place`, or a gateway.
+    pub(crate) fn start(place: Option<Layer>) -> Arc<Self> {
+        let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
+        let endpoint = Endpoint::bind(LOCAL, authority.identity_key(), &[Protocol::Directory]).expect("a port");
+        let clock = Clock::start();
+        let hint =
+            Hint { identity: authority.identity_key().identity(), address: endpoint.local_addr().expect("bound") };
+        let network = NetworkFile {
+            name: "paper".into(),
+            genesis_time: UnixMillis(clock.wall().0 - 5_000),
+            authorities: vec![authority.public().clone()],
+            parameters: Parameters { epoch_ms: 10_000, skew_ms: 1_000, ..Parameters::test_network() },
+            hints: Hints { authorities: vec![hint], gateways: Vec::new() },
+        };
+        let mix = |layer, number| Neighbour::new(Role::Mix, Some(layer), number);
+        let paper = Arc::new(Self {
+            network,
+            gateway: Neighbour::new(Role::Gateway, None, 10),
+            mixes: [mix(Layer::L1, 11), mix(Layer::L2, 12), mix(Layer::L3, 13)],
+            stores: (0..3).map(|number| Neighbour::new(Role::Store, None, number)).collect(),
+            authority,
+            place,
+            descriptor: Mutex::default(),
+            listed: AtomicBool::new(true),
+            clock,
+        });
+        tokio::spawn(Arc::clone(&paper).serve(endpoint));
+        paper
+    }
+
+    async fn serve(self: Arc<Self>, endpoint: Endpoint) {
+        while let Some(arrival) = endpoint.accept().await {
+            let paper = Arc::clone(&self);
+            tokio::spawn(async move {
+                let Ok(link) = arrival.admit().await else { return };
+                while let Ok(Some((question, answerer))) = read_question(&link, QUESTION_SIZE_MAX).await {
+                    let question = DirectoryQuestion::from_bytes(&question).expect("a question");
+                    let answer = match question {
+                        DirectoryQuestion::Publish(bytes) => paper.publish(&bytes),
+                        DirectoryQuestion::Newest { have } => paper.newest(have),
+                    };
+                    // an asker that was killed takes no answer
+                    let _ = answerer.answer(&answer.to_bytes()).await;
+                }
+            });
+        }
+    }
+
+    fn publish(&self, bytes: &[u8]) -> DirectoryAnswer {
+        let (network, now) = (self.network.genesis_hash(), self.clock.wall());
+        let verified = UnverifiedDescriptor::parse(bytes)
+            .and_then(|descriptor| descriptor.verify(&network, now, self.network.parameters.skew()));
+        match verified {
+            Ok(signed) => {
+                *self.descriptor.lock().expect("whole") = Some(signed.descriptor);
+                DirectoryAnswer::Accepted
+            }
+            Err(error) => DirectoryAnswer::Refused(error.to_string()),
+        }
+    }
+
+    fn newest(&self, have: Option<u64>) -> DirectoryAnswer {
+        let Some(descriptor) = self.descriptor.lock().expect("whole").clone() else {
+            return DirectoryAnswer::NotYet("waiting for the node".into());
+        };
+        let document = self.document(&descriptor);
+        if have == Some(document.height) {
+            return DirectoryAnswer::UpToDate;
+        }
+        DirectoryAnswer::Document(certify(&document, 0, &[(0, &self.authority)]))
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Consensus {
+        let schedule = self.network.schedule();
+        let epoch = schedule.epoch_at(self.clock.wall());
+        let covered = |keys: &[(Epoch, shoal_protocol::X25519Public)]| {
+            keys.iter().filter(|(of, _)| (epoch..epoch.plus(EPOCHS_COVERED)).contains(of)).copied().collect()
+        };
+        let listed = self.listed.load(Ordering::Relaxed);
+        let under_test = NodeEntry {
+            identity: descriptor.identity,
+            role: descriptor.role,
+            layer: self.place,
+            family: *descriptor.identity.as_bytes(),
+            addresses: descriptor.addresses.clone(),
+            store_index: None,
+            mix_keys: covered(&descriptor.mix_keys),
+            envelope_keys: Vec::new(),
+            since: Epoch(0),
+            standby: false,
+        };
+        let mut nodes: Vec<NodeEntry> = listed.then_some(under_test).into_iter().collect();
+        let neighbours = self.mixes.iter().chain(&self.stores).chain([&self.gateway]);
+        nodes.extend(neighbours.map(|neighbour| {
+            let mut entry = neighbour.entry.clone();
+            let keys: Vec<_> = (0..EPOCHS_COVERED).map(|n| (epoch.plus(n), neighbour.mix.public())).collect();
+            entry.envelope_keys = if entry.role == Role::Store { keys.clone() } else { Vec::new() };
+            entry.mix_keys = keys;
+            entry
+        }));
+        nodes.sort_by_key(|node| node.identity);
+        Consensus {
+            version: CONSENSUS_FORMAT,
+            network: self.network.genesis_hash(),
+            height: epoch.0 + 1,
+            epoch,
+            previous: self.network.genesis_hash(),
+            valid_from: schedule.start(epoch),
+            valid_until: schedule.start(epoch.plus(EPOCHS_COVERED)),
+            parameters: self.network.parameters,
+            previous_mean_delay_ms: self.network.parameters.mean_delay_ms,
+            authorities: self.network.authorities.clone(),
+            nodes,
+            absent: Vec::new(),
+            next_store_index: 3,
+            generations: vec![Generation {
+                number: 1,
+                since: Epoch(0),
+                retired: None,
+                seed: [1; 32],
+                stores: (0..3).map(StoreIndex).collect(),
+            }],
+            randomness: [1; 32],
+            commitments: Vec::new(),
+            reveals: Vec::new(),
+            lists: Vec::new(),
+        }
+    }
+
+    /// The node under test as a hop, with the key it published for the current epoch.
+    pub(crate) fn hop(&self, delay: Duration) -> Hop {
+        let descriptor = self.descriptor.lock().expect("whole").clone().expect("published");
+        let epoch = self.network.schedule().epoch_at(self.clock.wall());
+        let key = descriptor.mix_keys.iter().find(|(of, _)| *of == epoch).expect("a key for this epoch").1;
+        Hop { address: *descriptor.identity.as_bytes(), key, delay }
+    }
+
+    /// A packet through the node under test to `last`, named by `identifier`.
+    pub(crate) fn packet(&self, delay: Duration, last: Hop, identifier: u8) -> Packet {
+        let mut rng = StdRng::seed_from_u64(u64::from(identifier) + 1_000);
+        build(&[], &[self.hop(delay), last], [identifier; 16], &mut rng).expect("a good route")
+    }
+}
+
+/// The node under test: a process.
+pub(crate) struct Node {
+    child: Child,
+    dir: PathBuf,
+    pub(crate) address: SocketAddr,
+    pub(crate) identity: Identity,
+}
+
+impl Node {
+    /// Makes and starts a node of `role` in `dir`.
+    pub(crate) fn start(paper: &Paper, role: Role, dir: &std::path::Path) -> Self {
+        let network = dir.join("network.toml");
+        std::fs::write(&network, paper.network.to_toml()).expect("written");
+        let (address, metrics) = (free_udp(), free_tcp());
+        let made = Process::new(env!("CARGO_BIN_EXE_shoal-node"))
+            .args(["init", "--json", "--role", &role.to_string(), "--address", &address.to_string()])
+            .args(["--metrics", &metrics.to_string(), "--network"])
+            .arg(&network)
+            .arg("--dir")
+            .arg(dir.join("node"))
+            .output()
+            .expect("init runs");
+        assert!(made.status.success(), "{made:?}");
+        let made: Value = serde_json::from_slice(&made.stdout).expect("one line of JSON");
+        let identity = made["identity"].as_str().expect("an identity").parse().expect("hexadecimal");
+        let dir = dir.join("node");
+        Self { child: spawn(&dir), dir, address, identity }
+    }
+
+    /// kill -9, then start again in the same directory.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(&self.dir);
+    }
+
+    pub(crate) fn runtime_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        control::ask(&self.runtime_dir(), Command::Status).await.unwrap_or(Value::Null)
+    }
+
+    /// Waits until the status satisfies `condition`.
+    pub(crate) async fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let waiting = async {
+            loop {
+                last = self.status().await;
+                if condition(&last) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let found = timeout(PATIENCE, waiting).await;
+        assert!(found.is_ok(), "{what}: {last}");
+        last
+    }
+
+    pub(crate) async fn ready(&self) {
+        self.wait("ready", |status| status["ready"] == Value::Bool(true)).await;
+    }
+
+    pub(crate) async fn dropped(&self, reason: &str, count: u64) {
+        self.wait(reason, |status| status["dropped"][reason].as_u64() == Some(count)).await;
+    }
+
+    /// A link from `peer`, with its stream of packets.
+    pub(crate) async fn dial(&self, peer: &Neighbour) -> (Link, FrameWriter<PACKET_SIZE>) {
+        let link = peer.endpoint.connect(self.address, &self.identity, Protocol::Mix).await.expect("a link");
+        let frames = link.open_frames().await.expect("a stream");
+        (link, frames)
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Process::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    }
+
+    /// Sends a signal by name and waits for the end of the process.
+    pub(crate) async fn end(&mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.ended().await
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let ended = async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("our child") {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, ended).await.expect("ends in time")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(dir: &std::path::Path) -> Child {
+    Process::new(env!("CARGO_BIN_EXE_shoal-node"))
+        .args(["run", "--dir"])
+        .arg(dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts")
+}
+
+fn free_udp() -> SocketAddr {
+    std::net::UdpSocket::bind(LOCAL).and_then(|socket| socket.local_addr()).expect("a free port")
+}
+
+fn free_tcp() -> SocketAddr {
+    std::net::TcpListener::bind(LOCAL).and_then(|listener| listener.local_addr()).expect("a free port")
+}

@@ -1,0 +1,28 @@
+//! The one place of this program that reads the wall clock.
+#![expect(clippy::disallowed_methods, reason = "IO shell")]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use shoal_protocol::types::UnixMillis;
+
+/// Milliseconds since 1970; zero on a machine whose clock stands before that.
+pub(crate) fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A point in time to measure from, untouched by steps of the wall clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    /// Starts measuring.
+    pub(crate) fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    /// Time since the start.
+    pub(crate) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}

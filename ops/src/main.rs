@@ -1,0 +1,58 @@
+//! `shoal-ops`: a whole Shoal network on this machine, for people to watch and for tests to use, and the prober with its
+//! status page.
+
+mod arguments;
+mod chart;
+mod draw;
+mod duration;
+mod failure;
+mod history;
+mod io;
+mod metrics;
+mod page;
+mod plan;
+mod ready;
+mod samples;
+mod transcript;
+mod view;
+
+use std::{io::Write as _, process::ExitCode};
+
+use arguments::{Arguments, Command};
+use clap::Parser as _;
+use failure::{ExitKind, Failure};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // clap writes help to standard output and mistakes to standard error
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { ExitKind::Usage.code() } else { 0 });
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+
+    let json = arguments.json();
+    let result =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| {
+            runtime.block_on(async {
+                match arguments.command {
+                    Command::Testnet(options) => io::testnet::command(&options).await,
+                    Command::Demo(options) => io::demo::command(&options).await,
+                    Command::Probe(options) => io::probe::command(&options).await,
+                }
+            })
+        });
+    let failure = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) => Failure::from_error(&error),
+    };
+    eprintln!("shoal-ops: {}\n  next: {}", failure.message, failure.next);
+    if json {
+        // a closed standard output is no reason for another exit code
+        let _ = writeln!(std::io::stdout(), "{}", failure.to_json());
+    }
+    ExitCode::from(failure.kind.code())
+}

@@ -4,9 +4,9 @@
 //! seals exactly one plaintext), so that a writer that crashed writes the same bodies again and keeps no second copy.
 
 use minicbor::{Decode, Encode};
+use shoal_protocol::Hash;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey};
 use shoal_protocol::geometry::BOX_PLAINTEXT_SIZE;
-use shoal_protocol::Hash;
 use std::convert::Infallible;
 use std::fmt;
 use zeroize::Zeroize as _;

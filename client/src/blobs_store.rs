@@ -43,7 +43,12 @@ fn open_manifest(vault: &Vault, sealed: &[u8]) -> Result<Manifest, MailError> {
 }
 
 /// Keeps an outgoing blob's parts; nothing is written before [`activate`].
-pub(crate) fn insert_out(db: &Connection, vault: &Vault, manifest: &Manifest, content: &[u8]) -> Result<i64, MailError> {
+pub(crate) fn insert_out(
+    db: &Connection,
+    vault: &Vault,
+    manifest: &Manifest,
+    content: &[u8],
+) -> Result<i64, MailError> {
     db.prepare_cached("INSERT INTO blob_out (manifest) VALUES (?1)")?.execute([seal_manifest(vault, manifest)])?;
     let row = db.last_insert_rowid();
     let mut statement = db.prepare_cached("INSERT INTO part_out (blob, j, part) VALUES (?1, ?2, ?3)")?;
@@ -103,12 +108,7 @@ pub(crate) struct StoredPart {
 }
 
 /// One part of an outgoing blob; `None` when the blob is gone.
-pub(crate) fn part_out(
-    db: &Connection,
-    vault: &Vault,
-    blob: i64,
-    j: u64,
-) -> Result<Option<StoredPart>, MailError> {
+pub(crate) fn part_out(db: &Connection, vault: &Vault, blob: i64, j: u64) -> Result<Option<StoredPart>, MailError> {
     let found: Option<(Vec<u8>, u8)> = db
         .prepare_cached("SELECT part, stored FROM part_out WHERE blob = ?1 AND j = ?2")?
         .query_row((blob, j), |row| Ok((row.get(0)?, row.get(1)?)))
@@ -167,10 +167,8 @@ pub(crate) fn waiting_bytes(db: &Connection) -> Result<u64, MailError> {
 
 /// Blobs that were stored so long ago that they will expire unread are written again.
 pub(crate) fn expire_out(db: &Connection, before: UnixMillis) -> Result<usize, MailError> {
-    db.prepare_cached(
-        "UPDATE part_out SET stored = 0 WHERE blob IN (SELECT blob FROM blob_out WHERE stored_at < ?1)",
-    )?
-    .execute([before.0])?;
+    db.prepare_cached("UPDATE part_out SET stored = 0 WHERE blob IN (SELECT blob FROM blob_out WHERE stored_at < ?1)")?
+        .execute([before.0])?;
     Ok(db
         .prepare_cached(
             "UPDATE blob_out SET stored_at = NULL
@@ -188,12 +186,8 @@ pub(crate) fn insert_in(
     purpose: Purpose,
     now: UnixMillis,
 ) -> Result<Incoming, MailError> {
-    db.prepare_cached("INSERT INTO blob_in (manifest, generation, purpose, since) VALUES (?1, ?2, ?3, ?4)")?.execute((
-        seal_manifest(vault, manifest),
-        generation,
-        purpose == Purpose::Welcome,
-        now.0,
-    ))?;
+    db.prepare_cached("INSERT INTO blob_in (manifest, generation, purpose, since) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((seal_manifest(vault, manifest), generation, purpose == Purpose::Welcome, now.0))?;
     let row = db.last_insert_rowid();
     Ok(Incoming { row, manifest: manifest.clone(), generation, purpose, since: now })
 }
@@ -239,9 +233,7 @@ pub(crate) fn assemble(db: &Connection, vault: &Vault, incoming: &Incoming) -> R
     let mut rows = statement.query([incoming.row])?;
     while let Some(row) = rows.next()? {
         let sealed: Vec<u8> = row.get(0)?;
-        content.extend_from_slice(
-            &vault.open(PART, &sealed).map_err(|_| MailError::Damaged("a part does not open"))?,
-        );
+        content.extend_from_slice(&vault.open(PART, &sealed).map_err(|_| MailError::Damaged("a part does not open"))?);
     }
     Ok(content)
 }

@@ -77,8 +77,7 @@ pub fn write(
     pointer: &PointerKey,
 ) -> Result<Vec<Vec<u8>>, BadCard> {
     let pointer = pointer.public().to_bytes();
-    let signature =
-        IdentityKey::from_seed(&owner.seed()).sign(SIGNATURE, &signed(place, key_package, &pointer));
+    let signature = IdentityKey::from_seed(&owner.seed()).sign(SIGNATURE, &signed(place, key_package, &pointer));
     let wire = Wire { version: VERSION, key_package: key_package.to_vec(), pointer, signature };
     let encoded = minicbor::to_vec(&wire).map_err(|_| BadCard("does not encode"))?;
     if encoded.len() > CARD_SIZE_MAX {

@@ -187,12 +187,7 @@ pub(crate) struct OutBox {
 }
 
 /// Keeps the sealed body of an own chain's next box and moves the counter on: a counter is never sealed twice.
-pub(crate) fn push_box(
-    db: &Connection,
-    chain: &Chain,
-    body: &BoxBody,
-    message: Option<i64>,
-) -> Result<i64, MailError> {
+pub(crate) fn push_box(db: &Connection, chain: &Chain, body: &BoxBody, message: Option<i64>) -> Result<i64, MailError> {
     db.prepare_cached("INSERT INTO box_out (chain, j, body, message) VALUES (?1, ?2, ?3, ?4)")?.execute((
         chain.row,
         chain.next,
@@ -221,7 +216,8 @@ pub(crate) fn out_box(db: &Connection, row: i64) -> Result<Option<OutBox>, MailE
 
 /// Boxes that not both replicas have, oldest first: row, chain, whether one replica has it.
 pub(crate) fn unstored(db: &Connection) -> Result<Vec<(i64, i64, bool)>, MailError> {
-    let mut statement = db.prepare_cached("SELECT box, chain, stored > 0 FROM box_out WHERE stored < 3 ORDER BY box")?;
+    let mut statement =
+        db.prepare_cached("SELECT box, chain, stored > 0 FROM box_out WHERE stored < 3 ORDER BY box")?;
     Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?)
 }
 
@@ -231,10 +227,22 @@ pub(crate) fn set_stored(db: &Connection, row: i64, stored: u8, now: UnixMillis)
     Ok(())
 }
 
-/// Boxes of a chain before `j`, which their reader has shown: their rows and messages.
-pub(crate) fn confirmed(db: &Connection, chain: i64, j: u64) -> Result<Vec<(i64, Option<i64>)>, MailError> {
-    let mut statement = db.prepare_cached("SELECT box, message FROM box_out WHERE chain = ?1 AND j < ?2")?;
-    Ok(statement.query_map((chain, j), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+/// The peer says that all boxes of an own chain before `boxes` were shown. Never moves back.
+pub(crate) fn acknowledge(db: &Connection, chain: i64, boxes: u64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE chain SET acknowledged = max(acknowledged, ?2) WHERE chain = ?1")?
+        .execute((chain, boxes))?;
+    Ok(())
+}
+
+/// Boxes of a chain that their reader has shown and of which a replica says that it has our body: their rows and
+/// messages. Without the second, an older copy of a profile would take the receipts of its successor's boxes for its
+/// own.
+pub(crate) fn confirmed(db: &Connection, chain: i64) -> Result<Vec<(i64, Option<i64>)>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT box, message FROM box_out
+         WHERE chain = ?1 AND stored > 0 AND j < (SELECT acknowledged FROM chain WHERE chain = ?1)",
+    )?;
+    Ok(statement.query_map([chain], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
 }
 
 pub(crate) fn delete_box(db: &Connection, row: i64) -> Result<(), MailError> {

@@ -82,8 +82,7 @@ pub(crate) fn insert(
     )?
     .execute((contact, vault.seal(GROUP, &begun.group_id), begun.generation, request, now.0))?;
     let row = db.last_insert_rowid();
-    for (leaf, side) in
-        [(begun.own_leaf, Side::Own(writer.clone())), (begun.peer.leaf, Side::Peer(begun.peer.writer))]
+    for (leaf, side) in [(begun.own_leaf, Side::Own(writer.clone())), (begun.peer.leaf, Side::Peer(begun.peer.writer))]
     {
         let secret = chain_secret(&begun.exported, leaf);
         chains::insert(db, vault, Some(row), begun.epoch, leaf, begun.generation, &secret, &side)?;

@@ -275,8 +275,8 @@ pub fn found(
 /// # Errors
 /// [`GroupError::Refused`] when the Welcome breaks a rule; the caller must then roll its transaction back.
 pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Result<Begun, GroupError> {
-    let message = MlsMessageIn::tls_deserialize_exact_bytes(welcome)
-        .map_err(|_| GroupError::Refused("malformed Welcome"))?;
+    let message =
+        MlsMessageIn::tls_deserialize_exact_bytes(welcome).map_err(|_| GroupError::Refused("malformed Welcome"))?;
     let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
         return Err(GroupError::Refused("no Welcome"));
     };

@@ -222,8 +222,7 @@ mod tests {
     fn every_part_of_a_letter_is_bound() {
         let mut rng = StdRng::seed_from_u64(2);
         let owner = PointerKey::generate(&mut rng);
-        let letter =
-            seal_letter(&owner.public(), &Pointer::new(1, Manifest::of(b"", [0; 32])), &mut rng).unwrap();
+        let letter = seal_letter(&owner.public(), &Pointer::new(1, Manifest::of(b"", [0; 32])), &mut rng).unwrap();
         for position in [0, 31, 32, 700, 1_119, 1_120, 1_799] {
             let mut changed = *letter.as_bytes();
             changed[position] ^= 1;

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The rooms are pure: they are given the time, bytes and a random generator, and say what to do. [`io`] is the shell
-//! around them: [`io::Client`] is the handle for programs, [`io::daemon`] serves it to other processes over a Unix
+//! around them: [`io::Client`] is the handle for programs, [`io::serve`] serves it to other processes over a Unix
 //! socket, and the command `shoal` is built from both. `client/README.md` describes the JSON that all of it speaks.
 
 pub mod anonymity;

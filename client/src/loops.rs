@@ -213,7 +213,11 @@ mod tests {
     fn a_third_lost_warns_and_does_not_pause() {
         let mut loops = LoopStatistics::default();
         for i in 0..3_000 {
-            if i % 3 == 0 { loops.lost() } else { loops.returned(Duration::from_millis(1)) }
+            if i % 3 == 0 {
+                loops.lost()
+            } else {
+                loops.returned(Duration::from_millis(1))
+            }
             assert_ne!(loops.health(), Health::Pause);
         }
         assert_eq!(loops.health(), Health::Warn);

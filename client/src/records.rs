@@ -159,8 +159,11 @@ mod tests {
             (".{0,60}", "[a-z/]{0,40}").prop_map(|(name, mime)| BlobKind::File { name, mime }),
         ];
         prop_oneof![
-            (id, any::<u64>(), ".{0,200}")
-                .prop_map(|(id, at, text)| Content::Text { id, sent_at: UnixMillis(at), text }),
+            (id, any::<u64>(), ".{0,200}").prop_map(|(id, at, text)| Content::Text {
+                id,
+                sent_at: UnixMillis(at),
+                text
+            }),
             Just(Content::Receipt),
             (any::<[u8; 16]>(), any::<u64>(), kind, manifest).prop_map(|(id, at, kind, manifest)| Content::Blob {
                 id,

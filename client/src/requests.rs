@@ -254,8 +254,7 @@ impl Requests {
 /// generation.
 fn place(consensus: &Consensus, id: &BoxId, rng: &mut impl CryptoRng) -> Result<[StoreIndex; 2], UnbuildableRequest> {
     let generation = consensus.current_generation().ok_or(UnbuildableRequest::NoGeneration)?;
-    let [first, second] =
-        boxes::placement(generation, id).ok_or(UnbuildableRequest::NoPlacement(generation.number))?;
+    let [first, second] = boxes::placement(generation, id).ok_or(UnbuildableRequest::NoPlacement(generation.number))?;
     Ok(if rng.random::<bool>() { [second, first] } else { [first, second] })
 }
 
@@ -271,10 +270,7 @@ fn fresh_identifier(rng: &mut impl CryptoRng) -> SurbIdentifier {
 /// Departure, all delays that the client sampled itself, the service time, and a margin.
 fn deadline(departs: Duration, out: &[Hop], back: &[Hop], parameters: &Parameters) -> Duration {
     let delays: Duration = out.iter().chain(back).map(|hop| hop.delay).sum();
-    departs
-        .saturating_add(delays)
-        .saturating_add(Duration::from_millis(parameters.service_ms))
-        .saturating_add(MARGIN)
+    departs.saturating_add(delays).saturating_add(Duration::from_millis(parameters.service_ms)).saturating_add(MARGIN)
 }
 
 /// The nodes a request and its reply pass, the client's own session left out.

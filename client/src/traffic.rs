@@ -195,8 +195,7 @@ mod tests {
 
     /// Kolmogorov–Smirnov distance of gaps (in means) from Exp(1).
     fn distance(ticks: &[Tick], rate: f64) -> f64 {
-        let mut gaps: Vec<f64> =
-            ticks.windows(2).map(|pair| (pair[1].at - pair[0].at).as_secs_f64() * rate).collect();
+        let mut gaps: Vec<f64> = ticks.windows(2).map(|pair| (pair[1].at - pair[0].at).as_secs_f64() * rate).collect();
         gaps.sort_by(f64::total_cmp);
         let n = gaps.len() as f64;
         gaps.iter().enumerate().fold(0.0, |worst: f64, (i, gap)| {

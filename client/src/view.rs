@@ -37,7 +37,9 @@ impl View {
     /// Takes up the document that an earlier run kept, however old: it guards against rollback and may name gateways.
     /// What does not verify is as good as none.
     pub fn resume(&mut self, bytes: &[u8]) {
-        if let Ok(verified) = UnverifiedConsensus::parse(bytes).and_then(|document| document.verify_any_time(&self.anchor)) {
+        if let Ok(verified) =
+            UnverifiedConsensus::parse(bytes).and_then(|document| document.verify_any_time(&self.anchor))
+        {
             self.hold(verified);
         }
     }
@@ -97,5 +99,111 @@ impl View {
         // a clock within the tolerance may be an epoch off at either end: the document has keys for three
         let epoch = held.schedule().epoch_at(now).clamp(held.epoch, held.epoch.plus(2));
         Some((held, epoch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{START, consensus};
+    use rand::{SeedableRng as _, rngs::StdRng};
+    use shoal_protocol::Hash;
+    use shoal_protocol::authority::AuthoritySecret;
+    use shoal_protocol::consensus::{Consensus, certify};
+
+    fn authority() -> AuthoritySecret {
+        AuthoritySecret::generate(&mut StdRng::seed_from_u64(77))
+    }
+
+    fn document(epochs_later: u64, previous: u8) -> Consensus {
+        let (mut document, _) = consensus(1, 2, 3);
+        let shift = epochs_later * document.parameters.epoch_ms;
+        document.authorities = vec![authority().public().clone()];
+        document.epoch = document.epoch.plus(epochs_later);
+        document.height += epochs_later;
+        document.previous = Hash::from_bytes([previous; 32]);
+        document.valid_from.0 += shift;
+        document.valid_until.0 += shift;
+        for node in &mut document.nodes {
+            node.mix_keys.iter_mut().chain(&mut node.envelope_keys).for_each(|(epoch, _)| *epoch = document.epoch);
+        }
+        document
+    }
+
+    fn certified(document: &Consensus) -> Vec<u8> {
+        certify(document, 0, &[(0, &authority())])
+    }
+
+    fn view() -> View {
+        let first = document(0, 2);
+        View::new(TrustAnchor { network: first.network, authorities: first.authorities })
+    }
+
+    #[test]
+    fn newer_documents_are_taken_and_older_ones_never() {
+        let mut view = view();
+        let (first, second) = (certified(&document(0, 2)), certified(&document(1, 2)));
+        assert!(view.in_force(START).is_none());
+        assert!(matches!(view.offer(first.clone(), START), Ok(Offer::Newer(_))));
+        assert_eq!(view.offer(first.clone(), START), Ok(Offer::Known));
+        let later = UnixMillis(document(1, 2).valid_from.0);
+        assert!(matches!(view.offer(second, later), Ok(Offer::Newer(_))));
+        assert!(matches!(view.offer(first, later), Err(DocumentError::Rollback { .. })));
+        assert_eq!(view.held().unwrap().epoch, document(1, 2).epoch);
+    }
+
+    #[test]
+    fn two_documents_of_one_epoch_are_a_conflict() {
+        let mut view = view();
+        view.offer(certified(&document(0, 2)), START).unwrap();
+        assert!(matches!(view.offer(certified(&document(0, 3)), START), Err(DocumentError::Conflict { .. })));
+    }
+
+    #[test]
+    fn an_early_document_waits_for_its_epoch() {
+        let mut view = view();
+        let bytes = certified(&document(1, 2));
+        assert_eq!(view.offer(bytes, UnixMillis(START.0 - 60_000)), Ok(Offer::Early));
+        assert!(view.ripen(UnixMillis(START.0 - 50_000)).is_none());
+        assert!(view.held().is_none());
+        assert!(view.ripen(document(1, 2).valid_from).is_some());
+        assert!(view.ripen(document(1, 2).valid_from).is_none());
+    }
+
+    #[test]
+    fn strangers_documents_are_refused() {
+        let mut view = view();
+        let unsigned = certify(&document(0, 2), 0, &[]);
+        assert_eq!(view.offer(unsigned, START), Err(DocumentError::Unsigned));
+        let mallory = AuthoritySecret::generate(&mut StdRng::seed_from_u64(78));
+        let forged = certify(&document(0, 2), 0, &[(0, &mallory)]);
+        assert!(matches!(view.offer(forged, START), Err(DocumentError::BadSignature { .. })));
+        let mut elsewhere = document(0, 2);
+        elsewhere.network = Hash::from_bytes([9; 32]);
+        assert!(matches!(view.offer(certified(&elsewhere), START), Err(DocumentError::WrongNetwork { .. })));
+        let over = UnixMillis(document(0, 2).valid_until.0 + 60_000);
+        assert!(matches!(view.offer(certified(&document(0, 2)), over), Err(DocumentError::Expired { .. })));
+        assert!(view.held().is_none());
+    }
+
+    #[test]
+    fn a_document_serves_for_three_epochs_and_guards_after_a_restart() {
+        let mut first = view();
+        let bytes = certified(&document(0, 2));
+        first.offer(bytes.clone(), START).unwrap();
+        let epoch = document(0, 2).epoch;
+        let epoch_ms = document(0, 2).parameters.epoch_ms;
+        for (later, expected) in [(0, 0), (1, 1), (2, 2)] {
+            let now = UnixMillis(START.0 + later * epoch_ms + 10);
+            assert_eq!(first.in_force(now).map(|(_, epoch)| epoch), Some(epoch.plus(expected)));
+        }
+        assert!(first.in_force(UnixMillis(START.0 + 4 * epoch_ms)).is_none());
+
+        let mut resumed = view();
+        resumed.resume(b"rubbish");
+        assert!(resumed.held().is_none());
+        resumed.resume(&bytes);
+        assert!(resumed.held().is_some());
+        assert!(matches!(resumed.offer(certified(&document(0, 3)), START), Err(DocumentError::Conflict { .. })));
     }
 }

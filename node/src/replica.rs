@@ -139,19 +139,27 @@ impl Replica {
         self.network = network;
     }
 
+    /// Takes back what was remembered of one epoch before the process was started.
+    pub fn restore(&mut self, epoch: Epoch, halves: Vec<[u8; 16]>) {
+        self.seen.entry(epoch).or_default().extend(halves.into_iter().take(SEEN_MAX));
+    }
+
     /// Forgets the ephemeral keys of envelope keys that are erased: of each epoch for which `is_alive` says no.
     pub fn forget(&mut self, mut is_alive: impl FnMut(Epoch) -> bool) {
         self.seen.retain(|epoch, _| is_alive(*epoch));
     }
 
     /// Takes a question that arrived at `now`. `keys` are those accepted now, in the order in which to try them; `epoch` is
-    /// the current one. Returns the engine task, if the operation has one.
+    /// the current one. `remember` writes half an ephemeral key where a restart of the process finds it
+    /// ([`Replica::restore`]); if it cannot, the envelope is not acted on. Returns the engine task, if the operation has
+    /// one.
     pub fn on_request(
         &mut self,
         now: Duration,
         epoch: Epoch,
         question: Question<'_>,
         keys: &[Arc<EpochKeys>],
+        remember: impl FnOnce(Epoch, &[u8; 16]) -> bool,
     ) -> Option<(Job, Task)> {
         let Question { courier, ticket, envelope, receipt } = question;
         if self.waiting.len() >= WAITING_MAX {
@@ -162,7 +170,7 @@ impl Replica {
         self.next_number += 1;
         let mut waiting = Waiting { courier, ticket, open: None, answer: None, receipt_for: None, receipt: None };
         let mut task = None;
-        if let Some(open) = self.open(envelope, keys) {
+        if let Some(open) = self.open(envelope, keys, remember) {
             match self.judge(&open, epoch, receipt) {
                 Verdict::Say(answer) => waiting.answer = Some(answer),
                 Verdict::Do { task: wanted, receipt_for } => {
@@ -211,7 +219,12 @@ impl Replica {
     }
 
     /// Opens an envelope under the first key that fits, unless its ephemeral key was seen under that key before.
-    fn open(&mut self, envelope: &Envelope, keys: &[Arc<EpochKeys>]) -> Option<OpenEnvelope> {
+    fn open(
+        &mut self,
+        envelope: &Envelope,
+        keys: &[Arc<EpochKeys>],
+        remember: impl FnOnce(Epoch, &[u8; 16]) -> bool,
+    ) -> Option<OpenEnvelope> {
         let opened = keys.iter().find_map(|keys| {
             let open = envelope.open(self.network.me, keys.envelope.as_ref()?).ok()?;
             Some((keys.epoch, open))
@@ -229,6 +242,10 @@ impl Replica {
             return None;
         }
         seen.insert(half);
+        if !remember(epoch, &half) {
+            self.drops.count(DropReason::ReplayLogFailed);
+            return None;
+        }
         Some(open)
     }
 

@@ -6,6 +6,7 @@ mod chart;
 mod draw;
 mod duration;
 mod failure;
+mod findings;
 mod history;
 mod io;
 mod metrics;
@@ -28,7 +29,15 @@ fn main() -> ExitCode {
         Err(error) => {
             // clap writes help to standard output and mistakes to standard error
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { ExitKind::Usage.code() } else { 0 });
+            if !error.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            if std::env::args().any(|argument| argument == "--json") {
+                let message = error.to_string();
+                let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                say(&Failure::new(ExitKind::Usage, message, "see shoal-ops --help").to_json());
+            }
+            return ExitCode::from(ExitKind::Usage.code());
         }
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
@@ -51,8 +60,12 @@ fn main() -> ExitCode {
     };
     eprintln!("shoal-ops: {}\n  next: {}", failure.message, failure.next);
     if json {
-        // a closed standard output is no reason for another exit code
-        let _ = writeln!(std::io::stdout(), "{}", failure.to_json());
+        say(&failure.to_json());
     }
     ExitCode::from(failure.kind.code())
+}
+
+/// Writes a line to standard output; one that is closed is no reason for another exit code.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

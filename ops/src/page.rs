@@ -8,7 +8,8 @@ use crate::{
     chart::{self, Loops, RoundTrips},
     draw::{self, CARD_HEIGHT, CARD_WIDTH, Drawing, count},
     duration::short,
-    view::{Column, Finding, Level, Party, State, View, percent},
+    findings::{Finding, Level, percent},
+    view::{Column, Party, State, View},
 };
 
 /// A figure at the top of the page.
@@ -48,7 +49,7 @@ struct Fact {
 }
 
 #[derive(Template)]
-#[template(path = "status.html")]
+#[template(path = "status.html", blocks = ["live"])]
 struct Page<'a> {
     nonce: &'a str,
     refresh_s: u64,
@@ -76,6 +77,15 @@ struct Page<'a> {
 /// Renders the page. `nonce` allows this page's own style and script and nothing else; `refresh` is the time between two
 /// looks.
 pub(crate) fn render(view: &View, nonce: &str, refresh: Duration) -> Result<String, askama::Error> {
+    page(view, nonce, refresh).render()
+}
+
+/// Renders the part of the page that changes, for the script that puts it in the old one's place.
+pub(crate) fn render_live(view: &View) -> Result<String, askama::Error> {
+    page(view, "", Duration::ZERO).as_live().render()
+}
+
+fn page<'a>(view: &'a View, nonce: &'a str, refresh: Duration) -> Page<'a> {
     let bucket = Duration::from_millis(view.bucket_ms);
     let worst = view.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
     let (verdict_class, verdict) = match worst {
@@ -106,7 +116,6 @@ pub(crate) fn render(view: &View, nonce: &str, refresh: Duration) -> Result<Stri
         rows: view.parties.iter().map(row).collect(),
         version: env!("CARGO_PKG_VERSION"),
     }
-    .render()
 }
 
 fn level_class(level: Level) -> &'static str {
@@ -329,6 +338,13 @@ mod tests {
         assert!(!html.contains(" onload") && !html.contains(" onclick"));
         assert_eq!(html.matches("<script").count(), html.matches("<script nonce=\"n0nce\"").count());
         assert_eq!(html.matches("<style").count(), html.matches("<style nonce=\"n0nce\"").count());
+    }
+
+    #[test]
+    fn the_changing_part_is_a_part_of_the_page() {
+        let live = render_live(&sample()).expect("the template renders");
+        assert!(rendered(&sample()).contains(&live));
+        assert!(live.contains("<svg") && !live.contains("<script") && !live.contains("<style"));
     }
 
     #[test]

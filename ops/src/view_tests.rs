@@ -7,6 +7,7 @@ use shoal_protocol::{
 };
 
 use super::*;
+use crate::findings::{Level, percent};
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 

@@ -5,20 +5,20 @@
   const period = {{ refresh_s }} * 1000;
   async function look() {
     try {
-      const answer = await fetch("/", { cache: "no-store" });
+      const answer = await fetch("/live", { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.status);
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const fresh = page.getElementById("live");
+      const fresh = document.createElement("template");
+      fresh.innerHTML = await answer.text();
       const live = document.getElementById("live");
       if (live.contains(document.activeElement)) return;
       const left = [...live.querySelectorAll(".wide")].map((box) => box.scrollLeft);
-      live.replaceChildren(...fresh.childNodes);
+      live.replaceChildren(fresh.content);
       live.querySelectorAll(".wide").forEach((box, n) => { box.scrollLeft = left[n] || 0; });
       live.classList.remove("stale");
-      document.title = page.title;
+      const verdict = document.getElementById("verdict");
+      document.title = verdict.dataset.title;
       const spoken = document.getElementById("spoken");
-      const verdict = document.getElementById("verdict").textContent;
-      if (spoken.textContent !== verdict) spoken.textContent = verdict;
+      if (spoken.textContent !== verdict.textContent) spoken.textContent = verdict.textContent;
     } catch {
       document.getElementById("live").classList.add("stale");
     }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// The line that `testnet` prints when a message could be sent.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Ready {
     /// Always true.
     pub ready: bool,
@@ -29,8 +29,8 @@ pub struct Party {
     pub identity: Option<String>,
     /// `gateway`, `mix` or `store` (nodes).
     pub role: Option<String>,
-    /// 1 to 3 (mixes).
-    pub layer: Option<u8>,
+    /// `L1` to `L3` (mixes).
+    pub layer: Option<String>,
     /// Process id at the start.
     pub pid: u32,
     /// Its folder; `run --dir` starts it again.
@@ -80,14 +80,16 @@ impl Testnet {
             let _ = std::io::Read::read_to_string(&mut reader, &mut rest);
             assert!(rest.is_empty(), "testnet wrote after its ready line: {rest}");
         });
+        // stopped by Drop from here on, whatever goes wrong below
+        let mut net = Self { child, restarted: Vec::new(), ready: Ready::default(), folder };
         let line = told.recv_timeout(Duration::from_secs(200)).expect("testnet is ready within 200 s");
-        let ready: Ready = serde_json::from_str(&line).unwrap_or_else(|e| panic!("ready line: {e}: {line:?}"));
-        Self { child, restarted: Vec::new(), ready, folder }
+        net.ready = serde_json::from_str(&line).unwrap_or_else(|e| panic!("ready line: {e}: {line:?}"));
+        net
     }
 
     /// The nodes of a role (and layer).
-    pub fn nodes(&self, role: &str, layer: Option<u8>) -> Vec<Party> {
-        let wanted = |p: &&Party| p.role.as_deref() == Some(role) && (layer.is_none() || p.layer == layer);
+    pub fn nodes(&self, role: &str, layer: Option<&str>) -> Vec<Party> {
+        let wanted = |p: &&Party| p.role.as_deref() == Some(role) && (layer.is_none() || p.layer.as_deref() == layer);
         self.ready.nodes.iter().filter(wanted).cloned().collect()
     }
 

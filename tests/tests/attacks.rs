@@ -78,7 +78,7 @@ async fn a_mix_refuses_every_hostile_packet_under_its_reason() {
     let net = Testnet::start(&["--epoch", "60s"]);
     let consensus = consensus(&net).await;
     let gateway = net.nodes("gateway", None).remove(0);
-    let party = net.nodes("mix", Some(1)).remove(0);
+    let party = net.nodes("mix", Some("L1")).remove(0);
     let identity: Identity = party.identity.as_deref().expect("identity").parse().expect("hex");
     let mix = Mix { party, identity };
     let entry = consensus.node(&mix.identity).expect("listed");
@@ -165,7 +165,7 @@ async fn a_mix_refuses_every_hostile_packet_under_its_reason() {
     tokio::time::timeout(SOON, other.closed()).await.expect("the mix closes the link");
 
     eprintln!("links that the topology forbids");
-    let third = net.nodes("mix", Some(3)).remove(0);
+    let third = net.nodes("mix", Some("L3")).remove(0);
     for (what, key) in [("a mix of L3", key_of(&third)), ("a stranger", IdentityKey::generate(&mut rng))] {
         let endpoint =
             Endpoint::bind("127.0.0.1:0".parse().expect("address"), &key, &[Protocol::Mix]).expect("endpoint");

@@ -85,16 +85,8 @@ impl Client {
         let (reports, _) = broadcast::channel(REPORTS_MAX);
         let (stop, stopped) = watch::channel(false);
         let (mail, closed) = mail.unzip();
-        let setup = Setup {
-            clock,
-            network,
-            class,
-            consensus,
-            guards,
-            mail: mail.clone(),
-            published,
-            reports: reports.clone(),
-        };
+        let setup =
+            Setup { clock, network, class, consensus, guards, mail: mail.clone(), published, reports: reports.clone() };
         let schedule = tokio::spawn(Schedule::new(setup).run(stopped));
         let events = mail.as_ref().map(MailRoom::announcer);
         Self { snapshot, reports, mail, events, stop, schedule, closed }

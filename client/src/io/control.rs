@@ -109,7 +109,9 @@ impl From<MailError> for Failure {
                 (Exit::Io, "io", "check the disk's space and the profile's folder")
             }
             MailError::Mls(_) => (Exit::Io, "conversation_state", "run again with SHOAL_LOG=debug and report it"),
-            MailError::Network(_) => (Exit::Configuration, "bad_network_file", "ask whoever gave it to you for another"),
+            MailError::Network(_) => {
+                (Exit::Configuration, "bad_network_file", "ask whoever gave it to you for another")
+            }
         };
         Self::new(exit, code, message, next)
     }

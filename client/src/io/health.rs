@@ -129,7 +129,10 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
-        let build = IntGaugeVec::new(Opts::new("shoal_build_info", "Version of this program; always 1."), &["version", "role"])?;
+        let build = IntGaugeVec::new(
+            Opts::new("shoal_build_info", "Version of this program; always 1."),
+            &["version", "role"],
+        )?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), "client"]).set(1);
         let links = IntGaugeVec::new(Opts::new("shoal_links", "Links to gateways."), &["direction", "state"])?;
@@ -138,7 +141,10 @@ impl Metrics {
         registry.register(Box::new(cpu_seconds.clone()))?;
         Ok(Self {
             links,
-            packets_sent: counter("shoal_packets_sent_total", "Packets given to the gateway link, whatever they carried.")?,
+            packets_sent: counter(
+                "shoal_packets_sent_total",
+                "Packets given to the gateway link, whatever they carried.",
+            )?,
             packets_received: counter("shoal_packets_received_total", "Packets that came down the gateway link.")?,
             loops_sent: counter("shoal_loops_sent_total", "Measuring decoys sent.")?,
             loops_returned: counter("shoal_loops_returned_total", "Measuring decoys that came back.")?,

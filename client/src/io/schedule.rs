@@ -197,9 +197,7 @@ impl Schedule {
     fn gate(&self) -> Gate {
         Gate {
             open: self.linked.is_some() && self.view.in_force(self.clock.unix()).is_some(),
-            payload: self.mail.is_some()
-                && self.snapshot.loops.health() != Health::Pause
-                && !self.snapshot.conflict,
+            payload: self.mail.is_some() && self.snapshot.loops.health() != Health::Pause && !self.snapshot.conflict,
         }
     }
 

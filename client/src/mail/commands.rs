@@ -1,7 +1,7 @@
 //! What the user asks for. Each command is one transaction; what it promises is on disk when it returns.
 
 use super::flight::CardFetch;
-use super::receiving::safe_name;
+use super::showing::safe_name;
 use super::{
     ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MessageId, MessageState, READ_CURSOR,
     ReceivedMessage, SentMessage, stored,
@@ -123,7 +123,13 @@ impl Mail {
     ///
     /// # Errors
     /// When nobody is meant, the text is too long, too much waits, or the profile is an older copy of itself.
-    pub fn send(&mut self, to: &str, text: &str, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<MessageId, MailError> {
+    pub fn send(
+        &mut self,
+        to: &str,
+        text: &str,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<MessageId, MailError> {
         let id = fresh_id(rng);
         let content = Content::Text { id: id.0, sent_at: now, text: text.to_owned() };
         if (Record { seen: Seen { epoch: u64::MAX, boxes: u64::MAX }, content: content.clone() }).fits() {

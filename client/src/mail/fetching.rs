@@ -1,9 +1,9 @@
 //! Blobs coming in: parts in random order, verified as a whole by the manifest's hash; files land at their place by one
 //! rename.
 
-use super::receiving::file_path;
-use super::sending::each;
+use super::showing::file_path;
 use super::stored::Received;
+use super::writing::each;
 use super::{Mail, MailError, conversations, stored};
 use crate::blobs_store::{self, Purpose};
 use crate::chains;

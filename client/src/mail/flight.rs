@@ -26,15 +26,37 @@ pub(super) const READS_MAX: u32 = 4;
 /// What a want that is out was for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    PutBox { row: i64 },
+    PutBox {
+        row: i64,
+    },
     /// A replica said that an own box is taken: what lies there?
-    Contested { row: i64 },
-    PutPart { blob: i64, j: u64 },
-    Append { letter: i64 },
-    GetBox { chain: i64, j: u64 },
-    GetPart { blob: i64, j: u64 },
-    GetCard { contact: i64, place: CardPlace, j: u64 },
-    ReadInbox { generation: u32, after: u64 },
+    Contested {
+        row: i64,
+    },
+    PutPart {
+        blob: i64,
+        j: u64,
+    },
+    Append {
+        letter: i64,
+    },
+    GetBox {
+        chain: i64,
+        j: u64,
+    },
+    GetPart {
+        blob: i64,
+        j: u64,
+    },
+    GetCard {
+        contact: i64,
+        place: CardPlace,
+        j: u64,
+    },
+    ReadInbox {
+        generation: u32,
+        after: u64,
+    },
 }
 
 /// A want that is out.
@@ -274,8 +296,8 @@ impl Reader {
             return None;
         }
         let next = self.chain.next;
-        let fresh = (next..next.saturating_add(self.ahead))
-            .find(|j| !self.out.contains_key(j) && !self.early.contains_key(j));
+        let fresh =
+            (next..next.saturating_add(self.ahead)).find(|j| !self.out.contains_key(j) && !self.early.contains_key(j));
         // all that may be asked for is out: ask for the next one again, it may have been written since
         Some(fresh.unwrap_or(next))
     }

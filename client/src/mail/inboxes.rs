@@ -1,7 +1,7 @@
 //! The own inbox: one cursor per replica and generation, equal bodies dropped, pointers to Welcomes taken up.
 
 use super::flight::BlobIn;
-use super::sending::each;
+use super::writing::each;
 use super::{Mail, MailError};
 use crate::blobs::WELCOME_SIZE_MAX;
 use crate::blobs_store::{self, Purpose};

@@ -9,17 +9,22 @@
 //! What an event says, and what a want carries, is on disk before it is handed out. All else lives in memory and is
 //! rebuilt from the profile: dropping a `Mail` at any point loses nothing and shows nothing twice.
 
+mod cards;
 mod choosing;
 mod commands;
 mod fetching;
 mod first_contact;
 mod flight;
 mod inboxes;
+mod letters;
 mod receiving;
 mod sending;
+mod showing;
 mod stored;
 mod types;
 mod upkeep;
+mod wants;
+mod writing;
 
 pub use types::*;
 
@@ -32,11 +37,11 @@ use crate::{blobs_store, contacts, conversations};
 use flight::{BlobIn, BlobOut, CardFetch, Flight, Letter, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
 use rand::CryptoRng;
+use shoal_protocol::UnixMillis;
 use shoal_protocol::address::Address;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::request::Answers;
-use shoal_protocol::UnixMillis;
 use std::collections::VecDeque;
 use std::path::Path;
 
@@ -298,14 +303,5 @@ const _: fn() = || {
 };
 
 fn letter_of(contact: i64, blob: Option<i64>, generation: u32, body: shoal_protocol::boxes::BoxBody) -> Letter {
-    Letter {
-        contact,
-        blob,
-        generation,
-        body,
-        stored: 0,
-        attempt: flight::Attempt::default(),
-        bits: 0,
-        work: None,
-    }
+    Letter { contact, blob, generation, body, stored: 0, attempt: flight::Attempt::default(), bits: 0, work: None }
 }

@@ -3,27 +3,24 @@
 //! One transaction holds the received record, the chain's position and the MLS ratchet that opened it.
 
 use super::flight::{AHEAD_MAX, BlobIn};
-use super::sending::{Confirmed, each};
+use super::showing::held;
 use super::stored::Received;
-use super::{
-    ConversationId, Event, Mail, MailError, MessageId, ReceivedFile, ReceivedMessage, conversations, provider, stored,
-};
-use crate::blobs::{BLOB_SIZE_MAX, Manifest, TEXT_SIZE_MAX};
+use super::writing::{Confirmed, each};
+use super::{Mail, MailError, MessageId, conversations, provider, stored};
+use crate::blobs::{BLOB_SIZE_MAX, TEXT_SIZE_MAX};
 use crate::blobs_store::{self, Purpose};
 use crate::chains::{self, Chain};
-use crate::contacts;
 use crate::conversations::Conversation;
 use crate::conversations_mls::{self, GroupError};
 use crate::polls::mean_gap;
 use crate::records::{BlobKind, Content, Record};
 use crate::want::Rank;
 use rand::CryptoRng;
-use rusqlite::{Connection, Transaction};
+use rusqlite::Transaction;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Status};
-use std::path::PathBuf;
 
 /// Times that the next box of a chain may open without holding a message before it is skipped.
 const UNREADABLE_MAX: u32 = 3;
@@ -61,7 +58,9 @@ impl Mail {
                 (Status::Found, Some(body)) => match boxes::open(&reader.chain.secret, j, &id, body) {
                     Ok(content) => opened = Some(content),
                     // not what a member wrote: the other replica may have it
-                    Err(_) => elsewhere = answers.and_then(|answers| answers.replicas.into_iter().find(|s| *s != store)),
+                    Err(_) => {
+                        elsewhere = answers.and_then(|answers| answers.replicas.into_iter().find(|s| *s != store))
+                    }
                 },
                 (Status::Found, None) => elsewhere = elsewhere.or(Some(store)),
                 (Status::Empty, _) => empty = true,
@@ -206,7 +205,9 @@ impl Mail {
         let vault = &self.profile.vault;
         let id = stored::seal_in_id(vault, MessageId(id));
         let known: bool = transaction
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM message_in WHERE conversation = ?1 AND contact = ?2 AND id = ?3)")?
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM message_in WHERE conversation = ?1 AND contact = ?2 AND id = ?3)",
+            )?
             .query_row((conversation.row, conversation.contact, &id), |row| row.get(0))?;
         if known {
             // a member that uses an id twice loses the second message: an id is shown once
@@ -316,129 +317,5 @@ impl Mail {
             reader.paused = paused;
         }
         Ok(())
-    }
-
-    /// Tells listeners of messages that were released.
-    pub(super) fn announce(&mut self, released: Vec<i64>) -> Result<(), MailError> {
-        for row in released {
-            let message = self.received("WHERE message = ?1", row)?;
-            for message in message {
-                self.emit(Event::Received(message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Messages by a condition on one number, as the user sees them.
-    pub(super) fn received(&self, condition: &str, number: i64) -> Result<Vec<ReceivedMessage>, MailError> {
-        received(&self.profile.db, self, condition, number)
-    }
-}
-
-fn received(db: &Connection, mail: &Mail, condition: &str, number: i64) -> Result<Vec<ReceivedMessage>, MailError> {
-    let vault = &mail.profile.vault;
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT conversation, contact, id, content, received_at, cursor FROM message_in {condition}"
-    ))?;
-    let rows = statement
-        .query_map([number], |row| {
-            let numbers: (i64, i64, u64, Option<u64>) = (row.get(0)?, row.get(1)?, row.get(4)?, row.get(5)?);
-            Ok((numbers, row.get::<_, Vec<u8>>(2)?, row.get::<_, Vec<u8>>(3)?))
-        })?
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut messages = Vec::with_capacity(rows.len());
-    for ((conversation, contact, received_at, cursor), id, content) in rows {
-        let Some(cursor) = cursor else { continue };
-        let conversation = conversations::by_row(db, vault, conversation)?;
-        let contact = contacts::by_row(db, vault, contact)?;
-        let content = stored::open_in(vault, &content)?;
-        let id = stored::open_in_id(vault, &id)?;
-        let sent_at = content.sent_at();
-        let (text, file) = match content {
-            Received::Text { text, .. } => (text, None),
-            Received::HeldText { .. } => (String::new(), None),
-            Received::File { name, mime, size, .. } => {
-                let path = file_path(mail, conversation.id, id, &name);
-                (String::new(), Some(ReceivedFile { name, mime, size, path }))
-            }
-        };
-        messages.push(ReceivedMessage {
-            cursor,
-            id,
-            from: contact.label(),
-            address: contact.address(),
-            conversation: conversation.id,
-            request: conversation.request,
-            text,
-            file,
-            sent_at,
-            received_at: UnixMillis(received_at),
-        });
-    }
-    Ok(messages)
-}
-
-/// Where a received file lies: a folder of its own, so that equal names do not meet; made from our ids, so that the
-/// sender chooses nothing of it but the last component.
-pub(super) fn file_path(mail: &Mail, conversation: ConversationId, id: MessageId, name: &str) -> PathBuf {
-    mail.profile.files().join(conversation.to_string()).join(id.to_string()).join(name)
-}
-
-/// What is kept of a message whose content is still to be fetched.
-fn held(sent_at: UnixMillis, kind: BlobKind, manifest: &Manifest, id: MessageId) -> Received {
-    match kind {
-        BlobKind::Text => Received::HeldText { sent_at },
-        BlobKind::File { name, mime } => {
-            let name = safe_name(&name).unwrap_or_else(|| id.to_string());
-            Received::File { sent_at, name, mime: safe_mime(&mime), size: manifest.length() }
-        }
-    }
-}
-
-/// A file name reduced to a harmless last component: no separators, no control characters, no leading dot, no tricks
-/// with writing direction; at most 200 bytes. `None` when nothing is left.
-pub(super) fn safe_name(name: &str) -> Option<String> {
-    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let turns = |letter: char| matches!(letter, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut safe = String::new();
-    for letter in last.chars().filter(|letter| !letter.is_control() && !turns(*letter) && *letter != ':') {
-        if safe.len() + letter.len_utf8() > 200 {
-            break;
-        }
-        safe.push(letter);
-    }
-    let safe = safe.trim().trim_start_matches('.').trim().to_owned();
-    (!safe.is_empty()).then_some(safe)
-}
-
-fn safe_mime(mime: &str) -> String {
-    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "/+-._".contains(letter);
-    if mime.chars().all(allowed) && mime.contains('/') { mime.to_owned() } else { "application/octet-stream".to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn names_lose_what_could_hurt() {
-        assert_eq!(safe_name("../../etc/passwd").as_deref(), Some("passwd"));
-        assert_eq!(safe_name("C:\\a\\b.txt").as_deref(), Some("b.txt"));
-        assert_eq!(safe_name(".bashrc").as_deref(), Some("bashrc"));
-        assert_eq!(safe_name("sea\u{202e}gpj.exe").as_deref(), Some("seagpj.exe"));
-        assert_eq!(safe_name("..").as_deref(), None);
-        assert_eq!(safe_name("a/").as_deref(), None);
-        assert_eq!(safe_name("שלום 🐟.png").as_deref(), Some("שלום 🐟.png"));
-    }
-
-    proptest! {
-        #[test]
-        fn a_safe_name_is_one_component(name in ".{0,300}") {
-            if let Some(safe) = safe_name(&name) {
-                prop_assert!(safe.len() <= 200 && !safe.contains(['/', '\\', '\0']) && !safe.starts_with('.'));
-                prop_assert_eq!(safe_name(&safe), Some(safe.clone()));
-            }
-        }
     }
 }

@@ -156,7 +156,13 @@ pub(super) fn insert_out(
     db.prepare_cached(
         "INSERT INTO message_out (id, contact, conversation, content, blob) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute((vault.seal(OUT_ID, &id.0), contact, conversation, vault.seal(OUT_CONTENT, &encode(content)), blob))?;
+    .execute((
+        vault.seal(OUT_ID, &id.0),
+        contact,
+        conversation,
+        vault.seal(OUT_CONTENT, &encode(content)),
+        blob,
+    ))?;
     Ok(db.last_insert_rowid())
 }
 
@@ -240,9 +246,17 @@ pub(super) fn insert_letter(db: &Connection, conversation: i64, letter: &Letter)
     Ok(db.last_insert_rowid())
 }
 
-pub(super) fn set_letter_stored(db: &Connection, letter: i64, stored: u8, at: Option<UnixMillis>) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE letter_out SET stored = ?2, stored_at = ?3 WHERE letter = ?1")?
-        .execute((letter, stored, at.map(|at| at.0)))?;
+pub(super) fn set_letter_stored(
+    db: &Connection,
+    letter: i64,
+    stored: u8,
+    at: Option<UnixMillis>,
+) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE letter_out SET stored = ?2, stored_at = ?3 WHERE letter = ?1")?.execute((
+        letter,
+        stored,
+        at.map(|at| at.0),
+    ))?;
     Ok(())
 }
 

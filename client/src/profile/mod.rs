@@ -87,8 +87,7 @@ impl Profile {
         let inbox = InboxKey::generate(rng);
         let mut db = open_database(&dir.join("profile.db"))?;
         prepare(&mut db)?;
-        let profile =
-            Self { dir: dir.to_path_buf(), db, vault, inbox, network: network.clone(), class, _lock: lock };
+        let profile = Self { dir: dir.to_path_buf(), db, vault, inbox, network: network.clone(), class, _lock: lock };
         profile.set_setting(INBOX_KEY, profile.inbox.seed().as_slice())?;
         profile.set_setting(RATE_CLASS, class_name(class).as_bytes())?;
         write_private(&key_path, Zeroizing::new(hex::encode(*key)).as_bytes())?;
@@ -119,9 +118,8 @@ impl Profile {
         let setting = |name| -> Result<Zeroizing<Vec<u8>>, MailError> {
             read_setting(&db, &vault, name)?.ok_or(MailError::Damaged("the profile has no key of its own"))
         };
-        let seed: Zeroizing<[u8; 32]> = Zeroizing::new(
-            setting(INBOX_KEY)?.as_slice().try_into().map_err(|_| MailError::Damaged("inbox key"))?,
-        );
+        let seed: Zeroizing<[u8; 32]> =
+            Zeroizing::new(setting(INBOX_KEY)?.as_slice().try_into().map_err(|_| MailError::Damaged("inbox key"))?);
         let class = match setting(RATE_CLASS)?.as_slice() {
             b"low" => RateClass::Low,
             _ => RateClass::Normal,
@@ -168,7 +166,9 @@ impl Profile {
             return Err(MailError::TooLong { length: value.len() as u64, limit: SETTING_SIZE_MAX as u64 });
         }
         self.db
-            .prepare_cached("INSERT INTO setting (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2")?
+            .prepare_cached(
+                "INSERT INTO setting (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
+            )?
             .execute((name, self.vault.seal(SETTING, value)))?;
         Ok(())
     }
@@ -193,12 +193,7 @@ fn class_name(class: RateClass) -> &'static str {
 
 fn open_database(path: &Path) -> Result<Connection, MailError> {
     // made by us with 0600 before SQLite sees it, which gives its -wal and -shm files the same mode
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(io_error(path))?;
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(io_error(path))?;
     let db = Connection::open(path)?;
     // before the first table, else it has no effect
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;

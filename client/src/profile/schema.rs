@@ -43,6 +43,7 @@ CREATE TABLE chain (
     next INTEGER NOT NULL DEFAULT 0,          -- next box to seal (own) or to read
     shown INTEGER NOT NULL DEFAULT 0,         -- read chains: boxes before it are in front of the user
     told INTEGER NOT NULL DEFAULT 0,          -- read chains: `shown` as the peer was last told
+    acknowledged INTEGER NOT NULL DEFAULT 0,  -- own: boxes before it were shown to the peer's user, as the peer says
     owing INTEGER NOT NULL DEFAULT 0          -- read chains: 1: a message was shown that the peer was not told of
 );
 CREATE INDEX chain_of_conversation ON chain (conversation);

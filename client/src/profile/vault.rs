@@ -133,7 +133,9 @@ impl Codec for SealedJson {
 
     fn to_vec<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Self::Error> {
         let plaintext = Zeroizing::new(serde_json::to_vec(value)?);
-        ENTERED.with(|slot| slot.borrow().as_ref().map(|vault| vault.seal(MLS, &plaintext))).ok_or(SealedJsonError::NoVault)
+        ENTERED
+            .with(|slot| slot.borrow().as_ref().map(|vault| vault.seal(MLS, &plaintext)))
+            .ok_or(SealedJsonError::NoVault)
     }
 
     fn from_slice<T: serde::de::DeserializeOwned>(sealed: &[u8]) -> Result<T, Self::Error> {

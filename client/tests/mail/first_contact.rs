@@ -44,9 +44,7 @@ fn answering_accepts() {
     assert!(world.run_until(5 * MINUTE, |world| world.shown(1).len() == 1));
     let conversation = world.shown(1)[0].conversation.to_string();
     let answer = world.send(1, &conversation, "hello yourself");
-    assert!(world.run_until(MINUTE, |world| {
-        world.all_delivered(0, &[id]) && world.all_delivered(1, &[answer])
-    }));
+    assert!(world.run_until(MINUTE, |world| { world.all_delivered(0, &[id]) && world.all_delivered(1, &[answer]) }));
     assert!(!world.shown(0)[0].request, "Alice wrote first, so Bob is no stranger to her");
     assert_eq!(world.shown(1)[0].from, alice);
 }
@@ -70,15 +68,11 @@ fn both_write_first_and_both_arrive() {
     let (alice, bob) = (world.address(0), world.address(1));
     let one = world.send(0, &bob, "from Alice");
     let two = world.send(1, &alice, "from Bob");
-    assert!(world.run_until(5 * MINUTE, |world| {
-        world.all_delivered(0, &[one]) && world.all_delivered(1, &[two])
-    }));
+    assert!(world.run_until(5 * MINUTE, |world| { world.all_delivered(0, &[one]) && world.all_delivered(1, &[two]) }));
     // from now on both use the same conversation
     let three = world.send(0, &bob, "again from Alice");
     let four = world.send(1, &alice, "again from Bob");
-    assert!(world.run_until(MINUTE, |world| {
-        world.all_delivered(0, &[three]) && world.all_delivered(1, &[four])
-    }));
+    assert!(world.run_until(MINUTE, |world| { world.all_delivered(0, &[three]) && world.all_delivered(1, &[four]) }));
     let last = |world: &mut World, who| world.shown(who).last().unwrap().conversation;
     assert_eq!(last(&mut world, 0), last(&mut world, 1));
 }

@@ -30,9 +30,9 @@ fn three_messages_each_way_are_delivered_in_order() {
         world.run(Duration::from_secs(2));
     }
     let [from_alice, from_bob] = ids;
-    assert!(world.run_until(MINUTE, |world| {
-        world.all_delivered(0, &from_alice) && world.all_delivered(1, &from_bob)
-    }));
+    assert!(
+        world.run_until(MINUTE, |world| { world.all_delivered(0, &from_alice) && world.all_delivered(1, &from_bob) })
+    );
     assert_eq!(world.texts(1), ["hello Bob", "from Alice 0", "from Alice 1", "from Alice 2"]);
     assert_eq!(world.texts(0), ["hello Alice", "from Bob 0", "from Bob 1", "from Bob 2"]);
     let shown = world.shown(1);

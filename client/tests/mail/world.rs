@@ -141,13 +141,8 @@ impl World {
             hints: Hints::default(),
         };
         let stores: Vec<StoreIndex> = (0..5).map(StoreIndex).collect();
-        let generation = Generation {
-            number: GENERATION,
-            since: Epoch(0),
-            retired: None,
-            seed: [7; 32],
-            stores: stores.clone(),
-        };
+        let generation =
+            Generation { number: GENERATION, since: Epoch(0), retired: None, seed: [7; 32], stores: stores.clone() };
         let consensus = Consensus {
             version: CONSENSUS_FORMAT,
             network: network.genesis_hash(),
@@ -317,9 +312,8 @@ impl World {
                 let (now, mut rng) = (self.now, self.fork());
                 let person = &mut self.people[who];
                 let Some(mail) = person.mail.as_mut().filter(|_| person.life == life) else { return };
-                let events = mail
-                    .answered(ticket, answers.as_ref(), now, &self.consensus, &mut rng)
-                    .expect("the profile works");
+                let events =
+                    mail.answered(ticket, answers.as_ref(), now, &self.consensus, &mut rng).expect("the profile works");
                 person.heard.extend(events);
             }
         }

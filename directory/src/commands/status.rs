@@ -52,7 +52,7 @@ fn text(status: &Value) -> String {
         format!("admitted   {} (open: {})", field("admitted"), field("open")),
     ];
     if status.get("waiting_for").is_some_and(Value::is_string) {
-        lines.push(format!("waiting    {}", field("waiting_for")));
+        lines.push(format!("next       {}", field("waiting_for")));
     }
     let list = |name: &str| status.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     for node in list("nodes") {

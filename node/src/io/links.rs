@@ -289,7 +289,7 @@ pub fn label(error: &QuicError) -> &'static str {
 
 /// Label of a link whose task panicked; it begins anew.
 const PANICKED: &str = "panicked";
-/// All labels of [`label`], and [`PANICKED`].
+/// All labels of [`label`], and that of a panicked link.
 pub const FAILURE_LABELS: [&str; 12] = [
     PANICKED,
     "setup",

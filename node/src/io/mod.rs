@@ -25,6 +25,7 @@ pub mod phase;
 pub mod process;
 pub mod publish;
 pub mod run;
+pub mod seen_log;
 pub mod setup;
 pub mod status;
 pub mod store;

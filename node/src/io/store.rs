@@ -9,6 +9,7 @@ use super::engine_redb::RedbEngine;
 use super::engine_thread::{Done, EngineClient};
 use super::host::{Clock, generator};
 use super::phase::{Phase, reached};
+use super::seen_log::{Seen, SeenLog};
 use super::store_links::{INCOMING, Incoming, StoreLinks, read};
 use super::store_seam::StoreContext;
 use crate::courier::{Action, Courier};
@@ -46,6 +47,7 @@ pub async fn run(mut context: StoreContext) -> Result<()> {
     let (incoming, mut frames) = mpsc::channel(INCOMING);
     let (engine, thread) = start_engine(&context, done).await?;
     let clock = Clock::start();
+    let (seen_log, seen) = SeenLog::open(&context.dir).with_context(|| describe(&context.dir))?;
     let mut store = Store {
         me: context.identity.identity(),
         identity: Arc::clone(&context.identity),
@@ -59,6 +61,8 @@ pub async fn run(mut context: StoreContext) -> Result<()> {
         rng: generator(),
         engine,
         rooms: None,
+        seen_log,
+        seen,
         consensus: None,
         incoming,
         reports: 0,
@@ -153,7 +157,7 @@ fn describe(dir: &Path) -> String {
     format!("cannot open the store in {}", dir.display())
 }
 
-/// Courier and replica, which exist while the consensus lists this node as a store.
+/// Courier and replica, which exist from the first consensus on that lists this node as a store.
 struct Rooms {
     courier: Courier,
     replica: Replica,
@@ -167,6 +171,9 @@ struct Store {
     rng: StdRng,
     engine: EngineClient,
     rooms: Option<Rooms>,
+    seen_log: SeenLog,
+    /// What an earlier process has seen, until the replica takes it.
+    seen: Seen,
     consensus: Option<Arc<VerifiedConsensus>>,
     incoming: mpsc::Sender<Incoming>,
     reports: u32,
@@ -178,10 +185,10 @@ impl Store {
     fn on_consensus(&mut self, context: &StoreContext, newest: Option<Arc<VerifiedConsensus>>) {
         if let Some(consensus) = &newest {
             self.links.set_network(consensus, &self.me);
-            match Network::of(consensus, &self.me) {
-                Some(network) => self.set_rooms(context, consensus, network),
-                // not listed any more: nobody may ask us, so there is nobody to answer
-                None => self.rooms = None,
+            // a store that is not listed any more finishes what it has in hand, and remembers what it has seen in case it
+            // comes back; nobody asks it anything new
+            if let Some(network) = Network::of(consensus, &self.me) {
+                self.set_rooms(context, consensus, network);
             }
         }
         // an expired consensus is withdrawn, not replaced: requests in hand are finished under the old one
@@ -201,6 +208,9 @@ impl Store {
         });
         rooms.courier.set_network(me, stores, service);
         rooms.replica.set_network(network);
+        for (epoch, halves) in self.seen.drain(..) {
+            rooms.replica.restore(epoch, halves);
+        }
     }
 
     fn next_timeout(&self) -> Option<Duration> {
@@ -255,7 +265,10 @@ impl Store {
                 let epoch = consensus.schedule().epoch_at(wall);
                 let keys = context.envelope_keys.accepted(wall, epoch);
                 let question = Question { courier: incoming.from, ticket, envelope: &envelope, receipt: &receipt };
-                if let Some((job, task)) = rooms.replica.on_request(incoming.at, epoch, question, &keys)
+                if let Some((job, task)) =
+                    rooms.replica.on_request(incoming.at, epoch, question, &keys, |epoch, half| {
+                        self.seen_log.append(epoch, half).is_ok()
+                    })
                     && !self.engine.submit(job, task, storage_time(wall, consensus))
                 {
                     rooms.replica.on_outcome(job, Outcome::Failed);
@@ -292,7 +305,9 @@ impl Store {
         }
         let wall = self.clock.wall();
         if let Some(rooms) = &mut self.rooms {
-            rooms.replica.forget(|epoch| context.envelope_keys.of(epoch, wall).is_some());
+            let is_alive = |epoch| context.envelope_keys.of(epoch, wall).is_some();
+            rooms.replica.forget(is_alive);
+            self.seen_log.forget(is_alive);
         }
         self.tend()
     }

@@ -1,6 +1,6 @@
 //! The unwrap workers: threads that take packets from all links, unwrap them and hand them on.
 //!
-//! Frames of all links meet in one bounded channel per worker. A worker takes what is there, at most [`BATCH`] packets,
+//! Frames of all links meet in one bounded channel per worker. A worker takes what is there, at most eight packets,
 //! unwraps each, writes the batch's replay tags to the log in one go, and only then lets the packets go on. The order of
 //! checks is that of [`crate::unwrap`].
 

@@ -56,7 +56,7 @@ impl Stores {
 
     fn ask(&mut self, store: StoreIndex, envelope: &Envelope, receipt: &[u8; RECEIPT_SIZE]) -> Option<(Job, Task)> {
         let (replica, keys) = self.replicas.get_mut(&store).expect("one of three");
-        replica.on_request(NOW, EPOCH, Question { courier: COURIER, ticket: 7, envelope, receipt }, keys)
+        replica.on_request(NOW, EPOCH, Question { courier: COURIER, ticket: 7, envelope, receipt }, keys, |_, _| true)
     }
 
     fn outcome(&mut self, store: StoreIndex, job: Job, outcome: Outcome) {
@@ -268,6 +268,31 @@ fn a_repeated_ephemeral_key_is_garbage_until_its_envelope_key_is_erased() {
     assert_eq!(ask(&mut stores), (false, false));
     stores.replicas.get_mut(&replicas[0]).expect("there").0.forget(|epoch| epoch != EPOCH);
     assert_eq!(ask(&mut stores), (true, true));
+}
+
+#[test]
+fn what_cannot_be_remembered_is_not_acted_on_and_what_was_is_known_after_a_restart() {
+    let mut stores = Stores::new(13);
+    let store = StoreIndex(1);
+    let get = Operation::Get { id: BoxId::from_bytes([9; 32]) };
+    let [first, second] = [0, 1].map(|_| stores.seal(&get, [store, StoreIndex(2)]).0);
+    let (replica, keys) = stores.replicas.get_mut(&store).expect("there");
+    let question = |envelope| Question { courier: COURIER, ticket: 7, envelope, receipt: &NO_RECEIPT };
+    assert!(replica.on_request(NOW, EPOCH, question(&first), keys, |_, _| false).is_none());
+    assert_eq!(stores.drops.of(DropReason::ReplayLogFailed), 1);
+    let mut remembered = Vec::new();
+    let task = replica.on_request(NOW, EPOCH, question(&second), keys, |epoch, half| {
+        remembered.push((epoch, *half));
+        true
+    });
+    assert!(task.is_some());
+    let mut restarted =
+        Replica::new(Arc::clone(&replica.identity), replica.network.clone(), Arc::clone(&replica.drops));
+    for (epoch, half) in remembered {
+        restarted.restore(epoch, vec![half]);
+    }
+    assert!(restarted.on_request(NOW, EPOCH, question(&second), keys, |_, _| true).is_none());
+    assert_eq!(stores.drops.of(DropReason::RepeatedEnvelope), 1);
 }
 
 #[test]

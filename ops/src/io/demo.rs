@@ -4,22 +4,21 @@
 use std::{
     fs,
     io::{IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use rand::Rng as _;
-use serde_json::Value;
-use shoal_client::{io::EventLine, mail::MessageState};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
     build,
     clock::Stopwatch,
+    conversation::Hall,
     directory::Directory,
-    observe::{self, Seen},
-    person::{Heard, Person},
+    observe, parties,
+    person::Person,
     probe,
     progress::Progress,
     serve::Server,
@@ -30,7 +29,7 @@ use super::{
 use crate::{
     arguments::DemoOptions,
     failure::{ExitKind, Failure},
-    transcript::{self, Message, Reached, Style, Transcript},
+    transcript::{self, Style, Transcript},
 };
 
 /// Who says what, in turn. Every text is in another script, because bytes must arrive as they left.
@@ -48,10 +47,8 @@ const FILE_SIZE: usize = 64 * 1024;
 /// The file's name.
 const FILE_NAME: &str = "shoal.bin";
 
-/// Longest wait for one message, from its writing to its receipt.
-const MESSAGE_LIMIT: Duration = Duration::from_secs(60);
-/// Longest wait for the file.
-const FILE_LIMIT: Duration = Duration::from_secs(180);
+/// How much longer than an epoch the gateways' figures are waited for.
+const FIGURES_PATIENCE: Duration = Duration::from_secs(10);
 /// Events that may wait to be looked at. They are looked at while messages are waited for; a message has five.
 const HEARD_MAX: usize = 256;
 
@@ -82,14 +79,17 @@ pub(crate) async fn command(options: &DemoOptions) -> anyhow::Result<()> {
     };
     let result = match result {
         Ok(Shown { ended: Some(ended), .. }) => ended,
-        Ok(Shown { delivered, mut tasks, .. }) => {
+        Ok(Shown { delivered, mut tasks, people, .. }) => {
             if !options.once {
-                progress.say("The status page stays up; stop with Ctrl-C.");
+                progress.say(&stays_up(&dir)?);
                 tokio::select! {
                     () = stop.wait() => {}
                     () = testnet.look_after() => {}
                     _ = tasks.join_next() => {}
                 }
+            }
+            for person in people {
+                person.stop().await;
             }
             if delivered { Ok(()) } else { Err(undelivered(&dir).into()) }
         }
@@ -100,6 +100,17 @@ pub(crate) async fn command(options: &DemoOptions) -> anyhow::Result<()> {
         progress.say(&format!("everything is kept in {}", scratch.keep().display()));
     }
     result
+}
+
+/// What one can do while everything stays up.
+fn stays_up(dir: &Path) -> anyhow::Result<String> {
+    let shoal = parties::binary("shoal")?;
+    let (shoal, dir) = (shoal.display(), dir.display());
+    Ok(format!(
+        "\nThe network and the status page stay up until Ctrl-C. Alice and Bob listen:\n  \
+         {shoal} --profile {dir}/alice send Bob 'One more' --wait delivered\n  \
+         {shoal} --profile {dir}/bob read"
+    ))
 }
 
 fn stopped() -> Failure {
@@ -117,6 +128,7 @@ fn undelivered(dir: &Path) -> Failure {
 /// What is left running after the conversation.
 struct Shown {
     delivered: bool,
+    people: Vec<Person>,
     tasks: JoinSet<anyhow::Result<()>>,
     /// Set when one of the tasks ended by itself.
     ended: Option<anyhow::Result<()>>,
@@ -133,17 +145,17 @@ async fn show(options: &DemoOptions, testnet: &mut Testnet, dir: &Path, progress
     tasks.spawn(probe::probe(testnet.network().clone(), board.clone()));
     progress.say(&format!("\n  status page: {url}"));
 
-    let delivered = tokio::select! {
-        delivered = talk(options, testnet.network_path(), dir, &board, &url, progress) => delivered?,
+    let (delivered, people) = tokio::select! {
+        talked = talk(options, testnet.network_path(), dir, &board, &url, progress) => talked?,
         Some(ended) = tasks.join_next() => {
             let ended = ended.context("a part of the demonstration was cut short").and_then(|ended| ended);
-            return Ok(Shown { delivered: false, tasks, ended: Some(ended) });
+            return Ok(Shown { delivered: false, people: Vec::new(), tasks, ended: Some(ended) });
         }
     };
-    Ok(Shown { delivered, tasks, ended: None })
+    Ok(Shown { delivered, people, tasks, ended: None })
 }
 
-/// Two people talk; returns whether everything was delivered and read back.
+/// Two people talk. Returns whether everything was delivered and read back, and the people, whose daemons go on.
 async fn talk(
     options: &DemoOptions,
     network: &Path,
@@ -151,7 +163,7 @@ async fn talk(
     board: &Board,
     url: &str,
     progress: Progress,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<(bool, Vec<Person>)> {
     let watch = Stopwatch::start();
     let (sender, heard) = mpsc::channel(HEARD_MAX);
     let step = progress.step("Alice and Bob make profiles", 0);
@@ -166,7 +178,7 @@ async fn talk(
         true => Style::Colour,
         false => Style::Plain,
     };
-    let mut hall = Hall { people: [alice, bob], watch, heard, log: Vec::new(), progress };
+    let mut hall = Hall::new([alice, bob], watch, heard, progress);
     let print = |text: &str| {
         if !options.json {
             // a closed standard output does not stop the conversation
@@ -190,6 +202,7 @@ async fn talk(
 
     hall.read_back(&mut messages, &content).await?;
     let seen = hall.seen().await?;
+    figures(board, progress).await;
     let sights = observe::sights(board, &seen);
     let search = search(&hall.people, dir, &content);
     let delivered = search.found.is_empty() && messages.iter().all(|message| message.delivered() && message.read_back);
@@ -200,10 +213,25 @@ async fn talk(
         // a closed standard output does not make the messages undelivered
         let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string(&transcript)?);
     }
-    for person in hall.people {
-        person.stop().await;
+    Ok((delivered, hall.people.into()))
+}
+
+/// Waits until the gateways have told the figures of an epoch: they tell them when it is over.
+async fn figures(board: &Board, progress: Progress) {
+    let step = progress.step("figures of the first epoch", 0);
+    let told = async {
+        while board.view().certificate.is_none_or(|certificate| certificate.epoch == 0) {
+            tokio::time::sleep(WATCH_PERIOD).await;
+        }
+        // once more, so that what is shown was asked for after the epoch's end
+        tokio::time::sleep(WATCH_PERIOD * 2).await;
+    };
+    let limit = Duration::from_millis(board.view().epoch_ms) + FIGURES_PATIENCE;
+    match timeout(limit, told).await {
+        Ok(()) => step.done("told when it is over"),
+        // then they are shown as not told
+        Err(_) => drop(step),
     }
-    Ok(delivered)
 }
 
 /// Looks through everything that the nodes keep and log for what only Alice and Bob may know.
@@ -212,201 +240,4 @@ fn search(people: &[Person; 2], dir: &Path, content: &[u8]) -> transcript::Searc
     needles.push(("the file", content.get(..64).unwrap_or_default()));
     needles.extend(people.iter().map(|person| ("an address", person.address.as_bytes())));
     observe::search(&[&dir.join("net")], &needles)
-}
-
-/// Two people and what has been heard of their daemons.
-struct Hall {
-    people: [Person; 2],
-    watch: Stopwatch,
-    heard: mpsc::Receiver<Heard>,
-    log: Vec<Heard>,
-    progress: Progress,
-}
-
-impl Hall {
-    fn pair(&self, from: usize) -> (&Person, &Person) {
-        let [alice, bob] = &self.people;
-        if from == 0 { (alice, bob) } else { (bob, alice) }
-    }
-
-    async fn say(&mut self, from: usize, text: &str) -> anyhow::Result<Message> {
-        let (writer, reader) = self.pair(from);
-        let written_at = self.watch.elapsed();
-        let (id, state) = writer.send(reader.name, text).await?;
-        let message = begun(writer, reader, text.to_owned(), (id, state), written_at, self.watch.elapsed());
-        Ok(self.follow(message, written_at, MESSAGE_LIMIT).await)
-    }
-
-    async fn send_file(&mut self, from: usize, path: &Path) -> anyhow::Result<Message> {
-        let (writer, reader) = self.pair(from);
-        let written_at = self.watch.elapsed();
-        let sent = writer.send_file(reader.name, path).await?;
-        let text = format!("{FILE_NAME}, {} KiB", FILE_SIZE / 1024);
-        let message = begun(writer, reader, text, sent, written_at, self.watch.elapsed());
-        Ok(self.follow(message, written_at, FILE_LIMIT).await)
-    }
-
-    /// Listens until the message is delivered and read, or the time is up.
-    async fn follow(&mut self, mut message: Message, written_at: Duration, limit: Duration) -> Message {
-        let step = self.progress.step(&format!("{} → {}", message.from, message.to), 0);
-        let following = async {
-            loop {
-                for heard in self.log.drain(..) {
-                    note(&mut message, &heard, written_at);
-                }
-                if message.delivered() {
-                    return;
-                }
-                let last = message.states.last().map(|reached| &*reached.state).unwrap_or_default();
-                step.detail(&format!("{} → {}: {last}", message.from, message.to));
-                match self.heard.recv().await {
-                    Some(heard) => self.log.push(heard),
-                    None => return,
-                }
-            }
-        };
-        // what is missing then is said in the message itself
-        let _ = timeout(limit, following).await;
-        message
-    }
-
-    /// What `read` gives at both ends must be what was written: each message once, in order, byte for byte.
-    async fn read_back(&self, messages: &mut [Message], content: &[u8]) -> anyhow::Result<()> {
-        for reader in &self.people {
-            let read = reader.read().await?;
-            let sent = messages.iter_mut().filter(|message| message.to == reader.name);
-            let mut lines = read.iter();
-            for message in sent {
-                let line = lines.next();
-                message.read_back = line.is_some_and(|line| is_copy(line, message, content));
-            }
-            if let Some(line) = lines.next() {
-                bail!("{} reads what nobody wrote: {line}", reader.name);
-            }
-        }
-        Ok(())
-    }
-
-    /// How each person looks to their gateway.
-    async fn seen(&self) -> anyhow::Result<Vec<Seen>> {
-        let mut seen = Vec::new();
-        for person in &self.people {
-            let status = person.status().await?;
-            seen.push(Seen {
-                name: person.name,
-                gateway: status.get("gateway").and_then(Value::as_str).unwrap_or_default().to_owned(),
-                addresses: person.pid().map(observe::udp_addresses).unwrap_or_default(),
-            });
-        }
-        Ok(seen)
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn begun(
-    writer: &Person,
-    reader: &Person,
-    text: String,
-    (id, state): (String, String),
-    written_at: Duration,
-    now: Duration,
-) -> Message {
-    Message {
-        id,
-        from: writer.name.to_owned(),
-        to: reader.name.to_owned(),
-        text,
-        written_at_ms: millis(written_at),
-        states: vec![Reached { state, after_ms: millis(now.saturating_sub(written_at)) }],
-        shown_after_ms: None,
-        read_back: false,
-    }
-}
-
-/// Takes what was heard into the message, if it is about it.
-fn note(message: &mut Message, heard: &Heard, written_at: Duration) {
-    let after_ms = millis(heard.at.saturating_sub(written_at));
-    match &heard.event {
-        EventLine::State(line) if line.id == message.id && heard.person == message.from => {
-            let state = match line.state {
-                MessageState::Queued => "queued",
-                MessageState::Sent => "sent",
-                MessageState::Stored => "stored",
-                MessageState::Delivered => "delivered",
-            };
-            if !message.states.iter().any(|reached| reached.state == state) {
-                message.states.push(Reached { state: state.to_owned(), after_ms });
-            }
-        }
-        EventLine::Message(line) if line.id == message.id && heard.person == message.to => {
-            message.shown_after_ms.get_or_insert(after_ms);
-        }
-        EventLine::State(_)
-        | EventLine::Message(_)
-        | EventLine::Contact(_)
-        | EventLine::Warning { .. }
-        | EventLine::Missed(_) => {}
-    }
-}
-
-/// Whether a line of `read --json` is this message.
-fn is_copy(line: &Value, message: &Message, content: &[u8]) -> bool {
-    if line.get("id").and_then(Value::as_str) != Some(&message.id) {
-        return false;
-    }
-    match line.get("file").filter(|file| !file.is_null()) {
-        Some(file) => {
-            let path: Option<PathBuf> = file.get("path").and_then(Value::as_str).map(Into::into);
-            path.and_then(|path| fs::read(path).ok()).is_some_and(|copy| copy == content)
-        }
-        None => line.get("text").and_then(Value::as_str) == Some(&message.text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use shoal_client::io::SentLine;
-
-    use super::*;
-
-    fn message() -> Message {
-        Message {
-            id: "7".into(),
-            from: "Alice".into(),
-            to: "Bob".into(),
-            text: "hello".into(),
-            written_at_ms: 1_000,
-            states: Vec::new(),
-            shown_after_ms: None,
-            read_back: false,
-        }
-    }
-
-    #[test]
-    fn states_count_once_and_only_for_their_message() {
-        let mut message = message();
-        let state = |id: &str, state, at| Heard {
-            person: "Alice",
-            at: Duration::from_millis(at),
-            event: EventLine::State(SentLine { id: id.into(), state }),
-        };
-        let written_at = Duration::from_secs(1);
-        note(&mut message, &state("7", MessageState::Sent, 1_200), written_at);
-        note(&mut message, &state("7", MessageState::Sent, 1_900), written_at);
-        note(&mut message, &state("8", MessageState::Stored, 1_900), written_at);
-        assert_eq!(message.states, [Reached { state: "sent".into(), after_ms: 200 }]);
-        assert!(!message.delivered());
-    }
-
-    #[test]
-    fn a_copy_is_the_same_id_and_the_same_bytes() {
-        assert!(is_copy(&json!({"id": "7", "text": "hello", "file": null}), &message(), b""));
-        assert!(!is_copy(&json!({"id": "7", "text": "hello ", "file": null}), &message(), b""));
-        assert!(!is_copy(&json!({"id": "8", "text": "hello", "file": null}), &message(), b""));
-        assert!(!is_copy(&json!({"id": "7", "text": "", "file": {"path": "/nowhere"}}), &message(), b"x"));
-    }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod clock;
+pub(crate) mod conversation;
 pub(crate) mod demo;
 pub(crate) mod directory;
 pub(crate) mod http;
@@ -10,6 +11,7 @@ pub(crate) mod observe;
 pub(crate) mod parties;
 pub(crate) mod person;
 pub(crate) mod ports;
+pub(crate) mod prepare;
 pub(crate) mod probe;
 pub(crate) mod progress;
 pub(crate) mod serve;

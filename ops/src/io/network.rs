@@ -12,7 +12,10 @@ use crate::{
 
 /// Reads a network file.
 pub(crate) fn read(path: &Path) -> anyhow::Result<NetworkFile> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read the network file {}: {error}", path.display());
+        Failure::new(ExitKind::InputOutput, message, "name a network file that is there")
+    })?;
     NetworkFile::parse(&text).map_err(|error| {
         Failure::new(
             ExitKind::Configuration,

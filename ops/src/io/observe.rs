@@ -45,6 +45,8 @@ fn udp_line(line: &str) -> Option<(u64, String)> {
     let mut fields = line.split_ascii_whitespace();
     let (ip, port) = fields.nth(1)?.split_once(':')?;
     let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
+    // a socket on all addresses sends to our gateways, which are on loopback, from loopback
+    let ip = if ip.is_unspecified() { Ipv4Addr::LOCALHOST } else { ip };
     let port = u16::from_str_radix(port, 16).ok()?;
     let inode = fields.nth(7)?.parse().ok()?;
     Some((inode, format!("{ip}:{port}")))
@@ -53,11 +55,15 @@ fn udp_line(line: &str) -> Option<(u64, String)> {
 /// What each party saw.
 pub(crate) fn sights(board: &Board, people: &[Seen]) -> Vec<Sight> {
     let view = board.view();
+    let counted_s = view.certificate.as_ref().map_or(0, |certificate| {
+        // a gateway's figures are those of the end of the last epoch
+        certificate.valid_from_ms.saturating_sub(board.genesis().0) / 1_000
+    });
     let mut sights = Vec::new();
     for party in &view.parties {
         let samples = board.samples(&party.name);
         match party.column {
-            Column::Gateways => sights.push(gateway(party, &samples, people)),
+            Column::Gateways => sights.push(gateway(party, &samples, people, counted_s)),
             Column::L1 | Column::L2 | Column::L3 => sights.push(mix(party, &samples)),
             Column::Stores => sights.extend(store(party, &samples)),
             Column::Standby | Column::Authorities => {}
@@ -70,16 +76,19 @@ fn number(samples: &Samples, name: &str) -> String {
     samples.sum(name).map_or("an unknown number of".into(), |value| count(value.round() as u64))
 }
 
-fn gateway(party: &Party, samples: &Samples, people: &[Seen]) -> Sight {
+fn gateway(party: &Party, samples: &Samples, people: &[Seen], counted_s: u64) -> Sight {
     let clients: Vec<String> = people
         .iter()
         .filter(|person| person.gateway == party.identity)
         .map(|person| format!("{} (that it is {} is not told)", person.addresses.join(", "), person.name))
         .collect();
-    let packets = number(samples, "shoal_packets_received_total");
+    let rate = match samples.sum("shoal_packets_received_total") {
+        Some(packets) if counted_s > 0 => format!("{:.1} packets of one size a second", packets / counted_s as f64),
+        Some(_) | None => "no figures yet".to_owned(),
+    };
     let saw = match clients.as_slice() {
-        [] => format!("neither Alice nor Bob; {packets} packets up to the last epoch"),
-        clients => format!("{}; {packets} packets up to the last epoch, all of one size", clients.join(" and ")),
+        [] => format!("neither of them; {rate}"),
+        clients => format!("{}; {rate}", clients.join(" and ")),
     };
     Sight { party: party.name.clone(), role: "gateway".into(), saw }
 }
@@ -102,11 +111,11 @@ fn store(party: &Party, samples: &Samples) -> [Sight; 2] {
     let boxes = number(samples, "shoal_store_boxes");
     let bytes = samples
         .sum("shoal_store_bytes")
-        .map_or(String::new(), |bytes| format!(" ({} kB of random bytes)", count((bytes / 1_000.0).round() as u64)));
+        .map_or(String::new(), |bytes| format!(", {} kB on disk", count((bytes / 1_000.0).round() as u64)));
     let sight = |role: &str, saw: String| Sight { party: party.name.clone(), role: role.into(), saw };
     [
-        sight("courier", format!("{requests} SURBs, each used once, each with a sealed envelope")),
-        sight("replica", format!("{boxes} boxes under random ids{bytes}, and not who asked")),
+        sight("courier", format!("{requests} packets: SURBs with sealed envelopes, and loops of nodes")),
+        sight("replica", format!("{boxes} random ids with random bodies{bytes}, and not who asked")),
     ]
 }
 
@@ -157,6 +166,8 @@ mod tests {
         let line =
             " 5117: 0100007F:A0F1 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 917301 2 0 0";
         assert_eq!(udp_line(line), Some((917_301, "127.0.0.1:41201".into())));
+        let everywhere = " 1: 00000000:A0F1 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 5 2 0 0";
+        assert_eq!(udp_line(everywhere), Some((5, "127.0.0.1:41201".into())));
         assert_eq!(udp_line("  sl  local_address rem_address   st"), None);
     }
 

@@ -47,6 +47,7 @@ impl Server {
         let shown = Shown { board, refresh };
         let router = Router::new()
             .route("/", get(html))
+            .route("/live", get(live))
             .route("/status.json", get(json))
             .route("/favicon.svg", get(favicon))
             .route("/livez", get(|| async { "ok\n" }))
@@ -78,6 +79,13 @@ async fn html(State(shown): State<Shown>) -> Response {
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     response
+}
+
+async fn live(State(shown): State<Shown>) -> Response {
+    match page::render_live(&shown.board.view()) {
+        Ok(body) => answer("text/html; charset=utf-8", body),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn json(State(shown): State<Shown>) -> Response {

@@ -28,6 +28,7 @@ const LIMIT: Duration = Duration::from_millis(800);
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
     network: Arc<Network>,
+    genesis: UnixMillis,
     known: Arc<Vec<Known>>,
     state: Arc<Mutex<State>>,
 }
@@ -50,7 +51,13 @@ impl Board {
             history: LoopHistory::new(bucket),
             probing: Probing::default(),
         };
-        Self { network: Arc::new(network::shown(file)), known: Arc::new(known), state: Arc::new(Mutex::new(state)) }
+        let genesis = file.genesis_time;
+        Self {
+            network: Arc::new(network::shown(file)),
+            genesis,
+            known: Arc::new(known),
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Changes what is known of the prober and its loops.
@@ -66,6 +73,11 @@ impl Board {
         let state = self.lock();
         let State { document, health, history, probing } = &*state;
         view(&self.network, document.as_ref(), &self.known, health, history, probing, clock::now())
+    }
+
+    /// When the network began.
+    pub(crate) fn genesis(&self) -> UnixMillis {
+        self.genesis
     }
 
     /// What a party's metrics said last.

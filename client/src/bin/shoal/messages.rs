@@ -35,9 +35,8 @@ pub(crate) async fn send_file(
     out: &Out,
 ) -> Result<(), Problem> {
     // the daemon has another working folder
-    let absolute = std::path::absolute(&path).map_err(|error| {
-        Failure::new(Exit::Usage, "file", format!("{}: {error}", path.display()), "check the path")
-    })?;
+    let absolute = std::path::absolute(&path)
+        .map_err(|error| Failure::new(Exit::Usage, "file", format!("{}: {error}", path.display()), "check the path"))?;
     dispatch(profile, Call::SendFile { to, path: absolute }, patience, out).await
 }
 
@@ -106,7 +105,8 @@ async fn too_late(caller: &mut Caller, sent: SentLine, patience: Patience) -> Pr
     let failure = match caller.call::<Status>(Call::Status).await {
         Ok(status) if !status.connected => {
             let trouble = status.trouble.map(|why| format!(" ({why})")).unwrap_or_default();
-            let message = format!("the network was out of reach for {waited}{trouble}; the message is {}", word(sent.state));
+            let message =
+                format!("the network was out of reach for {waited}{trouble}; the message is {}", word(sent.state));
             Failure::new(Exit::Unreachable, "network_unreachable", message, next)
         }
         Ok(_) | Err(_) => {
@@ -171,7 +171,8 @@ fn human(message: &MessageLine) -> String {
         .file
         .as_ref()
         .map(|file| format!("[file {}, {} bytes: {}]", plain(&file.name), file.size, file.path.display()));
-    let body: Vec<String> = [Some(plain(&message.text)).filter(|text| !text.is_empty()), file].into_iter().flatten().collect();
+    let body: Vec<String> =
+        [Some(plain(&message.text)).filter(|text| !text.is_empty()), file].into_iter().flatten().collect();
     format!("{}  {}{request}: {}", readable(message.sent_at), plain(&message.from), body.join(" "))
 }
 
@@ -197,6 +198,9 @@ mod tests {
         message.text = String::new();
         message.request = true;
         let text = human(&message);
-        assert!(text.ends_with("ann (request: shoal accept, or shoal block): [file a.png, 3 bytes: /f/a.png]"), "{text}");
+        assert!(
+            text.ends_with("ann (request: shoal accept, or shoal block): [file a.png, 3 bytes: /f/a.png]"),
+            "{text}"
+        );
     }
 }

@@ -28,7 +28,9 @@ pub(crate) async fn status(profile: &Path, out: &Out) -> Result<(), Problem> {
 
 fn human(status: &Status) -> String {
     let connection = match (&status.gateway, status.connected) {
-        (Some(gateway), true) => format!("connected, gateway {}…", gateway.to_string().chars().take(16).collect::<String>()),
+        (Some(gateway), true) => {
+            format!("connected, gateway {}…", gateway.to_string().chars().take(16).collect::<String>())
+        }
         (Some(_), false) => "linked to a gateway, no consensus in force yet".to_owned(),
         (None, _) => match &status.trouble {
             Some(trouble) => format!("not connected: {}", plain(trouble)),
@@ -47,7 +49,10 @@ fn human(status: &Status) -> String {
     };
     let loops = match (status.loop_survival, status.round_trip_p50_ms, status.round_trip_p99_ms) {
         (Some(survival), Some(p50), Some(p99)) => {
-            format!("{:.0} % of the test loops come back, half within {p50} ms, 99 of 100 within {p99} ms", survival * 100.0)
+            format!(
+                "{:.0} % of the test loops come back, half within {p50} ms, 99 of 100 within {p99} ms",
+                survival * 100.0
+            )
         }
         (Some(survival), _, _) => format!("{:.0} % of the test loops come back", survival * 100.0),
         (None, _, _) => "no test loop decided yet".to_owned(),

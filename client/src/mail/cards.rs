@@ -1,0 +1,145 @@
+//! Own cards: made and published once per generation and period, kept as long as a letter may come for them.
+
+use super::flight::PendingBox;
+use super::{Mail, MailError, provider};
+use crate::card::{self, CardChain, CardPlace};
+use crate::chains::{self, Side};
+use crate::conversations_mls::{self};
+use crate::inbox_letter::PointerKey;
+use rand::CryptoRng;
+use rusqlite::OptionalExtension as _;
+use shoal_protocol::UnixMillis;
+use shoal_protocol::boxes::WriteKey;
+use shoal_protocol::consensus::Consensus;
+use shoal_protocol::inbox::card_period;
+use zeroize::Zeroizing;
+
+const POINTER: &str = "card.pointer";
+const WRITER: &str = "card.writer";
+const PACKAGE: &str = "card.package";
+/// Periods for which a card's secrets are kept after its own: it may be read in the next one, and the letter lies for
+/// a retention (two periods) after that.
+pub(super) const CARD_KEPT_PERIODS: u64 = 4;
+
+impl Mail {
+    /// Makes and seals the own card of the current generation and period, once. Says whether it did.
+    pub(super) fn publish_card(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<bool, MailError> {
+        let Some(generation) = consensus.current_generation() else { return Ok(false) };
+        let place = CardPlace { generation: generation.number, period: card_period(now, &consensus.parameters) };
+        if self.memory.card == Some(place) {
+            return Ok(false);
+        }
+        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let exists: bool = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM card WHERE generation = ?1 AND period = ?2)")?
+            .query_row((place.generation, place.period), |row| row.get(0))?;
+        if exists {
+            self.memory.card = Some(place);
+            return Ok(false);
+        }
+        let (writer, pointer) = (WriteKey::generate(rng), PointerKey::generate(rng));
+        let transaction = db.unchecked_transaction()?;
+        let (package, reference) = conversations_mls::make_key_package(
+            &provider(&self.profile, &self.crypto, &transaction),
+            inbox,
+            &writer,
+            rng,
+        )?;
+        let parts = card::write(inbox, place, &package, &pointer).map_err(|error| MailError::Mls(error.to_string()))?;
+        let chain = CardChain::new(inbox.public(), place);
+        let row = chains::insert(
+            &transaction,
+            vault,
+            None,
+            place.period,
+            0,
+            place.generation,
+            chain.secret(),
+            &Side::OwnCard,
+        )?;
+        let mut boxes = Vec::with_capacity(parts.len());
+        for (j, part) in (0u64..).zip(&parts) {
+            let body = chain.seal(j, part, rng).map_err(|error| MailError::Mls(error.to_string()))?;
+            boxes.push(chains::push_box(&transaction, &chains::by_row(&transaction, vault, row)?, &body, None)?);
+        }
+        transaction
+            .prepare_cached(
+                "INSERT INTO card (generation, period, pointer, writer, package, chain) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute((
+                place.generation,
+                place.period,
+                vault.seal(POINTER, &pointer.to_bytes()),
+                vault.seal(WRITER, writer.seed().as_slice()),
+                vault.seal(PACKAGE, &reference),
+                row,
+            ))?;
+        transaction.commit()?;
+        for box_row in boxes {
+            self.memory.boxes.insert(box_row, PendingBox::new(row, false));
+        }
+        self.memory.card = Some(place);
+        Ok(true)
+    }
+
+    /// The write key of the own card whose leaf carries this public half.
+    pub(super) fn card_writer(
+        &self,
+        db: &rusqlite::Connection,
+        public: &shoal_protocol::boxes::WritePublic,
+    ) -> Result<Option<WriteKey>, MailError> {
+        for (writer, _) in self.card_secrets(db)? {
+            if writer.public() == *public {
+                return Ok(Some(writer));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Secrets of the own cards that may still be used, newest first.
+    pub(super) fn card_secrets(&self, db: &rusqlite::Connection) -> Result<Vec<(WriteKey, PointerKey)>, MailError> {
+        const DAMAGED: MailError = MailError::Damaged("a card does not open");
+        let vault = &self.profile.vault;
+        let mut statement = db.prepare_cached("SELECT writer, pointer FROM card ORDER BY card DESC")?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?
+            .collect::<Result<Vec<_>, _>>()?;
+        rows.into_iter()
+            .map(|(writer, pointer)| {
+                let seed = vault.open(WRITER, &writer).map_err(|_| DAMAGED)?;
+                let seed: Zeroizing<[u8; 32]> = Zeroizing::new(seed.as_slice().try_into().map_err(|_| DAMAGED)?);
+                let pointer = PointerKey::from_bytes(&vault.open(POINTER, &pointer).map_err(|_| DAMAGED)?)
+                    .map_err(|_| DAMAGED)?;
+                Ok((WriteKey::from_seed(&seed), pointer))
+            })
+            .collect()
+    }
+
+    /// Forgets the secrets of cards that nobody can have read any more.
+    pub(super) fn forget_old_cards(&mut self, now: UnixMillis, consensus: &Consensus) -> Result<(), MailError> {
+        let period = card_period(now, &consensus.parameters);
+        let oldest = period.saturating_sub(CARD_KEPT_PERIODS);
+        let db = &self.profile.db;
+        loop {
+            let found: Option<(i64, Vec<u8>, i64)> = db
+                .prepare_cached("SELECT card, package, chain FROM card WHERE period < ?1 LIMIT 1")?
+                .query_row([oldest], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            let Some((card, package, chain)) = found else { return Ok(()) };
+            let reference =
+                self.profile.vault.open(PACKAGE, &package).map_err(|_| MailError::Damaged("a card does not open"))?;
+            let transaction = db.unchecked_transaction()?;
+            conversations_mls::forget_key_package(&provider(&self.profile, &self.crypto, &transaction), &reference)?;
+            transaction.execute("DELETE FROM card WHERE card = ?1", [card])?;
+            transaction.execute("DELETE FROM box_out WHERE chain = ?1", [chain])?;
+            transaction.execute("DELETE FROM chain WHERE chain = ?1", [chain])?;
+            transaction.commit()?;
+            self.memory.boxes.retain(|_, pending| pending.chain != chain);
+        }
+    }
+}

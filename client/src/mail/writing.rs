@@ -1,0 +1,276 @@
+//! What becomes of writes: stored, taken, to be repeated; and the word of the peer that all of it was shown.
+
+use super::flight::Flight;
+use super::{Mail, MailError, MessageState, ROLLED_BACK, stored};
+use crate::blobs_store::StoredPart;
+use crate::chains::{self, Chain, OutBox, STORED_BOTH, Side};
+use crate::conversations::Conversation;
+use crate::records::Seen;
+use crate::want::Rank;
+use crate::{blobs_store, conversations};
+use rand::CryptoRng;
+use rusqlite::Transaction;
+use shoal_protocol::boxes;
+use shoal_protocol::consensus::Consensus;
+use shoal_protocol::request::{Answers, Status};
+use shoal_protocol::{StoreIndex, UnixMillis};
+
+impl Mail {
+    pub(super) fn box_written(
+        &mut self,
+        row: i64,
+        flight: &Flight,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let Some(out) = chains::out_box(&self.profile.db, row)? else { return Ok(()) };
+        let (stored, taken) = outcome(flight, answers, out.stored);
+        if let Some(pending) = self.memory.boxes.get_mut(&row) {
+            pending.contested |= taken;
+            pending.held = stored != 0;
+            pending.later(now, &consensus.parameters, rng);
+        }
+        self.box_stored(row, &out, stored, taken, now)
+    }
+
+    /// Notes which replicas have a box, and what follows: the message is stored, or was shown already.
+    fn box_stored(
+        &mut self,
+        row: i64,
+        out: &OutBox,
+        stored: u8,
+        taken: bool,
+        now: UnixMillis,
+    ) -> Result<(), MailError> {
+        if stored == out.stored {
+            return Ok(());
+        }
+        let transaction = self.profile.db.unchecked_transaction()?;
+        chains::set_stored(&transaction, row, stored, now)?;
+        let shown = if taken { Confirmed::default() } else { self.confirm_boxes(&transaction, out.chain)? };
+        transaction.commit()?;
+        if stored == STORED_BOTH {
+            self.memory.boxes.remove(&row);
+            if let Some(message) = out.message {
+                self.check_stored(message)?;
+            }
+        }
+        self.confirmed(shown);
+        Ok(())
+    }
+
+    /// A message whose box and blob both replicas have is stored.
+    pub(super) fn check_stored(&mut self, message: i64) -> Result<(), MailError> {
+        let db = &self.profile.db;
+        let found = stored::out_by_row(db, &self.profile.vault, message)?;
+        let blob_stored = found.blob.map_or(Ok(true), |blob| blobs_store::is_stored(db, blob))?;
+        if blob_stored && chains::message_stored(db, message)? {
+            self.raise(message, MessageState::Stored)?;
+        }
+        Ok(())
+    }
+
+    /// What lies where a replica said that an own box is taken?
+    pub(super) fn contest_answered(
+        &mut self,
+        row: i64,
+        flight: &Flight,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let Some(out) = chains::out_box(&self.profile.db, row)? else { return Ok(()) };
+        let chain = chains::by_row(&self.profile.db, &self.profile.vault, out.chain)?;
+        let id = chain.id(out.j, &self.profile.inbox);
+        let mut stored = out.stored;
+        let mut other = false;
+        for (store, answer) in each(answers) {
+            let Some(body) = answer.body.as_ref().filter(|_| answer.status == Status::Found) else { continue };
+            if *body == out.body {
+                stored |= bit(flight.placement, store);
+            } else {
+                // only whoever knows the chain secret makes a body that opens: a lying replica cannot
+                other |= boxes::open(&chain.secret, out.j, &id, body).is_ok();
+            }
+        }
+        if other {
+            return self.taken_by_another(row, &chain);
+        }
+        if let Some(pending) = self.memory.boxes.get_mut(&row) {
+            pending.contested = false;
+            pending.held = stored != 0;
+            pending.later(now, &consensus.parameters, rng);
+        }
+        self.box_stored(row, &out, stored, false, now)
+    }
+
+    /// An own next box holds another body that opens: an older copy of this profile came back, or a copy lives beside
+    /// it. Nothing may be sent from this state again.
+    fn taken_by_another(&mut self, row: i64, chain: &Chain) -> Result<(), MailError> {
+        match (&chain.side, chain.conversation) {
+            (Side::Own(_), Some(conversation)) => {
+                let id = conversations::by_row(&self.profile.db, &self.profile.vault, conversation)?.id;
+                self.profile.set_setting(ROLLED_BACK, &id.0)?;
+                self.rolled_back = Some(id);
+                self.warn(
+                    "rolled_back",
+                    "this profile is an older copy of one that went on elsewhere; nothing is sent from it any more",
+                );
+            }
+            _ => {
+                // a card's chain secret is known to all who know the address, so this proves nothing: leave the box
+                chains::delete_box(&self.profile.db, row)?;
+                self.memory.boxes.remove(&row);
+                self.warn(
+                    "card_taken",
+                    "another card was published for this address; a copy of this profile may exist",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the flight, the answer and the surroundings")]
+    pub(super) fn part_written(
+        &mut self,
+        row: i64,
+        j: u64,
+        flight: &Flight,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let Some(blob) = self.memory.blobs_out.get_mut(&row) else { return Ok(()) };
+        let Some(StoredPart { stored: before, .. }) =
+            blobs_store::part_out(&self.profile.db, &self.profile.vault, row, j)?
+        else {
+            return Ok(());
+        };
+        let (stored, _) = outcome(flight, answers, before);
+        if stored == STORED_BOTH {
+            blob.queue.done(j);
+        } else {
+            if stored != 0 {
+                blob.queue.hold(j);
+            }
+            // as with boxes: the second copy is not urgent
+            let slowest = if stored == 0 { Rank::Warm } else { Rank::Idle };
+            blob.queue.later(j, slowest, now, &consensus.parameters, rng);
+        }
+        let last = blob.queue.open() == 0;
+        if stored != before {
+            let transaction = self.profile.db.unchecked_transaction()?;
+            let whole = blobs_store::set_part_stored(&transaction, row, j, stored, last, now)?;
+            transaction.commit()?;
+            if whole {
+                self.memory.blobs_out.remove(&row);
+                if let Some(message) = stored::message_of_blob(&self.profile.db, row)? {
+                    self.check_stored(message)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer has shown all boxes of our chain before `seen.boxes`: their messages are delivered, what was kept for
+    /// rewriting is forgotten. Returns the delivered messages, to be announced after the commit.
+    pub(super) fn confirm(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: &Conversation,
+        seen: Seen,
+    ) -> Result<Confirmed, MailError> {
+        let Some(own) = chains::own_of_epoch(transaction, &self.profile.vault, conversation.row, seen.epoch)? else {
+            return Ok(Confirmed::default());
+        };
+        // a peer that claims more than was written acknowledges what was written
+        chains::acknowledge(transaction, own.row, seen.boxes.min(own.next))?;
+        let mut confirmed = self.confirm_boxes(transaction, own.row)?;
+        // whoever answers has joined: the invitation is done with
+        for (letter, blob) in stored::letters_of(transaction, conversation.row)? {
+            stored::delete_letter(transaction, letter)?;
+            confirmed.letters.push(letter);
+            if let Some(blob) = blob {
+                blobs_store::delete_out(transaction, blob)?;
+                confirmed.blobs.push(blob);
+            }
+        }
+        Ok(confirmed)
+    }
+
+    /// Boxes of an own chain that are stored and were shown: their messages are delivered.
+    fn confirm_boxes(&self, transaction: &Transaction<'_>, chain: i64) -> Result<Confirmed, MailError> {
+        let mut confirmed = Confirmed::default();
+        for (row, message) in chains::confirmed(transaction, chain)? {
+            chains::delete_box(transaction, row)?;
+            confirmed.boxes.push(row);
+            if let Some(message) = message {
+                let found = stored::out_by_row(transaction, &self.profile.vault, message)?;
+                if stored::raise(transaction, message, MessageState::Delivered)? {
+                    confirmed.messages.push(found.id);
+                }
+                if let Some(blob) = found.blob {
+                    stored::drop_blob(transaction, message)?;
+                    blobs_store::delete_out(transaction, blob)?;
+                    confirmed.blobs.push(blob);
+                }
+            }
+        }
+        Ok(confirmed)
+    }
+
+    /// After the commit: memory follows, listeners hear.
+    pub(super) fn confirmed(&mut self, confirmed: Confirmed) {
+        for row in confirmed.boxes {
+            self.memory.boxes.remove(&row);
+        }
+        for blob in confirmed.blobs {
+            self.memory.blobs_out.remove(&blob);
+        }
+        for letter in confirmed.letters {
+            self.memory.letters.remove(&letter);
+        }
+        for id in confirmed.messages {
+            self.emit(super::Event::State { id, state: MessageState::Delivered });
+        }
+    }
+}
+
+/// What a peer's word on our chain settled.
+#[derive(Default)]
+pub(super) struct Confirmed {
+    messages: Vec<super::MessageId>,
+    boxes: Vec<i64>,
+    blobs: Vec<i64>,
+    letters: Vec<i64>,
+}
+
+/// Each answer with the store that gave it.
+pub(super) fn each(answers: Option<&Answers>) -> impl Iterator<Item = (StoreIndex, &shoal_protocol::request::Answer)> {
+    answers.into_iter().flat_map(|answers| {
+        answers.replicas.iter().zip(&answers.by_replica).filter_map(|(store, answer)| Some((*store, answer.as_ref()?)))
+    })
+}
+
+/// The bit of a store in `stored`.
+pub(super) fn bit(placement: [StoreIndex; 2], store: StoreIndex) -> u8 {
+    placement.iter().position(|replica| *replica == store).map_or(0, |position| 1 << position)
+}
+
+/// Which replicas have what was written, and whether one says that another body was first.
+pub(super) fn outcome(flight: &Flight, answers: Option<&Answers>, before: u8) -> (u8, bool) {
+    let mut stored = before;
+    let mut taken = false;
+    for (store, answer) in each(answers) {
+        match answer.status {
+            Status::Stored => stored |= bit(flight.placement, store),
+            Status::Taken => taken = true,
+            Status::Empty | Status::Found | Status::Full | Status::Refused | Status::Unavailable => {}
+        }
+    }
+    (stored, taken)
+}

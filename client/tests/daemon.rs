@@ -1,0 +1,188 @@
+//! The daemon on its socket, without a network: what commands and programs see.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rand::{SeedableRng as _, rngs::StdRng};
+use serde_json::{Value, json};
+use shoal_client::io::{Call, Caller, CallerError, Client, EventLine, Page, SentLine, Status, serve, socket_path};
+use shoal_client::mail::{Mail, MessageState, RateClass};
+use shoal_protocol::UnixMillis;
+use shoal_protocol::authority::AuthoritySecret;
+use shoal_protocol::network::{Hints, NetworkFile};
+use shoal_protocol::parameters::Parameters;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A network that nobody runs.
+fn network() -> NetworkFile {
+    let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
+    NetworkFile {
+        name: "nowhere".to_owned(),
+        genesis_time: UnixMillis(1_750_000_000_000),
+        authorities: vec![authority.public().clone()],
+        parameters: Parameters::test_network(),
+        hints: Hints::default(),
+    }
+}
+
+fn create(dir: &Path, seed: u64) -> Mail {
+    Mail::create(dir, &network(), RateClass::Normal, &mut StdRng::seed_from_u64(seed)).unwrap()
+}
+
+struct Running {
+    profile: PathBuf,
+    served: JoinHandle<std::io::Result<()>>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+async fn start(mail: Mail, profile: &Path) -> Running {
+    let client = Client::start(mail).unwrap();
+    let (ready, is_ready) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let folder = profile.to_owned();
+    let served = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        serve(client, &folder, || assert!(ready.send(()).is_ok()), stopped).await
+    });
+    is_ready.await.unwrap();
+    Running { profile: profile.to_owned(), served, stop: Some(stop) }
+}
+
+impl Running {
+    fn caller(&self) -> Caller {
+        Caller::connect(&self.profile).unwrap()
+    }
+
+    async fn stop(mut self) {
+        drop(self.stop.take());
+        self.served.await.unwrap().unwrap();
+    }
+}
+
+async fn running(dir: &TempDir) -> Running {
+    let profile = dir.path().join("ann");
+    start(create(&profile, 2), &profile).await
+}
+
+fn bob(dir: &TempDir) -> String {
+    create(&dir.path().join("bob"), 3).address()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_without_a_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = running(&dir).await;
+    let mode = std::fs::metadata(socket_path(&daemon.profile)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let mut caller = daemon.caller();
+    let address: Value = caller.call(Call::Address).await.unwrap();
+    assert!(address["address"].as_str().unwrap().starts_with("shoal1"));
+    let add = Call::Add { name: "bob".to_owned(), address: bob(&dir) };
+    let contact: Value = caller.call(add).await.unwrap();
+    assert_eq!(
+        (&contact["name"], &contact["request"], &contact["blocked"]),
+        (&json!("bob"), &json!(false), &json!(false))
+    );
+    let contacts: Vec<Value> = caller.call(Call::Contacts).await.unwrap();
+    assert_eq!(contacts, [contact]);
+
+    let send = Call::Send { to: "bob".to_owned(), text: "x".repeat(100_000) };
+    let sent: SentLine = caller.call(send).await.unwrap();
+    assert_eq!(sent.state, MessageState::Queued);
+    let state: SentLine = caller.call(Call::State { id: sent.id.clone() }).await.unwrap();
+    assert_eq!(state, sent);
+    let status: Status = caller.call(Call::Status).await.unwrap();
+    assert_eq!((status.connected, status.queue, status.epoch), (false, 1, None));
+    let page: Page = caller.call(Call::Read { since: None, after: None }).await.unwrap();
+    assert_eq!(page, Page::default());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_say_what_to_do_and_the_connection_lives_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = running(&dir).await;
+    let mut caller = daemon.caller();
+    for (call, code) in [
+        (Call::Send { to: "nobody".to_owned(), text: String::new() }, "unknown_contact"),
+        (Call::State { id: "x".to_owned() }, "bad_id"),
+        (Call::Read { since: Some("0".repeat(32)), after: None }, "unknown_message"),
+        (Call::SendFile { to: "nobody".to_owned(), path: "/".into() }, "not_a_file"),
+        (Call::SendFile { to: "nobody".to_owned(), path: dir.path().join("none") }, "file"),
+    ] {
+        let Err(CallerError::Refused(failure)) = caller.call::<Value>(call.clone()).await else { panic!("{call:?}") };
+        assert_eq!(failure.code, code);
+        assert!(!failure.next.is_empty());
+    }
+
+    let profile = daemon.profile.clone();
+    let raw = tokio::task::spawn_blocking(move || {
+        let mut stream = UnixStream::connect(socket_path(&profile)).unwrap();
+        stream.write_all(b"rubbish\n{\"id\":5,\"method\":\"address\"}\n").unwrap();
+        let lines = BufReader::new(stream).lines().take(2);
+        lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()).collect::<Vec<_>>()
+    });
+    let replies = raw.await.unwrap();
+    assert_eq!((&replies[0]["id"], &replies[0]["error"]["code"]), (&Value::Null, &json!("bad_request")));
+    assert_eq!(replies[1]["id"], json!(5));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_reach_who_subscribed() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = running(&dir).await;
+    let mut listener = daemon.caller();
+    let _: Value = listener.call(Call::Subscribe).await.unwrap();
+    let add = Call::Add { name: "bob".to_owned(), address: bob(&dir) };
+    let _: Value = daemon.caller().call(add).await.unwrap();
+    let event = tokio::time::timeout(Duration::from_secs(10), listener.event()).await.unwrap().unwrap();
+    assert!(matches!(event, EventLine::Contact(contact) if contact.name == "bob"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_frees_the_profile_and_what_was_queued_is_still_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = running(&dir).await;
+    let mut caller = daemon.caller();
+    let add = Call::Add { name: "bob".to_owned(), address: bob(&dir) };
+    let _: Value = caller.call(add).await.unwrap();
+    let send = Call::Send { to: "bob".to_owned(), text: "kept".to_owned() };
+    let sent: SentLine = caller.call(send).await.unwrap();
+
+    let idle = daemon.caller();
+    let _: Value = caller.call(Call::Shutdown).await.unwrap();
+    caller.closed().await;
+    // the connection ends only when the profile is free
+    let mail = Mail::open(&daemon.profile).unwrap();
+    idle.closed().await;
+    daemon.served.await.unwrap().unwrap();
+    assert!(!socket_path(&daemon.profile).exists());
+
+    let again = start(mail, &daemon.profile).await;
+    let state: SentLine = again.caller().call(Call::State { id: sent.id.clone() }).await.unwrap();
+    assert_eq!(state, sent);
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_in_a_deep_folder_has_a_socket_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join("deep".repeat(40));
+    let daemon = start(create(&profile, 4), &profile).await;
+    let _: Value = daemon.caller().call(Call::Address).await.unwrap();
+    // what a dead daemon leaves behind is replaced
+    daemon.stop().await;
+    std::fs::write(socket_path(&profile), b"").unwrap();
+    let daemon = start(Mail::open(&profile).unwrap(), &profile).await;
+    let _: Value = daemon.caller().call(Call::Address).await.unwrap();
+    daemon.stop().await;
+}

@@ -1,0 +1,170 @@
+//! Prepares a test network: its directory, and the keys and configuration of every party.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use shoal_protocol::{
+    network::{Hint, NetworkFile},
+    types::Identity,
+};
+use tokio::task::JoinSet;
+
+use super::{network, parties, stale};
+use crate::{
+    failure::{ExitKind, Failure},
+    plan::{Party, PartyRole, Shape},
+    ready::{Note, Ready},
+};
+
+/// Makes the directory ready: absolute, ours, empty of an earlier test network.
+pub(crate) async fn directory(dir: &Path) -> anyhow::Result<PathBuf> {
+    let shown = dir.display();
+    fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {shown}"))?;
+    let dir = dir.canonicalize().with_context(|| format!("cannot find the directory {shown}"))?;
+    let note_path = dir.join(Note::FILE);
+    match fs::read_to_string(&note_path) {
+        Ok(text) => {
+            let note = Note::parse(&text, &dir).map_err(|error| {
+                Failure::new(
+                    ExitKind::Configuration,
+                    format!("{} cannot be read: {error}", note_path.display()),
+                    "take another directory",
+                )
+            })?;
+            stale::end(&note.parties).await;
+            for party in note.parties.iter().filter(|party| party.is_dir()) {
+                fs::remove_dir_all(party).with_context(|| format!("cannot remove {}", party.display()))?;
+            }
+        }
+        Err(_) => {
+            let mut entries = fs::read_dir(&dir).with_context(|| format!("cannot read {shown}"))?;
+            if entries.next().is_some() {
+                bail!(Failure::new(
+                    ExitKind::Usage,
+                    format!("{shown} is not empty and holds no test network"),
+                    "take an empty directory",
+                ));
+            }
+        }
+    }
+    Ok(dir)
+}
+
+/// Notes what is started, so that it can be ended when this program cannot.
+pub(crate) fn write_note(dir: &Path, placed: &[Party], ready: Option<Ready>) -> anyhow::Result<()> {
+    let parties = placed.iter().map(|party| party.dir.clone()).collect();
+    let note = Note { pid: std::process::id(), parties, ready };
+    let path = dir.join(Note::FILE);
+    fs::write(&path, serde_json::to_string_pretty(&note)?).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes the directories of all parties. Returns the network file with its hints, and the identity of every node.
+pub(crate) async fn init_all(
+    shape: &Shape,
+    placed: &[Party],
+    dir: &Path,
+    at: impl Fn(usize),
+) -> anyhow::Result<(NetworkFile, Vec<Option<Identity>>)> {
+    let Some((authority, nodes)) = placed.split_first() else { bail!("a network without parties") };
+    let binary = parties::binary(PartyRole::Authority.binary())?;
+    parties::init(&binary, &authority_arguments(shape, authority)).await?;
+    at(1);
+    let made = network::read(&authority.dir.join("network.toml"))?;
+    let mut network = made.clone();
+    if network.hints.authorities.is_empty() {
+        let identity = network.authorities.first().map(|key| key.identity).context("a network without authorities")?;
+        network.hints.authorities.push(Hint { identity, address: authority.address });
+    }
+    // what the nodes are initialised with; clients get the file with the gateways in it
+    let for_nodes = dir.join("network.toml");
+    network::write(&for_nodes, &network)?;
+
+    let binary = parties::binary(PartyRole::Mix.binary())?;
+    let mut identities: Vec<Option<Identity>> = vec![None; placed.len()];
+    let mut running = JoinSet::new();
+    for (index, party) in nodes.iter().cloned().enumerate() {
+        let (binary, arguments) = (binary.clone(), node_arguments(&for_nodes, &party));
+        running.spawn(async move { (index + 1, parties::init(&binary, &arguments).await) });
+    }
+    let mut done = 1;
+    while let Some(joined) = running.join_next().await {
+        let (index, output) = joined.context("an init was cut short")?;
+        let identity = identity_of(&output?)?;
+        if let Some(place) = identities.get_mut(index) {
+            *place = Some(identity);
+        }
+        done += 1;
+        at(done);
+    }
+    for (party, identity) in placed.iter().zip(&identities) {
+        if let (PartyRole::Gateway, Some(identity)) = (party.name.role, identity) {
+            network.hints.gateways.push(Hint { identity: *identity, address: party.address });
+        }
+    }
+    Ok((network, identities))
+}
+
+fn authority_arguments(shape: &Shape, party: &Party) -> Vec<String> {
+    let mut arguments: Vec<String> = ["init", "--dir"].map(Into::into).into();
+    arguments.push(party.dir.display().to_string());
+    let named = [
+        ("--name", "testnet".to_owned()),
+        ("--listen", party.address.to_string()),
+        ("--metrics", party.metrics.to_string()),
+        ("--epoch", format!("{}ms", shape.epoch.as_millis())),
+        ("--mean-delay", format!("{}ms", shape.mean_delay.as_millis())),
+        ("--mixes-per-layer", shape.mixes_per_layer.to_string()),
+        // the first document draws places once and for long: it waits for everybody
+        ("--genesis-gateways", shape.gateways.to_string()),
+        ("--genesis-stores", shape.stores.to_string()),
+    ];
+    arguments.extend(named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    arguments.extend(["--test-network", "--open", "--json"].map(Into::into));
+    if let Some(rate) = shape.lambda_p {
+        arguments.extend(["--lambda-p".to_owned(), rate.to_string()]);
+    }
+    if let Some(retention) = shape.retention {
+        arguments.extend(["--retention".to_owned(), format!("{}ms", retention.as_millis())]);
+    }
+    arguments
+}
+
+fn node_arguments(network: &Path, party: &Party) -> Vec<String> {
+    let named = [
+        ("--network", network.display().to_string()),
+        ("--role", party.name.role.name().to_owned()),
+        ("--address", party.address.to_string()),
+        ("--listen", party.address.to_string()),
+        ("--metrics", party.metrics.to_string()),
+        ("--dir", party.dir.display().to_string()),
+    ];
+    let mut arguments = vec!["init".to_owned()];
+    arguments.extend(named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    arguments.push("--json".to_owned());
+    arguments
+}
+
+/// The identity in the JSON that `shoal-node init --json` prints.
+fn identity_of(output: &str) -> anyhow::Result<Identity> {
+    let line = output.lines().find(|line| line.starts_with('{')).context("init printed no JSON")?;
+    let value: serde_json::Value = serde_json::from_str(line).context("init printed no JSON")?;
+    let text = value.get("identity").and_then(serde_json::Value::as_str).context("init printed no identity")?;
+    text.parse().context("init printed an identity that is none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_is_found_in_what_init_prints() {
+        let digits = "ab".repeat(32);
+        let identity = identity_of(&format!("{{\"identity\":\"{digits}\",\"role\":\"mix\"}}\n")).expect("is there");
+        assert_eq!(identity.to_string(), digits);
+        assert!(identity_of("done\n").is_err());
+        assert!(identity_of("{\"identity\":\"xy\"}").is_err());
+    }
+}

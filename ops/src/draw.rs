@@ -184,10 +184,10 @@ fn card_line(party: &Party) -> String {
     }
     match (party.column, party.boxes, party.packets_received) {
         (Column::Authorities, ..) => "certifies".to_owned(),
-        (Column::Stores, Some(boxes), _) => format!("{} boxes", count(boxes)),
+        (Column::Stores, Some(boxes), _) => format!("{} boxes", brief(boxes)),
         // a gateway tells its figures an epoch late, so at first it has none
         (Column::Gateways, _, Some(0)) => party.state.word().to_owned(),
-        (_, _, Some(packets)) => format!("{} packets", count(packets)),
+        (_, _, Some(packets)) => format!("{} packets", brief(packets)),
         _ => party.state.word().to_owned(),
     }
 }
@@ -235,6 +235,11 @@ fn words(parties: &[Party]) -> String {
         format!("{name}: {} of {all} up", parties.iter().filter(up).count())
     };
     groups.map(of).join("; ")
+}
+
+/// A number short enough for a card: from a million on in millions.
+fn brief(number: u64) -> String {
+    if number < 1_000_000 { count(number) } else { format!("{} M", count(number / 1_000_000)) }
 }
 
 /// A number with its thousands apart: `12 345`.
@@ -326,5 +331,7 @@ mod tests {
         assert_eq!(count(7), "7");
         assert_eq!(count(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!(count(123), "123");
+        assert_eq!(brief(999_999), "999\u{202f}999");
+        assert_eq!(brief(48_123_456), "48 M");
     }
 }

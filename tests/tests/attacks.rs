@@ -94,7 +94,8 @@ async fn a_mix_refuses_every_hostile_packet_under_its_reason() {
     let way = |second: Layer, delay| vec![hop(entry, delay), hop(layer(second), Duration::ZERO)];
     let short = Duration::from_millis(1);
 
-    // a second link of the gateway's identity, beside the real gateway's own
+    // the gateway itself goes, so that the only link of its identity is ours (a mix keeps the newest link of a peer)
+    net.kill(gateway.pid);
     let endpoint =
         Endpoint::bind("127.0.0.1:0".parse().expect("address"), &key_of(&gateway), &[Protocol::Mix]).expect("endpoint");
     let link = endpoint.connect(address, &mix.identity, Protocol::Mix).await.expect("a gateway may dial L1");

@@ -68,7 +68,7 @@ fn first_contact(alice: &Person, bob: &Person) {
 
 fn texts_arrive_byte_for_byte(alice: &Person, bob: &Person) {
     eprintln!("emoji, right to left, nothing, 100 KB");
-    let long: String = "שלום 🐟 shoal \u{202e}rtl\u{202c} — ".chars().cycle().take(60_000).collect();
+    let long: String = "שלום 🐟 shoal \u{202e}rtl\u{202c} — ".chars().cycle().take(100_000).collect();
     let long: String = long
         .chars()
         .scan(0, |n, c| {

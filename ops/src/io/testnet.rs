@@ -40,8 +40,13 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) const WATCH_PERIOD: Duration = Duration::from_secs(2);
 /// How long a party gets for one such question.
 const ASK_LIMIT: Duration = Duration::from_secs(1);
-/// How long parties get to end by themselves before they are asked again, then killed.
-const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
+/// The signals that end a party, each with the time it gets. The first asks a node to drain, which takes epochs; the
+/// second tells it not to.
+const STOP: [(fn(u32), Duration); 3] = [
+    (signals::terminate, Duration::from_millis(300)),
+    (signals::terminate, Duration::from_secs(3)),
+    (signals::kill, Duration::from_secs(3)),
+];
 
 /// A party that was started.
 #[derive(Debug, Clone)]
@@ -286,8 +291,7 @@ impl Testnet {
 
     /// Ends every party, also those that somebody started again.
     pub(crate) async fn stop(&mut self) {
-        // the second request cuts a drain short; who then still runs is killed
-        for signal in [signals::terminate, signals::terminate, signals::kill] {
+        for (signal, patience) in STOP {
             let alive: Vec<u32> =
                 self.started.iter().filter(|started| started.alive).map(|started| started.pid).collect();
             if alive.is_empty() {
@@ -296,7 +300,7 @@ impl Testnet {
             alive.into_iter().for_each(signal);
             let watch = Stopwatch::start();
             while self.started.iter().any(|started| started.alive) {
-                let left = STOP_PATIENCE.saturating_sub(watch.elapsed());
+                let left = patience.saturating_sub(watch.elapsed());
                 match timeout(left, self.ended.recv()).await {
                     Ok(Some(ended)) => {
                         self.note_end(&ended);

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// `{"ready":true,…}`: where everything is. A contract with tools and tests.
+/// `{"ready":true,…}`: where everything is. Tools and tests rely on its keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ready {
     /// Always true.

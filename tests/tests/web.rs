@@ -32,7 +32,7 @@ fn the_status_page_draws_the_network() {
         let start: String = identity.chars().take(8).collect();
         assert!(page.contains(&start), "the page shows node {start}");
     }
-    for word in ["Epoch", "Loops", "L1", "L2", "L3"] {
+    for word in ["Epoch", "Loops", "Layer 1", "Layer 2", "Layer 3"] {
         assert!(page.to_lowercase().contains(&word.to_lowercase()), "the page says {word}");
     }
     for outside in ["http://", "https://"] {

@@ -30,6 +30,8 @@ pub(crate) struct Incoming {
     pub(crate) generation: u32,
     pub(crate) purpose: Purpose,
     pub(crate) since: UnixMillis,
+    /// A Welcome, or of a request that is not accepted.
+    pub(crate) stranger: bool,
 }
 
 fn seal_manifest(vault: &Vault, manifest: &Manifest) -> Vec<u8> {
@@ -184,33 +186,38 @@ pub(crate) fn insert_in(
     manifest: &Manifest,
     generation: u32,
     purpose: Purpose,
+    stranger: bool,
     now: UnixMillis,
 ) -> Result<Incoming, MailError> {
     db.prepare_cached("INSERT INTO blob_in (manifest, generation, purpose, since) VALUES (?1, ?2, ?3, ?4)")?
         .execute((seal_manifest(vault, manifest), generation, purpose == Purpose::Welcome, now.0))?;
     let row = db.last_insert_rowid();
-    Ok(Incoming { row, manifest: manifest.clone(), generation, purpose, since: now })
+    Ok(Incoming { row, manifest: manifest.clone(), generation, purpose, since: now, stranger })
 }
 
 /// Blobs that are being fetched, with the parts that are here.
 pub(crate) fn all_in(db: &Connection, vault: &Vault) -> Result<Vec<(Incoming, Vec<u64>)>, MailError> {
-    let mut statement =
-        db.prepare_cached("SELECT blob, manifest, generation, purpose, since FROM blob_in ORDER BY blob")?;
+    let mut statement = db.prepare_cached(
+        "SELECT blob, manifest, generation, purpose, since, purpose = 1 OR EXISTS (
+            SELECT 1 FROM message_in m JOIN conversation v ON v.conversation = m.conversation
+            WHERE m.blob = blob_in.blob AND v.request = 1) FROM blob_in ORDER BY blob",
+    )?;
     let rows = statement
         .query_map([], |row| {
             let manifest: Vec<u8> = row.get(1)?;
-            Ok((row.get::<_, i64>(0)?, manifest, row.get::<_, u32>(2)?, row.get::<_, bool>(3)?, row.get::<_, u64>(4)?))
+            let numbers = (row.get::<_, u32>(2)?, row.get::<_, bool>(3)?, row.get::<_, u64>(4)?);
+            Ok((row.get::<_, i64>(0)?, manifest, numbers, row.get::<_, bool>(5)?))
         })?
         .collect::<Result<Vec<_>, _>>()?;
     rows.into_iter()
-        .map(|(row, manifest, generation, welcome, since)| {
+        .map(|(row, manifest, (generation, welcome, since), stranger)| {
             let parts = db
                 .prepare_cached("SELECT j FROM part_in WHERE blob = ?1")?
                 .query_map([row], |row| row.get(0))?
                 .collect::<Result<Vec<u64>, _>>()?;
             let purpose = if welcome { Purpose::Welcome } else { Purpose::Message };
             let manifest = open_manifest(vault, &manifest)?;
-            Ok((Incoming { row, manifest, generation, purpose, since: UnixMillis(since) }, parts))
+            Ok((Incoming { row, manifest, generation, purpose, since: UnixMillis(since), stranger }, parts))
         })
         .collect()
 }

@@ -152,6 +152,15 @@ pub(crate) fn own_of_epoch(
         .transpose()
 }
 
+/// Whether a conversation is written with the write key of this seed.
+pub(crate) fn writes(db: &Connection, vault: &Vault, seed: &[u8]) -> Result<bool, MailError> {
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM chain WHERE own = 1 AND conversation IS NOT NULL AND writer = ?1)",
+        )?
+        .query_row([vault.seal(WRITER, seed)], |row| row.get(0))?)
+}
+
 /// All chains that are read and whose peer is not blocked.
 pub(crate) fn followed(db: &Connection, vault: &Vault) -> Result<Vec<Chain>, MailError> {
     let mut statement = db.prepare_cached(&format!(

@@ -85,11 +85,16 @@ pub(crate) fn all(db: &Connection, vault: &Vault) -> Result<Vec<Contact>, MailEr
     rows.into_iter().map(|found| decode(vault, found)).collect()
 }
 
+/// Whether the address book takes nobody more.
+pub(crate) fn full(db: &Connection) -> Result<bool, MailError> {
+    let count: u64 = db.query_row("SELECT count(*) FROM contact", [], |row| row.get(0))?;
+    Ok(count >= CONTACTS_MAX)
+}
+
 /// Adds a contact without a name.
 pub(crate) fn insert(db: &Connection, vault: &Vault, inbox: &InboxPublic, known: bool) -> Result<Contact, MailError> {
-    let count: u64 = db.query_row("SELECT count(*) FROM contact", [], |row| row.get(0))?;
-    if count >= CONTACTS_MAX {
-        return Err(MailError::QueueFull { waiting: count, unit: "contacts" });
+    if full(db)? {
+        return Err(MailError::QueueFull { waiting: CONTACTS_MAX, unit: "contacts" });
     }
     db.prepare_cached("INSERT INTO contact (inbox, known) VALUES (?1, ?2)")?
         .execute((vault.seal(INBOX, inbox.as_bytes()), known))?;

@@ -2,15 +2,28 @@
 
 use crate::chains::{self, Side};
 use crate::conversations_mls::{Begun, chain_secret};
-use crate::mail::{ConversationId, MailError};
+use crate::mail::{ConversationId, MailError, RateClass};
 use crate::profile::Vault;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
+use shoal_protocol::parameters::Parameters;
 
 const GROUP: &str = "conversation.group_id";
-/// Most requests of strangers that wait for the user's answer; further ones are dropped until some are answered.
+/// Most requests of strangers that wait for the user's answer, however fast the client is.
 pub const REQUESTS_MAX: u64 = 256;
+
+/// Most requests of strangers that wait for the user's answer; further ones are dropped until some are answered. Their
+/// chains, polled at the idle pace, get at most a quarter of the payload ticks: 2/s × 600 s ÷ 4 = 300 in production,
+/// 0.05/s × 600 s ÷ 4 = 7 in its low class.
+#[must_use]
+pub fn requests_max(parameters: &Parameters, class: RateClass) -> u64 {
+    let millihertz = match class {
+        RateClass::Normal => parameters.lambda_p.0,
+        RateClass::Low => parameters.lambda_low.0,
+    };
+    (u64::from(millihertz).saturating_mul(parameters.poll_idle_ms) / 4_000_000).clamp(1, REQUESTS_MAX)
+}
 
 /// One row.
 #[derive(Clone, Debug)]
@@ -65,6 +78,13 @@ pub(crate) fn of_contact(db: &Connection, vault: &Vault, contact: i64) -> Result
     let mut found = rows.into_iter().map(|raw| decode(vault, raw)).collect::<Result<Vec<_>, _>>()?;
     found.sort_by_key(|conversation| conversation.id);
     Ok(found)
+}
+
+/// Whether a conversation has this group id.
+pub(crate) fn known(db: &Connection, vault: &Vault, group_id: &[u8]) -> Result<bool, MailError> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM conversation WHERE group_id = ?1)")?
+        .query_row([vault.seal(GROUP, group_id)], |row| row.get(0))?)
 }
 
 /// Keeps a conversation that begins, with the two chains of its first epoch.

@@ -7,9 +7,10 @@ use crate::profile::{Entered, SealedJson, Vault};
 use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey, Extension,
-    ExtensionType, Extensions, GroupId, KeyPackage, KeyPackageIn, LeafNode, LeafNodeIndex, Lifetime, MlsGroup,
-    MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY,
-    ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration, UnknownExtension,
+    ExtensionType, Extensions, GroupId, KeyPackage, KeyPackageBundle, KeyPackageIn, KeyPackageRef, LeafNode,
+    LeafNodeIndex, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn,
+    PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration,
+    UnknownExtension,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::RustCrypto;
@@ -212,12 +213,18 @@ pub fn make_key_package(
     Ok((encoded, serde_json::to_vec(&reference).map_err(state)?))
 }
 
-/// Forgets the secrets of a key package, by the reference that [`make_key_package`] gave.
+/// Forgets the secrets of a key package, by the reference that [`make_key_package`] gave. Its signature key goes on
+/// signing in the conversations that were joined through it: `joined` keeps that one.
 ///
 /// # Errors
 /// [`GroupError::State`].
-pub fn forget_key_package(provider: &Provider<'_>, reference: &[u8]) -> Result<(), GroupError> {
-    let reference: openmls::prelude::KeyPackageRef = serde_json::from_slice(reference).map_err(state)?;
+pub fn forget_key_package(provider: &Provider<'_>, reference: &[u8], joined: bool) -> Result<(), GroupError> {
+    let reference: KeyPackageRef = serde_json::from_slice(reference).map_err(state)?;
+    let bundle: Option<KeyPackageBundle> = provider.storage().key_package(&reference).map_err(state)?;
+    if let (Some(bundle), false) = (bundle, joined) {
+        let public = bundle.key_package().leaf_node().signature_key();
+        SignatureKeyPair::delete(provider.storage(), public.as_slice(), SignatureScheme::ED25519).map_err(state)?;
+    }
     provider.storage().delete_key_package(&reference).map_err(state)
 }
 
@@ -244,6 +251,23 @@ pub fn found(
     if verify_leaf(0, package.leaf_node())?.inbox != *peer {
         return Err(GroupError::Refused("key package of another person"));
     }
+    let (mut group, signer) = group_of_one(provider, inbox, writer, generation, rng)?;
+    let (_, welcome, _) = group
+        .add_members(provider, &signer, &[package])
+        .map_err(|_| GroupError::Refused("key package cannot be added"))?;
+    group.merge_pending_commit(provider).map_err(state)?;
+    let begun = begun(provider, &group, &inbox.public())?;
+    Ok((begun, welcome.tls_serialize_detached().map_err(state)?))
+}
+
+/// A group that nobody else has joined yet, and the key that signs in it.
+fn group_of_one(
+    provider: &Provider<'_>,
+    inbox: &InboxKey,
+    writer: &WriteKey,
+    generation: u32,
+    rng: &mut impl CryptoRng,
+) -> Result<(MlsGroup, SignatureKeyPair), GroupError> {
     let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
@@ -259,15 +283,9 @@ pub fn found(
         .map_err(state)?
         .with_group_context_extensions(context)
         .build();
-    let mut group =
-        MlsGroup::new_with_group_id(provider, &leaf.signer, &config, GroupId::from_slice(&id), leaf.credential)
-            .map_err(state)?;
-    let (_, welcome, _) = group
-        .add_members(provider, &leaf.signer, &[package])
-        .map_err(|_| GroupError::Refused("key package cannot be added"))?;
-    group.merge_pending_commit(provider).map_err(state)?;
-    let begun = begun(provider, &group, &inbox.public())?;
-    Ok((begun, welcome.tls_serialize_detached().map_err(state)?))
+    let group = MlsGroup::new_with_group_id(provider, &leaf.signer, &config, GroupId::from_slice(&id), leaf.credential)
+        .map_err(state)?;
+    Ok((group, leaf.signer))
 }
 
 /// Joins the conversation of a Welcome, if it is one of two members, ourselves and the one who wrote it.
@@ -320,6 +338,10 @@ fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result
         .and_then(|extension| <[u8; 4]>::try_from(extension.0.as_slice()).ok())
         .map(u32::from_be_bytes)
         .ok_or(GroupError::Refused("no generation in the group context"))?;
+    if i64::try_from(group.epoch().as_u64()).is_err() {
+        // its founder chose it, and SQLite counts no further
+        return Err(GroupError::Refused("group epoch out of range"));
+    }
     let exported = group.export_secret(provider.crypto(), EXPORTER_LABEL, b"", 32).map_err(state)?;
     Ok(Begun {
         group_id: group.group_id().as_slice().to_vec(),
@@ -409,4 +431,39 @@ pub fn own_writer(provider: &Provider<'_>, group_id: &[u8]) -> Result<WritePubli
     let group = load(provider, group_id)?;
     let leaf = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?;
     Ok(verify_leaf(group.own_leaf_index().u32(), leaf)?.writer)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use openmls::group::GroupContext;
+
+    /// What a founder who breaks the rules can write: the Welcome of a group that is in any epoch but the first.
+    pub(crate) fn welcome_of_epoch(
+        provider: &Provider<'_>,
+        inbox: &InboxKey,
+        key_package: &[u8],
+        generation: u32,
+        epoch: u64,
+        rng: &mut impl CryptoRng,
+    ) -> Vec<u8> {
+        let package = KeyPackageIn::tls_deserialize_exact_bytes(key_package).unwrap();
+        let package = package.validate(provider.crypto(), ProtocolVersion::Mls10).unwrap();
+        let writer = WriteKey::generate(rng);
+        let (group, signer) = group_of_one(provider, inbox, &writer, generation, rng).unwrap();
+        let context: Option<GroupContext> = provider.storage().group_context(group.group_id()).unwrap();
+        let mut context = serde_json::to_value(context).unwrap();
+        context["epoch"] = (epoch - 1).into();
+        let context: GroupContext = serde_json::from_value(context).unwrap();
+        provider.storage().write_context(group.group_id(), &context).unwrap();
+        let mut group = load(provider, group.group_id().as_slice()).unwrap();
+        assert_eq!(group.epoch().as_u64(), epoch - 1);
+        let (_, welcome, _) = group.add_members(provider, &signer, &[package]).unwrap();
+        welcome.tls_serialize_detached().unwrap()
+    }
+
+    /// How many signature keys OpenMLS keeps.
+    pub(crate) fn signature_keys(db: &Connection) -> u64 {
+        db.query_row("SELECT count(*) FROM openmls_signature_keys", [], |row| row.get(0)).unwrap()
+    }
 }

@@ -33,6 +33,8 @@ pub enum Step<P> {
     AskForWant,
     /// Send this now.
     Depart(P),
+    /// A want that came too late for its tick and cannot go now: tell its owner that it was not asked.
+    GiveBack(Want),
 }
 
 enum Cargo<P> {
@@ -91,6 +93,12 @@ impl<P> Emission<P> {
 
     /// The next thing to do, if there is one now.
     pub fn poll(&mut self, now: Duration, gate: Gate) -> Option<Step<P>> {
+        // what would wait for the end of a pause or for another link may be outdated by then
+        if !(gate.open && gate.payload)
+            && let Some(want) = self.held.take()
+        {
+            return Some(Step::GiveBack(want));
+        }
         self.take_ticks(now, gate);
         if let Some(first) = self.departures.front_mut()
             && matches!(first.cargo, Cargo::Awaiting)
@@ -163,14 +171,14 @@ impl<P> Emission<P> {
         }
     }
 
-    /// The link is gone: nothing that was made for it may leave. A want that is held stays held; what was decided and
-    /// not made comes back, to be told that it was not asked.
+    /// The link is gone: nothing that was made for it may leave. Wants that were held, or decided on and not made, come
+    /// back: their owner is to be told that they were not asked.
     pub fn cut(&mut self) -> Vec<Want> {
         let cut = self.departures.drain(..).filter_map(|departure| match departure.cargo {
             Cargo::Decided(Ask::Want(want)) => Some(want),
             Cargo::Decided(Ask::Decoy | Ask::Loop) | Cargo::InTheMaking | Cargo::Made(_) | Cargo::Awaiting => None,
         });
-        cut.collect()
+        cut.chain(self.held.take()).collect()
     }
 }
 
@@ -239,6 +247,7 @@ mod tests {
                         trace.departures.push(now);
                         trace.wants.extend(packet);
                     }
+                    Step::GiveBack(_) => panic!("the gate is open"),
                 }
             }
         }
@@ -299,6 +308,7 @@ mod tests {
                             emission.wanted(Some(want(1)));
                         }
                     }
+                    Step::GiveBack(_) => panic!("the gate is open"),
                 }
             }
         }
@@ -344,6 +354,7 @@ mod tests {
                         assert!(!payload);
                         left += 1;
                     }
+                    Step::GiveBack(_) => panic!("nothing was asked for"),
                 }
             }
         }
@@ -359,11 +370,29 @@ mod tests {
             match emission.poll(now, OPEN) {
                 Some(Step::AskForWant) => break,
                 Some(Step::Make(..)) => emission.made(Some(())),
-                Some(Step::Depart(())) | None => {}
+                Some(Step::Depart(()) | Step::GiveBack(_)) | None => {}
             }
         }
         emission.wanted(Some(want(3)));
         let cut = emission.cut();
         assert_eq!(cut.into_iter().map(|want| want.ticket).collect::<Vec<_>>(), [Ticket(3)]);
+    }
+
+    #[test]
+    fn a_want_that_is_held_comes_back_at_a_cut_a_pause_and_a_closed_gate() {
+        let parameters = Parameters::test_network();
+        let mut emission: Emission<()> =
+            Emission::new(Traffic::new(RateClass::Normal, &parameters, Duration::ZERO, [10; 32]));
+        // nothing waits for a want: it is held
+        emission.wanted(Some(want(4)));
+        let cut: Vec<Ticket> = emission.cut().into_iter().map(|want| want.ticket).collect();
+        assert_eq!(cut, [Ticket(4)]);
+        assert!(emission.cut().is_empty());
+        for gate in [Gate { open: false, payload: true }, Gate { open: true, payload: false }] {
+            emission.wanted(Some(want(5)));
+            let step = emission.poll(Duration::ZERO, gate);
+            assert!(matches!(step, Some(Step::GiveBack(Want { ticket: Ticket(5), .. }))), "{gate:?}: {step:?}");
+            assert!(emission.poll(Duration::ZERO, gate).is_none());
+        }
     }
 }

@@ -108,9 +108,23 @@ impl Guards {
         }
     }
 
-    /// The kept gateways and where they were, in order of preference: for a client that holds no consensus in force.
-    pub fn last_known(&self) -> impl Iterator<Item = (Identity, &[SocketAddr])> {
-        self.guards.iter().map(|guard| (guard.identity, guard.addresses.as_slice()))
+    /// Where to go without a consensus in force, at the `attempt`-th time since: to the kept gateways first, in their
+    /// order, and only when each has failed once to the hints of the network file, beginning with hint `offset`.
+    #[must_use]
+    pub fn without_consensus(
+        &self,
+        hints: &[(Identity, SocketAddr)],
+        attempt: usize,
+        offset: usize,
+    ) -> Option<(Identity, Vec<SocketAddr>)> {
+        let strangers: Vec<_> =
+            hints.iter().filter(|(identity, _)| self.guards.iter().all(|guard| guard.identity != *identity)).collect();
+        let at = attempt.checked_rem(self.guards.len() + strangers.len())?;
+        if let Some(guard) = self.guards.get(at) {
+            return Some((guard.identity, guard.addresses.clone()));
+        }
+        let at = (at - self.guards.len()).wrapping_add(offset).checked_rem(strangers.len())?;
+        strangers.get(at).map(|(identity, address)| (*identity, vec![*address]))
     }
 
     /// The gateway could not be reached, or threw the client out: others are tried for `pause`.
@@ -186,6 +200,30 @@ mod tests {
         let only = guards.choose(&consensus, NOW, &mut rng).0.unwrap();
         guards.failed(&only, NOW, Duration::from_secs(60));
         assert_eq!(guards.choose(&consensus, NOW, &mut rng).0, Some(only));
-        assert_eq!(guards.last_known().map(|(identity, _)| identity).collect::<Vec<_>>(), vec![only]);
+    }
+
+    #[test]
+    fn after_an_absence_the_guards_come_before_any_hint() {
+        let (consensus, _) = consensus(5, 2, 3);
+        let mut rng = StdRng::seed_from_u64(5);
+        let mut guards = Guards::default();
+        let mut expected = Vec::new();
+        for _ in 0..GUARDS_MAX {
+            let guard = guards.choose(&consensus, NOW, &mut rng).0.unwrap();
+            guards.failed(&guard, NOW, Duration::from_secs(60));
+            expected.push(guard);
+        }
+        let hints: Vec<_> = consensus.gateways().map(|gateway| (gateway.identity, gateway.addresses[0])).collect();
+        let mut first_hints = std::collections::BTreeSet::new();
+        for offset in 0..20 {
+            let tried: Vec<_> =
+                (0..6).map(|attempt| guards.without_consensus(&hints, attempt, offset).unwrap().0).collect();
+            assert_eq!(tried[..GUARDS_MAX], expected, "offset {offset}");
+            assert!(tried[GUARDS_MAX..5].iter().all(|identity| !expected.contains(identity)));
+            assert_eq!(tried[5], expected[0]);
+            first_hints.insert(tried[GUARDS_MAX]);
+        }
+        assert_eq!(first_hints.len(), 2, "clients spread over the hints");
+        assert!(Guards::default().without_consensus(&[], 0, 7).is_none());
     }
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::Epoch;
 
 /// How many decided loops the survival is taken over: at λ_L = 0.5/s about eight minutes.
 const SURVIVAL_WINDOW: usize = 256;
@@ -24,6 +25,9 @@ const PAUSE_LOST: usize = 28;
 /// A pause ends when no more than this many of the last 40 are lost: well below where it began, so that it does not
 /// flutter.
 const RESUME_LOST: usize = 16;
+/// So many loops in a row through the next gateway, none of them lost, show that the one that was left was at fault.
+/// When the mixes drop everything, the first loop of the next gateway is lost like the others.
+const ACQUITTED_AFTER: usize = 3;
 
 /// What the loops say about the network around this client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,51 @@ pub struct LoopStatistics {
     recent: VecDeque<bool>,
     round_trips: VecDeque<Duration>,
     health: Health,
+    /// Losses right before a gateway was left for its silence, while nobody knows whose fault they were.
+    suspected: usize,
+    /// Loops that came back since.
+    cleared: usize,
+}
+
+/// Requests in a row past their deadline, with not one packet in between, that mean that the gateway is dead or
+/// swallows everything: it is left. With three of four lost in the mixes, chance does that once in a thousand times;
+/// QUIC's own timeout would take longer, and a gateway that is alive and silent would never be left.
+const SILENT_MAX: u32 = 24;
+
+/// Whether the gateway has fallen silent, and whether to leave it for that. Once an epoch at most: whoever drops
+/// everything behind the gateways must not make a client show itself to one gateway after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Silence {
+    unanswered: u32,
+    left_in: Option<Epoch>,
+}
+
+impl Silence {
+    /// A packet came down, whatever it was.
+    pub fn packet(&mut self) {
+        self.unanswered = 0;
+    }
+
+    /// A link stands anew.
+    pub fn linked(&mut self) {
+        self.unanswered = 0;
+    }
+
+    /// A request ran into its deadline.
+    pub fn unanswered(&mut self) {
+        self.unanswered = self.unanswered.saturating_add(1);
+    }
+
+    /// Whether to leave the gateway now, in `epoch`; when it says so, that was this epoch's one time.
+    pub fn leave(&mut self, epoch: Epoch) -> bool {
+        // never back: a clock that jumps to and fro gives no second time
+        let leave = self.unanswered >= SILENT_MAX && self.left_in.is_none_or(|left| left < epoch);
+        if leave {
+            self.left_in = Some(epoch);
+            self.unanswered = 0;
+        }
+        leave
+    }
 }
 
 impl LoopStatistics {
@@ -76,11 +125,18 @@ impl LoopStatistics {
         }
         self.round_trips.push_back(round_trip);
         self.decide(true);
+        if self.suspected > 0 {
+            self.cleared += 1;
+            if self.cleared >= ACQUITTED_AFTER {
+                self.acquit();
+            }
+        }
     }
 
     /// A loop did not come back by its deadline.
     pub fn lost(&mut self) {
         self.lost += 1;
+        self.suspected = 0;
         self.decide(false);
     }
 
@@ -89,13 +145,19 @@ impl LoopStatistics {
         self.void += 1;
     }
 
-    /// The losses since the last loop that came back were the gateway's fault, which has just been left: they say
-    /// nothing about the mixes and are taken back.
-    pub fn forgive(&mut self) {
-        while self.recent.pop_back_if(|came_back| !*came_back).is_some() {
-            self.lost -= 1;
-            self.void += 1;
-        }
+    /// A gateway was left because it answered nothing. If the next one returns its first loops, the losses since the
+    /// last loop that came back were that gateway's fault and are taken back; if it loses one, they stay.
+    pub fn left_in_silence(&mut self) {
+        self.suspected = self.recent.iter().rev().take_while(|came_back| !**came_back).count();
+        self.cleared = 0;
+    }
+
+    fn acquit(&mut self) {
+        let end = self.recent.len().saturating_sub(self.cleared);
+        let losses = self.recent.drain(end.saturating_sub(self.suspected)..end).count() as u64;
+        self.lost = self.lost.saturating_sub(losses);
+        self.void += losses;
+        self.suspected = 0;
         self.judge();
     }
 
@@ -252,11 +314,73 @@ mod tests {
         for _ in 0..PAUSE_LOST {
             loops.lost();
         }
-        assert_eq!(loops.health(), Health::Pause);
-        loops.forgive();
+        loops.left_in_silence();
+        assert_eq!(loops.health(), Health::Pause, "nobody knows yet whose fault it was");
+        for _ in 0..ACQUITTED_AFTER {
+            loops.returned(Duration::from_millis(1));
+        }
         assert_eq!((loops.health(), loops.survival(), loops.lost_total()), (Health::Good, Some(1.0), 0));
-        loops.forgive();
-        assert_eq!(loops.survival(), Some(1.0));
+    }
+
+    #[test]
+    fn losses_stay_when_the_next_gateway_loses_too() {
+        let mut loops = LoopStatistics::default();
+        for _ in 0..WARN_LOST {
+            loops.lost();
+        }
+        loops.left_in_silence();
+        loops.returned(Duration::from_millis(1));
+        loops.lost();
+        for _ in 0..10 {
+            loops.returned(Duration::from_millis(1));
+        }
+        assert_eq!((loops.health(), loops.lost_total()), (Health::Warn, WARN_LOST as u64 + 1));
+    }
+
+    /// Everything is dropped, whichever gateway it goes through: the client says so, stops payload, and does not show
+    /// its address to one gateway after the other.
+    #[test]
+    fn a_link_that_swallows_everything_ends_in_a_pause_and_not_in_flight() {
+        const REQUESTS_AN_EPOCH: u64 = 200;
+        const LOOP_EVERY: u64 = 5;
+        const IN_FLIGHT: u64 = 2;
+        let (mut loops, mut silence) = (LoopStatistics::default(), Silence::default());
+        for _ in 0..100 {
+            loops.returned(Duration::from_millis(1));
+        }
+        let mut switches = std::collections::BTreeMap::<Epoch, u32>::new();
+        let mut warned_at = None;
+        for request in 0..3 * REQUESTS_AN_EPOCH {
+            silence.unanswered();
+            if request % LOOP_EVERY == 0 {
+                loops.lost();
+            }
+            let epoch = Epoch(request / REQUESTS_AN_EPOCH);
+            if silence.leave(epoch) {
+                *switches.entry(epoch).or_default() += 1;
+                (0..IN_FLIGHT).for_each(|_| loops.lost());
+                loops.left_in_silence();
+                silence.linked();
+            }
+            if loops.health() != Health::Good {
+                warned_at.get_or_insert(request);
+            }
+            if request >= PAUSE_LOST as u64 * LOOP_EVERY {
+                assert_eq!(loops.health(), Health::Pause);
+            }
+        }
+        assert!(warned_at.is_some_and(|request| request <= WARN_LOST as u64 * LOOP_EVERY));
+        assert!(switches.len() == 3 && switches.values().all(|count| *count == 1), "{switches:?}");
+    }
+
+    #[test]
+    fn one_packet_ends_a_silence() {
+        let mut silence = Silence::default();
+        for _ in 0..10 {
+            (1..SILENT_MAX).for_each(|_| silence.unanswered());
+            assert!(!silence.leave(Epoch(1)));
+            silence.packet();
+        }
     }
 
     #[test]

@@ -117,7 +117,8 @@ impl Record {
         minicbor::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads exactly one record: nothing may follow it, and no field may exceed its bound.
+    /// Reads exactly one record: nothing may follow it, and no field may exceed its bound; a number's is `i64::MAX`,
+    /// which is how far SQLite counts.
     ///
     /// # Errors
     /// Says which rule was broken.
@@ -129,6 +130,15 @@ impl Record {
         let record: Self = decoder.decode().map_err(|_| NotARecord("malformed"))?;
         if decoder.position() != bytes.len() {
             return Err(NotARecord("bytes follow"));
+        }
+        let (sent_at, length) = match &record.content {
+            Content::Text { sent_at, .. } => (sent_at.0, 0),
+            Content::Blob { sent_at, manifest, .. } => (sent_at.0, manifest.length()),
+            Content::Receipt | Content::End { .. } => (0, 0),
+        };
+        if [record.seen.epoch, record.seen.boxes, sent_at, length].iter().any(|number| i64::try_from(*number).is_err())
+        {
+            return Err(NotARecord("a number is out of range"));
         }
         if let Content::Blob { kind: BlobKind::File { name, mime }, .. } = &record.content
             && (name.len() > FILE_NAME_SIZE_MAX || mime.len() > MIME_SIZE_MAX)
@@ -150,22 +160,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// i64::MAX
+    const COUNT_MAX: u64 = u64::MAX >> 1;
+
     fn content() -> impl Strategy<Value = Content> {
         let id = any::<[u8; 16]>();
-        let manifest = (any::<[u8; 32]>(), any::<u64>(), any::<[u8; 32]>())
+        let manifest = (any::<[u8; 32]>(), 0..=COUNT_MAX, any::<[u8; 32]>())
             .prop_map(|(secret, length, hash)| Manifest::new(secret, length, Hash::from_bytes(hash)));
         let kind = prop_oneof![
             Just(BlobKind::Text),
             (".{0,60}", "[a-z/]{0,40}").prop_map(|(name, mime)| BlobKind::File { name, mime }),
         ];
         prop_oneof![
-            (id, any::<u64>(), ".{0,200}").prop_map(|(id, at, text)| Content::Text {
+            (id, 0..=COUNT_MAX, ".{0,200}").prop_map(|(id, at, text)| Content::Text {
                 id,
                 sent_at: UnixMillis(at),
                 text
             }),
             Just(Content::Receipt),
-            (any::<[u8; 16]>(), any::<u64>(), kind, manifest).prop_map(|(id, at, kind, manifest)| Content::Blob {
+            (any::<[u8; 16]>(), 0..=COUNT_MAX, kind, manifest).prop_map(|(id, at, kind, manifest)| Content::Blob {
                 id,
                 sent_at: UnixMillis(at),
                 kind,
@@ -177,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_round_trip(content in content(), epoch: u64, boxes: u64) {
+        fn records_round_trip(content in content(), epoch in 0..=COUNT_MAX, boxes in 0..=COUNT_MAX) {
             let record = Record { seen: Seen { epoch, boxes }, content };
             prop_assert_eq!(Record::from_bytes(&record.to_bytes()), Ok(record));
         }

@@ -235,12 +235,12 @@ impl Requests {
         self.awaited.expire(now).map(|awaited| awaited.unanswered(LoopFate::Lost))
     }
 
-    /// Takes any request: the link is gone, no reply will come on it.
-    pub fn cut(&mut self) -> Option<Ended> {
+    /// Takes any request: the link is gone, no reply will come on it. `fate`: what to make of loops that were out.
+    pub fn cut(&mut self, fate: LoopFate) -> Option<Ended> {
         if let Some(ended) = self.displaced.pop() {
             return Some(ended);
         }
-        self.awaited.pop_first().map(|awaited| awaited.unanswered(LoopFate::Void))
+        self.awaited.pop_first().map(|awaited| awaited.unanswered(fate))
     }
 
     /// When [`Requests::expire`] has something next.
@@ -466,7 +466,7 @@ mod tests {
         bench.make(Ask::Want(want), Duration::ZERO).unwrap();
         bench.make(Ask::Loop, Duration::ZERO).unwrap();
         bench.make(Ask::Decoy, Duration::ZERO).unwrap();
-        let ended: Vec<Ended> = std::iter::from_fn(|| bench.requests.cut()).collect();
+        let ended: Vec<Ended> = std::iter::from_fn(|| bench.requests.cut(LoopFate::Void)).collect();
         assert_eq!(ended.len(), 3);
         assert!(ended.iter().any(|ended| matches!(ended, Ended::Loop { fate: LoopFate::Void, .. })));
         assert!(ended.iter().any(|ended| matches!(ended, Ended::Want { answers: None, .. })));

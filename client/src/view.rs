@@ -12,13 +12,13 @@ pub enum Offer {
     Newer(Arc<VerifiedConsensus>),
     /// The one that is held.
     Known,
-    /// Certified, but its epoch has not begun: kept, and taken when it has ([`View::ripen`]).
+    /// Certified, but its epoch has not begun: kept, to be offered again ([`View::ripen`]).
     Early,
 }
 
 /// The documents of one client.
 ///
-/// Contract: [`View::offer`] whatever comes down the link; [`View::ripen`] now and then, a few times an epoch.
+/// Contract: [`View::offer`] whatever comes down the link, and what [`View::ripen`] gives a few times an epoch.
 #[derive(Debug)]
 pub struct View {
     anchor: TrustAnchor,
@@ -73,13 +73,9 @@ impl View {
         }
     }
 
-    /// Takes the early document if its epoch has begun.
-    pub fn ripen(&mut self, now: UnixMillis) -> Option<Arc<VerifiedConsensus>> {
-        let bytes = self.early.take()?;
-        match self.offer(bytes, now) {
-            Ok(Offer::Newer(verified)) => Some(verified),
-            Ok(Offer::Known | Offer::Early) | Err(_) => None,
-        }
+    /// Takes out the early document if there is one, to be offered again: it is kept anew if it is early still.
+    pub fn ripen(&mut self) -> Option<Vec<u8>> {
+        self.early.take()
     }
 
     /// The newest document held, in force or not.
@@ -164,10 +160,21 @@ mod tests {
         let mut view = view();
         let bytes = certified(&document(1, 2));
         assert_eq!(view.offer(bytes, UnixMillis(START.0 - 60_000)), Ok(Offer::Early));
-        assert!(view.ripen(UnixMillis(START.0 - 50_000)).is_none());
+        let early = view.ripen().unwrap();
+        assert_eq!(view.offer(early, UnixMillis(START.0 - 50_000)), Ok(Offer::Early));
         assert!(view.held().is_none());
-        assert!(view.ripen(document(1, 2).valid_from).is_some());
-        assert!(view.ripen(document(1, 2).valid_from).is_none());
+        let early = view.ripen().unwrap();
+        assert!(matches!(view.offer(early, document(1, 2).valid_from), Ok(Offer::Newer(_))));
+        assert!(view.ripen().is_none());
+    }
+
+    #[test]
+    fn an_early_document_can_turn_out_to_contradict() {
+        let mut view = view();
+        view.offer(certified(&document(1, 3)), UnixMillis(START.0 - 60_000)).unwrap();
+        view.offer(certified(&document(1, 2)), document(1, 2).valid_from).unwrap();
+        let early = view.ripen().unwrap();
+        assert!(matches!(view.offer(early, document(1, 2).valid_from), Err(DocumentError::Conflict { .. })));
     }
 
     #[test]

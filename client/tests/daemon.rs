@@ -106,6 +106,32 @@ async fn commands_work_without_a_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn evidence_against_the_authorities_outlives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join("ann");
+    let mut mail = create(&profile, 2);
+    let before = start(mail, &profile).await;
+    let status: Status = before.caller().call(Call::Status).await.unwrap();
+    assert!(!status.conflict && !status.rolled_back);
+    before.stop().await;
+    mail = Mail::open(&profile).unwrap();
+    mail.set_setting("conflict", b"a document").unwrap();
+    let after = start(mail, &profile).await;
+    let mut caller = after.caller();
+    // the first state is published a moment after the socket is there
+    let status = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let status: Status = caller.call(Call::Status).await.unwrap();
+            if status.conflict {
+                return status;
+            }
+        }
+    });
+    assert!(status.await.unwrap().conflict);
+    after.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failures_say_what_to_do_and_the_connection_lives_on() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = running(&dir).await;

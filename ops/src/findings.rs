@@ -76,11 +76,12 @@ pub(crate) fn findings(
         say(Level::Good, "Every party that can be asked is ready.".into());
     }
     if probing.running {
-        match loops.survival {
+        match loops.recent_survival {
             _ if !probing.connected => {
                 let why = probing.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
                 say(Level::Alarm, format!("The prober is not connected to a gateway{why}."));
             }
+            None if loops.survival.is_some() => say(Level::Alarm, "No loop was sent lately.".into()),
             None => say(Level::Notice, "The prober's first loops are under way.".into()),
             Some(part) if part < 0.5 => say(Level::Alarm, format!("Only {} of the loops come back.", percent(part))),
             Some(part) if part < 0.97 => say(Level::Notice, format!("{} of the loops come back.", percent(part))),

@@ -14,6 +14,12 @@ use shoal_protocol::{
 /// Buckets kept. Sixty of 5 s are five minutes of a test network; sixty of 5 min are five hours of a real one.
 pub(crate) const BUCKETS_MAX: usize = 60;
 
+/// The buckets that decide whether loops come back now, the one that has begun among them: 20 to 25 s of a test network,
+/// 20 to 25 min of a real one.
+const RECENT_BUCKETS: u64 = 5;
+/// A loop that left this many buckets ago has come back or run into its deadline: seconds of delays and margins.
+const OVERDUE_BUCKETS: u64 = 2;
+
 /// Round trips kept of one bucket. A prober sends at most a few loops a second: 512 is 100 a second for the shortest
 /// bucket. Memory: 60 × 512 × 4 bytes = 123 kB.
 const ROUND_TRIPS_MAX: usize = 512;
@@ -90,6 +96,9 @@ pub(crate) struct Summary {
     pub(crate) lost: u64,
     /// The part of the settled loops that came back, 0 to 1; `None` before any is settled.
     pub(crate) survival: Option<f64>,
+    /// The same of the last few buckets, with loops that are overdue and were never heard of again counted as lost;
+    /// `None` when none was due in them.
+    pub(crate) recent_survival: Option<f64>,
     /// Round-trip times of the window.
     pub(crate) round_trip_ms: Option<Percentiles>,
 }
@@ -198,8 +207,31 @@ impl LoopHistory {
             .collect()
     }
 
+    /// The part of the loops due lately that came back.
+    fn recent_survival(&self, now: UnixMillis) -> Option<f64> {
+        let newest = self.start_of(now);
+        let before = |buckets: u64| newest.saturating_sub(self.bucket_ms.saturating_mul(buckets));
+        let (mut returned, mut lost, mut due, mut settled) = (0u64, 0u64, 0u64, 0u64);
+        for bucket in &self.buckets {
+            let ended = u64::from(bucket.returned) + u64::from(bucket.lost);
+            if bucket.start_ms > before(RECENT_BUCKETS) {
+                returned += u64::from(bucket.returned);
+                lost += u64::from(bucket.lost);
+            }
+            if bucket.start_ms > before(RECENT_BUCKETS + OVERDUE_BUCKETS) {
+                settled += ended;
+                if bucket.start_ms <= before(OVERDUE_BUCKETS) {
+                    due += u64::from(bucket.sent);
+                }
+            }
+        }
+        // whatever is due has ended in these buckets too, unless nothing was ever heard of it
+        let all = returned + lost + due.saturating_sub(settled);
+        (all > 0).then(|| returned as f64 / all as f64)
+    }
+
     /// Totals, and percentiles over the window.
-    pub(crate) fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self, now: UnixMillis) -> Summary {
         let mut all: Vec<u32> = self.buckets.iter().flat_map(|bucket| bucket.round_trips_ms.iter().copied()).collect();
         let settled = self.returned + self.lost;
         let survival = (settled > 0).then(|| self.returned as f64 / settled as f64);
@@ -208,6 +240,7 @@ impl LoopHistory {
             returned: self.returned,
             lost: self.lost,
             survival,
+            recent_survival: self.recent_survival(now),
             round_trip_ms: percentiles(&mut all),
         }
     }
@@ -244,7 +277,7 @@ mod tests {
             history.sent_total(at(0), ms);
             history.returned(at(0), Duration::from_millis(ms));
         }
-        let summary = history.summary();
+        let summary = history.summary(at(0));
         assert_eq!(summary.round_trip_ms, Some(Percentiles { p10: 10, p50: 50, p90: 90, p99: 99 }));
         assert_eq!((summary.sent, summary.returned, summary.survival), (100, 100, Some(1.0)));
     }
@@ -252,8 +285,9 @@ mod tests {
     #[test]
     fn nothing_is_not_zero() {
         let history = LoopHistory::new(Duration::from_secs(5));
-        assert_eq!(history.summary().survival, None);
-        assert_eq!(history.summary().round_trip_ms, None);
+        assert_eq!(history.summary(at(0)).survival, None);
+        assert_eq!(history.summary(at(0)).recent_survival, None);
+        assert_eq!(history.summary(at(0)).round_trip_ms, None);
         assert_eq!(history.series(at(0)), []);
     }
 
@@ -266,7 +300,7 @@ mod tests {
         let series = history.series(at(21));
         let counts: Vec<_> = series.iter().map(|point| (point.sent, point.returned, point.lost)).collect();
         assert_eq!(counts, [(2, 1, 0), (0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 0, 0)]);
-        assert_eq!(history.summary().survival, Some(0.5));
+        assert_eq!(history.summary(at(21)).survival, Some(0.5));
     }
 
     #[test]
@@ -282,7 +316,34 @@ mod tests {
         assert!(history.buckets.iter().all(|bucket| bucket.round_trips_ms.len() <= ROUND_TRIPS_MAX));
         assert_eq!(history.series(at(99_999)).len(), BUCKETS_MAX);
         assert_eq!(history.series(at(10_000_000)).len(), BUCKETS_MAX);
-        assert_eq!(history.summary().sent, 100_000);
+        assert_eq!(history.summary(at(99_999)).sent, 100_000);
+    }
+
+    #[test]
+    fn a_blackout_is_seen_at_once_after_hours_of_health() {
+        for reported in [true, false] {
+            let mut history = LoopHistory::new(Duration::from_secs(5));
+            let mut sent = 0;
+            for second in 0..20_000 {
+                sent += 4;
+                history.sent_total(at(second), sent);
+                (0..4).for_each(|_| history.returned(at(second), Duration::from_millis(900)));
+                if second > 60 {
+                    assert_eq!(history.summary(at(second)).recent_survival, Some(1.0));
+                }
+            }
+            for second in 20_000..20_040 {
+                sent += 4;
+                history.sent_total(at(second), sent);
+                // a link that broke reports no loss: then what was sent and never came counts
+                if reported {
+                    (0..4).for_each(|_| history.lost(at(second)));
+                }
+            }
+            let summary = history.summary(at(20_039));
+            assert_eq!(summary.recent_survival, Some(0.0), "reported: {reported}");
+            assert!(summary.survival.is_some_and(|part| part > 0.99));
+        }
     }
 
     #[test]

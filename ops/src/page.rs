@@ -164,7 +164,7 @@ fn tiles(view: &View) -> Vec<Tile> {
     });
     tiles.push(Tile {
         name: "Loops back",
-        value: view.loops.survival.map_or("–".into(), percent),
+        value: view.loops.recent_survival.map_or("–".into(), percent),
         note: match view.probing.running {
             true => format!("{} sent, {} lost", count(view.loops.sent), count(view.loops.lost)),
             false => "no prober runs".into(),
@@ -294,7 +294,14 @@ mod tests {
                 party("mix-<b>", Column::L1, State::Down),
                 party("authority-1", Column::Authorities, State::Ready),
             ],
-            loops: Summary { sent: 10, returned: 9, lost: 1, survival: Some(0.9), round_trip_ms: Some(times) },
+            loops: Summary {
+                sent: 10,
+                returned: 9,
+                lost: 1,
+                survival: Some(0.9),
+                recent_survival: Some(0.9),
+                round_trip_ms: Some(times),
+            },
             bucket_ms: 5_000,
             series: vec![Point { start_ms: 0, sent: 5, returned: 4, lost: 1, round_trip_ms: Some(times) }],
             probing: Probing {
@@ -352,7 +359,14 @@ mod tests {
         let view = View {
             certificate: None,
             parties: Vec::new(),
-            loops: Summary { sent: 0, returned: 0, lost: 0, survival: None, round_trip_ms: None },
+            loops: Summary {
+                sent: 0,
+                returned: 0,
+                lost: 0,
+                survival: None,
+                recent_survival: None,
+                round_trip_ms: None,
+            },
             series: Vec::new(),
             probing: Probing::default(),
             findings: Vec::new(),

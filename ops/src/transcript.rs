@@ -113,8 +113,10 @@ pub(crate) struct Sight {
     pub(crate) party: String,
     /// The role in which it saw it: `gateway`, `mix`, `courier`, `replica`.
     pub(crate) role: String,
-    /// What it saw, in figures read from the running processes.
-    pub(crate) saw: String,
+    /// What was observed of it: figures read from the running processes.
+    pub(crate) observed: String,
+    /// What its role may see, by the design: a fixed sentence, not a measurement.
+    pub(crate) may_see: String,
 }
 
 /// The whole demonstration.
@@ -139,6 +141,8 @@ pub(crate) struct Search {
     pub(crate) bytes: u64,
     /// Files that were looked through.
     pub(crate) files: u64,
+    /// Files and directories that could not be looked through: too large, too deep, unreadable, or links.
+    pub(crate) skipped: u64,
     /// Where something was found that should not be there.
     pub(crate) found: Vec<String>,
 }
@@ -151,13 +155,26 @@ pub(crate) fn sights(sights: &[Sight], search: &Search, style: Style) -> String 
     for sight in sights {
         let party = format!("{:<names$}", sight.party);
         let role = format!("{:<roles$}", sight.role);
-        text.push_str(&format!("  {}  {}  {}\n", style.name(&party), style.quiet(&role), sight.saw));
+        text.push_str(&format!(
+            "  {}  {}  observed: {}\n  {:names$}  {:roles$}  {}\n",
+            style.name(&party),
+            style.quiet(&role),
+            sight.observed,
+            "",
+            "",
+            style.quiet(&format!("its role may see: {}", sight.may_see))
+        ));
     }
     let looked = format!("{} files of all nodes, {} kB", count(search.files), count(search.bytes / 1_000));
+    let looked = match search.skipped {
+        0 => looked,
+        skipped => format!("{looked}, and NOT {} that could not be searched", count(skipped)),
+    };
     let line = match search.found.as_slice() {
         [] => format!(
-            "  {} searched {looked}: no text, no part of the file, no address of Alice or Bob\n",
-            style.verdict(true)
+            "  {} searched {looked}: no text, no part of the file, no address, key, message or conversation of Alice or \
+             Bob, and not where they connect from\n",
+            style.verdict(search.skipped == 0)
         ),
         found => format!("  {} searched {looked}: found {}\n", style.verdict(false), found.join(", ")),
     };
@@ -220,9 +237,13 @@ mod tests {
 
     #[test]
     fn plain_style_has_no_escapes() {
-        let sight = Sight { party: "mix-1".into(), role: "mix".into(), saw: "4 packets".into() };
+        let sight =
+            Sight { party: "mix-1".into(), role: "mix".into(), observed: "4 packets".into(), may_see: "sizes".into() };
         let text = sights(&[sight], &Search::default(), Style::Plain);
-        assert!(!text.contains('\u{1b}') && text.contains("mix-1  mix  4 packets"));
+        assert!(!text.contains('\u{1b}') && text.contains("mix-1  mix  observed: 4 packets"));
+        assert!(text.contains("its role may see: sizes"));
+        let partly = Search { skipped: 2, ..Search::default() };
+        assert!(sights(&[], &partly, Style::Plain).contains("✗ searched"));
         assert!(
             sights(&[], &Search { found: vec!["x".into()], ..Search::default() }, Style::Colour).contains("\u{1b}[31m")
         );

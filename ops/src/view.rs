@@ -218,7 +218,7 @@ pub(crate) fn view(
     }
     parties.sort_by(|a, b| (a.column, &a.name).cmp(&(b.column, &b.name)));
     let certificate = document.map(certificate);
-    let loops = history.summary();
+    let loops = history.summary(now);
     let findings = findings(certificate.as_ref(), &parties, &loops, probing, network.epoch_ms, now);
     View {
         network: network.name.clone(),

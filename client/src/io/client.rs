@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::Clock;
 use super::mailroom::{Desk, MailRoom, Stopped};
-use super::schedule::{CONSENSUS_SETTING, GUARDS_SETTING, Schedule, Setup};
+use super::schedule::{CONSENSUS_SETTING, EVIDENCE_SETTING, GUARDS_SETTING, Kept, Schedule, Setup};
 use super::snapshot::{LoopReport, Snapshot};
 use crate::mail::{Event, Mail, MailError, RateClass};
 
@@ -60,33 +60,35 @@ impl Client {
     /// The profile cannot be read, or no thread can be had.
     pub fn start(mail: Mail) -> Result<Self, StartError> {
         let (network, class) = (mail.network().clone(), mail.rate_class());
-        let (consensus, guards) = (mail.get_setting(CONSENSUS_SETTING)?, mail.get_setting(GUARDS_SETTING)?);
+        let kept = Kept {
+            consensus: mail.get_setting(CONSENSUS_SETTING)?,
+            guards: mail.get_setting(GUARDS_SETTING)?,
+            conflict: mail.get_setting(EVIDENCE_SETTING)?.is_some(),
+        };
         let clock = Clock::start();
         let (room, closed) = MailRoom::open(mail, clock)?;
-        Ok(Self::run(clock, network, class, consensus, guards, Some((room, closed))))
+        Ok(Self::run(clock, network, class, kept, Some((room, closed))))
     }
 
     /// Starts a client without a profile, of the normal class: it carries nothing for anybody, and all its packets
     /// measure. No node can tell it from a person's client. [`Client::reports`] says how each of its loops fared.
     #[must_use]
     pub fn prober(network: NetworkFile) -> Self {
-        Self::run(Clock::start(), network, RateClass::Normal, None, None, None)
+        Self::run(Clock::start(), network, RateClass::Normal, Kept::default(), None)
     }
 
     fn run(
         clock: Clock,
         network: NetworkFile,
         class: RateClass,
-        consensus: Option<Vec<u8>>,
-        guards: Option<Vec<u8>>,
+        kept: Kept,
         mail: Option<(MailRoom, oneshot::Receiver<()>)>,
     ) -> Self {
         let (published, snapshot) = watch::channel(Snapshot::new(class));
         let (reports, _) = broadcast::channel(REPORTS_MAX);
         let (stop, stopped) = watch::channel(false);
         let (mail, closed) = mail.unzip();
-        let setup =
-            Setup { clock, network, class, consensus, guards, mail: mail.clone(), published, reports: reports.clone() };
+        let setup = Setup { clock, network, class, kept, mail: mail.clone(), published, reports: reports.clone() };
         let schedule = tokio::spawn(Schedule::new(setup).run(stopped));
         let events = mail.as_ref().map(MailRoom::announcer);
         Self { snapshot, reports, mail, events, stop, schedule, closed }

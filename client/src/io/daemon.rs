@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -302,9 +302,20 @@ async fn read_file(path: PathBuf) -> Result<(String, Vec<u8>), Failure> {
     if metadata.len() > FILE_MAX {
         return Err(MailError::TooLong { length: metadata.len(), limit: FILE_MAX }.into());
     }
-    let content = tokio::fs::read(&path).await.map_err(failed)?;
+    let file = tokio::fs::File::open(&path).await.map_err(failed)?;
+    let content = bounded(file, FILE_MAX).await.map_err(failed)?.ok_or_else(|| {
+        // it grew while it was read, or never told its size
+        Failure::from(MailError::TooLong { length: FILE_MAX + 1, limit: FILE_MAX })
+    })?;
     let name = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
     Ok((name, content))
+}
+
+/// Reads to the end; `None`: there is more than `limit`.
+async fn bounded(reader: impl AsyncRead + Unpin, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut content = Vec::new();
+    reader.take(limit.saturating_add(1)).read_to_end(&mut content).await?;
+    Ok((content.len() as u64 <= limit).then_some(content))
 }
 
 /// A hint for the reader, by the file's ending; nobody trusts it.
@@ -338,6 +349,13 @@ mod tests {
         assert!(!read_line(&mut stream, &mut line).await.unwrap());
         let endless = vec![b'x'; LINE_MAX + 1];
         assert!(read_line(&mut endless.as_slice(), &mut Vec::new()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_does_not_end_is_not_read_to_its_end() {
+        assert_eq!(bounded(tokio::io::repeat(7), 1_000).await.unwrap(), None);
+        assert_eq!(bounded(&[7; 1_001][..], 1_000).await.unwrap(), None);
+        assert_eq!(bounded(&[7; 1_000][..], 1_000).await.unwrap(), Some(vec![7; 1_000]));
     }
 
     #[test]

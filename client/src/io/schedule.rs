@@ -17,7 +17,7 @@ use super::mailroom::{Desk, MailRoom};
 use super::snapshot::{LoopReport, Snapshot};
 use crate::emission::{Emission, Gate, Step};
 use crate::guard::Guards;
-use crate::loops::Health;
+use crate::loops::{Health, Silence};
 use crate::mail::{Event, RateClass};
 use crate::requests::{Ask, Ended, LoopFate, Requests, Surroundings};
 use crate::session::Session;
@@ -29,16 +29,14 @@ use crate::want::{Ticket, Want};
 pub(super) const CONSENSUS_SETTING: &str = "consensus";
 /// Name of the setting that holds the guard gateways.
 pub(super) const GUARDS_SETTING: &str = "guards";
-/// Name of the setting that keeps a document that contradicts another certified one.
-const EVIDENCE_SETTING: &str = "conflict";
+/// Names of the settings that keep two certified documents that contradict each other: the one that came, and the one
+/// that was held.
+pub(super) const EVIDENCE_SETTING: &str = "conflict";
+const EVIDENCE_HELD_SETTING: &str = "conflict_held";
 /// How often the snapshot is renewed and early documents are looked at, when nothing else happens.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// A guard that failed is passed over for one epoch, but no longer than this.
 const GUARD_PAUSE_MAX: Duration = Duration::from_secs(600);
-/// So many requests in a row past their deadline, with not one packet in between, mean that the gateway is dead or
-/// swallows everything: it is left. With three of four lost in the mixes, chance does that once in a thousand times;
-/// QUIC's own timeout would take longer, and a gateway that is alive and silent would never be left.
-const SILENT_MAX: u32 = 24;
 /// A complaint that could repeat with every tick is logged this often at most.
 const COMPLAINT_GAP: Duration = Duration::from_secs(60);
 
@@ -60,10 +58,12 @@ pub(super) struct Schedule {
     requests: Requests,
     link: GatewayLink,
     aimed: Option<(Identity, Vec<SocketAddr>)>,
+    /// Attempts to reach a gateway that failed, while no document is in force.
     attempts: usize,
+    /// With which hint of the network file this run begins, when it needs one.
+    first_hint: usize,
     linked: Option<Identity>,
-    /// Requests past their deadline since the last packet came down.
-    silent: u32,
+    silence: Silence,
     mail: Option<MailRoom>,
     wants: mpsc::Receiver<Option<Want>>,
     wants_in: mpsc::Sender<Option<Want>>,
@@ -79,16 +79,27 @@ pub(super) struct Setup {
     pub(super) clock: Clock,
     pub(super) network: NetworkFile,
     pub(super) class: RateClass,
-    pub(super) consensus: Option<Vec<u8>>,
-    pub(super) guards: Option<Vec<u8>>,
+    pub(super) kept: Kept,
     pub(super) mail: Option<MailRoom>,
     pub(super) published: watch::Sender<Snapshot>,
     pub(super) reports: broadcast::Sender<LoopReport>,
 }
 
+/// What an earlier run kept in the profile.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// The newest consensus, as certified bytes.
+    pub(super) consensus: Option<Vec<u8>>,
+    /// The guards, as [`Guards::to_json`] wrote them.
+    pub(super) guards: Option<Vec<u8>>,
+    /// Whether there is evidence against the authorities.
+    pub(super) conflict: bool,
+}
+
 impl Schedule {
     pub(super) fn new(setup: Setup) -> Self {
-        let Setup { clock, network, class, consensus, guards, mail, published, reports } = setup;
+        let Setup { clock, network, class, kept, mail, published, reports } = setup;
+        let Kept { consensus, guards, conflict } = kept;
         let mut rng: StdRng = rand::make_rng();
         let now = clock.now();
         let mut view = View::new(network.trust_anchor());
@@ -104,7 +115,8 @@ impl Schedule {
         let (wants_in, wants) = mpsc::channel(1);
         let mut schedule = Self {
             clock,
-            attempts: rng.random_range(0..network.hints.gateways.len().max(1)),
+            attempts: 0,
+            first_hint: rng.random_range(0..network.hints.gateways.len().max(1)),
             rng,
             network,
             view,
@@ -115,7 +127,7 @@ impl Schedule {
             link: GatewayLink::start(pause_max),
             aimed: None,
             linked: None,
-            silent: 0,
+            silence: Silence::default(),
             mail,
             wants,
             wants_in,
@@ -126,6 +138,10 @@ impl Schedule {
             complained: None,
         };
         schedule.snapshot.consensus = schedule.view.held().cloned();
+        schedule.snapshot.conflict = conflict;
+        if conflict {
+            tracing::error!("the authorities have contradicted themselves; no payload is sent");
+        }
         schedule.aim();
         schedule
     }
@@ -170,23 +186,27 @@ impl Schedule {
                         self.snapshot.loops.sent();
                     }
                 }
+                Step::GiveBack(want) => self.answer(want.ticket, None),
             }
         }
         let now = self.clock.now();
         while let Some(ended) = self.requests.expire(now) {
-            self.silent = self.silent.saturating_add(1);
+            self.silence.unanswered();
             self.on_ended(ended);
         }
-        if self.silent >= SILENT_MAX
-            && let Some(gateway) = self.linked
+        if let (Some(gateway), Some((_, epoch))) = (self.linked, self.view.in_force(self.clock.unix()))
+            && self.silence.leave(epoch)
         {
-            self.snapshot.loops.forgive();
+            // no reply to what is out can come any more, and it was to come from there: lost, not void
+            self.cut(LoopFate::Lost);
+            self.aimed = None;
+            self.snapshot.loops.left_in_silence();
             self.leave(&gateway, "the gateway answers nothing".to_owned());
         }
         if self.housekeeping <= now {
             self.housekeeping = now.saturating_add(HOUSEKEEPING);
-            if let Some(newer) = self.view.ripen(self.clock.unix()) {
-                self.on_newer(&newer);
+            if let Some(early) = self.view.ripen() {
+                self.on_document(early);
             }
             self.publish();
         }
@@ -287,7 +307,7 @@ impl Schedule {
         match event {
             LinkEvent::Packet(packet) => {
                 self.snapshot.packets_received += 1;
-                self.silent = 0;
+                self.silence.packet();
                 if let Some(ended) = self.requests.reply(&packet, &self.session, self.clock.now()) {
                     self.on_ended(ended);
                 }
@@ -297,13 +317,13 @@ impl Schedule {
                 self.guards.reached(&gateway);
                 self.linked = self.aimed.as_ref().is_some_and(|(aimed, _)| *aimed == gateway).then_some(gateway);
                 self.snapshot.trouble = None;
-                self.silent = 0;
+                self.silence.linked();
                 self.publish();
             }
             // of a gateway that was left on purpose, this is no news
             LinkEvent::Down(gateway) if self.linked != Some(gateway) => {}
             LinkEvent::Down(_) => {
-                self.cut();
+                self.cut(LoopFate::Void);
                 self.snapshot.trouble = Some("the link to the gateway broke; it is being made again".to_owned());
                 self.publish();
             }
@@ -316,23 +336,26 @@ impl Schedule {
         tracing::info!(reason, "trying another gateway");
         let pause = self.network.parameters.epoch().min(GUARD_PAUSE_MAX);
         self.guards.failed(gateway, self.clock.unix(), pause);
-        self.attempts = self.attempts.wrapping_add(1);
+        if self.view.in_force(self.clock.unix()).is_none() {
+            self.attempts = self.attempts.wrapping_add(1);
+        }
         self.snapshot.trouble = Some(reason);
         if self.linked.take().is_some() {
             self.aimed = None;
-            self.cut();
+            self.cut(LoopFate::Void);
         }
         self.aim();
         self.publish();
     }
 
-    /// The link is gone: nothing that is out will be answered on it, and nothing that waits may leave.
-    fn cut(&mut self) {
+    /// The link is gone: nothing that is out will be answered on it, and nothing that waits may leave. `fate`: what to
+    /// make of the loops that were out.
+    fn cut(&mut self, fate: LoopFate) {
         self.linked = None;
         for want in self.emission.cut() {
             self.answer(want.ticket, None);
         }
-        while let Some(ended) = self.requests.cut() {
+        while let Some(ended) = self.requests.cut(fate) {
             self.on_ended(ended);
         }
     }
@@ -344,16 +367,23 @@ impl Schedule {
             Ok(Offer::Known | Offer::Early) => {}
             Err(error @ DocumentError::Conflict { .. }) => {
                 tracing::error!(%error, "the authorities contradict themselves; payload stops");
-                self.snapshot.conflict = true;
-                if let Some(bytes) = kept {
+                // the first two are the evidence: what comes later does not displace them
+                if !std::mem::replace(&mut self.snapshot.conflict, true)
+                    && let (Some(bytes), Some(held)) = (kept, self.view.held().cloned())
+                {
+                    self.keep(EVIDENCE_HELD_SETTING, held.bytes().to_vec());
                     self.keep(EVIDENCE_SETTING, bytes);
                 }
+                self.publish();
                 if let Some(mail) = &self.mail {
                     let warning = Event::Warning { code: "conflict", message: error.to_string() };
                     drop(mail.announcer().send(warning));
                 }
             }
-            Err(error) => self.complain(&format!("the gateway handed over a consensus that is refused: {error}")),
+            Err(error) => {
+                self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
+                self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
+            }
         }
     }
 
@@ -362,6 +392,7 @@ impl Schedule {
         self.keep(CONSENSUS_SETTING, consensus.bytes().to_vec());
         self.emission.traffic().set_parameters(&consensus.parameters, self.clock.now());
         self.snapshot.consensus = Some(Arc::clone(consensus));
+        self.attempts = 0;
         self.aim();
         self.publish();
     }
@@ -390,7 +421,7 @@ impl Schedule {
             return;
         }
         if self.aimed.as_ref().is_none_or(|(aimed, _)| *aimed != gateway) {
-            self.cut();
+            self.cut(LoopFate::Void);
             self.session = Session::new(&mut self.rng);
         }
         self.aimed = Some((gateway, addresses.clone()));
@@ -409,12 +440,8 @@ impl Schedule {
                 return Some((entry.identity, entry.addresses.clone()));
             }
         }
-        // nothing in force: where the guards were, then the hints of the network file, in turn
-        let hints = self.network.hints.gateways.iter().map(|Hint { identity, address }| (*identity, vec![*address]));
-        let known = self.guards.last_known().map(|(identity, addresses)| (identity, addresses.to_vec()));
-        let candidates: Vec<_> = known.chain(hints).collect();
-        let at = self.attempts.checked_rem(candidates.len())?;
-        candidates.into_iter().nth(at)
+        let hints = self.network.hints.gateways.iter().map(|Hint { identity, address }| (*identity, *address));
+        self.guards.without_consensus(&hints.collect::<Vec<_>>(), self.attempts, self.first_hint)
     }
 
     // ---- reports -----------------------------------------------------------------------------------------------------

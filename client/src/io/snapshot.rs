@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub packets_received: u64,
     /// The authorities certified two documents for one epoch: payload has stopped.
     pub conflict: bool,
+    /// A gateway handed over a document older than the one held; that it did is all that happened.
+    pub rolled_back: bool,
 }
 
 impl Snapshot {
@@ -46,6 +48,7 @@ impl Snapshot {
             packets_sent: 0,
             packets_received: 0,
             conflict: false,
+            rolled_back: false,
         }
     }
 
@@ -86,6 +89,8 @@ impl Snapshot {
             consensus_valid_until: self.consensus.as_ref().map(|consensus| consensus.valid_until.0),
             consensus_signatures: self.consensus.as_ref().map(|consensus| consensus.signatures()),
             trouble: self.trouble.clone(),
+            conflict: self.conflict,
+            rolled_back: self.rolled_back,
         }
     }
 }
@@ -127,6 +132,12 @@ pub struct Status {
     pub consensus_signatures: Option<usize>,
     /// Why there is no link, in words.
     pub trouble: Option<String>,
+    /// The authorities certified two documents for one epoch: payload has stopped, for good. Both are kept.
+    #[serde(default)]
+    pub conflict: bool,
+    /// Since the start, a gateway handed over a certified document older than the one held. It was refused.
+    #[serde(default)]
+    pub rolled_back: bool,
 }
 
 /// How one measured decoy of a prober fared.

@@ -126,15 +126,19 @@ impl Mail {
         let oldest = period.saturating_sub(CARD_KEPT_PERIODS);
         let db = &self.profile.db;
         loop {
-            let found: Option<(i64, Vec<u8>, i64)> = db
-                .prepare_cached("SELECT card, package, chain FROM card WHERE period < ?1 LIMIT 1")?
-                .query_row([oldest], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            let found: Option<(i64, Vec<u8>, Vec<u8>, i64)> = db
+                .prepare_cached("SELECT card, package, writer, chain FROM card WHERE period < ?1 LIMIT 1")?
+                .query_row([oldest], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
                 .optional()?;
-            let Some((card, package, chain)) = found else { return Ok(()) };
-            let reference =
-                self.profile.vault.open(PACKAGE, &package).map_err(|_| MailError::Damaged("a card does not open"))?;
+            let Some((card, package, writer, chain)) = found else { return Ok(()) };
+            const DAMAGED: MailError = MailError::Damaged("a card does not open");
+            let vault = &self.profile.vault;
+            let reference = vault.open(PACKAGE, &package).map_err(|_| DAMAGED)?;
+            let joined = chains::writes(db, vault, &vault.open(WRITER, &writer).map_err(|_| DAMAGED)?)?;
             let transaction = db.unchecked_transaction()?;
-            conversations_mls::forget_key_package(&provider(&self.profile, &self.crypto, &transaction), &reference)?;
+            let provider = provider(&self.profile, &self.crypto, &transaction);
+            conversations_mls::forget_key_package(&provider, &reference, joined)?;
+            drop(provider);
             transaction.execute("DELETE FROM card WHERE card = ?1", [card])?;
             transaction.execute("DELETE FROM box_out WHERE chain = ?1", [chain])?;
             transaction.execute("DELETE FROM chain WHERE chain = ?1", [chain])?;

@@ -3,7 +3,7 @@
 use super::flight::WINDOW;
 use super::{Mail, MailError};
 use crate::budget::Waiting;
-use crate::polls::{OVERDUE_GAPS, class, mean_gap};
+use crate::polls::{OVERDUE_GAPS, mean_gap};
 use crate::want::{Rank, Want};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
@@ -12,6 +12,9 @@ use std::time::Duration;
 
 /// A clock that goes back by more than this begins all waiting anew.
 const STEP_BACK_MAX: Duration = Duration::from_secs(10);
+
+/// One blob read of so many goes to a stranger's blob while others wait too.
+const STRANGERS_EVERY: u64 = 4;
 
 /// What a tick could go to, chosen before it is known which rank gets it.
 #[derive(Default)]
@@ -52,6 +55,8 @@ impl Mail {
         self.give_up_flights(now, consensus, rng)?;
         self.upkeep(now, consensus)?;
         self.prepare(now, consensus, rng)?;
+        self.price_letters(now, consensus, rng)?;
+        self.work();
         if self.memory.flights.len() >= WINDOW {
             return Ok(None);
         }
@@ -92,7 +97,7 @@ impl Mail {
     fn wind_clocks(&mut self, now: UnixMillis, consensus: &Consensus, rng: &mut impl CryptoRng) {
         let parameters = &consensus.parameters;
         for reader in self.memory.readers.values_mut() {
-            reader.clock.start(mean_gap(class(reader.active_at, now, parameters), parameters), now, rng);
+            reader.clock.start(mean_gap(reader.class(now, parameters), parameters), now, rng);
         }
         self.memory.inboxes.retain(|number, _| consensus.generation(*number).is_some());
         for generation in &consensus.generations {
@@ -136,7 +141,7 @@ impl Mail {
             if reader.next().is_none() {
                 continue;
             }
-            let slot = match class(reader.active_at, now, &consensus.parameters) {
+            let slot = match reader.class(now, &consensus.parameters) {
                 Rank::Hot => &mut earliest[0],
                 Rank::Warm => &mut earliest[1],
                 Rank::Idle | Rank::Send | Rank::BlobRead | Rank::Inbox => &mut earliest[2],
@@ -169,7 +174,9 @@ impl Mail {
         let letter = self.memory.letters.iter().find(|(_, letter)| {
             // who is invited reads the Welcome at once: it is there before the letter
             let welcome = letter.blob.and_then(|blob| self.memory.blobs_out.get(&blob));
-            welcome.is_none_or(|blob| blob.queue.readable()) && letter.attempt.ready(now)
+            welcome.is_none_or(|blob| blob.queue.readable())
+                && letter.attempt.ready(now)
+                && letter.work.as_ref().is_some_and(|work| work.found)
         });
         if let Some((row, _)) = letter {
             return Some(Send::Letter(*row));
@@ -183,10 +190,14 @@ impl Mail {
             .memory
             .cards
             .iter()
-            .find(|(_, fetch)| fetch.next().is_some() && (fetch.begun() || fetch.clock.due(now)));
+            .find(|(_, fetch)| fetch.next().is_some() && (fetch.flows() || fetch.clock.due(now)));
         if let Some((contact, _)) = card {
             return Some(Read::Card(*contact));
         }
-        self.memory.blobs_in.iter().find(|(_, blob)| blob.queue.has_ready(now)).map(|(row, _)| Read::Part(*row))
+        // blobs take turns; those of accepted people before those of strangers, but for every fourth read
+        let strangers_first = self.memory.blob_reads.is_multiple_of(STRANGERS_EVERY);
+        let ready = self.memory.blobs_in.iter().filter(|(_, blob)| blob.resting <= now && blob.queue.has_ready(now));
+        let turn = ready.min_by_key(|(_, blob)| (blob.incoming.stranger != strangers_first, blob.served));
+        turn.map(|(row, _)| Read::Part(*row))
     }
 }

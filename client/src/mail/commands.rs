@@ -329,6 +329,12 @@ impl Mail {
                 None => super::follow(&mut self.memory, theirs, &conversation),
             }
         }
+        let accepted = blobs_store::all_in(&self.profile.db, &self.profile.vault)?;
+        for (incoming, _) in accepted.into_iter().filter(|(incoming, _)| !incoming.stranger) {
+            if let Some(blob) = self.memory.blobs_in.get_mut(&incoming.row) {
+                blob.incoming.stranger = false;
+            }
+        }
         self.memory.unsealed = true;
         Ok(())
     }

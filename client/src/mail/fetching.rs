@@ -1,6 +1,7 @@
 //! Blobs coming in: parts in random order, verified as a whole by the manifest's hash; files land at their place by one
 //! rename.
 
+use super::flight::BlobIn;
 use super::showing::file_path;
 use super::stored::Received;
 use super::writing::each;
@@ -19,6 +20,11 @@ use zeroize::Zeroizing;
 
 /// Parts of another length than the manifest says before the blob is given up: its writer lies.
 const LIES_MAX: u32 = 3;
+/// A Welcome of which both replicas say for so long that nothing is there is given up.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(600);
+/// A blob that cannot be taken up rests for so long, then for twice as long, up to four hours.
+const REST_FIRST: Duration = Duration::from_secs(60);
+const REST_DOUBLINGS: u32 = 8;
 
 impl Mail {
     pub(super) fn part_read(
@@ -35,13 +41,18 @@ impl Mail {
             .filter(|(_, answer)| answer.status == Status::Found)
             .find_map(|(_, answer)| blob.keys.open(j, answer.body.as_ref()?).ok().map(Zeroizing::new));
         let Some(part) = part else {
-            blob.queue.later(j, Rank::Warm, now, &consensus.parameters, rng);
+            // nobody's writer is in a hurry for whom nothing was stored
+            let absent = each(answers).filter(|(_, answer)| answer.status == Status::Empty).count() == 2;
+            blob.absent_since = blob.absent_since.filter(|_| absent || answers.is_none()).or(absent.then_some(now));
+            let slowest = if absent && blob.incoming.stranger { Rank::Idle } else { Rank::Warm };
+            blob.queue.later(j, slowest, now, &consensus.parameters, rng);
             return Ok(());
         };
+        blob.absent_since = None;
         if part.len() != blob.manifest().part_length(j) {
             blob.lies += 1;
             if blob.lies >= LIES_MAX {
-                return self.give_up_blob(row, now);
+                return self.end_blob(row, false, now);
             }
             blob.queue.later(j, Rank::Warm, now, &consensus.parameters, rng);
             return Ok(());
@@ -50,20 +61,38 @@ impl Mail {
             blobs_store::insert_part(&self.profile.db, &self.profile.vault, row, j, &part)?;
         }
         if blob.queue.open() == 0 {
-            return self.blob_whole(row, now);
+            return self.end_blob(row, true, now);
         }
         Ok(())
     }
 
+    /// The blob is `whole`, or is given up. Whatever goes wrong with it stays with it: it rests and is tried again,
+    /// slower each time, while everything else goes on.
+    pub(super) fn end_blob(&mut self, row: i64, whole: bool, now: UnixMillis) -> Result<(), MailError> {
+        let Some(mut blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
+        let ended = if whole { self.blob_whole(&blob, now) } else { self.drop_blob(row, blob.incoming.purpose, now) };
+        let Err(error) = ended else { return Ok(()) };
+        blob.resting = now.plus(REST_FIRST.saturating_mul(1 << blob.failures.min(REST_DOUBLINGS)));
+        blob.failures += 1;
+        self.memory.blobs_in.insert(row, blob);
+        // memory may be ahead of the disk, or behind it
+        self.reload()?;
+        self.warn(
+            "blob_failed",
+            format!("something that arrived cannot be taken up and is tried again later: {error}"),
+        );
+        Ok(())
+    }
+
     /// All parts are here: verify, and do what the blob is for.
-    pub(super) fn blob_whole(&mut self, row: i64, now: UnixMillis) -> Result<(), MailError> {
-        let Some(blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
+    fn blob_whole(&mut self, blob: &BlobIn, now: UnixMillis) -> Result<(), MailError> {
+        let row = blob.incoming.row;
         let content = blobs_store::assemble(&self.profile.db, &self.profile.vault, &blob.incoming)?;
         if !blob.manifest().names(&content) {
             return self.drop_blob(row, blob.incoming.purpose, now);
         }
         match blob.incoming.purpose {
-            Purpose::Welcome => self.join_conversation(&blob, &content, now),
+            Purpose::Welcome => self.join_conversation(blob, &content, now),
             Purpose::Message => self.message_whole(row, content, now),
         }
     }
@@ -116,11 +145,6 @@ impl Mail {
         self.announce(released)
     }
 
-    fn give_up_blob(&mut self, row: i64, now: UnixMillis) -> Result<(), MailError> {
-        let Some(blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
-        self.drop_blob(row, blob.incoming.purpose, now)
-    }
-
     /// The blob is not what its manifest says, or never came: its message is dropped, what it held back is shown.
     fn drop_blob(&mut self, row: i64, purpose: Purpose, now: UnixMillis) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
@@ -148,20 +172,22 @@ impl Mail {
     /// Gives up blobs that nobody can complete any more, and completes those whose last step a crash interrupted.
     pub(super) fn settle_blobs(&mut self, now: UnixMillis, consensus: &Consensus) -> Result<(), MailError> {
         let retention = Duration::from_millis(consensus.parameters.retention_ms);
-        let whole: Vec<i64> =
-            self.memory.blobs_in.iter().filter(|(_, blob)| blob.queue.open() == 0).map(|(row, _)| *row).collect();
-        for row in whole {
-            self.blob_whole(row, now)?;
-        }
-        let dead: Vec<i64> = self
+        let ending: Vec<(i64, bool)> = self
             .memory
             .blobs_in
             .iter()
-            .filter(|(_, blob)| blob.incoming.since.plus(retention) < now)
-            .map(|(row, _)| *row)
+            .filter(|(_, blob)| blob.resting <= now)
+            .filter_map(|(row, blob)| {
+                // a Welcome is stored before its letter: what is not there for so long never was
+                let never = blob.incoming.purpose == Purpose::Welcome
+                    && blob.absent_since.is_some_and(|since| since.plus(WELCOME_PATIENCE) < now);
+                let dead = never || blob.incoming.since.plus(retention) < now;
+                let whole = blob.queue.open() == 0 && blob.incoming.since.plus(retention) >= now;
+                (whole || dead).then_some((*row, whole))
+            })
             .collect();
-        for row in dead {
-            self.give_up_blob(row, now)?;
+        for (row, whole) in ending {
+            self.end_blob(row, whole, now)?;
         }
         Ok(())
     }

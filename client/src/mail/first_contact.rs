@@ -8,7 +8,7 @@ use crate::blobs_store;
 use crate::card::{self, Card, CardPlace};
 use crate::chains::{self};
 use crate::contacts::{self, Contact};
-use crate::conversations::REQUESTS_MAX;
+use crate::conversations::requests_max;
 use crate::conversations_mls::{self, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
 use rand::CryptoRng;
@@ -17,6 +17,9 @@ use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Status};
 use zeroize::Zeroizing;
+
+/// Answers without a box before a place of a card is given up for the next one.
+const CARD_MISSES_MAX: u32 = 4;
 
 impl Mail {
     #[expect(clippy::too_many_arguments, reason = "the flight, the answer and the surroundings")]
@@ -37,10 +40,12 @@ impl Mail {
             .filter(|(_, answer)| answer.status == Status::Found)
             .find_map(|(_, answer)| chain.open(j, answer.body.as_ref()?).ok());
         let Some(part) = part else {
-            // found at the replica that was not asked first: ask again soon. Not there: try another place
+            // found at the replica that was not asked first: ask again soon. Not there, or never what it should be: try
+            // another place
+            fetch.missed += 1;
             let elsewhere = each(answers).any(|(_, answer)| answer.status == Status::Found);
             let absent = each(answers).any(|(_, answer)| answer.status == Status::Empty);
-            if absent && !elsewhere && j == 0 {
+            if fetch.missed >= CARD_MISSES_MAX || (absent && !elsewhere && j == 0) {
                 fetch.turn();
             } else if elsewhere {
                 fetch.clock.ring(now);
@@ -134,8 +139,8 @@ impl Mail {
         Ok(())
     }
 
-    /// Joins the conversation of a Welcome that arrived whole. A Welcome that breaks a rule is dropped without a word:
-    /// anybody may write one.
+    /// Joins the conversation of a Welcome that arrived whole. A Welcome that breaks a rule, or for which there is no
+    /// room, is dropped without a word: anybody may write one.
     pub(super) fn join_conversation(
         &mut self,
         blob: &BlobIn,
@@ -143,6 +148,7 @@ impl Mail {
         now: UnixMillis,
     ) -> Result<(), MailError> {
         let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let most = requests_max(&self.profile.network().parameters, self.profile.class());
         let transaction = db.unchecked_transaction()?;
         let joined =
             conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), &inbox.public(), welcome);
@@ -152,6 +158,8 @@ impl Mail {
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
         let admitted = match begun {
+            // nobody founds a second conversation in place of an old one
+            Some(begun) if conversations::known(&transaction, vault, &begun.group_id)? => None,
             Some(begun) if begun.generation == blob.incoming.generation => {
                 let writer = conversations_mls::own_writer(
                     &provider(&self.profile, &self.crypto, &transaction),
@@ -162,7 +170,8 @@ impl Mail {
                 match (writer, known) {
                     (None, _) => None,
                     (_, Some(contact)) if contact.blocked => None,
-                    (_, None) if conversations::requests(&transaction)? >= REQUESTS_MAX => None,
+                    (_, None) if conversations::requests(&transaction)? >= most => None,
+                    (_, None) if contacts::full(&transaction)? => None,
                     (Some(writer), known) => Some((begun, writer, known)),
                 }
             }

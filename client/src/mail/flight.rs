@@ -4,10 +4,10 @@ use crate::blobs::{BlobKeys, Manifest};
 use crate::blobs_store::{Incoming, Outgoing};
 use crate::card::{CardChain, CardPlace};
 use crate::chains::Chain;
-use crate::polls::{PollClock, mean_gap};
+use crate::polls::{PollClock, class, mean_gap};
 use crate::want::{Rank, Ticket};
 use rand::{CryptoRng, RngExt as _};
-use shoal_protocol::boxes::BoxBody;
+use shoal_protocol::boxes::{BoxBody, BoxId};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::poisson::exponential;
 use shoal_protocol::{Epoch, StoreIndex, UnixMillis};
@@ -212,13 +212,34 @@ pub(super) struct BlobIn {
     pub(super) queue: PartQueue,
     /// Bodies that opened and were not what the manifest says: its writer lies.
     pub(super) lies: u32,
+    /// The reading of which it was last given, to take turns.
+    pub(super) served: u64,
+    /// Since when both replicas have said of every part that is asked for that it is not there.
+    pub(super) absent_since: Option<UnixMillis>,
+    /// Own failures with it, and before when it is left alone because of them.
+    pub(super) failures: u32,
+    pub(super) resting: UnixMillis,
 }
 
 impl BlobIn {
     pub(super) fn new(incoming: Incoming, here: &[u64]) -> Self {
         let here: BTreeSet<u64> = here.iter().copied().collect();
         let queue = PartQueue::new((0..incoming.manifest.boxes()).filter(|j| !here.contains(j)).collect());
-        Self { keys: incoming.manifest.keys(), incoming, queue, lies: 0 }
+        Self {
+            keys: incoming.manifest.keys(),
+            incoming,
+            queue,
+            lies: 0,
+            served: 0,
+            absent_since: None,
+            failures: 0,
+            resting: UnixMillis::default(),
+        }
+    }
+    /// The same blob as it was before memory was rebuilt: what was learnt of it counts on.
+    pub(super) fn continuing(self, before: Option<&Self>) -> Self {
+        let Some(before) = before else { return self };
+        Self { absent_since: before.absent_since, failures: before.failures, resting: before.resting, ..self }
     }
     pub(super) fn manifest(&self) -> &Manifest {
         &self.incoming.manifest
@@ -234,18 +255,20 @@ pub(super) struct Letter {
     pub(super) body: BoxBody,
     pub(super) stored: u8,
     pub(super) attempt: Attempt,
-    /// Hashcash bits the inbox asks for, as far as we know.
-    pub(super) bits: u8,
-    /// The nonce being searched, for one epoch.
+    /// The nonce being searched, for one epoch and one price.
     pub(super) work: Option<Work>,
 }
 
-/// A search for hashcash, continued from tick to tick.
+/// A search for hashcash, continued from step to step.
 #[derive(Clone, Debug)]
 pub(super) struct Work {
+    pub(super) inbox: BoxId,
     pub(super) epoch: Epoch,
+    /// What the inbox asks for, as far as it said in this epoch.
     pub(super) bits: u8,
     pub(super) nonce: [u8; 64],
+    /// Nonces tried.
+    pub(super) tried: u64,
     pub(super) found: bool,
 }
 
@@ -285,6 +308,18 @@ impl Reader {
             first: None,
             unreadable: 0,
             paused: false,
+        }
+    }
+    /// The class in which it is polled. A stranger's activity must not buy our ticks: before acceptance a chain is
+    /// idle, but for its first message, which is waited for at the warm pace while the conversation is new.
+    pub(super) fn class(&self, now: UnixMillis, parameters: &Parameters) -> Rank {
+        let class = class(self.active_at, now, parameters);
+        if !self.request {
+            class
+        } else if class == Rank::Hot && self.chain.next == 0 {
+            Rank::Warm
+        } else {
+            Rank::Idle
         }
     }
     fn requests(&self) -> u32 {
@@ -328,6 +363,8 @@ pub(super) struct CardFetch {
     /// How many there are, once the first is here.
     pub(super) boxes: Option<u64>,
     pub(super) out: BTreeSet<u64>,
+    /// Answers from this place that brought no box.
+    pub(super) missed: u32,
 }
 
 impl CardFetch {
@@ -340,15 +377,17 @@ impl CardFetch {
             parts: BTreeMap::new(),
             boxes: None,
             out: BTreeSet::new(),
+            missed: 0,
         }
     }
     /// The box to ask for next: the first until it says how many there are.
     pub(super) fn next(&self) -> Option<u64> {
         (0..self.boxes.unwrap_or(1)).find(|j| !self.parts.contains_key(j) && !self.out.contains(j))
     }
-    /// Whether the first box is here, so that somebody waits for the rest.
-    pub(super) fn begun(&self) -> bool {
-        self.boxes.is_some()
+    /// Whether the next box may be asked for at once: the first is here, and none was missing so far. Else the clock
+    /// says when.
+    pub(super) fn flows(&self) -> bool {
+        self.boxes.is_some() && self.missed == 0
     }
     /// Begins again at the next place.
     pub(super) fn turn(&mut self) {
@@ -357,6 +396,7 @@ impl CardFetch {
         self.parts.clear();
         self.boxes = None;
         self.out.clear();
+        self.missed = 0;
     }
 }
 
@@ -369,6 +409,8 @@ pub(super) struct Memory {
     pub(super) letters: BTreeMap<i64, Letter>,
     pub(super) readers: BTreeMap<i64, Reader>,
     pub(super) blobs_in: BTreeMap<i64, BlobIn>,
+    /// Blob reads that were handed out.
+    pub(super) blob_reads: u64,
     pub(super) cards: BTreeMap<i64, CardFetch>,
     pub(super) inboxes: BTreeMap<u32, PollClock>,
     /// Messages may wait to be sealed.

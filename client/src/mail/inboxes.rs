@@ -12,7 +12,8 @@ use shoal_protocol::request::{Answers, Status};
 use shoal_protocol::{StoreIndex, UnixMillis};
 
 const SEEN: &str = "letter_seen.hash";
-/// Welcomes that may be fetched at a time; a flood of letters waits in the stores.
+/// Welcomes that may be fetched at a time; the oldest gives way to a new one. The inbox is read about once a minute, so
+/// an honest one, which lay there before its letter, has half an hour for its four boxes.
 const WELCOMES_MAX: usize = 32;
 
 impl Mail {
@@ -37,11 +38,6 @@ impl Mail {
     ) -> Result<(), MailError> {
         for (store, answer) in each(answers) {
             let Some(body) = answer.body.as_ref().filter(|_| answer.status == Status::Found) else { continue };
-            let welcomes =
-                self.memory.blobs_in.values().filter(|blob| blob.incoming.purpose == Purpose::Welcome).count();
-            if welcomes >= WELCOMES_MAX {
-                return Ok(());
-            }
             let cursor = self.inbox_cursor(generation, store)?;
             // an answer to another replica's number says nothing about what this one holds in between; SQLite counts
             // to i64::MAX, and no honest replica comes near
@@ -86,6 +82,7 @@ impl Mail {
                         &pointer.manifest,
                         pointer.generation,
                         Purpose::Welcome,
+                        true,
                         now,
                     )?);
                 }
@@ -94,6 +91,11 @@ impl Mail {
         transaction.commit()?;
         if let Some(incoming) = taken {
             self.memory.blobs_in.insert(incoming.row, BlobIn::new(incoming, &[]));
+            let is_welcome = |blob: &&BlobIn| blob.incoming.purpose == Purpose::Welcome;
+            let mut welcomes = self.memory.blobs_in.values().filter(is_welcome).map(|blob| blob.incoming.row);
+            if let Some(oldest) = welcomes.next().filter(|_| welcomes.count() >= WELCOMES_MAX) {
+                self.end_blob(oldest, false, now)?;
+            }
         }
         Ok(())
     }

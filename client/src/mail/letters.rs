@@ -1,6 +1,6 @@
 //! Letters to inboxes of people we do not share a conversation with: hashcash, appending.
 
-use super::flight::{Flight, Purpose, Work};
+use super::flight::{Flight, Letter, Purpose, Work};
 use super::wants::postpone;
 use super::writing::{each, outcome};
 use super::{Mail, MailError, stored};
@@ -8,20 +8,55 @@ use crate::chains::STORED_BOTH;
 use crate::contacts::{self};
 use crate::want::{Rank, Want};
 use rand::CryptoRng;
-use shoal_protocol::UnixMillis;
+use shoal_protocol::boxes::{BoxBody, BoxId};
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::inbox::{append_work, inbox_id};
 use shoal_protocol::poisson::exponential;
 use shoal_protocol::request::{Answers, Operation, Status};
+use shoal_protocol::{Epoch, UnixMillis};
 use std::time::Duration;
 
-/// Hashes tried for a letter's nonce in one tick: about 1 ms, which hides in the jitter of the schedule's disk writes.
-const HASHES_PER_TICK: u32 = 2_048;
-/// An inbox that asks for more hashcash than this is closed to us: 2^28 hashes are some minutes of a core.
+/// Hashes tried for a letter's nonce in one step: about 10 ms of the mail thread, before a tick and after an answer. At
+/// two of each a second these are 2^15 hashes a second: 8 s for the 2^18 of an empty inbox, 17 minutes for 2^25.
+const HASHES_PER_STEP: u64 = 8_192;
+/// An inbox that asks for more hashcash than this is closed to us: at that pace it would take two hours.
 const APPEND_BITS_MAX: u8 = 28;
+/// One replica alone is believed so many bits above the least: it may lie, and the other one may only be slow.
+const LONE_BITS_MAX: u8 = 4;
 
 impl Mail {
-    /// Searches on for the letter's nonce, a bounded number of hashes a tick; the want follows when it is found.
+    /// Begins the search for the nonces that are missing. Prices of another epoch are forgotten: inboxes are emptied.
+    pub(super) fn price_letters(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let epoch = consensus.schedule().epoch_at(now);
+        let least = consensus.parameters.append_bits;
+        for letter in self.memory.letters.values_mut() {
+            if letter.work.as_ref().is_none_or(|work| work.epoch != epoch || work.bits < least) {
+                let to = contacts::by_row(&self.profile.db, &self.profile.vault, letter.contact)?.inbox;
+                letter.work = Some(Work::new(inbox_id(&to, letter.generation), epoch, least, rng));
+            }
+        }
+        Ok(())
+    }
+
+    /// Searches on for the nonce of the letter that was searched for least, a bounded number of hashes. Ticks do not
+    /// wait for it: a letter is wanted when its nonce is found.
+    pub(super) fn work(&mut self) {
+        let due = |letter: &&mut Letter| !letter.attempt.out && letter.attempt.due <= self.memory.latest;
+        let searched = self.memory.letters.values_mut().filter(due).filter_map(|letter| {
+            let work = letter.work.as_mut().filter(|work| !work.found)?;
+            Some((letter.generation, &letter.body, work))
+        });
+        if let Some((generation, body, work)) = searched.min_by_key(|(_, _, work)| work.tried) {
+            work.search(generation, body);
+        }
+    }
+
+    /// Makes the want of a letter whose nonce is found.
     pub(super) fn want_letter(
         &mut self,
         row: i64,
@@ -30,29 +65,8 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Want>, MailError> {
         let Some(letter) = self.memory.letters.get_mut(&row) else { return Ok(None) };
-        let to = contacts::by_row(&self.profile.db, &self.profile.vault, letter.contact)?.inbox;
-        let id = inbox_id(&to, letter.generation);
-        let epoch = consensus.schedule().epoch_at(now);
-        let bits = letter.bits.max(consensus.parameters.append_bits);
-        if letter.work.as_ref().is_none_or(|work| work.epoch != epoch || work.bits != bits) {
-            let mut nonce = [0; 64];
-            rng.fill_bytes(&mut nonce);
-            letter.work = Some(Work { epoch, bits, nonce, found: false });
-        }
-        let Some(work) = letter.work.as_mut() else { return Ok(None) };
-        for _ in 0..HASHES_PER_TICK {
-            if work.found {
-                break;
-            }
-            work.found = append_work(&id, letter.generation, epoch, &letter.body, bits, &work.nonce);
-            if !work.found {
-                count_up(&mut work.nonce);
-            }
-        }
-        if !work.found {
-            return Ok(None);
-        }
-        let operation = Operation::Append { id, nonce: work.nonce, body: letter.body.clone() };
+        let Some(work) = letter.work.as_ref().filter(|work| work.found) else { return Ok(None) };
+        let operation = Operation::Append { id: work.inbox, nonce: work.nonce, body: letter.body.clone() };
         let generation = letter.generation;
         let purpose = Purpose::Append { letter: row };
         let want = self.launch(Rank::Send, generation, operation, purpose, None, now, consensus, rng);
@@ -77,14 +91,18 @@ impl Mail {
     ) -> Result<(), MailError> {
         let Some(letter) = self.memory.letters.get_mut(&row) else { return Ok(()) };
         let (stored, _) = outcome(flight, answers, letter.stored);
-        let asked = each(answers)
+        let asked: Vec<u8> = each(answers)
             .filter(|(_, answer)| answer.status == Status::Refused)
             .filter_map(|(_, answer)| u8::try_from(answer.number).ok())
-            .max()
-            .unwrap_or(0);
-        let closed = asked > APPEND_BITS_MAX;
-        if !closed {
-            letter.bits = letter.bits.max(asked);
+            .collect();
+        let price = match asked[..] {
+            [] => 0,
+            [lone] => lone.min(consensus.parameters.append_bits.saturating_add(LONE_BITS_MAX)),
+            [first, second, ..] => first.min(second),
+        };
+        let closed = price > APPEND_BITS_MAX;
+        if let Some(work) = letter.work.as_mut().filter(|work| !closed && price > work.bits) {
+            *work = Work::new(work.inbox, work.epoch, price, rng);
         }
         if stored != letter.stored {
             letter.stored = stored;
@@ -106,6 +124,25 @@ impl Mail {
             }
         }
         Ok(())
+    }
+}
+
+impl Work {
+    fn new(inbox: BoxId, epoch: Epoch, bits: u8, rng: &mut impl CryptoRng) -> Self {
+        let mut nonce = [0; 64];
+        rng.fill_bytes(&mut nonce);
+        Self { inbox, epoch, bits, nonce, tried: 0, found: false }
+    }
+
+    fn search(&mut self, generation: u32, body: &BoxBody) {
+        for _ in 0..HASHES_PER_STEP {
+            self.tried += 1;
+            self.found = append_work(&self.inbox, generation, self.epoch, body, self.bits, &self.nonce);
+            if self.found {
+                return;
+            }
+            count_up(&mut self.nonce);
+        }
     }
 }
 

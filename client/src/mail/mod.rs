@@ -17,6 +17,8 @@ mod first_contact;
 mod flight;
 mod inboxes;
 mod letters;
+#[cfg(test)]
+mod malice;
 mod receiving;
 mod sending;
 mod showing;
@@ -144,6 +146,7 @@ impl Mail {
         if let Some(flight) = self.memory.flights.remove(&ticket) {
             let result = self.landed(&flight, answers, now, consensus, rng);
             self.rebuilt_on_error(result)?;
+            self.work();
         }
         Ok(self.take_events())
     }
@@ -201,7 +204,8 @@ impl Mail {
         self.rolled_back
     }
 
-    /// A small value of another part of the client (session secret, guard gateway, newest consensus), sealed at rest.
+    /// A small value of another part of the client (guard gateways, newest consensus), sealed at rest. The secret of a
+    /// session is none of them: it lives in memory alone.
     /// Names beginning with `mail.` are the state's own.
     ///
     /// # Errors
@@ -254,7 +258,8 @@ impl Mail {
             memory.blobs_out.insert(outgoing.row, BlobOut::new(&outgoing));
         }
         for (incoming, here) in blobs_store::all_in(db, vault)? {
-            memory.blobs_in.insert(incoming.row, BlobIn::new(incoming, &here));
+            let before = self.memory.blobs_in.get(&incoming.row);
+            memory.blobs_in.insert(incoming.row, BlobIn::new(incoming, &here).continuing(before));
         }
         for (row, letter) in stored::letters(db)? {
             memory.letters.insert(row, letter);
@@ -303,5 +308,5 @@ const _: fn() = || {
 };
 
 fn letter_of(contact: i64, blob: Option<i64>, generation: u32, body: shoal_protocol::boxes::BoxBody) -> Letter {
-    Letter { contact, blob, generation, body, stored: 0, attempt: flight::Attempt::default(), bits: 0, work: None }
+    Letter { contact, blob, generation, body, stored: 0, attempt: flight::Attempt::default(), work: None }
 }

@@ -71,7 +71,8 @@ impl Mail {
             if j == reader.chain.next {
                 if elsewhere.is_some() {
                     reader.first = elsewhere;
-                    let soon = mean_gap(Rank::Hot, &consensus.parameters);
+                    let rank = if reader.request { reader.class(now, &consensus.parameters) } else { Rank::Hot };
+                    let soon = mean_gap(rank, &consensus.parameters);
                     reader.clock.wind(soon, now, rng);
                 } else if empty {
                     reader.ahead = 1;
@@ -110,9 +111,10 @@ impl Mail {
         if let Some(reader) = self.memory.readers.get_mut(&row)
             && progressed
         {
-            // it yields: ask for more at a time, and at the hot pace from now on
+            // it yields: ask for more at a time, and at the hot pace from now on, unless it is a stranger's
             reader.ahead = (reader.ahead * 2).min(AHEAD_MAX);
-            reader.clock.wind(mean_gap(Rank::Hot, &consensus.parameters), now, rng);
+            let class = reader.class(now, &consensus.parameters);
+            reader.clock.wind(mean_gap(class, &consensus.parameters), now, rng);
         }
         Ok(())
     }
@@ -215,7 +217,8 @@ impl Mail {
         }
         let blob = blob
             .map(|manifest| {
-                blobs_store::insert_in(transaction, vault, &manifest, chain.generation, Purpose::Message, now)
+                let (generation, stranger) = (chain.generation, conversation.request);
+                blobs_store::insert_in(transaction, vault, &manifest, generation, Purpose::Message, stranger, now)
             })
             .transpose()?;
         transaction
@@ -299,7 +302,7 @@ impl Mail {
             let (row, empty) = (blob.incoming.row, blob.queue.open() == 0);
             self.memory.blobs_in.insert(row, blob);
             if empty {
-                self.blob_whole(row, now)?;
+                self.end_blob(row, true, now)?;
             }
         }
         Ok(())

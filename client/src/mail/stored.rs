@@ -218,7 +218,7 @@ pub(super) fn letters(db: &Connection) -> Result<Vec<(i64, Letter)>, MailError> 
         .map(|(row, contact, blob, generation, body, stored)| {
             let body = BoxBody::from_slice(&body).map_err(|_| MailError::Damaged("a letter"))?;
             let attempt = Attempt::default();
-            Ok((row, Letter { contact, blob, generation, body, stored, attempt, bits: 0, work: None }))
+            Ok((row, Letter { contact, blob, generation, body, stored, attempt, work: None }))
         })
         .collect()
 }

@@ -110,6 +110,8 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Option<Want> {
         let blob = self.memory.blobs_in.get_mut(&row)?;
+        self.memory.blob_reads += 1;
+        blob.served = self.memory.blob_reads;
         let j = blob.queue.take(now, rng)?;
         let (id, generation) = (blob.keys.id(j), blob.incoming.generation);
         let purpose = Purpose::GetPart { blob: row, j };

@@ -1,10 +1,13 @@
 //! Strangers, requests, blocks, cards.
 
 use crate::world::{GENERATION, World};
+use shoal_client::blobs::Manifest;
+use shoal_client::card::{CardChain, CardPlace};
+use shoal_client::inbox_letter::{Pointer, seal_letter};
 use shoal_client::mail::MessageState::{Delivered, Stored};
 use shoal_client::mail::{Event, MailError};
 use shoal_protocol::boxes::BoxBody;
-use shoal_protocol::inbox::inbox_id;
+use shoal_protocol::inbox::{card_period, inbox_id};
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -143,4 +146,65 @@ fn addresses_and_names_are_checked() {
     let too_long = "x".repeat((1 << 20) + 1);
     assert!(matches!(mail.send("robert", &too_long, now, &mut rng), Err(MailError::TooLong { .. })));
     assert!(mail.take_events().iter().any(|event| matches!(event, Event::Contact(_))));
+}
+
+/// Where a person's card lies now.
+fn card_chain(world: &World, who: usize) -> (CardChain, CardPlace) {
+    let period = card_period(world.now, &world.consensus.parameters);
+    let place = CardPlace { generation: GENERATION, period };
+    let address = world.address(who).parse::<shoal_protocol::address::Address>().unwrap();
+    (CardChain::new(*address.inbox(), place), place)
+}
+
+#[test]
+fn letters_that_lead_nowhere_do_not_close_the_inbox() {
+    let mut world = World::new(40, 2);
+    world.run(MINUTE);
+    let bob = world.address(1).parse::<shoal_protocol::address::Address>().unwrap();
+    let (chain, place) = card_chain(&world, 1);
+    let body = |j| world.stores.values().find_map(|store| store.boxes.get(&chain.id(j)));
+    let parts: Vec<_> = (0..).map_while(body).zip(0..).map(|(body, j)| chain.open(j, body).unwrap()).collect();
+    let card = shoal_client::card::read(bob.inbox(), place, &parts).unwrap();
+    let inbox = inbox_id(bob.inbox(), GENERATION);
+    for n in 0..40 {
+        let manifest = Manifest::new([n; 32], 5_000, shoal_protocol::Hash::from_bytes([n; 32]));
+        let letter = seal_letter(&card.pointer, &Pointer::new(GENERATION, manifest), &mut world.rng).unwrap();
+        world.stores.values_mut().for_each(|store| store.put_letter(inbox, letter.clone()));
+    }
+    world.run(2 * MINUTE);
+    let bob = world.address(1);
+    world.send(0, &bob, "a real one behind them");
+    assert!(world.run_until(3 * MINUTE, |world| world.shown(1).len() == 1));
+}
+
+#[test]
+fn a_card_without_one_of_its_boxes_is_sought_elsewhere() {
+    let mut world = World::new(41, 2);
+    world.run(Duration::from_secs(10));
+    let (_, before) = card_chain(&world, 1);
+    assert!(world.run_until(6 * MINUTE, |world| card_chain(world, 1).1 != before));
+    world.run(Duration::from_secs(10));
+    let (chain, _) = card_chain(&world, 1);
+    let removed = world.stores.values_mut().filter_map(|store| store.boxes.remove(&chain.id(1))).count();
+    assert_eq!(removed, 2, "both replicas had it");
+    let bob = world.address(1);
+    world.send(0, &bob, "through the card of the period before");
+    assert!(world.run_until(2 * MINUTE, |world| world.shown(1).len() == 1));
+}
+
+#[test]
+fn a_letter_whose_work_takes_long_holds_nothing_up() {
+    let mut world = World::new(42, 3);
+    let (alice, bob, carol) = (world.address(0), world.address(1), world.address(2));
+    world.send(0, &bob, "hello");
+    assert!(world.run_until(MINUTE, |world| world.shown(1).len() == 1));
+    world.accept(1, &alice);
+    // 2^26 hashes: hours of this clock
+    world.consensus.parameters.append_bits = 26;
+    world.stores.values_mut().for_each(|store| store.bits = 26);
+    world.send(0, &carol, "hello");
+    world.run(Duration::from_secs(15));
+    let file = world.send_file(0, &bob, "picture", &[7; 20_000]);
+    assert!(world.run_until(MINUTE, |world| world.all_delivered(0, &[file])));
+    assert!(world.shown(2).is_empty());
 }

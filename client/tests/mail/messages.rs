@@ -112,7 +112,7 @@ fn a_file_of_64_kib_takes_at_most_half_a_minute() {
     // with the mixing delays of production, 8 × 500 ms there and back, too
     let real: Vec<_> = (60..65).map(|seed| file_time(seed, four(Parameters::production()))).collect();
     println!("64 KiB at 4/s: test network {test:?}, production delays {real:?}");
-    assert!(real.iter().all(|time| *time <= Duration::from_secs(60)), "production: {real:?}");
+    assert!(real.iter().all(|time| *time <= Duration::from_secs(30)), "production: {real:?}");
 }
 
 #[test]

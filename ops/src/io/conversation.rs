@@ -1,6 +1,7 @@
 //! Two people who write to each other in turn, and what is heard of their daemons meanwhile.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -91,9 +92,13 @@ impl Hall {
     }
 
     /// What `read` gives at both ends must be what was written: each message once, in order, byte for byte.
-    pub(crate) async fn read_back(&self, messages: &mut [Message], content: &[u8]) -> anyhow::Result<()> {
+    /// Returns the ids of the conversations that they were read in.
+    pub(crate) async fn read_back(&self, messages: &mut [Message], content: &[u8]) -> anyhow::Result<BTreeSet<String>> {
+        let mut conversations = BTreeSet::new();
         for reader in &self.people {
             let read = reader.read().await?;
+            let ids = read.iter().filter_map(|line| line.get("conversation")?.as_str());
+            conversations.extend(ids.map(str::to_owned));
             let sent = messages.iter_mut().filter(|message| message.to == reader.name);
             let mut lines = read.iter();
             for message in sent {
@@ -104,7 +109,7 @@ impl Hall {
                 bail!("{} reads what nobody wrote: {line}", reader.name);
             }
         }
-        Ok(())
+        Ok(conversations)
     }
 
     /// How each person looks to their gateway.

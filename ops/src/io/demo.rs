@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "IO shell: the file that is sent is random")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{IsTerminal as _, Write as _},
     path::Path,
@@ -10,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use rand::Rng as _;
+use shoal_protocol::address::Address;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
@@ -17,7 +19,8 @@ use super::{
     clock::Stopwatch,
     conversation::Hall,
     directory::Directory,
-    observe, parties,
+    observe::{self, Needle, Seen},
+    parties,
     person::Person,
     probe,
     progress::Progress,
@@ -29,7 +32,7 @@ use super::{
 use crate::{
     arguments::DemoOptions,
     failure::{ExitKind, Failure},
-    transcript::{self, Style, Transcript},
+    transcript::{self, Message, Style, Transcript},
 };
 
 /// Who says what, in turn. Every text is in another script, because bytes must arrive as they left.
@@ -200,12 +203,16 @@ async fn talk(
     print(&message.lines(style));
     messages.push(message);
 
-    hall.read_back(&mut messages, &content).await?;
+    let conversations = hall.read_back(&mut messages, &content).await?;
     let seen = hall.seen().await?;
     figures(board, progress).await;
     let sights = observe::sights(board, &seen);
-    let search = search(&hall.people, dir, &content);
-    let delivered = search.found.is_empty() && messages.iter().all(|message| message.delivered() && message.read_back);
+    let addresses = hall.people.each_ref().map(|person| person.address.as_str());
+    let needles = needles(&addresses, &messages, &conversations, &seen, &content)?;
+    let search = observe::search(&[&dir.join("net")], &needles);
+    let delivered = search.found.is_empty()
+        && search.skipped == 0
+        && messages.iter().all(|message| message.delivered() && message.read_back);
     print(&transcript::sights(&sights, &search, style));
     print(&transcript::conclusion(&messages, delivered, style));
     if options.json {
@@ -234,10 +241,78 @@ async fn figures(board: &Board, progress: Progress) {
     }
 }
 
-/// Looks through everything that the nodes keep and log for what only Alice and Bob may know.
-fn search(people: &[Person; 2], dir: &Path, content: &[u8]) -> transcript::Search {
-    let mut needles: Vec<(&str, &[u8])> = CONVERSATION.iter().map(|(_, text)| ("a text", text.as_bytes())).collect();
-    needles.push(("the file", content.get(..64).unwrap_or_default()));
-    needles.extend(people.iter().map(|person| ("an address", person.address.as_bytes())));
-    observe::search(&[&dir.join("net")], &needles)
+/// What only Alice and Bob may know, and no node may keep or log.
+fn needles(
+    addresses: &[&str],
+    messages: &[Message],
+    conversations: &BTreeSet<String>,
+    seen: &[Seen],
+    content: &[u8],
+) -> anyhow::Result<Vec<Needle>> {
+    let mut needles: Vec<Needle> = CONVERSATION.iter().map(|(_, text)| Needle::text("a text", text)).collect();
+    needles.push(Needle { name: "the file", bytes: content.get(..64).unwrap_or_default().to_vec() });
+    for address in addresses {
+        needles.push(Needle::text("an address", address));
+        let parsed: Address = address.parse().context("shoal printed an address that is none")?;
+        needles.extend(Needle::bytes("an inbox key", parsed.inbox().as_bytes()));
+    }
+    needles.extend(messages.iter().flat_map(|message| Needle::id("a message id", &message.id)));
+    needles.extend(conversations.iter().flat_map(|id| Needle::id("a conversation id", id)));
+    // a gateway sees where packets come from, and must forget it
+    let places = seen.iter().flat_map(|person| &person.addresses);
+    needles.extend(places.map(|place| Needle::text("where a person connects from", place)));
+    Ok(needles)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+    use shoal_protocol::inbox::InboxKey;
+
+    use super::*;
+
+    #[test]
+    fn whatever_a_node_kept_of_them_is_found() {
+        let inbox = InboxKey::generate(&mut StdRng::seed_from_u64(1)).public();
+        let address = Address::new(inbox).to_string();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let (message_id, conversation_id) = ([0xa7; 16], [0xb8; 16]);
+        let message = Message {
+            id: hex(&message_id),
+            from: "Alice".into(),
+            to: "Bob".into(),
+            text: "hello".into(),
+            written_at_ms: 0,
+            states: Vec::new(),
+            shown_after_ms: None,
+            read_back: false,
+        };
+        let seen = Seen { name: "Alice", gateway: String::new(), addresses: vec!["127.0.0.1:41201".into()] };
+        let conversations = BTreeSet::from([hex(&conversation_id)]);
+        let content: Vec<u8> = (0..=255).collect();
+        let needles = needles(&[&address], &[message], &conversations, &[seen], &content).expect("an address");
+
+        let planted: [(&str, Vec<u8>); 11] = [
+            ("a text", CONVERSATION[3].1.into()),
+            ("the file", content[..64].into()),
+            ("an address", address.clone().into()),
+            ("an inbox key", inbox.as_bytes().to_vec()),
+            ("an inbox key", hex(inbox.as_bytes()).into()),
+            ("a message id", message_id.to_vec()),
+            ("a message id", hex(&message_id).into()),
+            ("a message id", hex(&message_id).to_uppercase().into()),
+            ("a conversation id", conversation_id.to_vec()),
+            ("a conversation id", hex(&conversation_id).into()),
+            ("where a person connects from", b"peer=127.0.0.1:41201 up".to_vec()),
+        ];
+        for (name, bytes) in planted {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            assert!(observe::search(&[dir.path()], &needles).found.is_empty());
+            fs::write(dir.path().join("node.log"), [b"before ", &bytes[..], b" after"].concat())
+                .expect("can be written");
+            let search = observe::search(&[dir.path()], &needles);
+            assert_eq!(search.found.len(), 1, "{name}: {:?}", search.found);
+            assert!(search.found[0].starts_with(name), "{name}: {:?}", search.found);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What the parties of the demonstration could see, read from the running processes and from everything that they wrote.
 
-use std::{fs, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeSet, fs, io, net::Ipv4Addr, path::Path};
 
 use super::watch::Board;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     view::{Column, Party},
 };
 
-/// Files larger than this are not looked into; a demonstration has none.
+/// Files larger than this are not looked into, and said to be skipped; a demonstration has none.
 const FILE_MAX: u64 = 64 << 20;
 /// Directories deeper than this are not looked into.
 const DEPTH_MAX: usize = 8;
@@ -86,11 +86,12 @@ fn gateway(party: &Party, samples: &Samples, people: &[Seen], counted_s: u64) ->
         Some(packets) if counted_s > 0 => format!("{:.1} packets of one size a second", packets / counted_s as f64),
         Some(_) | None => "no figures yet".to_owned(),
     };
-    let saw = match clients.as_slice() {
+    let observed = match clients.as_slice() {
         [] => format!("neither of them; {rate}"),
         clients => format!("{}; {rate}", clients.join(" and ")),
     };
-    Sight { party: party.name.clone(), role: "gateway".into(), saw }
+    let may_see = "the addresses of its clients, and when they are online".into();
+    Sight { party: party.name.clone(), role: "gateway".into(), observed, may_see }
 }
 
 fn mix(party: &Party, samples: &Samples) -> Sight {
@@ -102,8 +103,9 @@ fn mix(party: &Party, samples: &Samples) -> Sight {
     };
     let received = number(samples, "shoal_packets_received_total");
     let waiting = number(samples, "shoal_delay_queue_packets");
-    let saw = format!("nothing: {received} packets of one size, {waiting} waiting now, none kept");
-    Sight { party: party.name.clone(), role: role.into(), saw }
+    let observed = format!("{received} packets, {waiting} waiting now");
+    let may_see = "packets of one size and its neighbours; it keeps none".into();
+    Sight { party: party.name.clone(), role: role.into(), observed, may_see }
 }
 
 fn store(party: &Party, samples: &Samples) -> [Sight; 2] {
@@ -112,49 +114,115 @@ fn store(party: &Party, samples: &Samples) -> [Sight; 2] {
     let bytes = samples
         .sum("shoal_store_bytes")
         .map_or(String::new(), |bytes| format!(", {} kB on disk", count((bytes / 1_000.0).round() as u64)));
-    let sight = |role: &str, saw: String| Sight { party: party.name.clone(), role: role.into(), saw };
+    let sight = |role: &str, observed: String, may_see: &str| Sight {
+        party: party.name.clone(),
+        role: role.into(),
+        observed,
+        may_see: may_see.into(),
+    };
     [
-        sight("courier", format!("{requests} packets: SURBs with sealed envelopes, and loops of nodes")),
-        sight("replica", format!("{boxes} random ids with random bodies{bytes}, and not who asked")),
+        sight("courier", format!("{requests} packets"), "SURBs with sealed envelopes, and loops of nodes"),
+        sight("replica", format!("{boxes} boxes{bytes}"), "random ids with random bodies, and not who asked"),
     ]
 }
 
-/// Looks through every file below `dirs` for texts that must not be there.
-pub(crate) fn search(dirs: &[&Path], needles: &[(&str, &[u8])]) -> Search {
+/// Something that must not be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Needle {
+    /// What it is, for the report.
+    pub(crate) name: &'static str,
+    /// Its bytes; of an empty needle nothing is found.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Needle {
+    /// A text as it stands.
+    pub(crate) fn text(name: &'static str, text: &str) -> Self {
+        Self { name, bytes: text.as_bytes().to_vec() }
+    }
+
+    /// Bytes as they are, and in hex of either case.
+    pub(crate) fn bytes(name: &'static str, bytes: &[u8]) -> [Self; 3] {
+        let lower: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        [
+            Self { name, bytes: bytes.to_vec() },
+            Self::text(name, &lower),
+            Self { name, bytes: lower.to_ascii_uppercase().into_bytes() },
+        ]
+    }
+
+    /// An id in hex, as the command prints it: as it stands, and the bytes that it is of.
+    pub(crate) fn id(name: &'static str, hex: &str) -> Vec<Self> {
+        let pair = |at: usize| hex.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        match (0..hex.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>() {
+            Some(bytes) => Self::bytes(name, &bytes).into(),
+            None => vec![Self::text(name, hex)],
+        }
+    }
+}
+
+/// Looks through every file below `dirs` for what must not be there.
+pub(crate) fn search(dirs: &[&Path], needles: &[Needle]) -> Search {
+    let mut by_first: Vec<Vec<&Needle>> = vec![Vec::new(); 256];
+    for needle in needles {
+        let first = needle.bytes.first().and_then(|first| by_first.get_mut(usize::from(*first)));
+        if let Some(place) = first {
+            place.push(needle);
+        }
+    }
     let mut search = Search::default();
     for dir in dirs {
-        look(dir, needles, DEPTH_MAX, &mut search);
+        look(dir, &by_first, DEPTH_MAX, &mut search);
     }
     search
 }
 
-fn look(path: &Path, needles: &[(&str, &[u8])], depth: usize, search: &mut Search) {
-    let Ok(kind) = fs::symlink_metadata(path) else { return };
-    if kind.is_dir() && depth > 0 {
-        let Ok(entries) = fs::read_dir(path) else { return };
-        for entry in entries.flatten() {
-            look(&entry.path(), needles, depth - 1, search);
-        }
-    } else if kind.is_file() && kind.len() <= FILE_MAX {
-        // a file that went while we looked is not kept by anybody
-        let Ok(content) = fs::read(path) else { return };
-        search.files += 1;
-        search.bytes += content.len() as u64;
-        for (name, needle) in needles {
-            if contains(&content, needle) {
-                search.found.push(format!("{name} in {}", path.display()));
+fn look(path: &Path, by_first: &[Vec<&Needle>], depth: usize, search: &mut Search) {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let content = match fs::symlink_metadata(path) {
+        Ok(kind) if kind.is_dir() && depth > 0 => match fs::read_dir(path) {
+            Ok(entries) => {
+                for entry in entries {
+                    match entry {
+                        Ok(entry) => look(&entry.path(), by_first, depth - 1, search),
+                        Err(_) => search.skipped += 1,
+                    }
+                }
+                return;
             }
+            Err(error) => Err(error),
+        },
+        Ok(kind) if kind.is_file() && kind.len() <= FILE_MAX => fs::read(path),
+        Ok(kind) if kind.is_dir() || kind.is_file() || kind.is_symlink() => Err(io::ErrorKind::Unsupported.into()),
+        // a socket keeps nothing
+        Ok(_) => return,
+        Err(error) => Err(error),
+    };
+    match content {
+        Ok(content) => {
+            search.files += 1;
+            search.bytes += content.len() as u64;
+            let names = found(&content, by_first);
+            search.found.extend(names.into_iter().map(|name| format!("{name} in {}", path.display())));
         }
+        // what went while we looked is not kept by anybody
+        Err(error) if gone(&error) => {}
+        Err(_) => search.skipped += 1,
     }
 }
 
-fn contains(content: &[u8], needle: &[u8]) -> bool {
-    let Some(first) = needle.first() else { return false };
-    content
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| *byte == first)
-        .any(|(start, _)| content.get(start..start + needle.len()) == Some(needle))
+/// The names of what a file holds, each once.
+fn found(content: &[u8], by_first: &[Vec<&Needle>]) -> BTreeSet<&'static str> {
+    let mut names = BTreeSet::new();
+    for (start, byte) in content.iter().enumerate() {
+        let Some(rest) = content.get(start..) else { break };
+        for needle in by_first.get(usize::from(*byte)).into_iter().flatten() {
+            if rest.starts_with(&needle.bytes) {
+                names.insert(needle.name);
+            }
+        }
+    }
+    names
 }
 
 #[cfg(test)]
@@ -183,9 +251,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("below")).expect("can be made");
         fs::write(dir.path().join("below/log"), b"say hello wohello world").expect("can be written");
-        let needles: [(&str, &[u8]); 3] = [("greeting", b"hello world"), ("name", b"Alice"), ("nothing", b"")];
+        let needles =
+            [Needle::text("greeting", "hello world"), Needle::text("name", "Alice"), Needle::text("none", "")];
         let search = search(&[dir.path()], &needles);
-        assert_eq!((search.files, search.bytes, search.found.len()), (1, 23, 1));
+        assert_eq!((search.files, search.bytes, search.skipped, search.found.len()), (1, 23, 0, 1));
         assert!(search.found[0].starts_with("greeting in "));
+    }
+
+    #[test]
+    fn what_is_not_searched_is_counted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let large = fs::File::create(dir.path().join("large")).expect("can be made");
+        large.set_len(FILE_MAX + 1).expect("can be sparse");
+        std::os::unix::fs::symlink("large", dir.path().join("link")).expect("can be made");
+        fs::create_dir_all(dir.path().join("1/2/3/4/5/6/7/8/9")).expect("can be made");
+        let search = search(&[dir.path()], &[]);
+        assert_eq!((search.files, search.skipped), (0, 3));
+    }
+
+    #[test]
+    fn an_id_is_looked_for_raw_and_in_hex() {
+        let bytes: Vec<Vec<u8>> = Needle::id("an id", "0aFf").into_iter().map(|needle| needle.bytes).collect();
+        assert_eq!(bytes, [vec![0x0a, 0xff], b"0aff".to_vec(), b"0AFF".to_vec()]);
+        assert_eq!(Needle::id("an id", "no hex"), [Needle::text("an id", "no hex")]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -69,7 +70,7 @@ pub(crate) async fn init(program: &Path, arguments: &[String]) -> anyhow::Result
 /// is never started again from here.
 pub(crate) fn start(program: &Path, party: &Party, ended: mpsc::Sender<Ended>) -> anyhow::Result<u32> {
     let log_path = party.log();
-    let log = OpenOptions::new().create(true).append(true).open(&log_path);
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
     let errors = log.try_clone().with_context(|| format!("cannot open {}", log_path.display()))?;
     let mut child = Command::new(program)

@@ -1,7 +1,9 @@
 //! Prepares a test network: its directory, and the keys and configuration of every party.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions, Permissions},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -22,7 +24,8 @@ use crate::{
 /// Makes the directory ready: absolute, ours, empty of an earlier test network.
 pub(crate) async fn directory(dir: &Path) -> anyhow::Result<PathBuf> {
     let shown = dir.display();
-    fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {shown}"))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot make the directory {shown}"))?;
     let dir = dir.canonicalize().with_context(|| format!("cannot find the directory {shown}"))?;
     let note_path = dir.join(Note::FILE);
     match fs::read_to_string(&note_path) {
@@ -50,6 +53,9 @@ pub(crate) async fn directory(dir: &Path) -> anyhow::Result<PathBuf> {
             }
         }
     }
+    // it is ours now, also when somebody else made it
+    fs::set_permissions(&dir, Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot close {shown} to others"))?;
     Ok(dir)
 }
 
@@ -58,7 +64,13 @@ pub(crate) fn write_note(dir: &Path, placed: &[Party], ready: Option<Ready>) -> 
     let parties = placed.iter().map(|party| party.dir.clone()).collect();
     let note = Note { pid: std::process::id(), parties, ready };
     let path = dir.join(Note::FILE);
-    fs::write(&path, serde_json::to_string_pretty(&note)?).with_context(|| format!("cannot write {}", path.display()))
+    let written =
+        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path).and_then(|mut file| {
+            // an older file may be open to others
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.write_all(&serde_json::to_vec_pretty(&note)?)
+        });
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes the directories of all parties. Returns the network file with its hints, and the identity of every node.
@@ -158,6 +170,21 @@ fn identity_of(output: &str) -> anyhow::Result<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn others_on_the_machine_see_nothing() {
+        let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+        let above = tempfile::tempdir().expect("a temporary directory");
+        let root = above.path().join("net");
+        let dir = directory(&root).await.expect("can be made");
+        assert_eq!(mode(&dir), 0o700);
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).expect("is ours");
+        fs::write(dir.join(Note::FILE), "").expect("can be written");
+        write_note(&dir, &[], None).expect("can be written");
+        assert_eq!(mode(&dir.join(Note::FILE)), 0o600);
+        directory(&root).await.expect("is ours already");
+        assert_eq!(mode(&dir), 0o700);
+    }
 
     #[test]
     fn the_identity_is_found_in_what_init_prints() {

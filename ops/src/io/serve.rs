@@ -2,13 +2,17 @@
 //! script, style or picture but its own, and no other page to frame it.
 #![expect(clippy::disallowed_methods, reason = "IO shell: each page gets a random nonce")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use axum::{
     Router,
-    extract::State,
+    extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -53,9 +57,33 @@ impl Server {
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
             .route("/metrics", get(prometheus))
-            .with_state(shown);
+            .with_state(shown)
+            .layer(middleware::from_fn(guard));
         axum::serve(self.listener, router).await.context("the status page's server ended")
     }
+}
+
+/// What every answer allows a browser that is not told otherwise, an error's included: nothing.
+const NOTHING_ALLOWED: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+
+/// Refuses who asks for another host's page: a page elsewhere could point its own name at this address and read along.
+async fn guard(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let mut response = if host.is_none_or(is_own) {
+        next.run(request).await
+    } else {
+        (StatusCode::MISDIRECTED_REQUEST, "ask by address or as localhost\n").into_response()
+    };
+    response.headers_mut().entry(header::CONTENT_SECURITY_POLICY).or_insert(NOTHING_ALLOWED);
+    response
+}
+
+/// Whether a `Host` is an address or `localhost`, with a port or without: names can be pointed anywhere.
+fn is_own(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 #[derive(Debug, Clone)]
@@ -124,4 +152,56 @@ fn answer(kind: &'static str, body: String) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
     ];
     (fixed, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_protocol::{authority::AuthoritySecret, network::Hints, parameters::Parameters, types::UnixMillis};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str, host: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("listens");
+        let question = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(question.as_bytes()).await.expect("takes a question");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answers");
+        answer
+    }
+
+    #[tokio::test]
+    async fn every_answer_has_a_policy_and_strangers_names_get_none_of_it() {
+        let authority = AuthoritySecret::generate(&mut rand::rng());
+        let network = shoal_protocol::network::NetworkFile {
+            name: "nowhere".into(),
+            genesis_time: UnixMillis(1_750_000_000_000),
+            authorities: vec![authority.public().clone()],
+            parameters: Parameters::test_network(),
+            hints: Hints::default(),
+        };
+        let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("loopback has a free port");
+        let address = server.address;
+        let serving = tokio::spawn(server.run(Board::new(&network, Vec::new()), Duration::from_secs(2)));
+        for path in ["/", "/live", "/status.json", "/favicon.svg", "/livez", "/readyz", "/metrics", "/nothing"] {
+            let answer = ask(address, path, &address.to_string()).await;
+            assert_eq!(answer.matches("content-security-policy: default-src 'none'").count(), 1, "{path}: {answer}");
+            let answer = ask(address, path, "evil.example").await;
+            assert!(answer.starts_with("HTTP/1.1 421") && !answer.contains("nowhere"), "{path}: {answer}");
+        }
+        serving.abort();
+    }
+
+    #[test]
+    fn addresses_and_localhost_are_our_own() {
+        for own in ["127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8080", "localhost", "LocalHost:9", "192.0.2.7:1"] {
+            assert!(is_own(own), "{own}");
+        }
+        for foreign in ["", "evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil", "a:b:80"] {
+            assert!(!is_own(foreign), "{foreign}");
+        }
+    }
 }

@@ -32,7 +32,9 @@ use crate::{
     view::{Document, Known},
 };
 
-/// Longest wait until a message could be sent. On an idle machine it is a few seconds.
+/// A message can be sent after this long at most; on an idle machine it is a few seconds. Later is told as a fault.
+const START_GOAL: Duration = Duration::from_secs(20);
+/// When a slow machine is given up.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often parties are asked whether they are ready.
 const LOOK: Duration = Duration::from_millis(100);
@@ -71,6 +73,7 @@ pub(crate) struct Testnet {
 impl Testnet {
     /// Starts a network of this shape in `dir` and returns when a message could be sent.
     pub(crate) async fn start(shape: &Shape, dir: &Path, progress: Progress) -> anyhow::Result<Self> {
+        let watch = Stopwatch::start();
         shape
             .validate()
             .map_err(|error| Failure::new(ExitKind::Usage, error.to_string(), "see shoal-ops testnet --help"))?;
@@ -95,7 +98,12 @@ impl Testnet {
         let mut testnet = Self { dir, network_path, network, started: Vec::new(), ended, progress };
         let result = timeout(START_LIMIT, testnet.run_all(&placed, &identities, sender)).await;
         let error = match result {
-            Ok(Ok(())) => return Ok(testnet),
+            Ok(Ok(())) => {
+                if let Some(warning) = late(watch.elapsed()) {
+                    progress.say(&warning);
+                }
+                return Ok(testnet);
+            }
             Ok(Err(error)) => error,
             Err(_) => testnet.not_ready().await.into(),
         };
@@ -367,6 +375,26 @@ async fn serve(options: &TestnetOptions, testnet: &mut Testnet, progress: Progre
     Ok(())
 }
 
+/// What to say of a network that took `elapsed` to start.
+fn late(elapsed: Duration) -> Option<String> {
+    (elapsed > START_GOAL).then(|| {
+        let (elapsed, goal) = (elapsed.as_secs_f64(), START_GOAL.as_secs());
+        format!("warning: ready late, after {elapsed:.1} s instead of {goal} s; this machine is slow or busy")
+    })
+}
+
 fn how(ended: &Ended) -> String {
     ended.status.map_or_else(|| "the system does not say how".to_owned(), |status| status.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_start_is_told() {
+        assert_eq!(late(START_GOAL), None);
+        let warning = late(Duration::from_millis(20_100)).expect("is late");
+        assert!(warning.contains("after 20.1 s instead of 20 s"), "{warning}");
+    }
 }

@@ -4,7 +4,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use shoal_client::io::{Call, Caller, EventLine, Exit, Failure, MessageLine, Page, PageEntry, SentLine, Status};
+use shoal_client::io::{
+    Call, Caller, CallerError, EventLine, Exit, Failure, MessageLine, Page, PageEntry, SentLine, Status,
+};
 use shoal_client::mail::MessageState;
 use tokio::time::{Instant, timeout_at};
 
@@ -63,7 +65,7 @@ async fn dispatch(profile: &Path, call: Call, patience: Patience, out: &Out) -> 
         // before the message exists, so that none of its steps is missed
         let _: Value = caller.call(Call::Subscribe).await?;
     }
-    let mut sent: SentLine = caller.call(call).await?;
+    let mut sent: SentLine = caller.call(call).await.map_err(perhaps_queued)?;
     if let Some(wait) = patience.wait {
         sent = follow(&mut caller, sent, wait, patience, out).await?;
     }
@@ -82,9 +84,12 @@ async fn follow(
     let spinner = out.spinner(word(sent.state));
     while sent.state < wait.state() {
         match timeout_at(deadline, caller.event()).await {
-            Ok(event) => match event? {
+            Ok(event) => match event.map_err(|error| no_more_news(error, &sent))? {
                 EventLine::State(line) if line.id == sent.id => sent = line,
-                EventLine::Missed(_) => sent = caller.call(Call::State { id: sent.id }).await?,
+                EventLine::Missed(_) => {
+                    let state = caller.call(Call::State { id: sent.id.clone() }).await;
+                    sent = state.map_err(|error| no_more_news(error, &sent))?;
+                }
                 EventLine::Warning { message, .. } if !out.json => {
                     spinner.suspend(|| tracing::warn!("{}", plain(&message)));
                 }
@@ -96,6 +101,24 @@ async fn follow(
     }
     spinner.finish_and_clear();
     Ok(sent)
+}
+
+/// The daemon was lost while it took the message: nobody here knows whether it is in the queue.
+fn perhaps_queued(error: CallerError) -> Problem {
+    match error {
+        CallerError::Broken(_) => {
+            let next = "it may be queued already: look at the queue of shoal status before you send it again";
+            Failure::new(Exit::Unreachable, "daemon_gone", error.to_string(), next).into()
+        }
+        CallerError::Refused(_) | CallerError::Version(_) => error.into(),
+    }
+}
+
+/// The daemon was lost, or is of no use, while the message was followed: it is in the profile.
+fn no_more_news(error: CallerError, sent: &SentLine) -> Problem {
+    let next = "nothing is lost, do not send it again: the daemon goes on with it when it runs (shoal status)";
+    let failure = Failure::new(Exit::Unreachable, "daemon_gone", error.to_string(), next);
+    Problem::after(failure, sent.clone())
 }
 
 /// Whether the network is out of reach or only slow decides about the exit code; the message stays queued either way.
@@ -179,7 +202,22 @@ fn human(message: &MessageLine) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_client::io::FileLine;
+    use shoal_client::io::{FileLine, socket_path};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_daemon_that_dies_while_a_message_is_followed_invites_no_second_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = tokio::net::UnixListener::bind(socket_path(dir.path())).unwrap();
+        let mut caller = Caller::connect(dir.path()).unwrap();
+        drop(listener.accept().await.unwrap());
+        let sent = SentLine { id: "7f".to_owned(), state: MessageState::Queued };
+        let patience = Patience { wait: Some(Wait::Delivered), timeout: Duration::from_secs(60) };
+        let problem = follow(&mut caller, sent, Wait::Delivered, patience, &Out::new(true)).await.unwrap_err();
+        let said = problem.to_json();
+        assert_eq!((&said["id"], &said["state"]), (&"7f".into(), &"queued".into()));
+        assert!(said["error"]["next"].as_str().is_some_and(|next| next.contains("do not send it again")), "{said}");
+    }
 
     #[test]
     fn messages_for_people() {

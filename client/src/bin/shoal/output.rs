@@ -28,6 +28,16 @@ impl Problem {
     pub(crate) fn after(failure: Failure, sent: SentLine) -> Self {
         Self { failure, sent: Some(sent) }
     }
+
+    /// The object for programs: the error, and the message as far as it got.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut value = self.failure.to_json();
+        if let (Value::Object(fields), Some(sent)) = (&mut value, &self.sent) {
+            fields.insert("id".to_owned(), sent.id.clone().into());
+            fields.insert("state".to_owned(), serde_json::to_value(sent.state).unwrap_or_default());
+        }
+        value
+    }
 }
 
 impl From<Failure> for Problem {
@@ -90,15 +100,10 @@ impl Out {
 
     /// Says what went wrong and gives the exit code.
     pub(crate) fn fail(self, problem: &Problem) -> ExitCode {
-        let Problem { failure, sent } = problem;
+        let failure = &problem.failure;
         // if nobody listens, the exit code still tells
         let _ = if self.json {
-            let mut value = failure.to_json();
-            if let (Value::Object(fields), Some(sent)) = (&mut value, sent) {
-                fields.insert("id".to_owned(), sent.id.clone().into());
-                fields.insert("state".to_owned(), serde_json::to_value(sent.state).unwrap_or_default());
-            }
-            writeln!(std::io::stdout().lock(), "{value}")
+            writeln!(std::io::stdout().lock(), "{}", problem.to_json())
         } else {
             let Failure { message, next, .. } = failure;
             writeln!(std::io::stderr().lock(), "shoal: {}\n  next: {}", plain(message), plain(next))

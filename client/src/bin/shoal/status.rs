@@ -58,6 +58,7 @@ fn human(status: &Status) -> String {
         (None, _, _) => "no test loop decided yet".to_owned(),
     };
     let state = match status.state {
+        _ if status.conflict => "STOPPED: the authorities certified two documents for one epoch; no message leaves",
         Health::Good => "good",
         Health::Warn => "WARNING: many test loops are lost; something drops packets",
         Health::Pause => "PAUSED: most test loops are lost; messages wait, cover traffic goes on",
@@ -122,6 +123,11 @@ fn network_checks(status: &Status) -> Vec<Check> {
         (Some(epoch), Some(until)) => format!("epoch {epoch}, usable until {}", readable(until)),
         (_, _) => "none received".to_owned(),
     };
+    let authorities = match (status.conflict, status.rolled_back) {
+        (true, _) => "they certified two documents for one epoch; both are kept in the profile",
+        (false, true) => "a gateway handed over a document older than the one held; it was refused",
+        (false, false) => "nothing contradicts the documents held",
+    };
     let in_force = status.consensus_valid_until.is_some_and(|until| u128::from(until) > now);
     let survival = status.loop_survival;
     vec![
@@ -136,6 +142,12 @@ fn network_checks(status: &Status) -> Vec<Check> {
             in_force,
             consensus,
             "check this machine's clock (date -u); if it is right, the authorities may be out: wait",
+        ),
+        Check::new(
+            "authorities",
+            !status.conflict && !status.rolled_back,
+            authorities,
+            "ask whoever runs the network; after a contradiction trust only a network file that they give you in person",
         ),
         Check::new(
             "loops",

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use shoal_protocol::address::Address;
+
 use crate::mail::{
     ContactInfo, ConversationInfo, Event, MailError, MessageState, NotAnId, ReceivedMessage, SentMessage,
 };
@@ -83,6 +85,14 @@ impl From<NotAnId> for Failure {
 
 impl From<MailError> for Failure {
     fn from(error: MailError) -> Self {
+        // what begins like an address was meant as one: say what is wrong with it
+        if let MailError::Unknown(text) = &error
+            && text.trim().to_lowercase().starts_with("shoal1")
+            && let Err(mistake) = text.parse::<Address>()
+        {
+            let next = "copy the whole address from whoever gave it to you";
+            return Self::new(Exit::Usage, "bad_address", mistake.to_string(), next);
+        }
         let message = error.to_string();
         let (exit, code, next) = match &error {
             MailError::Locked(_) => (Exit::Temporary, "profile_in_use", "stop the other process: shoal down"),

@@ -1,7 +1,7 @@
 //! Prepares a test network: its directory, and the keys and configuration of every party.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -22,13 +22,13 @@ use crate::{
 };
 
 /// Makes the directory ready: absolute, ours, empty of an earlier test network.
-pub(crate) async fn directory(dir: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) async fn directory(dir: &Path) -> anyhow::Result<(PathBuf, File)> {
     let shown = dir.display();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.with_context(|| format!("cannot make the directory {shown}"))?;
     let dir = dir.canonicalize().with_context(|| format!("cannot find the directory {shown}"))?;
     let note_path = dir.join(Note::FILE);
-    match fs::read_to_string(&note_path) {
+    let held = match fs::read_to_string(&note_path) {
         Ok(text) => {
             let note = Note::parse(&text, &dir).map_err(|error| {
                 Failure::new(
@@ -37,26 +37,48 @@ pub(crate) async fn directory(dir: &Path) -> anyhow::Result<PathBuf> {
                     "take another directory",
                 )
             })?;
+            let lock = lock(&dir)?;
             stale::end(&note.parties).await;
             for party in note.parties.iter().filter(|party| party.is_dir()) {
                 fs::remove_dir_all(party).with_context(|| format!("cannot remove {}", party.display()))?;
             }
+            lock
         }
         Err(_) => {
-            let mut entries = fs::read_dir(&dir).with_context(|| format!("cannot read {shown}"))?;
-            if entries.next().is_some() {
+            let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {shown}"))?;
+            if entries.filter_map(Result::ok).any(|entry| entry.file_name() != LOCK) {
                 bail!(Failure::new(
                     ExitKind::Usage,
                     format!("{shown} is not empty and holds no test network"),
                     "take an empty directory",
                 ));
             }
+            lock(&dir)?
         }
-    }
+    };
     // it is ours now, also when somebody else made it
     fs::set_permissions(&dir, Permissions::from_mode(0o700))
         .with_context(|| format!("cannot close {shown} to others"))?;
-    Ok(dir)
+    Ok((dir, held))
+}
+
+/// Name of the file that a running test network holds locked.
+const LOCK: &str = "testnet.lock";
+
+/// Takes the directory for this process, as long as the file stays open; the system lets go when the process ends, however
+/// it ends. A network that runs there is left alone.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    file.try_lock().map_err(|_| {
+        Failure::new(
+            ExitKind::Temporary,
+            format!("a test network runs in {}", dir.display()),
+            "stop it with Ctrl-C where it runs, or take another directory",
+        )
+    })?;
+    Ok(file)
 }
 
 /// Notes what is started, so that it can be ended when this program cannot.
@@ -176,12 +198,14 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
         let above = tempfile::tempdir().expect("a temporary directory");
         let root = above.path().join("net");
-        let dir = directory(&root).await.expect("can be made");
+        let (dir, held) = directory(&root).await.expect("can be made");
         assert_eq!(mode(&dir), 0o700);
         fs::set_permissions(&dir, Permissions::from_mode(0o755)).expect("is ours");
         fs::write(dir.join(Note::FILE), "").expect("can be written");
         write_note(&dir, &[], None).expect("can be written");
         assert_eq!(mode(&dir.join(Note::FILE)), 0o600);
+        assert!(directory(&root).await.is_err(), "a network that runs is left alone");
+        drop(held);
         directory(&root).await.expect("is ours already");
         assert_eq!(mode(&dir), 0o700);
     }

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "IO shell: ports are drawn at random")]
 
 use std::{
+    fs::File,
     io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -68,6 +69,8 @@ pub(crate) struct Testnet {
     started: Vec<Started>,
     ended: mpsc::Receiver<Ended>,
     progress: Progress,
+    /// Keeps the directory ours.
+    _lock: File,
 }
 
 impl Testnet {
@@ -77,7 +80,7 @@ impl Testnet {
         shape
             .validate()
             .map_err(|error| Failure::new(ExitKind::Usage, error.to_string(), "see shoal-ops testnet --help"))?;
-        let dir = prepare::directory(dir).await?;
+        let (dir, lock) = prepare::directory(dir).await?;
         let names = shape.names();
         let mut rng = match shape.seed {
             Some(seed) => StdRng::seed_from_u64(seed),
@@ -95,7 +98,7 @@ impl Testnet {
 
         // one message for every party that ends: the capacity is never reached while the receiver lives
         let (sender, ended) = mpsc::channel(placed.len() * 2);
-        let mut testnet = Self { dir, network_path, network, started: Vec::new(), ended, progress };
+        let mut testnet = Self { dir, network_path, network, started: Vec::new(), ended, progress, _lock: lock };
         let result = timeout(START_LIMIT, testnet.run_all(&placed, &identities, sender)).await;
         let error = match result {
             Ok(Ok(())) => {

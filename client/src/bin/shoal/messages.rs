@@ -196,7 +196,9 @@ fn human(message: &MessageLine) -> String {
         .map(|file| format!("[file {}, {} bytes: {}]", plain(&file.name), file.size, file.path.display()));
     let body: Vec<String> =
         [Some(plain(&message.text)).filter(|text| !text.is_empty()), file].into_iter().flatten().collect();
-    format!("{}  {}{request}: {}", readable(message.sent_at), plain(&message.from), body.join(" "))
+    // only the first line stands at the margin: a message cannot look like another person's line
+    let body = body.join(" ").replace('\n', "\n    ");
+    format!("{}  {}{request}: {body}", readable(message.sent_at), plain(&message.from).replace('\n', " "))
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ mod commands;
 
 use commands::Cli;
 
+/// Libraries whose log lines name addresses of peers, clients' among them: silent whatever the environment asks for.
+const SILENT: [&str; 4] = ["quinn=off", "quinn_proto=off", "quinn_udp=off", "rustls=off"];
+
 fn main() -> ExitCode {
     let wants_json = std::env::args_os().any(|argument| argument == "--json");
     let cli = match Cli::try_parse() {
@@ -19,6 +22,8 @@ fn main() -> ExitCode {
     };
     let level = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let level =
+        SILENT.iter().filter_map(|text| text.parse().ok()).fold(level, tracing_subscriber::EnvFilter::add_directive);
     tracing_subscriber::fmt()
         .with_env_filter(level)
         .with_writer(std::io::stderr)

@@ -34,7 +34,7 @@ struct Cli {
 #[derive(Args)]
 struct Dir {
     /// Directory of the node: configuration, identity key, and below it boxes and runtime files.
-    #[arg(long, default_value = "/var/lib/shoal")]
+    #[arg(long, default_value = shoal_node::io::setup::PACKAGED_DIR)]
     dir: PathBuf,
 }
 
@@ -167,9 +167,13 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// Libraries whose log lines name addresses of peers, clients' among them: silent whatever the environment asks for.
+const SILENT: [&str; 4] = ["quinn=off", "quinn_proto=off", "quinn_udp=off", "rustls=off"];
+
 fn log() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = SILENT.iter().filter_map(|text| text.parse().ok()).fold(filter, EnvFilter::add_directive);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

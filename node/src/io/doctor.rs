@@ -73,7 +73,7 @@ fn identity_file(setup: &Setup) -> Finding {
 }
 
 /// Mix keys belong on memory: on a disk an erased key may survive in the medium.
-fn runtime_dir(path: &Path) -> Finding {
+pub fn runtime_dir(path: &Path) -> Finding {
     const CHECK: &str = "runtime directory";
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

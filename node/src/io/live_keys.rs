@@ -13,7 +13,7 @@ use shoal_protocol::epoch::Schedule;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::types::{Epoch, UnixMillis};
 use shoal_protocol::{X25519Public, X25519Secret};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -139,13 +139,15 @@ pub struct KeyKeeper {
     task: KeyTask,
     ring: KeyRing,
     live: BTreeMap<Epoch, Arc<LiveKey>>,
+    /// Epochs whose keys are over but still on disk, because erasing failed. At most the handful a ring ever holds.
+    unerased: BTreeSet<Epoch>,
 }
 
 impl KeyTask {
     /// Restores what the runtime directory holds, makes what is missing and shows it to everybody.
     pub fn start(self) -> Result<KeyKeeper> {
         let ring = KeyRing::new(self.with_envelope);
-        let mut keeper = KeyKeeper { task: self, ring, live: BTreeMap::new() };
+        let mut keeper = KeyKeeper { task: self, ring, live: BTreeMap::new(), unerased: BTreeSet::new() };
         for restored in keeper.task.files.restore(&mut keeper.ring)? {
             keeper.adopt(restored.epoch, restored.set, restored.log);
         }
@@ -180,10 +182,21 @@ impl KeyKeeper {
             // out of the workers' and the store's sight first, then off the disk
             self.publish();
         }
-        for epoch in gone {
-            self.task.files.erase(epoch)?;
+        // one that cannot be erased must not keep the others on disk; it is tried again at every turn
+        self.unerased.extend(gone);
+        let mut failed = None;
+        for epoch in std::mem::take(&mut self.unerased) {
+            if let Err(error) = self.task.files.erase(epoch) {
+                self.unerased.insert(epoch);
+                failed = Some(error);
+            }
         }
         for keys in self.ring.fill(current, &mut generator()) {
+            if self.unerased.contains(&keys.epoch) {
+                // the torn key of this epoch still lies where the new one would
+                self.ring.destroy(keys.epoch);
+                continue;
+            }
             match self.task.files.create(&keys) {
                 Ok((set, log)) => self.adopt(keys.epoch, set, log),
                 Err(error) => {
@@ -195,7 +208,7 @@ impl KeyKeeper {
             }
         }
         self.publish();
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn publish(&self) {
@@ -235,7 +248,7 @@ impl KeyKeeper {
                 () = phase::reached(&mut phase, Phase::Stopping) => return,
             }
             if let Err(error) = self.turn() {
-                tracing::error!(error = format!("{error:#}"), "mix keys cannot be written; trying again");
+                tracing::error!(error = format!("{error:#}"), "mix keys cannot be written or erased; trying again");
             }
         }
     }

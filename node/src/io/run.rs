@@ -10,6 +10,7 @@ use crate::io::control;
 use crate::io::counters::{Counters, Published};
 use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
 use crate::io::directory::{Authorities, ConsensusTask, FetchState};
+use crate::io::doctor;
 use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
 use crate::io::host::{Clock, generator};
@@ -59,6 +60,10 @@ pub async fn run(setup: Setup) -> Result<(), Failure> {
     let runtime_dir = setup.config.runtime_path(&setup.dir);
     let retry = "check the node's directory and its owner";
     files::private_dir(&runtime_dir).map_err(|error| Failure::io(&error, retry))?;
+    let memory = doctor::runtime_dir(&runtime_dir);
+    if !memory.ok {
+        tracing::warn!(found = memory.found, next = memory.next, "mix keys do not live in memory only");
+    }
     let _lock = setup::lock(&setup.dir).await?;
     let failed = Arc::new(AtomicBool::new(false));
     let started = assemble(setup, Arc::clone(&failed)).await;

@@ -16,6 +16,8 @@ use zeroize::Zeroizing;
 
 /// File with the identity key's seed, in hexadecimal digits.
 pub const IDENTITY_FILE: &str = "identity.key";
+/// The directory of a packaged node, whose mix keys live in `/run/shoal` (memory).
+pub const PACKAGED_DIR: &str = "/var/lib/shoal";
 /// Loopback port of metrics if the operator names none.
 const METRICS_PORT: u16 = 9_464;
 /// How long `run` waits for a lock that another process (one that is just ending) still holds.
@@ -81,7 +83,8 @@ pub fn init(request: &InitRequest) -> Result<Setup, Failure> {
         address: address.clone(),
         metrics: metrics.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))),
         family: family.clone(),
-        runtime_dir: "run".into(),
+        // the packaged place has a packaged directory in memory; anywhere else `run` warns when it is not
+        runtime_dir: if dir.as_path() == Path::new(PACKAGED_DIR) { "/run/shoal".into() } else { "run".into() },
         store_dir: "store".into(),
         limits: Limits::default(),
     };

@@ -65,6 +65,11 @@ impl EnvelopeKeys {
             .collect()
     }
 
+    /// Whether the keys of an epoch exist at all, accepted now or not: what protects them from replay must live as long.
+    pub fn holds(&self, epoch: Epoch) -> bool {
+        self.0.load().iter().any(|timed| timed.keys.epoch == epoch)
+    }
+
     /// The envelope key of one epoch, if it is accepted at `now`.
     pub fn of(&self, epoch: Epoch, now: UnixMillis) -> Option<X25519Secret> {
         self.0

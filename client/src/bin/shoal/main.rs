@@ -58,8 +58,14 @@ fn misunderstood(error: &clap::Error, out: &Out) -> ExitCode {
 fn log(args: &Args) {
     let default = if matches!(args.command, Command::Up { .. }) { "warn,shoal=info,shoal_client=info" } else { "warn" };
     let filter = std::env::var("SHOAL_LOG").unwrap_or_else(|_| default.to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_default();
+    // these name addresses in their lines: silent whatever the environment asks for
+    let filter = ["quinn=off", "quinn_proto=off", "quinn_udp=off", "rustls=off"]
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .fold(filter, tracing_subscriber::EnvFilter::add_directive);
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_default())
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)

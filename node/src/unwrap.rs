@@ -1,6 +1,6 @@
 //! Unwrapping a packet: every check of the Sphinx way through a node, in this order and no other.
 //!
-//! 1. exact length ([`exact`]) → 2. alpha canonical and of large order → 3. shared secret under the current key, else
+//! 1. exact length (a [`Packet`] has no other; links count what has) → 2. alpha canonical and of large order → 3. shared secret under the current key, else
 //!    the grace key, else the next key → 4. header MAC → 5. insertion of the replay tag → 6. payload → 7. version 260 →
 //!    8. delay cap → 9. next hop allowed by the topology → outcome.
 //!
@@ -63,13 +63,8 @@ pub trait MixKey: OfEpoch {
     fn secret(&self) -> &X25519Secret;
 }
 
-/// Step 1: exactly one packet long.
-pub fn exact(bytes: &[u8]) -> Result<Packet, DropReason> {
-    Packet::from_slice(bytes).map_err(|_| DropReason::WrongLength)
-}
-
 /// Steps 2 to 4. `keys` in the order of [`crate::keys::in_order`]; the key that fits comes back with the header.
-pub fn open<'k, K: MixKey>(packet: &Packet, keys: &[&'k K]) -> Result<(OpenHeader, &'k K), DropReason> {
+fn open<'k, K: MixKey>(packet: &Packet, keys: &[&'k K]) -> Result<(OpenHeader, &'k K), DropReason> {
     if keys.is_empty() {
         return Err(DropReason::NoMixKey);
     }
@@ -84,7 +79,7 @@ pub fn open<'k, K: MixKey>(packet: &Packet, keys: &[&'k K]) -> Result<(OpenHeade
 }
 
 /// Steps 6 to 9, after the replay tag was inserted and found fresh.
-pub fn finish(header: OpenHeader, origin: Origin, view: &View) -> Result<Outcome, DropReason> {
+fn finish(header: OpenHeader, origin: Origin, view: &View) -> Result<Outcome, DropReason> {
     match header.finish() {
         Err(UnwrapError::Malformed) => Err(DropReason::BadPayload),
         Err(UnwrapError::WrongVersion) => Err(DropReason::WrongVersion),
@@ -116,14 +111,13 @@ fn next_hop(next: [u8; 32], origin: Origin, view: &View) -> Result<Next, DropRea
 /// All steps at once. `insert` puts the replay tag into the set (and, before the packet leaves, the log) of the key that
 /// fitted.
 pub fn unwrap<K: MixKey>(
-    bytes: &[u8],
+    packet: &Packet,
     origin: Origin,
     keys: &[&K],
     view: &View,
     insert: impl FnOnce(&K, &[u8; 32]) -> Result<(), DropReason>,
 ) -> Result<Outcome, DropReason> {
-    let packet = exact(bytes)?;
-    let (header, key) = open(&packet, keys)?;
+    let (header, key) = open(packet, keys)?;
     insert(key, &header.replay_tag())?;
     finish(header, origin, view)
 }

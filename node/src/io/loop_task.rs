@@ -49,7 +49,10 @@ impl LoopTask {
     pub async fn run(&mut self) {
         let mut rng = generator();
         loop {
-            let wait = self.loops().next().saturating_sub(self.clock.monotonic()).min(LOOK);
+            let due = self.loops().next().saturating_sub(self.clock.monotonic());
+            // without a consensus no loop can be made, so the next one stays due
+            let idle = self.consensus.borrow().is_none();
+            let wait = if idle { LOOK } else { due.min(LOOK) };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 changed = self.consensus.changed() => if changed.is_err() { return },

@@ -12,7 +12,7 @@ use crate::io::key_files::LogError;
 use crate::io::live_keys::{LiveKey, LiveKeys};
 use crate::loops::Loops;
 use crate::replay::{Insertion, Tag};
-use crate::unwrap::{Origin, Outcome, finish, open};
+use crate::unwrap::{Origin, Outcome, unwrap};
 use crate::view::View;
 use arc_swap::ArcSwapOption;
 use shoal_protocol::epoch::Schedule;
@@ -154,14 +154,17 @@ impl WorkerContext {
         tags: &mut [Vec<Tag>],
     ) -> Result<Passed, DropReason> {
         let Incoming { packet, arrived, origin } = incoming;
-        let (header, fitted) = open(&packet, keys)?;
-        let key = keys.iter().position(|key| std::ptr::eq(*key, fitted)).ok_or(DropReason::Internal)?;
-        match fitted.insert(&header.replay_tag()) {
-            (Insertion::Fresh, tag) => tags.get_mut(key).ok_or(DropReason::Internal)?.push(tag),
-            (Insertion::Repeated, _) => return Err(DropReason::Replayed),
-            (Insertion::Full, _) => return Err(DropReason::ReplaySetFull),
-        }
-        let outcome = finish(header, origin, view.ok_or(DropReason::NoConsensus)?)?;
+        let mut key = 0;
+        let insert = |fitted: &LiveKey, replay_tag: &[u8; 32]| {
+            key = keys.iter().position(|key| std::ptr::eq(*key, fitted)).ok_or(DropReason::Internal)?;
+            match fitted.insert(replay_tag) {
+                (Insertion::Fresh, tag) => tags.get_mut(key).ok_or(DropReason::Internal)?.push(tag),
+                (Insertion::Repeated, _) => return Err(DropReason::Replayed),
+                (Insertion::Full, _) => return Err(DropReason::ReplaySetFull),
+            }
+            Ok(())
+        };
+        let outcome = unwrap(&packet, origin, keys, view.ok_or(DropReason::NoConsensus)?, insert)?;
         Ok(Passed { key, arrived, outcome })
     }
 

@@ -74,7 +74,9 @@ fn packet(key: &Key, next: [u8; 32], delay: Duration) -> Packet {
 }
 
 fn run(bytes: &[u8], origin: Origin, keys: &[&Key], place: Place) -> Result<Outcome, DropReason> {
-    unwrap(bytes, origin, keys, &view(place), insert)
+    // as a link does it
+    let packet = Packet::from_slice(bytes).map_err(|_| DropReason::WrongLength)?;
+    unwrap(&packet, origin, keys, &view(place), insert)
 }
 
 fn reason(result: Result<Outcome, DropReason>) -> Option<DropReason> {

@@ -138,14 +138,26 @@ mod tests {
     #[test]
     fn newer_documents_are_taken_and_older_ones_never() {
         let mut view = view();
-        let (first, second) = (certified(&document(0, 2)), certified(&document(1, 2)));
+        let first = certified(&document(0, 2));
         assert!(view.in_force(START).is_none());
         assert!(matches!(view.offer(first.clone(), START), Ok(Offer::Newer(_))));
         assert_eq!(view.offer(first.clone(), START), Ok(Offer::Known));
-        let later = UnixMillis(document(1, 2).valid_from.0);
-        assert!(matches!(view.offer(second, later), Ok(Offer::Newer(_))));
+        let second = Consensus { previous: view.held().unwrap().hash(), ..document(1, 2) };
+        let later = second.valid_from;
+        assert!(matches!(view.offer(certified(&second), later), Ok(Offer::Newer(_))));
         assert!(matches!(view.offer(first, later), Err(DocumentError::Rollback { .. })));
-        assert_eq!(view.held().unwrap().epoch, document(1, 2).epoch);
+        assert_eq!(view.held().unwrap().epoch, second.epoch);
+    }
+
+    #[test]
+    fn a_next_document_of_another_chain_is_a_conflict() {
+        let mut view = view();
+        view.offer(certified(&document(0, 2)), START).unwrap();
+        let stranger = document(1, 2);
+        let offered = view.offer(certified(&stranger), stranger.valid_from);
+        assert!(matches!(offered, Err(DocumentError::Conflict { .. })));
+        let later = document(2, 2);
+        assert!(matches!(view.offer(certified(&later), later.valid_from), Ok(Offer::Newer(_))), "one was missed");
     }
 
     #[test]

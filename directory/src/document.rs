@@ -106,6 +106,9 @@ pub enum NotYet {
         /// Stores needed.
         stores_needed: usize,
     },
+    /// The directory was away for longer than descriptors last.
+    #[error("waiting for nodes to publish again after an outage of the directory")]
+    Returning,
     /// The epoch is not after that of the document before.
     #[error("the document of epoch {0} exists")]
     Made(Epoch),
@@ -229,7 +232,9 @@ fn draw(ingredients: &Ingredients<'_>, parameters: &Parameters, nodes: &[NodeEnt
     Some(Drawn { seed, reveals, seats, generation })
 }
 
-/// A document that could not carry a message is not made: an old one serves better.
+/// Whether enough nodes are there. At genesis these are what the operators asked for; later, what can carry a message at
+/// all: with fewer, the document before serves better until it ends. Two stores are that minimum: one keeps a box, the
+/// other carries to it.
 fn check_enough(
     rules: &Rules<'_>,
     before: Option<&Consensus>,
@@ -242,7 +247,7 @@ fn check_enough(
     let (gateways, stores) = (count(Role::Gateway), count(Role::Store));
     let genesis = before.is_none();
     let gateways_needed = if genesis { rules.genesis_gateways.max(1) } else { 1 };
-    let stores_needed = if genesis { rules.genesis_stores.max(STORES_MIN) } else { 1 };
+    let stores_needed = if genesis { rules.genesis_stores.max(STORES_MIN) } else { 2 };
     let width = if genesis { usize::from(parameters.mixes_per_layer) } else { 1 };
     let mixes = if genesis {
         // no seats yet: how many could be taken, whatever the seed
@@ -258,6 +263,23 @@ fn check_enough(
     } else {
         Err(NotYet::Shortage { gateways, gateways_needed, mixes, mixes_needed, stores, stores_needed })
     }
+}
+
+/// Whether at least two thirds of the nodes of the document before, in every role and every layer, can be listed in the
+/// document of `epoch`. After an outage of the directory longer than two epochs all must renew first, and a document made
+/// at once would hold only whoever was fastest.
+#[must_use]
+pub fn most_are_back(ingredients: &Ingredients<'_>) -> bool {
+    let Some(before) = ingredients.previous else { return true };
+    let (nodes, _) = candidates::entries(ingredients);
+    let back: BTreeSet<Identity> = nodes.iter().map(|node| node.identity).collect();
+    let mut counts: BTreeMap<(Role, Option<Layer>), (usize, usize)> = BTreeMap::new();
+    for node in &before.nodes {
+        let (there, all) = counts.entry((node.role, node.layer)).or_default();
+        *all += 1;
+        *there += usize::from(back.contains(&node.identity));
+    }
+    counts.values().all(|(there, all)| 3 * there >= 2 * all)
 }
 
 /// Descriptors renewed each epoch are at most one epoch old; after two missed renewals the node is taken for dead.

@@ -8,6 +8,18 @@ use shoal_protocol::{Epoch, UnixMillis};
 /// How often an authority looks whether enough nodes are there for the first document, or for one that is overdue.
 pub const RETRY: Duration = Duration::from_millis(100);
 
+/// How long the first document after an outage waits for nodes to publish again, if most of them do not sooner.
+#[must_use]
+pub fn patience(schedule: &Schedule) -> Duration {
+    Duration::from_millis(schedule.epoch_ms / 20)
+}
+
+/// Whether the document of `epoch` comes after an outage: descriptors listed for the one before may be too old for it.
+#[must_use]
+pub fn after_outage(newest: Option<Epoch>, epoch: Epoch) -> bool {
+    newest.is_some_and(|newest| epoch > newest.plus(1))
+}
+
 /// What an authority should do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -82,6 +94,14 @@ mod tests {
     fn missed_epochs_are_skipped() {
         assert_eq!(due(&SCHEDULE, Some(Epoch(1)), at(200_000)), Due::Document(Epoch(10)));
         assert_eq!(due(&SCHEDULE, Some(Epoch(1)), at(217_000)), Due::Document(Epoch(11)));
+    }
+
+    #[test]
+    fn only_a_missed_epoch_is_an_outage() {
+        assert!(!after_outage(None, Epoch(7)));
+        assert!(!after_outage(Some(Epoch(6)), Epoch(7)));
+        assert!(after_outage(Some(Epoch(5)), Epoch(7)));
+        assert_eq!(patience(&SCHEDULE), Duration::from_secs(1));
     }
 
     #[test]

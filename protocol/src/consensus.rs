@@ -19,7 +19,7 @@ pub(crate) mod codec;
 mod content;
 mod verify;
 
-pub use verify::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, certify};
+pub use verify::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, certify};
 
 use codec::{Parsed, Put, Reader, Writer};
 

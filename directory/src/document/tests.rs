@@ -34,11 +34,15 @@ impl Paper {
     }
 
     fn draft(&self, epoch: u64) -> Result<Draft, NotYet> {
+        self.with_ingredients(epoch, next_document)
+    }
+
+    fn with_ingredients<T>(&self, epoch: u64, ask: impl FnOnce(&Ingredients<'_>) -> T) -> T {
         let previous = self.chain.last();
         let number = next_draw(previous.map(|previous| &**previous));
         let value = |number| randomness::reveal(&self.secret, &NETWORK, number);
         let commitment = |number| randomness::commitment(&NETWORK, number, 0, &value(number));
-        next_document(&Ingredients {
+        ask(&Ingredients {
             rules: Rules {
                 network: NETWORK,
                 schedule: testing::schedule(),
@@ -332,6 +336,35 @@ fn a_network_without_a_layer_gets_no_document() {
     let layer: Vec<_> = first.layer(Layer::L2).map(|node| node.identity).collect();
     paper.publish(&cast.all_but(&layer), 8);
     assert!(matches!(paper.draft(9), Err(NotYet::Shortage { mixes: 2, mixes_needed: 3, .. })));
+}
+
+#[test]
+fn after_an_outage_two_thirds_of_every_layer_and_role_are_waited_for() {
+    let cast = Cast::new(3, 9, 3);
+    let mut paper = Paper::new(Parameters { mixes_per_layer: 3, ..parameters(500) });
+    paper.publish(&cast.all(), 5);
+    let first = paper.advance(5);
+    let layer: Vec<_> = first.layer(Layer::L2).map(|node| node.identity).collect();
+    // ten epochs later nobody has renewed; then all but a whole layer; then two of its three
+    assert!(!paper.with_ingredients(16, most_are_back));
+    paper.publish(&cast.all_but(&layer[1..]), 15);
+    assert!(!paper.with_ingredients(16, most_are_back));
+    paper.publish(&cast.all_but(&layer[2..]), 15);
+    assert!(paper.with_ingredients(16, most_are_back));
+    assert_eq!(paper.advance(16).nodes.len(), 14);
+}
+
+#[test]
+fn one_store_is_not_enough_and_two_are() {
+    let cast = Cast::new(1, 6, 3);
+    let mut paper = Paper::new(parameters(500));
+    paper.publish(&cast.all(), 5);
+    paper.advance(5);
+    let gone = [cast.stores[0].identity(), cast.stores[1].identity()];
+    paper.publish(&cast.all_but(&gone), 8);
+    assert!(matches!(paper.draft(9), Err(NotYet::Shortage { stores: 1, stores_needed: 2, .. })));
+    paper.publish(&cast.all_but(&gone[1..]), 8);
+    assert!(paper.draft(9).is_ok());
 }
 
 #[test]

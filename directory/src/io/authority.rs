@@ -20,7 +20,7 @@ use crate::config::{Config, files as names};
 use crate::document::{self, Contribution, Dropped, Ingredients, NotYet, Rules, known_role, next_draw};
 use crate::lists::{Judge, Listing, Offered, Refusal};
 use crate::randomness;
-use crate::schedule::{Due, RETRY, due, released_at};
+use crate::schedule::{Due, RETRY, after_outage, due, patience, released_at};
 
 /// Refusals remembered for `status`.
 const REFUSALS_KEPT: usize = 32;
@@ -47,6 +47,8 @@ pub struct Authority {
     listing: Listing,
     chain: Chain,
     waiting_for: Option<String>,
+    /// When the first document after an outage could first have been made.
+    overdue_since: Option<UnixMillis>,
     dropped: BTreeMap<Identity, Dropped>,
     refused: VecDeque<RefusedStatus>,
 }
@@ -74,6 +76,7 @@ impl Authority {
             schedule: network.schedule(),
             listing: Listing::default(),
             waiting_for: None,
+            overdue_since: None,
             dropped: BTreeMap::new(),
             refused: VecDeque::new(),
             home,
@@ -140,9 +143,10 @@ impl Authority {
             Due::Wait(until) => Ok(Tick::Wait(until)),
             Due::Document(epoch) => {
                 self.prune(epoch);
-                match self.make(epoch) {
+                match self.make(epoch, now) {
                     Ok(document) => {
                         self.waiting_for = None;
+                        self.overdue_since = None;
                         document.map(Tick::Certified)
                     }
                     Err(reason) => {
@@ -154,11 +158,13 @@ impl Authority {
         }
     }
 
-    fn make(&mut self, epoch: Epoch) -> Result<Result<Arc<VerifiedConsensus>, Failure>, NotYet> {
+    fn make(&mut self, epoch: Epoch, now: UnixMillis) -> Result<Result<Arc<VerifiedConsensus>, Failure>, NotYet> {
         let previous = self.chain.newest().map(Arc::clone);
         let number = next_draw(previous.as_ref().map(|previous| &***previous));
         let network = self.anchor.network;
-        let draft = document::next_document(&Ingredients {
+        let lists = [ListHash { authority: 0, hash: self.listing.hash() }];
+        let contributions = [contribution(&self.secret, &network, number)];
+        let ingredients = Ingredients {
             rules: Rules {
                 network,
                 schedule: self.schedule,
@@ -170,9 +176,16 @@ impl Authority {
             previous: previous.as_deref(),
             epoch,
             descriptors: self.listing.descriptors(),
-            lists: &[ListHash { authority: 0, hash: self.listing.hash() }],
-            contributions: &[contribution(&self.secret, &network, number)],
-        })?;
+            lists: &lists,
+            contributions: &contributions,
+        };
+        if after_outage(previous.as_ref().map(|previous| previous.epoch), epoch) {
+            let since = *self.overdue_since.get_or_insert(now);
+            if now < since.plus(patience(&self.schedule)) && !document::most_are_back(&ingredients) {
+                return Err(NotYet::Returning);
+            }
+        }
+        let draft = document::next_document(&ingredients)?;
         let certified = certify(&draft.document, 0, &[(0, &self.secret)]);
         let appended = self.chain.append(&certified, &self.anchor);
         if appended.is_ok() {

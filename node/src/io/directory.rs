@@ -5,11 +5,11 @@ use crate::io::host::{Clock, generator};
 use crate::io::phase::{self, Phase};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::RngExt as _;
-use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::consensus::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
-use shoal_protocol::types::{Epoch, Hash, Identity};
+use shoal_protocol::types::{Hash, Identity};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,8 +85,8 @@ pub struct ConsensusTask {
     pub consensus: watch::Sender<Option<Arc<VerifiedConsensus>>>,
     /// What is said about the work.
     pub state: watch::Sender<FetchState>,
-    /// Newest (epoch, hash) ever seen: nothing older is accepted.
-    pub newest: Option<(Epoch, Hash)>,
+    /// Newest document ever seen: nothing older and nothing of another chain is accepted.
+    pub newest: Option<Mark>,
 }
 
 impl ConsensusTask {

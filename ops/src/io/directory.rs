@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use shoal_protocol::{
-    consensus::UnverifiedConsensus,
+    consensus::{Mark, UnverifiedConsensus},
     link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion},
     network::{Hint, NetworkFile},
     quic::{Endpoint, Link, Protocol, ask},
-    types::{Epoch, Hash, UnixMillis},
+    types::UnixMillis,
 };
 use tokio::time::timeout;
 
@@ -40,7 +40,7 @@ pub(crate) struct Directory {
     network: NetworkFile,
     endpoint: Endpoint,
     link: Option<Link>,
-    have: Option<(u64, Epoch, Hash)>,
+    have: Option<Mark>,
 }
 
 impl Directory {
@@ -94,14 +94,13 @@ impl Directory {
     }
 
     async fn ask(&mut self, link: &Link, now: UnixMillis) -> anyhow::Result<Newest> {
-        let question = DirectoryQuestion::Newest { have: self.have.map(|(height, ..)| height) }.to_bytes();
+        let question = DirectoryQuestion::Newest { have: self.have.map(|have| have.height) }.to_bytes();
         let bytes = timeout(LIMIT, ask(link, &question, ANSWER_SIZE_MAX)).await.context("no answer in time")??;
         match DirectoryAnswer::from_bytes(&bytes)? {
             DirectoryAnswer::Document(bytes) => {
                 let anchor = self.network.trust_anchor();
-                let newest = self.have.map(|(_, epoch, hash)| (epoch, hash));
-                let verified = UnverifiedConsensus::parse(&bytes)?.verify(&anchor, now, newest)?;
-                self.have = Some((verified.height, verified.epoch, verified.hash()));
+                let verified = UnverifiedConsensus::parse(&bytes)?.verify(&anchor, now, self.have)?;
+                self.have = Some(verified.mark());
                 Ok(Newest::Document(Box::new(Document {
                     hash: verified.hash().to_string(),
                     signatures: verified.signatures(),

@@ -48,7 +48,7 @@ fn certified(document: &Consensus) -> Vec<u8> {
     certify(document, 0, &[(0, &authority())])
 }
 
-fn open_at(bytes: &[u8], now: UnixMillis, newest: Option<(Epoch, Hash)>) -> Result<VerifiedConsensus, DocumentError> {
+fn open_at(bytes: &[u8], now: UnixMillis, newest: Option<Mark>) -> Result<VerifiedConsensus, DocumentError> {
     UnverifiedConsensus::parse(bytes)?.verify(&anchor(), now, newest)
 }
 
@@ -132,14 +132,23 @@ fn older_and_conflicting_documents_are_refused() {
     let document = sample(1);
     let bytes = certified(&document);
     let mark = open(&bytes).expect("verifies").mark();
-    assert!(open_at(&bytes, document.valid_from, Some(mark)).is_ok(), "the same again");
-    assert!(open_at(&bytes, document.valid_from, Some((Epoch(39), mark.1))).is_ok(), "a newer one");
-    assert_eq!(
-        open_at(&bytes, document.valid_from, Some((Epoch(41), mark.1))),
-        Err(DocumentError::Rollback { found: EPOCH, newest: Epoch(41) })
-    );
-    let other = certified(&sample(2));
-    assert!(matches!(open_at(&other, document.valid_from, Some(mark)), Err(DocumentError::Conflict { .. })));
+    let after = |newest: Mark| open_at(&bytes, document.valid_from, Some(newest)).map(|_| ());
+    assert_eq!(after(mark), Ok(()), "the same again");
+    let seen = Hash::from_bytes([0xee; 32]);
+    // (height, epoch) of the newest document seen, against 12 and 40 of this one
+    let newest = |height, epoch| Mark { height, epoch: Epoch(epoch), hash: seen };
+    let conflict = Err(DocumentError::Conflict { height: 12, epoch: EPOCH, seen, found: mark.hash });
+    assert_eq!(after(newest(13, 41)), Err(DocumentError::Rollback { found: EPOCH, newest: Epoch(41) }));
+    assert_eq!(after(newest(10, 39)), Ok(()), "some were missed: nothing to compare");
+    assert_eq!(after(Mark { hash: document.previous, ..newest(11, 39) }), Ok(()), "the next one");
+    assert_eq!(after(newest(11, 39)), conflict, "the next one, of another chain");
+    assert_eq!(after(newest(12, 40)), conflict, "the same height and epoch");
+    assert_eq!(after(newest(12, 39)), conflict, "the same height");
+    assert_eq!(after(newest(12, 41)), conflict, "the same height, an older epoch");
+    assert_eq!(after(newest(11, 40)), conflict, "the same epoch");
+    assert_eq!(after(newest(13, 40)), conflict, "the same epoch, an older height");
+    assert_eq!(after(newest(13, 39)), conflict, "an older height with a later epoch");
+    assert_eq!(after(newest(11, 41)), conflict, "a later height with an older epoch");
 }
 
 #[test]

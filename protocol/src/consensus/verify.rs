@@ -1,5 +1,6 @@
 //! From bytes to a consensus that may be used.
 
+use std::cmp::Ordering;
 use std::ops::Deref;
 
 use thiserror::Error;
@@ -80,16 +81,32 @@ pub enum DocumentError {
         /// Newest epoch seen.
         newest: Epoch,
     },
-    /// Another document of an epoch already seen: two certificates for one epoch are evidence against the authorities.
-    #[error("epoch {epoch} has two certified documents, {seen} and {found}: keep both and stop")]
+    /// Two certified documents that cannot both lie on one chain: evidence against the authorities.
+    #[error(
+        "two certified documents contradict each other, {seen} and {found} (height {height}, epoch {epoch}): keep both \
+         and stop"
+    )]
     Conflict {
-        /// The epoch.
+        /// Height of this one.
+        height: u64,
+        /// Epoch of this one.
         epoch: Epoch,
         /// Hash of the document seen first.
         seen: Hash,
         /// Hash of this one.
         found: Hash,
     },
+}
+
+/// What is remembered of the newest document ever seen, against rollback and forks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its place in the chain.
+    pub height: u64,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its hash.
+    pub hash: Hash,
 }
 
 /// What a party trusts before it has any document.
@@ -129,7 +146,10 @@ impl UnverifiedConsensus {
         Ok(Self { content, certificate, hash, bytes: bytes.to_vec() })
     }
 
-    /// Checks network, certificate, time and that it is not older than `newest`, the newest (epoch, hash) ever seen.
+    /// Checks network, certificate, time, and that it is `newest`, the newest document ever seen, or a later one on the
+    /// same chain as far as the two tell: heights have no gaps and epochs grow with them, so a document of the same
+    /// height or epoch, one whose height and epoch disagree about which is later, or a next one that names another
+    /// predecessor is a [`DocumentError::Conflict`].
     ///
     /// # Errors
     /// Which of them failed, and how.
@@ -137,7 +157,7 @@ impl UnverifiedConsensus {
         self,
         anchor: &TrustAnchor,
         now: UnixMillis,
-        newest: Option<(Epoch, Hash)>,
+        newest: Option<Mark>,
     ) -> Result<VerifiedConsensus, DocumentError> {
         let epoch = self.content.epoch;
         self.check_certificate(anchor)?;
@@ -148,15 +168,23 @@ impl UnverifiedConsensus {
         if now.plus(skew) < self.content.valid_from {
             return Err(DocumentError::NotYetValid { epoch, in_ms: self.content.valid_from.0 - now.0 });
         }
-        if let Some((newest, seen)) = newest {
-            if epoch < newest {
-                return Err(DocumentError::Rollback { found: epoch, newest });
-            }
-            if epoch == newest && self.hash != seen {
-                return Err(DocumentError::Conflict { epoch, seen, found: self.hash });
-            }
+        if let Some(newest) = newest {
+            self.check_follows(&newest)?;
         }
         Ok(self.into_verified())
+    }
+
+    fn check_follows(&self, newest: &Mark) -> Result<(), DocumentError> {
+        let Consensus { height, epoch, previous, .. } = self.content;
+        if self.hash == newest.hash {
+            return Ok(());
+        }
+        let conflict = Err(DocumentError::Conflict { height, epoch, seen: newest.hash, found: self.hash });
+        match (height.cmp(&newest.height), epoch.cmp(&newest.epoch)) {
+            (Ordering::Less, Ordering::Less) => Err(DocumentError::Rollback { found: epoch, newest: newest.epoch }),
+            (Ordering::Greater, Ordering::Greater) if height - newest.height > 1 || previous == newest.hash => Ok(()),
+            _ => conflict,
+        }
     }
 
     /// Checks network and certificate only: for an authority that reads its own chain, and for tools that look at old
@@ -224,10 +252,10 @@ impl VerifiedConsensus {
         &self.certificate
     }
 
-    /// What to remember against rollback: (epoch, hash).
+    /// What to remember against rollback and forks.
     #[must_use]
-    pub fn mark(&self) -> (Epoch, Hash) {
-        (self.content.epoch, self.hash)
+    pub fn mark(&self) -> Mark {
+        Mark { height: self.content.height, epoch: self.content.epoch, hash: self.hash }
     }
 }
 

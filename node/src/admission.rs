@@ -31,11 +31,14 @@ pub enum Refusal {
     /// This node does not speak the protocol in its role.
     #[error("not a protocol of this role")]
     WrongProtocol,
+    /// The authorities contradict themselves: this node takes no link.
+    #[error("the authorities contradict themselves")]
+    Contradiction,
 }
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoConsensus,
         Self::NotInConsensus,
         Self::Anonymous,
@@ -43,6 +46,7 @@ impl Refusal {
         Self::Unlisted,
         Self::Forbidden,
         Self::WrongProtocol,
+        Self::Contradiction,
     ];
 
     /// Label in metrics.
@@ -55,6 +59,7 @@ impl Refusal {
             Self::Unlisted => "unlisted",
             Self::Forbidden => "forbidden",
             Self::WrongProtocol => "wrong_protocol",
+            Self::Contradiction => "contradiction",
         }
     }
 }

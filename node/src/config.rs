@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Version of the format written and read by this program.
 pub const CONFIG_VERSION: u32 = 1;
+/// Links that are left for handshakes (1,024) and nodes (1,024) when a gateway has all its clients.
+const PLACES_BESIDE_SESSIONS: usize = 2_048;
 /// File name inside the node's directory.
 pub const FILE_NAME: &str = "node.toml";
 
@@ -38,12 +40,26 @@ pub struct Config {
     /// Where a store keeps its boxes. Relative to the node's directory.
     #[serde(default = "default_store_dir")]
     pub store_dir: PathBuf,
+    /// Which log lines are written: a level (error, warn, info, debug), or levels by module as in `RUST_LOG`, which goes
+    /// before it. A SIGHUP changes it.
+    #[serde(default = "default_log")]
+    pub log: String,
     /// Bounds of memory and work.
     #[serde(default)]
     pub limits: Limits,
 }
 
-/// Bounds of memory and work. The defaults suit a machine with 2 GB for the node.
+/// Keys that differ between two configurations, by when they take effect.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// While the node runs (`limits.link_queue_packets`: for links made from then on).
+    pub now: Vec<&'static str>,
+    /// At the next start only.
+    pub at_start: Vec<&'static str>,
+}
+
+/// Bounds of memory and work. The defaults suit a machine with 2 GB for the node. A SIGHUP changes `sessions` and
+/// `link_queue_packets`; the others size what is made at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -57,7 +73,8 @@ pub struct Limits {
     pub link_queue_packets: usize,
     /// Packets accepted under one mix key. 8 million × at most 36.6 bytes = 293 MB; 6,600 packets/s for a 20-minute epoch.
     pub replay_capacity_packets: usize,
-    /// Client sessions of a gateway. Each has a queue of at most 64 packets: 4,096 × 180 kB = 740 MB if all clients
+    /// Client sessions of a gateway, and links of clients: raised above what it was at the start, a SIGHUP is not enough.
+    /// Each has a queue of at most 64 packets: 4,096 × 180 kB = 740 MB if all clients
     /// stopped reading at once.
     pub sessions: usize,
     /// Links at a time per address prefix (/24, /48); loopback is not counted.
@@ -86,6 +103,9 @@ fn default_network() -> PathBuf {
 }
 fn default_runtime_dir() -> PathBuf {
     PathBuf::from("run")
+}
+fn default_log() -> String {
+    "info".to_owned()
 }
 fn default_store_dir() -> PathBuf {
     PathBuf::from("store")
@@ -145,6 +165,9 @@ impl Config {
             _ => return Err(bad("address", "expected HOST:PORT with the port that others dial")),
         }
         self.family_bytes()?;
+        if !crate::io::logging::is_filter(&self.log) {
+            return Err(bad("log", "expected error, warn, info or debug, or levels by module"));
+        }
         let limits = self.limits;
         for (key, value, max) in [
             ("limits.workers", limits.workers, 256),
@@ -160,7 +183,51 @@ impl Config {
                 return Err(bad(key, &format!("must be between 1 and {max}")));
             }
         }
+        let default = Limits::default();
+        if limits.sessions > default.sessions && limits.links < limits.sessions.saturating_add(PLACES_BESIDE_SESSIONS) {
+            let problem =
+                format!("must be at least limits.sessions + {PLACES_BESIDE_SESSIONS}, or clients shut out nodes");
+            return Err(bad("limits.links", &problem));
+        }
         Ok(())
+    }
+
+    /// What differs between this configuration, which is in force, and `fresh`.
+    pub fn changes(&self, fresh: &Self) -> Changes {
+        let (old, new) = (&self.limits, &fresh.limits);
+        let differing = |pairs: &[(&'static str, bool)]| {
+            pairs.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        Changes {
+            now: differing(&[
+                ("log", self.log != fresh.log),
+                ("limits.sessions", old.sessions != new.sessions),
+                ("limits.link_queue_packets", old.link_queue_packets != new.link_queue_packets),
+            ]),
+            at_start: differing(&[
+                ("role", self.role != fresh.role),
+                ("network", self.network != fresh.network),
+                ("listen", self.listen != fresh.listen),
+                ("address", self.address != fresh.address),
+                ("metrics", self.metrics != fresh.metrics),
+                ("family", self.family != fresh.family),
+                ("runtime_dir", self.runtime_dir != fresh.runtime_dir),
+                ("store_dir", self.store_dir != fresh.store_dir),
+                ("limits.workers", old.workers != new.workers),
+                ("limits.worker_queue_packets", old.worker_queue_packets != new.worker_queue_packets),
+                ("limits.delay_queue_packets", old.delay_queue_packets != new.delay_queue_packets),
+                ("limits.replay_capacity_packets", old.replay_capacity_packets != new.replay_capacity_packets),
+                ("limits.links_per_prefix", old.links_per_prefix != new.links_per_prefix),
+                ("limits.links", old.links != new.links),
+            ]),
+        }
+    }
+
+    /// Takes over from `fresh` what takes effect at once.
+    pub fn take_over(&mut self, fresh: &Self) {
+        self.log.clone_from(&fresh.log);
+        self.limits.sessions = fresh.limits.sessions;
+        self.limits.link_queue_packets = fresh.limits.link_queue_packets;
     }
 
     /// The family as bytes.
@@ -212,6 +279,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reload_takes_what_it_can_and_names_the_rest() {
+        let mut old = Config::parse(TEXT).expect("parses");
+        let text = TEXT.replace(":4433", ":4434");
+        let text = format!("{text}\nlog = \"debug\"\n[limits]\nsessions = 7\nlink_queue_packets = 8\nworkers = 2");
+        let fresh = Config::parse(&text).expect("parses");
+        let changes = old.changes(&fresh);
+        assert_eq!(changes.now, ["log", "limits.sessions", "limits.link_queue_packets"]);
+        assert_eq!(changes.at_start, ["listen", "address", "limits.workers"]);
+        old.take_over(&fresh);
+        let changes = old.changes(&fresh);
+        assert!(changes.now.is_empty());
+        assert_eq!(changes.at_start.len(), 3, "said again until the node is started anew");
+    }
+
+    #[test]
     fn an_absolute_runtime_directory_stays_as_it_is() {
         let text = format!("{TEXT}\nruntime_dir = \"/run/shoal\"");
         let config = Config::parse(&text).expect("parses");
@@ -234,6 +316,8 @@ mod tests {
             ("mix.example.org:4433", "mix.example.org:0", "address"),
             ("config_version = 1", "config_version = 1\nfamily = \"xyz\"", "family"),
             ("config_version = 1", "config_version = 1\nlimits = { workers = 0 }", "limits.workers"),
+            ("config_version = 1", "config_version = 1\nlog = \"shoal_node=loud\"", "log"),
+            ("config_version = 1", "config_version = 1\nlimits = { sessions = 5000 }", "limits.links"),
             ("config_version = 1", "config_version = 2", "config_version"),
         ] {
             let error = Config::parse(&TEXT.replace(from, to)).expect_err(to).to_string();

@@ -1,7 +1,7 @@
 //! The Shoal relay: gateway, mix or store in one binary.
 //!
-//! Pure rooms decide: [`unwrap`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`] for
-//! every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes, `now` and a random
+//! Pure rooms decide: [`unwrap`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`],
+//! [`freshness`] for every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes, `now` and a random
 //! generator, and say what to do. [`io`] is the shell that acts.
 
 pub mod admission;
@@ -10,6 +10,7 @@ pub mod courier;
 pub mod drops;
 pub mod engine;
 pub mod failure;
+pub mod freshness;
 pub mod gateway;
 pub mod inbox;
 pub mod io;
@@ -19,5 +20,6 @@ pub mod mix;
 pub mod pacer;
 pub mod replay;
 pub mod replica;
+pub mod report;
 pub mod unwrap;
 pub mod view;

@@ -44,6 +44,8 @@ pub struct Loops {
     in_flight: BTreeMap<[u8; 16], InFlight>,
     links: BTreeMap<[u8; 32], LinkLoops>,
     settled: BTreeMap<[u8; 32], LinkLoops>,
+    /// Evidence that was given out and that no authority has accepted yet.
+    offered: BTreeMap<[u8; 32], LinkLoops>,
 }
 
 impl Loops {
@@ -55,6 +57,7 @@ impl Loops {
             in_flight: BTreeMap::new(),
             links: BTreeMap::new(),
             settled: BTreeMap::new(),
+            offered: BTreeMap::new(),
         }
     }
 
@@ -129,6 +132,7 @@ impl Loops {
     pub fn retain_links(&mut self, keep: impl Fn(&[u8; 32]) -> bool) {
         self.links.retain(|first, _| keep(first));
         self.settled.retain(|first, _| keep(first));
+        self.offered.retain(|first, _| keep(first));
     }
 
     /// Counts per first hop.
@@ -136,10 +140,23 @@ impl Loops {
         &self.links
     }
 
-    /// What was settled (returned or lost) since the last call, per first hop: evidence for the descriptor. A loop in
-    /// flight is settled later, so that never more return than were sent.
+    /// What was settled (returned or lost) since the evidence that an authority accepted last, per first hop: evidence
+    /// for the descriptor. A loop in flight is settled later, so that never more return than were sent. Evidence in a
+    /// descriptor that nobody accepted is given out again with what came since: who can keep a node from publishing
+    /// must not thereby erase what the node knows about losses.
     pub fn take_settled(&mut self) -> BTreeMap<[u8; 32], LinkLoops> {
-        std::mem::take(&mut self.settled)
+        for (first, since) in std::mem::take(&mut self.settled) {
+            let sum = self.offered.entry(first).or_default();
+            sum.sent += since.sent;
+            sum.returned += since.returned;
+            sum.lost += since.lost;
+        }
+        self.offered.clone()
+    }
+
+    /// An authority has accepted a descriptor with what [`Loops::take_settled`] gave last.
+    pub fn settled_accepted(&mut self) {
+        self.offered.clear();
     }
 
     /// Sum over all links.
@@ -191,6 +208,12 @@ mod tests {
         let settled = loops.take_settled();
         assert_eq!(settled.get(&[7; 32]), Some(&LinkLoops { sent: 1, returned: 1, lost: 0 }));
         assert_eq!(settled.get(&[8; 32]), Some(&LinkLoops { sent: 1, returned: 0, lost: 1 }));
+        // nobody accepted it: once more, with what came since
+        let third = Loops::identifier(&mut rng);
+        loops.sent(deadline, third, &hops(7, delay));
+        assert!(loops.returned(&third, deadline));
+        assert_eq!(loops.take_settled().get(&[7; 32]), Some(&LinkLoops { sent: 2, returned: 2, lost: 0 }));
+        loops.settled_accepted();
         assert!(loops.take_settled().is_empty());
         loops.retain_links(|first| first == &[7; 32]);
         assert_eq!(loops.links().len(), 1);

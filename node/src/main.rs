@@ -4,10 +4,12 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::control::{self, Command};
+use shoal_node::io::host::Clock;
 use shoal_node::io::setup::{self, InitRequest, Setup};
-use shoal_node::io::{doctor, run};
+use shoal_node::io::{doctor, logging, run};
+use shoal_node::report as sentences;
 use shoal_protocol::Role;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,7 +69,7 @@ enum Sub {
         #[command(flatten)]
         dir: Dir,
     },
-    /// Run the node in the foreground. SIGTERM drains, a second SIGTERM or SIGINT stops now.
+    /// Run the node in the foreground. SIGTERM drains, a second SIGTERM or SIGINT stops now; SIGHUP reads node.toml again.
     Run(Dir),
     /// Read configuration, network file and identity key as `run` would, and print the admission line again.
     CheckConfig(Dir),
@@ -142,9 +144,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Sub::Run(Dir { dir }) => {
-            log();
             let setup = setup::load(&dir)?;
-            runtime()?.block_on(run::run(setup))
+            let set_filter = logging::start(&setup.config.log);
+            runtime()?.block_on(run::run(setup, set_filter))
         }
         Sub::Status(Dir { dir }) => ask(&dir, Command::Status, json),
         Sub::Drain(Dir { dir }) => ask(&dir, Command::Drain, json),
@@ -165,20 +167,6 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
     }
-}
-
-/// Libraries whose log lines name addresses of peers, clients' among them: silent whatever the environment asks for.
-const SILENT: [&str; 4] = ["quinn=off", "quinn_proto=off", "quinn_udp=off", "rustls=off"];
-
-fn log() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let filter = SILENT.iter().filter_map(|text| text.parse().ok()).fold(filter, EnvFilter::add_directive);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -232,55 +220,20 @@ fn ask(dir: &Path, command: Command, json: bool) -> Result<(), Failure> {
     if json {
         say(&answer.to_string());
     } else {
-        print(&answer, 0);
+        match command {
+            Command::Status => say(&sentences::status(&answer)),
+            Command::Secrets => say(&sentences::secrets(&answer, Clock::start().wall())),
+            Command::Drain => say("draining: the node leaves the next consensus, serves until it is out, and stops"),
+            Command::Descriptor => print(&answer),
+        }
     }
     Ok(())
 }
 
-/// Prints JSON for people: one key a line, indented; zeros of long tables are left out.
-fn print(value: &Value, depth: usize) {
-    let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) => {
-            for (key, field) in fields.iter().filter(|(key, field)| depth == 0 || !is_zero(field) || *key == "up") {
-                match field {
-                    Value::Object(_) | Value::Array(_) => {
-                        say(&format!("{indent}{}:", key.replace('_', " ")));
-                        print(field, depth + 1);
-                    }
-                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-                        say(&format!("{indent}{}: {}", key.replace('_', " "), plain(field)));
-                    }
-                }
-            }
-        }
-        Value::Array(items) if items.is_empty() => say(&format!("{indent}none")),
-        Value::Array(items) => {
-            for item in items {
-                match item {
-                    Value::Object(_) => {
-                        say(&format!("{indent}-"));
-                        print(item, depth + 1);
-                    }
-                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-                        say(&format!("{indent}- {}", plain(item)));
-                    }
-                }
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => say(&format!("{indent}{}", plain(value))),
-    }
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_u64() == Some(0)
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "none".to_owned(),
-        Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
-        Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+/// Prints the fields of an object for people, one a line.
+fn print(answer: &Value) {
+    for (key, field) in answer.as_object().into_iter().flatten() {
+        let text = field.as_str().map_or_else(|| field.to_string(), str::to_owned);
+        say(&format!("{}: {text}", key.replace('_', " ")));
     }
 }

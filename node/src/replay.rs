@@ -2,12 +2,18 @@
 //!
 //! A tag is the first 16 bytes of a keyed hash of the packet's Sphinx replay tag: uniformly distributed, so that it is
 //! its own hash-table index and nobody without the mix key can choose where it falls. The set is exact: no false
-//! positive, nothing is ever evicted. At its capacity it refuses, and the node raises an alarm.
+//! positive, nothing is ever evicted. At its capacity it refuses. Long before, at 80 %, [`FillAlarm`] says so: a line in
+//! the log, once for each key and level, beside the metric.
 //!
 //! Memory: a power of two of 16-byte slots, filled to at most 7/8 and at least 7/16 after growing: 18.3 to 36.6 bytes a
 //! packet, below the 40 that are promised. While it grows, old and new table exist side by side.
 
+use shoal_protocol::types::Epoch;
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
+
+/// Share of the capacity from which on somebody has to act before packets are refused.
+const FILLING: f64 = 0.8;
 
 /// Bytes of a stored tag.
 pub const TAG_SIZE: usize = 16;
@@ -146,6 +152,53 @@ fn find(slots: &[[u8; TAG_SIZE]], tag: &[u8; TAG_SIZE]) -> Result<usize, usize> 
     }
 }
 
+/// How full a replay set is, as far as somebody has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fill {
+    /// Nothing to do.
+    Roomy,
+    /// At least 80 %.
+    Filling,
+    /// At its capacity: packets under this key are refused.
+    Full,
+}
+
+impl Fill {
+    fn of(ratio: f64) -> Self {
+        if ratio >= 1.0 {
+            Self::Full
+        } else if ratio >= FILLING {
+            Self::Filling
+        } else {
+            Self::Roomy
+        }
+    }
+}
+
+/// Says once for each key when its set fills up, and once when it is full.
+#[derive(Debug, Default)]
+pub struct FillAlarm {
+    /// Worst that was said, for the keys held now.
+    said: BTreeMap<Epoch, Fill>,
+}
+
+impl FillAlarm {
+    /// Takes the fill of every key held; returns what is to be said now. A key that is not named is forgotten.
+    pub fn observe(&mut self, fills: impl IntoIterator<Item = (Epoch, f64)>) -> Vec<(Epoch, Fill)> {
+        let mut alarms = Vec::new();
+        let before = std::mem::take(&mut self.said);
+        for (epoch, ratio) in fills {
+            let said = before.get(&epoch).copied().unwrap_or(Fill::Roomy);
+            let now = Fill::of(ratio).max(said);
+            if now > said {
+                alarms.push((epoch, now));
+            }
+            self.said.insert(epoch, now);
+        }
+        alarms
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +242,21 @@ mod tests {
         assert_eq!(results, [Insertion::Fresh, Insertion::Fresh, Insertion::Fresh, Insertion::Full]);
         assert_eq!(set.insert(*tags.first().expect("there are four")), Insertion::Repeated);
         assert!((set.fill_ratio() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_alarm_is_raised_once_at_eighty_percent_and_once_when_full() {
+        let mut alarm = FillAlarm::default();
+        let mut set = set(10);
+        let mut alarms = Vec::new();
+        for n in 0..12u8 {
+            set.insert(set.tag(&[n; 32]));
+            alarms.extend(alarm.observe([(Epoch(4), set.fill_ratio())]).into_iter().map(|alarm| (n + 1, alarm)));
+        }
+        assert_eq!(alarms, [(8, (Epoch(4), Fill::Filling)), (10, (Epoch(4), Fill::Full))]);
+        // another key has its own, and one that is gone is forgotten
+        assert_eq!(alarm.observe([(Epoch(5), 1.0)]), [(Epoch(5), Fill::Full)]);
+        assert_eq!(alarm.said.len(), 1);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Network-wide parameters: every rate and duration that two parties must agree on.
 //!
-//! They are fixed in the network file at genesis and travel in every consensus. A node or client takes them from the
-//! newest consensus and from nowhere else: a party with other rates would stand out, or would break its peers.
+//! They are fixed in the network file at genesis and travel in every consensus. A node or client takes rates and delays
+//! from the newest consensus: a party with other rates would stand out, or would break its peers. Only what has to hold
+//! before there is a consensus comes from the network file: the length of an epoch, and at a node the lifetime of its
+//! keys and the first rates. No party takes a rate from a file of its own.
 
 use std::time::Duration;
 

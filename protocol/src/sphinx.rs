@@ -365,7 +365,50 @@ mod tests {
         for version in [1, 257, 258, 259, 261, 0xffff] {
             let packet = hostile::build_other_version(version, b"x", &hops, &mut rng).unwrap();
             let refused = open_header(&packet, &keys[0]).unwrap().finish();
-            assert!(matches!(refused, Err(UnwrapError::WrongVersion | UnwrapError::Malformed)), "{version}");
+            assert_eq!(refused.err(), Some(UnwrapError::WrongVersion), "{version}");
+        }
+    }
+
+    /// Keys of the header at one hop: stream cipher, MAC (HKDF-SHA256 with an empty salt, first block).
+    fn header_keys(key: &X25519Secret, packet: &Packet) -> ([u8; 16], [u8; 16]) {
+        use sphinx_packet::constants::{EXPANDED_SHARED_SECRET_HKDF_INFO, HeaderIntegrityHmacAlgorithm};
+        use sphinx_packet::crypto::compute_keyed_hmac;
+        let alpha: [u8; 32] = packet.as_bytes()[..32].try_into().unwrap();
+        let shared = key.inner().diffie_hellman(&PublicKey::from(alpha));
+        let hmac = |key: &[u8], data: &[u8]| {
+            compute_keyed_hmac::<HeaderIntegrityHmacAlgorithm>(key, data).unwrap().into_bytes()
+        };
+        let block = hmac(&hmac(&[], shared.as_bytes()), &[EXPANDED_SHARED_SECRET_HKDF_INFO, &[1]].concat());
+        (block[..16].try_into().unwrap(), block[16..32].try_into().unwrap())
+    }
+
+    #[test]
+    fn the_first_version_byte_changes_nothing_at_any_hop() {
+        use sphinx_packet::constants::HeaderIntegrityHmacAlgorithm;
+        use sphinx_packet::crypto::{STREAM_CIPHER_INIT_VECTOR, compute_keyed_hmac, generate_pseudorandom_bytes};
+        let mut rng = StdRng::seed_from_u64(6);
+        let (keys, hops) = route(&mut rng);
+        let honest = build(b"x", &hops, [1; 16], &mut rng).unwrap();
+        let (stream_key, mac_key) = header_keys(&keys[0], &honest);
+        let stream = generate_pseudorandom_bytes(&stream_key, &STREAM_CIPHER_INIT_VECTOR, 4);
+        // alpha 32, MAC 16, then the flag of the hop and three version bytes
+        let clear: Vec<u8> = honest.as_bytes()[48..52].iter().zip(&stream).map(|(byte, pad)| byte ^ pad).collect();
+        assert_eq!(clear, [1, 0, 1, 4]);
+        for first in [1, 0x80, 0xff] {
+            let mut bytes = *honest.as_bytes();
+            bytes[49] ^= first;
+            let mac = compute_keyed_hmac::<HeaderIntegrityHmacAlgorithm>(&mac_key, &bytes[48..HEADER_SIZE]).unwrap();
+            bytes[32..48].copy_from_slice(&mac.into_bytes()[..16]);
+            let outcomes = [honest.clone(), Packet::from_slice(&bytes).unwrap()]
+                .map(|packet| open_header(&packet, &keys[0]).unwrap().finish().unwrap());
+            let [
+                Unwrapped::Forward { next, delay, packet },
+                Unwrapped::Forward { next: other_next, delay: other_delay, packet: other_packet },
+            ] = outcomes
+            else {
+                panic!("both go on")
+            };
+            assert!((next, delay, packet) == (other_next, other_delay, other_packet), "{first}");
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::admission::{Admission, Refusal, decide};
 use crate::drops::DropReason;
 use crate::io::counters::Counters;
+use crate::io::directory::FetchState;
 use crate::io::gateway_io::ClientService;
 use crate::io::host::Clock;
 use crate::io::links::label;
@@ -39,6 +40,24 @@ impl NodeLinks {
         }
     }
 
+    /// Enters the link of an admitted peer and decides again. A consensus that came between the first decision and the
+    /// entry found no link to judge; one that comes after the entry finds it.
+    fn enter_if_still(
+        &self,
+        peer: Identity,
+        link: &Link,
+        decide: impl FnOnce() -> Result<Admission, Refusal>,
+    ) -> Result<(), Refusal> {
+        self.enter(peer, link);
+        match decide() {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                self.leave(peer, link);
+                Err(refusal)
+            }
+        }
+    }
+
     fn leave(&self, peer: Identity, link: &Link) {
         let mut links = self.lock();
         let id = link.connection.stable_id();
@@ -71,10 +90,10 @@ pub struct Acceptor {
     pub clock: Clock,
     /// Counters.
     pub counters: Arc<Counters>,
-    /// Counts refused and failed handshakes by reason.
-    pub on_failure: Arc<dyn Fn(&'static str) + Send + Sync>,
     /// Called when a panic was contained.
     pub on_panic: Arc<dyn Fn() + Send + Sync>,
+    /// Whether the authorities contradict themselves: then no link is taken and none stays.
+    pub fetch: watch::Receiver<FetchState>,
     /// Life cycle.
     pub phase: watch::Receiver<Phase>,
 }
@@ -93,6 +112,10 @@ impl Acceptor {
                     Ok(()) => self.recheck(),
                     Err(_) => return,
                 },
+                changed = self.fetch.changed() => match changed {
+                    Ok(()) => self.recheck(),
+                    Err(_) => return,
+                },
                 () = phase::reached(&mut phase, Phase::Stopping) => return,
             }
         }
@@ -106,7 +129,7 @@ impl Acceptor {
             let served = tokio::spawn(async move {
                 match arrival.admit().await {
                     Ok(link) => acceptor.serve(link).await,
-                    Err(error) => (acceptor.on_failure)(label(&error)),
+                    Err(error) => acceptor.counters.handshake_failed(label(&error)),
                 }
             });
             if served.await.is_err_and(|error| error.is_panic()) {
@@ -116,35 +139,44 @@ impl Acceptor {
     }
 
     fn decide(&self, link: &Link) -> Result<Admission, Refusal> {
+        if self.is_contradicted() {
+            return Err(Refusal::Contradiction);
+        }
         let consensus = self.consensus.borrow().clone();
         decide(link.protocol, link.peer.as_ref(), consensus.as_deref().map(|document| &**document), &self.me, self.role)
     }
 
+    fn is_contradicted(&self) -> bool {
+        self.fetch.borrow().contradiction.is_some()
+    }
+
     async fn serve(self, link: Link) {
-        match (self.decide(&link), &self.clients, &self.stores) {
-            (Ok(Admission::Mix(peer)), _, _) => {
-                self.links.enter(peer, &link);
-                let reason = self.read_packets(&link).await;
+        if let Err(refusal) = self.admit(&link).await {
+            self.counters.handshake_failed(refusal.label());
+            link.close(CloseReason::NotAdmitted);
+        }
+    }
+
+    /// Serves the link to its end, if it is admitted.
+    async fn admit(&self, link: &Link) -> Result<(), Refusal> {
+        match (self.decide(link)?, &self.clients, &self.stores) {
+            (Admission::Mix(peer), _, _) => {
+                self.links.enter_if_still(peer, link, || self.decide(link))?;
+                let reason = self.read_packets(link).await;
                 link.close(reason);
-                self.links.leave(peer, &link);
+                self.links.leave(peer, link);
             }
-            (Ok(Admission::Store(peer)), _, Some(stores)) => {
-                self.links.enter(peer, &link);
+            (Admission::Store(peer), _, Some(stores)) => {
+                self.links.enter_if_still(peer, link, || self.decide(link))?;
                 if stores.send(link.clone()).await.is_ok() {
                     link.closed().await;
                 }
-                self.links.leave(peer, &link);
+                self.links.leave(peer, link);
             }
-            (Ok(Admission::Client), Some(clients), _) => clients.clone().serve(link).await,
-            (Ok(Admission::Store(_)), _, None) | (Ok(Admission::Client), None, _) => {
-                (self.on_failure)(Refusal::WrongProtocol.label());
-                link.close(CloseReason::NotAdmitted);
-            }
-            (Err(refusal), _, _) => {
-                (self.on_failure)(refusal.label());
-                link.close(CloseReason::NotAdmitted);
-            }
+            (Admission::Client, Some(clients), _) => clients.clone().serve(link.clone()).await,
+            (Admission::Store(_), _, None) | (Admission::Client, None, _) => return Err(Refusal::WrongProtocol),
         }
+        Ok(())
     }
 
     /// Reads packets of another node until its stream or link ends.
@@ -167,17 +199,49 @@ impl Acceptor {
         }
     }
 
-    /// Closes every link that the newest consensus would not admit.
+    /// Closes every link that would not be admitted now.
     fn recheck(&self) {
-        let consensus = self.consensus.borrow().clone();
-        // while there is none, nothing is forwarded anyway; a link need not be made anew for it
-        let Some(consensus) = consensus else { return };
+        // without a consensus nothing is forwarded anyway; a link need not be made anew for it
+        if self.consensus.borrow().is_none() && !self.is_contradicted() {
+            return;
+        }
         self.links.lock().retain(|_, link| {
-            let admitted = decide(link.protocol, link.peer.as_ref(), Some(&consensus), &self.me, self.role).is_ok();
+            let admitted = self.decide(link).is_ok();
             if !admitted {
                 link.close(CloseReason::NotAdmitted);
             }
             admitted
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{SeedableRng as _, rngs::StdRng};
+    use shoal_protocol::types::IdentityKey;
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    #[tokio::test]
+    async fn a_consensus_between_decision_and_entry_closes_the_link() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut rng = StdRng::seed_from_u64(1);
+        let (here, there) = (IdentityKey::generate(&mut rng), IdentityKey::generate(&mut rng));
+        let listening = Endpoint::bind(any, &here, &[Protocol::Mix]).expect("a port");
+        let dialling = Endpoint::dialler(Some(&there), any).expect("a port");
+        let address = listening.local_addr().expect("bound");
+        let accepted = async { listening.accept().await.expect("somebody knocks").admit().await.expect("a handshake") };
+        let (here, peer) = (here.identity(), there.identity());
+        let (link, _dialled) = tokio::join!(accepted, dialling.connect(address, &here, Protocol::Mix));
+
+        let links = NodeLinks::default();
+        assert_eq!(links.enter_if_still(peer, &link, || Err(Refusal::Unlisted)), Err(Refusal::Unlisted));
+        assert_eq!(links.lock().len(), 0, "the peer is out of the consensus by now");
+        // and it is entered before it is judged again, so that a consensus that comes later finds it
+        let judged = links.enter_if_still(peer, &link, || {
+            assert_eq!(links.lock().len(), 1);
+            Ok(Admission::Mix(peer))
+        });
+        assert_eq!((judged, links.count()), (Ok(()), 1));
     }
 }

@@ -1,10 +1,14 @@
 //! What a node counts, and who may see it when.
 //!
 //! A mix or a store shows its counters as they are. A gateway shows those of the end of the last epoch: at a finer
-//! resolution they would say what a client does.
+//! resolution they would say what a client does, or when one comes. That goes for everything that a client's packets,
+//! handshakes or buffers can move: memory, CPU time, open files, the fill of the replay set.
 
 use crate::drops::{DropReason, Drops};
+use crate::io::live_keys::LiveKeys;
+use crate::io::process::ProcessState;
 use crate::loops::LinkLoops;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Counters {
     /// Packets that arrived on links.
     pub received: AtomicU64,
-    /// Packets handed to an outgoing link.
+    /// Packets of others that left the delay queue for the link to another node. Not counted: what this node makes
+    /// itself (its loops, a store's replies) and what a gateway hands to its clients.
     pub forwarded: AtomicU64,
     /// Packets waiting in the delay queue now.
     pub delay_queue: AtomicU64,
@@ -21,14 +26,35 @@ pub struct Counters {
     pub drops: Arc<Drops>,
     /// Loops of this node.
     pub loops: Mutex<LinkLoops>,
+    /// Panics that were contained.
+    pub panics: AtomicU64,
+    /// Links that did not come about, by reason: one entry for each label of the program.
+    handshake_failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// The counters at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What is read from the machine when somebody asks, not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Machine {
+    /// The process.
+    pub process: ProcessState,
+    /// Fill of the fullest replay set, 0 to 1.
+    pub replay_fill: f64,
+}
+
+impl Machine {
+    /// Reads it now.
+    pub fn read(keys: &LiveKeys) -> Self {
+        let replay_fill = keys.all().iter().map(|key| key.fill().1).fold(0.0, f64::max);
+        Self { process: ProcessState::read(), replay_fill }
+    }
+}
+
+/// Everything that traffic moves, at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Traffic {
     /// Packets that arrived on links.
     pub received: u64,
-    /// Packets handed to an outgoing link.
+    /// Packets of others handed to the link to another node.
     pub forwarded: u64,
     /// Packets waiting in the delay queue.
     pub delay_queue: u64,
@@ -36,19 +62,30 @@ pub struct Traffic {
     pub drops: Vec<(DropReason, u64)>,
     /// Loops of this node.
     pub loops: LinkLoops,
-    /// CPU time of the process, in hundredths of a second.
-    pub cpu_centiseconds: u64,
+    /// Panics that were contained.
+    pub panics: u64,
+    /// Links that did not come about, by reason; only reasons that were seen.
+    pub handshake_failures: BTreeMap<&'static str, u64>,
+    /// The machine.
+    pub machine: Machine,
 }
 
 impl Counters {
-    fn read(&self, cpu_centiseconds: u64) -> Traffic {
+    /// Counts a link that did not come about. `reason` is a label of the program, never anything a peer chose.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        *self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    fn read(&self, machine: Machine) -> Traffic {
         Traffic {
             received: self.received.load(Ordering::Relaxed),
             forwarded: self.forwarded.load(Ordering::Relaxed),
             delay_queue: self.delay_queue.load(Ordering::Relaxed),
             drops: self.drops.snapshot(),
             loops: *self.loops.lock().unwrap_or_else(PoisonError::into_inner),
-            cpu_centiseconds,
+            panics: self.panics.load(Ordering::Relaxed),
+            handshake_failures: self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            machine,
         }
     }
 }
@@ -62,24 +99,24 @@ pub struct Published {
 }
 
 impl Published {
-    /// `by_epoch` at a gateway.
-    pub fn new(counters: Arc<Counters>, by_epoch: bool) -> Self {
-        let frozen = by_epoch.then(|| Mutex::new(Traffic { drops: Drops::default().snapshot(), ..Traffic::default() }));
-        Self { counters, frozen }
+    /// `by_epoch` at a gateway, which shows `machine` until its first epoch ends.
+    pub fn new(counters: Arc<Counters>, by_epoch: bool, machine: Machine) -> Self {
+        let nothing = Traffic { drops: Drops::default().snapshot(), machine, ..Traffic::default() };
+        Self { counters, frozen: by_epoch.then(|| Mutex::new(nothing)) }
     }
 
     /// An epoch has ended.
-    pub fn epoch_ended(&self, cpu_centiseconds: u64) {
+    pub fn epoch_ended(&self, machine: Machine) {
         if let Some(frozen) = &self.frozen {
-            *frozen.lock().unwrap_or_else(PoisonError::into_inner) = self.counters.read(cpu_centiseconds);
+            *frozen.lock().unwrap_or_else(PoisonError::into_inner) = self.counters.read(machine);
         }
     }
 
-    /// What may be shown now.
-    pub fn read(&self, cpu_centiseconds: u64) -> Traffic {
+    /// What may be shown now. `machine` is asked only if it may be shown.
+    pub fn read(&self, machine: impl FnOnce() -> Machine) -> Traffic {
         match &self.frozen {
             Some(frozen) => frozen.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            None => self.counters.read(cpu_centiseconds),
+            None => self.counters.read(machine()),
         }
     }
 
@@ -93,18 +130,30 @@ impl Published {
 mod tests {
     use super::*;
 
+    fn machine(resident: u64) -> Machine {
+        Machine { process: ProcessState { resident, ..ProcessState::default() }, replay_fill: 0.5 }
+    }
+
     #[test]
     fn a_gateway_shows_nothing_newer_than_the_last_epoch() {
         let counters = Arc::new(Counters::default());
-        let (gateway, mix) =
-            (Published::new(Arc::clone(&counters), true), Published::new(Arc::clone(&counters), false));
+        let gateway = Published::new(Arc::clone(&counters), true, machine(1));
+        let mix = Published::new(Arc::clone(&counters), false, machine(1));
         counters.received.store(5, Ordering::Relaxed);
         counters.drops.count(DropReason::Replayed);
-        assert_eq!((gateway.read(9).received, mix.read(9).received), (0, 5));
-        assert_eq!(gateway.read(9).drops.len(), DropReason::ALL.len());
-        gateway.epoch_ended(7);
+        counters.handshake_failed("tls");
+        counters.panics.store(1, Ordering::Relaxed);
+        let now = || machine(9);
+        assert_eq!((gateway.read(now).received, mix.read(now).received), (0, 5));
+        assert_eq!(gateway.read(now).drops.len(), DropReason::ALL.len());
+        assert_eq!((gateway.read(now).panics, gateway.read(now).handshake_failures.len()), (0, 0));
+        assert_eq!((gateway.read(now).machine, mix.read(now).machine), (machine(1), machine(9)));
+        gateway.epoch_ended(machine(7));
+        let frozen = gateway.read(now);
         counters.received.store(6, Ordering::Relaxed);
-        assert_eq!((gateway.read(9).received, mix.read(9).received), (5, 6));
-        assert_eq!(gateway.read(9).cpu_centiseconds, 7);
+        counters.handshake_failed("tls");
+        assert_eq!(gateway.read(now), frozen);
+        assert_eq!((frozen.received, frozen.machine, frozen.handshake_failures.get("tls")), (5, machine(7), Some(&1)));
+        assert_eq!(mix.read(now).handshake_failures.get("tls"), Some(&2));
     }
 }

@@ -67,7 +67,7 @@ impl Egress {
     fn send(&self, to: Next, packet: Packet) {
         // errors are counted where they arise
         match (to, &self.sessions) {
-            (Next::Node(peer), _) => drop(self.links.send(*peer.as_bytes(), packet)),
+            (Next::Node(peer), _) => drop(self.links.forward(*peer.as_bytes(), packet)),
             (Next::Session(address), Some(sessions)) => sessions.send(&address, packet),
             (Next::Session(_), None) => self.links.count(DropReason::ForbiddenNextHop),
         }

@@ -1,11 +1,14 @@
 //! The node's side of the directory: fetches the consensus, keeps the newest on disk, and publishes the descriptor.
 
+use crate::freshness::{self, Freshness};
+use crate::io::evidence::Evidence;
 use crate::io::files;
 use crate::io::host::{Clock, generator};
 use crate::io::phase::{self, Phase};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::RngExt as _;
 use shoal_protocol::consensus::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
@@ -18,6 +21,8 @@ use tokio::sync::watch;
 
 /// Shortest step between two questions for the newest document.
 const STEP_MIN: Duration = Duration::from_millis(250);
+/// Pause between two lines of the log about the same trouble.
+const QUIET: Duration = Duration::from_secs(60);
 /// File with the newest certified document, in the node's directory.
 pub const CONSENSUS_FILE: &str = "consensus";
 
@@ -39,7 +44,7 @@ impl Authorities {
         &self.hints
     }
 
-    /// Asks one authority.
+    /// Asks one authority. The error names it without its address, because errors end in logs.
     pub async fn ask(&self, hint: &Hint, question: &DirectoryQuestion) -> Result<DirectoryAnswer> {
         let kept = self.links.lock().unwrap_or_else(PoisonError::into_inner).get(&hint.identity).cloned();
         let link = match kept.filter(Link::is_open) {
@@ -49,7 +54,7 @@ impl Authorities {
                     .endpoint
                     .connect(hint.address, &hint.identity, Protocol::Directory)
                     .await
-                    .with_context(|| format!("authority {} at {}", hint.identity, hint.address))?;
+                    .with_context(|| format!("authority {}", hint.identity))?;
                 let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
                 links.insert(hint.identity, link.clone());
                 link
@@ -57,7 +62,7 @@ impl Authorities {
         };
         let answer = ask(&link, &question.to_bytes(), ANSWER_SIZE_MAX)
             .await
-            .with_context(|| format!("authority {} at {}", hint.identity, hint.address))?;
+            .with_context(|| format!("authority {}", hint.identity))?;
         DirectoryAnswer::from_bytes(&answer).context("an authority's answer")
     }
 }
@@ -67,6 +72,16 @@ impl Authorities {
 pub struct FetchState {
     /// Why there is no newer document, as far as it is known.
     pub problem: Option<String>,
+    /// The authorities contradict themselves: what that means and what to do. Set once, until the process ends.
+    pub contradiction: Option<String>,
+}
+
+/// Waits until the authorities contradict themselves; for ever, if they do not.
+pub async fn contradicted(mut fetch: watch::Receiver<FetchState>) {
+    if fetch.wait_for(|state| state.contradiction.is_some()).await.is_err() {
+        // the consensus task is gone: the process ends
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Fetches and keeps the newest consensus.
@@ -75,9 +90,9 @@ pub struct ConsensusTask {
     pub authorities: Arc<Authorities>,
     /// What to trust.
     pub anchor: TrustAnchor,
-    /// Length of an epoch.
-    pub epoch: Duration,
-    /// Directory of the consensus file.
+    /// Epochs.
+    pub schedule: Schedule,
+    /// Directory of the consensus file and of evidence.
     pub dir: PathBuf,
     /// Time.
     pub clock: Clock,
@@ -87,11 +102,20 @@ pub struct ConsensusTask {
     pub state: watch::Sender<FetchState>,
     /// Newest document ever seen: nothing older and nothing of another chain is accepted.
     pub newest: Option<Mark>,
+    /// Whether the newest document was found stale, and said to be.
+    pub stale: bool,
+    /// Monotonic time from which on the log may hold the next problem.
+    pub quiet_until: Duration,
 }
 
 impl ConsensusTask {
-    /// Takes the document of an earlier run, if it is still valid, and remembers it against rollback in any case.
+    /// Takes the document of an earlier run, if it is still valid, and remembers it against rollback in any case. Takes
+    /// none while evidence of a contradiction lies in the directory.
     pub fn load(&mut self) -> Result<()> {
+        if let Some(contradiction) = Evidence::of(&self.dir).found() {
+            self.stop(contradiction);
+            return Ok(());
+        }
         let Some(bytes) = files::read_optional(&self.dir.join(CONSENSUS_FILE))? else { return Ok(()) };
         let parsed = UnverifiedConsensus::parse(&bytes).and_then(|document| {
             let mark = document.clone().verify_any_time(&self.anchor)?.mark();
@@ -111,10 +135,15 @@ impl ConsensusTask {
 
     /// Runs until the process stops.
     pub async fn run(&mut self, mut phase: watch::Receiver<Phase>) {
-        let step = (self.epoch / 20).max(STEP_MIN);
+        let step = (self.epoch() / 20).max(STEP_MIN);
         let mut rng = generator();
         loop {
+            if self.state.borrow().contradiction.is_some() {
+                // nothing that this network says now is to be used
+                return phase::reached(&mut phase, Phase::Stopping).await;
+            }
             self.drop_expired();
+            self.say_if_stale();
             let problem = self.fetch(&mut rng).await.err().map(|error| format!("{error:#}"));
             self.say(problem);
             let wait = if self.consensus.borrow().is_some() { step } else { STEP_MIN };
@@ -125,15 +154,51 @@ impl ConsensusTask {
         }
     }
 
-    fn say(&self, problem: Option<String>) {
+    fn epoch(&self) -> Duration {
+        Duration::from_millis(self.schedule.epoch_ms)
+    }
+
+    fn stop(&self, contradiction: String) {
+        tracing::error!("{contradiction}");
+        self.state.send_modify(|state| state.contradiction = Some(contradiction));
+        self.consensus.send_replace(None);
+    }
+
+    /// Once per freeze, and once when it is over.
+    fn say_if_stale(&mut self) {
+        let Some(held) = self.consensus.borrow().as_ref().map(|document| document.epoch) else { return };
+        match freshness::judge(&self.schedule, held, self.clock.wall()) {
+            Freshness::Stale { missed } if !self.stale => {
+                self.stale = true;
+                tracing::warn!(
+                    newest = %held,
+                    missed,
+                    "no new consensus: the authorities are down, or somebody keeps their documents from this node; \
+                     traffic goes on until the newest one runs out"
+                );
+            }
+            Freshness::Fresh if self.stale => {
+                self.stale = false;
+                tracing::info!(newest = %held, "there is a new consensus again");
+            }
+            Freshness::Stale { .. } | Freshness::Fresh => {}
+        }
+    }
+
+    fn say(&mut self, problem: Option<String>) {
         let changed = self.state.send_if_modified(|state| {
             let changed = state.problem != problem;
             state.problem.clone_from(&problem);
             changed
         });
-        // once per change, so that an unreachable authority does not fill the log
+        // once per change and minute: neither an unreachable authority nor one that words its answer anew at every
+        // question fills the log; status has the newest
+        let now = self.clock.monotonic();
         match problem {
-            Some(problem) if changed => tracing::warn!(%problem, "no newer consensus"),
+            Some(problem) if changed && now >= self.quiet_until => {
+                self.quiet_until = now + QUIET;
+                tracing::warn!(%problem, "no newer consensus");
+            }
             Some(_) | None => {}
         }
     }
@@ -161,10 +226,19 @@ impl ConsensusTask {
         match self.authorities.ask(&hint, &DirectoryQuestion::Newest { have }).await? {
             DirectoryAnswer::UpToDate => Ok(()),
             DirectoryAnswer::Document(bytes) => self.take(&bytes),
-            DirectoryAnswer::NotYet(reason) => bail!("no consensus yet: {reason}"),
+            DirectoryAnswer::NotYet(reason) => bail!("no consensus yet: {}", printable(&reason)),
             DirectoryAnswer::Accepted | DirectoryAnswer::Refused(_) | DirectoryAnswer::BadQuestion => {
                 Err(anyhow!("authority {} does not answer the question asked", hint.identity))
             }
+        }
+    }
+
+    /// The bytes of the newest document accepted. It was on disk before it was used.
+    fn in_use(&self) -> Result<Vec<u8>> {
+        let held = self.consensus.borrow().as_ref().map(|document| document.bytes().to_vec());
+        match held {
+            Some(bytes) => Ok(bytes),
+            None => Ok(files::read(&self.dir.join(CONSENSUS_FILE))?.to_vec()),
         }
     }
 
@@ -173,15 +247,16 @@ impl ConsensusTask {
         let document = match parsed.verify(&self.anchor, self.clock.wall(), self.newest) {
             Ok(document) => document,
             // made ahead of its epoch: asked for again at the next step
-            Err(DocumentError::NotYetValid { in_ms, .. }) if Duration::from_millis(in_ms) <= self.epoch => {
+            Err(DocumentError::NotYetValid { in_ms, .. }) if Duration::from_millis(in_ms) <= self.epoch() => {
                 return Ok(());
             }
             Err(error @ DocumentError::Conflict { .. }) => {
-                let evidence = self.dir.join(format!("evidence-{}", Hash::of("shoal node evidence 1", bytes)));
-                files::write_private(&evidence, bytes)?;
-                self.consensus.send_replace(None);
-                return Err(error)
-                    .context("the authorities contradict themselves; the second document is kept as evidence");
+                let evidence = Evidence::of(&self.dir);
+                let kept = self.in_use().and_then(|first| evidence.keep(&first, bytes));
+                // stopped also when the proof cannot be kept
+                self.stop(evidence.explain());
+                kept.context("the proof of the contradiction could not be kept")?;
+                return Err(error.into());
             }
             Err(error) => return Err(error.into()),
         };
@@ -194,5 +269,22 @@ impl ConsensusTask {
         tracing::info!(epoch = %document.epoch, height = document.height, nodes = document.nodes.len(), "new consensus");
         self.consensus.send_replace(Some(Arc::new(document)));
         Ok(())
+    }
+}
+
+/// An authority's text, as it may go to a log and a terminal: one short line without control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(400).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authoritys_text_cannot_forge_a_log() {
+        let hostile = format!("wait\n2026-01-01 ERROR all is lost\u{1b}[2J{}", "x".repeat(100_000));
+        let text = printable(&hostile);
+        assert!(text.starts_with("wait2026") && !text.contains(char::is_control) && text.len() == 400);
     }
 }

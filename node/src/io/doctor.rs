@@ -4,9 +4,11 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::io::control::{self, Command};
 use crate::io::directory::Authorities;
+use crate::io::evidence::Evidence;
 use crate::io::files;
 use crate::io::host::Clock;
 use crate::io::setup::{self, IDENTITY_FILE, Setup};
+use crate::report;
 use serde::Serialize;
 use serde_json::Value;
 use shoal_protocol::consensus::UnverifiedConsensus;
@@ -58,9 +60,18 @@ pub async fn examine(dir: &Path) -> Vec<Finding> {
         open_files(),
         address(&setup.config).await,
     ];
-    findings.extend(authorities(&setup).await);
-    findings.extend(running(&setup.config.runtime_path(dir)).await);
+    findings.extend(contradiction(dir));
+    // asked first: what the running node knows explains what the authorities say
+    let status = control::ask(&setup.config.runtime_path(dir), Command::Status).await;
+    findings.extend(authorities(&setup, status.as_ref().ok()).await);
+    findings.extend(running(status));
     findings
+}
+
+/// What lies in the directory stops the node, whether it runs or not.
+fn contradiction(dir: &Path) -> Option<Finding> {
+    let found = Evidence::of(dir).found()?;
+    Some(bad("consensus", found, "do what it says; the node stays stopped until then"))
 }
 
 fn identity_file(setup: &Setup) -> Finding {
@@ -125,7 +136,7 @@ async fn address(config: &Config) -> Finding {
     }
 }
 
-async fn authorities(setup: &Setup) -> Vec<Finding> {
+async fn authorities(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
     const CHECK: &str = "authority";
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let endpoint = match Endpoint::dialler(Some(&setup.identity), any) {
@@ -138,12 +149,12 @@ async fn authorities(setup: &Setup) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for hint in authorities.hints() {
-        findings.push(authority(setup, &authorities, hint).await);
+        findings.push(authority(setup, &authorities, hint, status).await);
     }
     findings
 }
 
-async fn authority(setup: &Setup, authorities: &Authorities, hint: &Hint) -> Finding {
+async fn authority(setup: &Setup, authorities: &Authorities, hint: &Hint, status: Option<&Value>) -> Finding {
     const CHECK: &str = "authority";
     let who = format!("{} at {}", hint.identity, hint.address);
     let asked = timeout(AUTHORITY_PATIENCE, authorities.ask(hint, &DirectoryQuestion::Newest { have: None })).await;
@@ -151,7 +162,9 @@ async fn authority(setup: &Setup, authorities: &Authorities, hint: &Hint) -> Fin
         Err(_) => {
             return bad(CHECK, format!("{who}: no answer in time"), "check the firewall: UDP must pass both ways");
         }
-        Ok(Err(error)) => return bad(CHECK, format!("{error:#}"), "check the firewall: UDP must pass both ways"),
+        Ok(Err(error)) => {
+            return bad(CHECK, format!("{who}: {error:#}"), "check the firewall: UDP must pass both ways");
+        }
         Ok(Ok(DirectoryAnswer::Document(bytes))) => bytes,
         Ok(Ok(DirectoryAnswer::NotYet(reason))) => return good(CHECK, format!("{who}: no consensus yet: {reason}")),
         Ok(Ok(_)) => {
@@ -166,25 +179,63 @@ async fn authority(setup: &Setup, authorities: &Authorities, hint: &Hint) -> Fin
         Ok(document) if document.node(&setup.identity.identity()).is_none() => bad(
             CHECK,
             format!("{who}: the consensus of epoch {} does not list this node", document.epoch),
-            "send the admission line to the authority's operators (`shoal-node check-config` prints it); then start the node",
+            unlisted(status),
         ),
         Ok(document) => good(CHECK, format!("{who}: lists this node in epoch {}", document.epoch)),
     }
 }
 
-async fn running(runtime_dir: &Path) -> Vec<Finding> {
+/// What a node that no document lists has to do, in agreement with what its own status says.
+fn unlisted(status: Option<&Value>) -> &'static str {
+    match status {
+        Some(status) => report::next_step(status),
+        None => {
+            "start the node; if an authority then refuses it, send the admission line to its operators (`shoal-node \
+             check-config` prints it)"
+        }
+    }
+}
+
+/// The running node's own opinion.
+fn running(status: anyhow::Result<Value>) -> Vec<Finding> {
     const CHECK: &str = "running node";
-    let status = match control::ask(runtime_dir, Command::Status).await {
+    let status = match status {
         Ok(status) => status,
         Err(error) => return vec![bad(CHECK, format!("{error:#}"), "start it: shoal-node run")],
     };
-    let problems = status.get("problems").and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = |key| status.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut problems = list("problems");
+    problems.extend(list("warnings"));
     if problems.is_empty() {
         let forwarded = status.get("forwarded").and_then(Value::as_u64).unwrap_or(0);
         return vec![good(CHECK, format!("ready; forwarded {forwarded} packets"))];
     }
     problems
         .iter()
-        .map(|problem| bad(CHECK, problem.as_str().unwrap_or("unknown problem"), "see `shoal-node status` and its log"))
+        .map(|problem| bad(CHECK, problem.as_str().unwrap_or("unknown problem"), report::next_step(&status)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn doctor_says_of_an_unlisted_node_what_its_status_says() {
+        let accepted = json!({"phase": "running", "epoch": 4, "in_consensus": false,
+            "problems": ["not in the consensus"], "descriptor": {"accepted_by": 1, "refusals": {}}});
+        assert_eq!(unlisted(Some(&accepted)), report::next_step(&accepted));
+        assert!(!unlisted(Some(&accepted)).contains("admission line"), "an open network admits without one");
+        let findings = running(Ok(accepted.clone()));
+        assert!(findings.iter().all(|finding| !finding.ok && finding.next == report::next_step(&accepted)));
+        assert!(unlisted(None).starts_with("start the node"));
+    }
+
+    #[test]
+    fn a_stale_consensus_is_a_finding() {
+        let stale = json!({"phase": "running", "epoch": 4, "in_consensus": true, "stale": true, "problems": [],
+            "warnings": ["stale: no consensus since that of epoch 4"]});
+        assert!(running(Ok(stale)).iter().any(|finding| !finding.ok && finding.found.starts_with("stale")));
+    }
 }

@@ -3,8 +3,9 @@
 //! Nothing here is logged about a client, at any level: not that it came, not its address, not its session.
 
 use crate::drops::DropReason;
-use crate::gateway::{Bucket, Sessions, fill_rate};
+use crate::gateway::{Sessions, fill_rate};
 use crate::io::counters::Counters;
+use crate::io::directory::{FetchState, contradicted};
 use crate::io::host::Clock;
 use crate::io::phase::{self, Phase};
 use crate::io::workers::{Incoming, Workers};
@@ -55,6 +56,11 @@ impl SessionSender {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes how many sessions may be attached. Those attached now stay.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.sessions().set_capacity(capacity);
+    }
+
     /// Queues a packet for a session. Never waits; a drop is counted.
     pub fn send(&self, address: &[u8; 32], packet: Packet) {
         let reason = match self.sessions().get(address).map(|handle| handle.queue.try_send(packet)) {
@@ -85,17 +91,20 @@ pub struct ClientService {
     pub next_link: Arc<AtomicU64>,
     /// Life cycle.
     pub phase: watch::Receiver<Phase>,
+    /// Whether the network contradicts itself: then no client is served.
+    pub fetch: watch::Receiver<FetchState>,
 }
 
 impl ClientService {
     /// Serves one client until its link ends.
     pub async fn serve(self, link: Link) {
-        let mut phase = self.phase.clone();
+        let (mut phase, fetch) = (self.phase.clone(), self.fetch.clone());
         let reason = tokio::select! {
             reason = self.receive(&link) => reason,
             () = push_documents(self.consensus.clone(), &link) => CloseReason::Done,
             _ = link.closed() => CloseReason::Done,
             () = phase::reached(&mut phase, Phase::Stopping) => CloseReason::Leaving,
+            () = contradicted(fetch) => CloseReason::Leaving,
         };
         link.close(reason);
     }
@@ -116,27 +125,28 @@ impl ClientService {
         let address = *Attach::from_frame(&Packet::from_array(first)).address().as_bytes();
         let number = self.next_link.fetch_add(1, Ordering::Relaxed);
         let (queue, packets) = mpsc::channel(SESSION_QUEUE);
-        let attached = self.sessions.sessions().attach(address, number, Handle { queue, link: link.clone() });
+        let handle = Handle { queue, link: link.clone() };
+        let attached = self.sessions.sessions().attach(address, number, handle, self.clock.monotonic(), self.fill());
         match attached {
             Err(_) => return CloseReason::Busy,
             Ok(Some(older)) => older.link.close(CloseReason::Done),
             Ok(None) => {}
         }
         // detaches also when this future is dropped
-        let _attached = Attached { sessions: &self.sessions, address, number };
+        let _attached = Attached { service: self, address, number };
         tokio::select! {
-            reason = self.read(&mut frames) => reason,
+            reason = self.read(&address, &mut frames) => reason,
             () = write_packets(link, packets) => CloseReason::Done,
         }
     }
 
-    async fn read(&self, frames: &mut FrameReader<PACKET_SIZE>) -> CloseReason {
-        let mut bucket = Bucket::new(self.clock.monotonic());
+    async fn read(&self, address: &[u8; 32], frames: &mut FrameReader<PACKET_SIZE>) -> CloseReason {
         loop {
             match frames.next().await {
                 Ok(Some(frame)) => {
                     let arrived = self.clock.monotonic();
-                    if bucket.admit(arrived, self.fill()) {
+                    let admitted = self.sessions.sessions().admit(address, arrived, self.fill());
+                    if admitted {
                         let packet = Packet::from_array(frame);
                         self.workers.submit(Incoming { packet, arrived, origin: Origin::Client });
                     } else {
@@ -160,16 +170,17 @@ impl ClientService {
     }
 }
 
-/// Takes the session out of the table when its link is gone.
+/// Takes the link out of the table when it is gone.
 struct Attached<'a> {
-    sessions: &'a SessionSender,
+    service: &'a ClientService,
     address: [u8; 32],
     number: u64,
 }
 
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
-        self.sessions.sessions().detach(&self.address, self.number);
+        let Self { service, address, number } = self;
+        service.sessions.sessions().detach(address, *number, service.clock.monotonic(), service.fill());
     }
 }
 

@@ -49,7 +49,9 @@ async fn ready(State(status): State<Arc<Status>>, headers: HeaderMap) -> Respons
     }
     let problems = status.not_ready();
     if problems.is_empty() {
-        "ready\n".into_response()
+        // a node that can serve is ready; what somebody should look at stands below
+        let warnings = status.warnings();
+        ["ready".to_owned()].into_iter().chain(warnings).map(|line| line + "\n").collect::<String>().into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", problems.join("\n"))).into_response()
     }

@@ -4,7 +4,7 @@
 //! packet for a link that is down is dropped at once: a packet that waited for a reconnection would leave late and in a
 //! burst.
 
-use crate::drops::{DropReason, Drops};
+use crate::drops::DropReason;
 use crate::io::counters::Counters;
 use crate::io::host::{Clock, generator};
 use crate::io::phase::{self, Phase};
@@ -19,7 +19,7 @@ use shoal_protocol::types::Identity;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -61,6 +61,13 @@ impl LinkSender {
         Self { links: Arc::default(), counters }
     }
 
+    /// Passes on a packet of somebody else: as [`LinkSender::send`], and it is counted as forwarded.
+    pub fn forward(&self, next: [u8; 32], packet: Packet) -> Result<(), DropReason> {
+        self.send(next, packet)?;
+        self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Queues a packet for the link to `next`. Never waits. On error the packet is gone and already counted.
     pub fn send(&self, next: [u8; 32], packet: Packet) -> Result<(), DropReason> {
         let links = self.links.load();
@@ -72,11 +79,7 @@ impl LinkSender {
                 mpsc::error::TrySendError::Closed(_) => DropReason::LinkDown,
             }),
         };
-        match sent {
-            Ok(()) => drop(self.counters.forwarded.fetch_add(1, Ordering::Relaxed)),
-            Err(reason) => self.counters.drops.count(reason),
-        }
-        sent
+        sent.inspect_err(|reason| self.counters.drops.count(*reason))
     }
 
     /// Counts a drop of a packet that could go nowhere.
@@ -102,10 +105,8 @@ pub struct LinkKeeper {
     pub sender: LinkSender,
     /// Time.
     pub clock: Clock,
-    /// Packets waiting for one link at most.
-    pub queue_packets: usize,
-    /// Counts failed attempts by reason.
-    pub on_failure: Arc<dyn Fn(&'static str) + Send + Sync>,
+    /// Packets waiting for one link at most; read when a link is made.
+    pub queue_packets: Arc<AtomicUsize>,
     /// Life cycle.
     pub phase: watch::Receiver<Phase>,
 }
@@ -146,7 +147,7 @@ impl LinkKeeper {
             }
             // the task of a link that is wanted ends by a panic only
             if task.is_finished() {
-                (self.on_failure)(PANICKED);
+                self.sender.counters.handshake_failed(PANICKED);
             }
             !task.is_finished()
         });
@@ -158,7 +159,7 @@ impl LinkKeeper {
                 link.addresses.store(Arc::new(node.addresses.clone()));
                 continue;
             }
-            let (queue, packets) = mpsc::channel(self.queue_packets);
+            let (queue, packets) = mpsc::channel(self.queue_packets.load(Ordering::Relaxed));
             let outgoing = Arc::new(Outgoing {
                 queue,
                 up: AtomicBool::new(false),
@@ -170,8 +171,7 @@ impl LinkKeeper {
                 outgoing: Arc::downgrade(&outgoing),
                 packets,
                 clock: self.clock,
-                drops: Arc::clone(&self.sender.counters.drops),
-                on_failure: Arc::clone(&self.on_failure),
+                counters: Arc::clone(&self.sender.counters),
             };
             tasks.insert(peer, tokio::spawn(task.run()));
             links.insert(peer, outgoing);
@@ -187,8 +187,7 @@ struct LinkTask {
     outgoing: std::sync::Weak<Outgoing>,
     packets: mpsc::Receiver<Packet>,
     clock: Clock,
-    drops: Arc<Drops>,
-    on_failure: Arc<dyn Fn(&'static str) + Send + Sync>,
+    counters: Arc<Counters>,
 }
 
 impl LinkTask {
@@ -210,7 +209,7 @@ impl LinkTask {
                         pause = PAUSE_MIN;
                     }
                 }
-                Err(error) => (self.on_failure)(label(&error)),
+                Err(error) => self.counters.handshake_failed(label(&error)),
             }
             tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -234,6 +233,8 @@ impl LinkTask {
     /// Carries packets until the link breaks (`false`) or the queue is closed and empty (`true`).
     async fn carry(&mut self, link: &Link) -> bool {
         let Ok(mut writer) = link.open_frames::<PACKET_SIZE>().await else { return false };
+        // a sender that saw the last link up may have queued behind its end: what waited since then would leave late
+        self.drop_waiting();
         self.set_up(true);
         let mut batch = Vec::with_capacity(BATCH);
         let ended = loop {
@@ -250,17 +251,21 @@ impl LinkTask {
             }
             let frames = batch.drain(..).map(Packet::into_array).collect();
             if let Err(FrameError::Closed | FrameError::WrongLength) = writer.write_batch(frames).await {
-                self.drops.count_many(DropReason::LinkDown, taken as u64);
+                self.counters.drops.count_many(DropReason::LinkDown, taken as u64);
                 break false;
             }
         };
         self.set_up(false);
+        self.drop_waiting();
+        ended
+    }
+
+    fn drop_waiting(&mut self) {
         let mut stranded = 0;
         while self.packets.try_recv().is_ok() {
             stranded += 1;
         }
-        self.drops.count_many(DropReason::LinkDown, stranded);
-        ended
+        self.counters.drops.count_many(DropReason::LinkDown, stranded);
     }
 
     fn set_up(&self, up: bool) {

@@ -1,7 +1,8 @@
 //! `/metrics`: names and labels as the whole network uses them.
 //!
-//! No label says anything about a client, a peer, an address or a box. A gateway's packet counters, its lateness and its
-//! CPU time are those of the end of the last epoch (see `counters`).
+//! No label says anything about a client, a peer, an address or a box. What traffic moves (packets, lateness, handshakes,
+//! memory, CPU time, open files, the fill of the replay set) a gateway shows as it was at the end of the last epoch (see
+//! `counters`); live are only the state of the consensus, of keys and of links to other nodes.
 
 use crate::admission::Refusal;
 use crate::drops::DropReason;
@@ -29,19 +30,19 @@ pub struct Metrics {
     /// Lateness of packets against their mixing delay.
     pub lateness: Histogram,
     links: IntGaugeVec,
-    /// Handshakes that failed, by reason.
-    pub handshake_failures: IntCounterVec,
+    handshake_failures: IntCounterVec,
     loops_sent: IntCounter,
     loops_returned: IntCounter,
     consensus_epoch: IntGauge,
     consensus_valid_until: Gauge,
     consensus_signatures: IntGauge,
     in_consensus: IntGauge,
+    consensus_stale: IntGauge,
+    consensus_contradiction: IntGauge,
     mix_key_expiry: Gauge,
     replay_fill: Gauge,
     store: Option<(IntGauge, IntGauge)>,
-    /// Panics that were contained.
-    pub panics: IntCounter,
+    panics: IntCounter,
     process: Process,
     shown: Mutex<Shown>,
 }
@@ -54,6 +55,8 @@ struct Shown {
     dropped: BTreeMap<DropReason, u64>,
     loops_sent: u64,
     loops_returned: u64,
+    panics: u64,
+    handshake_failures: BTreeMap<&'static str, u64>,
     cpu_centiseconds: u64,
 }
 
@@ -77,22 +80,18 @@ pub struct Gauges {
     pub signatures: usize,
     /// Whether it lists this node.
     pub in_consensus: bool,
+    /// Whether the next one is overdue.
+    pub stale: bool,
+    /// Whether the authorities contradict themselves.
+    pub contradiction: bool,
     /// Outgoing links: up, down.
     pub outgoing: (usize, usize),
     /// Accepted links of nodes.
     pub incoming: usize,
     /// When the current mix key is erased, in ms since 1970.
     pub key_expiry_ms: u64,
-    /// Fill of the fullest replay set.
-    pub replay_fill: f64,
     /// Boxes and bytes of a store.
     pub store: (u64, u64),
-    /// Resident and virtual memory, in bytes.
-    pub memory: (u64, u64),
-    /// Open file descriptors.
-    pub open_fds: u64,
-    /// Start of the process, in seconds since 1970.
-    pub start_seconds: f64,
 }
 
 impl Metrics {
@@ -161,7 +160,10 @@ impl Metrics {
         };
         Ok(Self {
             received: counter("packets_received_total", "Packets that arrived on links.")?,
-            forwarded: counter("packets_forwarded_total", "Packets handed to a link to another node.")?,
+            forwarded: counter(
+                "packets_forwarded_total",
+                "Packets of others handed to the link to another node; own loops and replies are not counted.",
+            )?,
             dropped,
             delay_queue: integer("delay_queue_packets", "Packets waiting for their mixing delay.")?,
             lateness,
@@ -173,6 +175,11 @@ impl Metrics {
             consensus_valid_until: seconds("consensus_valid_until", "End of the newest consensus held.")?,
             consensus_signatures: integer("consensus_signatures", "Signatures of the newest consensus held.")?,
             in_consensus: integer("in_consensus", "1 if the newest consensus lists this node.")?,
+            consensus_stale: integer("consensus_stale", "1 if the document after the newest one is overdue.")?,
+            consensus_contradiction: integer(
+                "consensus_contradiction",
+                "1 if the authorities certified two documents for one epoch; the node has stopped.",
+            )?,
             mix_key_expiry: seconds("mix_key_expiry", "When the current mix key is erased.")?,
             replay_fill: gauge("shoal_replay_set_fill_ratio".into(), "Fill of the fullest replay set, 0 to 1.")?,
             store,
@@ -204,9 +211,20 @@ impl Metrics {
             let counter = self.dropped.with_label_values(&[reason.label()]);
             raise(&counter, shown.dropped.entry(*reason).or_default(), *count);
         }
-        let spent = traffic.cpu_centiseconds.saturating_sub(shown.cpu_centiseconds);
+        for (reason, count) in &traffic.handshake_failures {
+            let counter = self.handshake_failures.with_label_values(&[reason]);
+            raise(&counter, shown.handshake_failures.entry(reason).or_default(), *count);
+        }
+        raise(&self.panics, &mut shown.panics, traffic.panics);
+        let process = traffic.machine.process;
+        let spent = process.cpu_centiseconds.saturating_sub(shown.cpu_centiseconds);
         self.process.cpu.inc_by(spent as f64 / 100.0);
-        shown.cpu_centiseconds = traffic.cpu_centiseconds.max(shown.cpu_centiseconds);
+        shown.cpu_centiseconds = process.cpu_centiseconds.max(shown.cpu_centiseconds);
+        self.process.resident.set(process.resident as f64);
+        self.process.virtual_memory.set(process.virtual_memory as f64);
+        self.process.open_fds.set(process.open_fds as f64);
+        self.process.start.set(process.start_seconds);
+        self.replay_fill.set(traffic.machine.replay_fill);
         self.delay_queue.set(signed(traffic.delay_queue));
     }
 
@@ -220,16 +238,12 @@ impl Metrics {
             self.links.with_label_values(&[direction, state]).set(signed(count as u64));
         }
         self.mix_key_expiry.set(gauges.key_expiry_ms as f64 / 1_000.0);
-        self.replay_fill.set(gauges.replay_fill);
+        self.consensus_stale.set(i64::from(gauges.stale));
+        self.consensus_contradiction.set(i64::from(gauges.contradiction));
         if let Some((boxes, bytes)) = &self.store {
             boxes.set(signed(two_digits(gauges.store.0)));
             bytes.set(signed(two_digits(gauges.store.1)));
         }
-        let (resident, virtual_memory) = gauges.memory;
-        self.process.resident.set(resident as f64);
-        self.process.virtual_memory.set(virtual_memory as f64);
-        self.process.open_fds.set(gauges.open_fds as f64);
-        self.process.start.set(gauges.start_seconds);
     }
 }
 
@@ -250,6 +264,8 @@ pub fn two_digits(n: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::drops::Drops;
+    use crate::io::counters::Machine;
+    use crate::io::process::ProcessState;
 
     #[test]
     fn every_series_exists_from_the_start_and_counters_follow() {
@@ -264,12 +280,18 @@ mod tests {
         assert!(text.contains("shoal_build_info{role=\"store\",version="));
         assert!(text.contains("shoal_store_boxes 0"));
         drops.count(DropReason::Replayed);
-        traffic = Traffic { drops: drops.snapshot(), received: 7, cpu_centiseconds: 150, ..traffic };
+        let process = ProcessState { cpu_centiseconds: 150, ..ProcessState::default() };
+        let machine = Machine { process, replay_fill: 0.25 };
+        let handshake_failures = [("tls", 3)].into();
+        traffic = Traffic { drops: drops.snapshot(), received: 7, machine, handshake_failures, panics: 1, ..traffic };
         for _ in 0..2 {
             let text = metrics.render(&traffic, &Gauges::default()).expect("renders");
             assert!(text.contains("shoal_packets_received_total 7"));
             assert!(text.contains("shoal_packets_dropped_total{reason=\"replayed\"} 1"));
             assert!(text.contains("process_cpu_seconds_total 1.5"));
+            assert!(text.contains("shoal_handshake_failures_total{reason=\"tls\"} 3"));
+            assert!(text.contains("shoal_panics_total 1"));
+            assert!(text.contains("shoal_replay_set_fill_ratio 0.25"));
         }
     }
 

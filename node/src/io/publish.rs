@@ -192,6 +192,7 @@ impl Publisher {
                 Err(error) => Some(format!("{error:#}")),
             };
             if refusal.is_none() {
+                self.loops.lock().unwrap_or_else(PoisonError::into_inner).settled_accepted();
                 pending.remove(&hint.identity);
             }
             self.note(&hint.identity, refusal);

@@ -7,9 +7,9 @@
 use crate::failure::{Failure, Kind};
 use crate::io::accept::{Acceptor, NodeLinks};
 use crate::io::control;
-use crate::io::counters::{Counters, Published};
+use crate::io::counters::{Counters, Machine, Published};
 use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
-use crate::io::directory::{Authorities, ConsensusTask, FetchState};
+use crate::io::directory::{Authorities, ConsensusTask, FetchState, contradicted};
 use crate::io::doctor;
 use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
@@ -18,18 +18,21 @@ use crate::io::http;
 use crate::io::key_files::KeyFiles;
 use crate::io::links::{LinkKeeper, LinkSender};
 use crate::io::live_keys::{KeySnapshot, KeyTask, LiveKeys};
+use crate::io::logging::SetFilter;
 use crate::io::loop_task::LoopTask;
 use crate::io::metrics::Metrics;
 use crate::io::phase::{self, Phase};
-use crate::io::process::ProcessState;
 use crate::io::publish::{PublishState, Publisher};
+use crate::io::reload::Reload;
 use crate::io::setup::{self, IDENTITY_FILE, Setup};
 use crate::io::status::Status;
 use crate::io::store;
 use crate::io::store_seam::{EnvelopeKeys, StoreContext, StoreReport};
 use crate::io::supervise::Supervisor;
 use crate::io::workers::{self, WorkerContext};
+use crate::keys::OfEpoch as _;
 use crate::loops::Loops;
+use crate::replay::{Fill, FillAlarm};
 use crate::view::View;
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
@@ -37,7 +40,7 @@ use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::quic::{Endpoint, Limits, Link, Protocol};
 use shoal_protocol::types::{Epoch, Identity, Role};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -55,8 +58,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 type Consensus = watch::Receiver<Option<Arc<VerifiedConsensus>>>;
 
-/// Runs a node until it is told to stop.
-pub async fn run(setup: Setup) -> Result<(), Failure> {
+/// Runs a node until it is told to stop. `set_filter` changes the log when the configuration is read again.
+pub async fn run(setup: Setup, set_filter: SetFilter) -> Result<(), Failure> {
     let runtime_dir = setup.config.runtime_path(&setup.dir);
     let retry = "check the node's directory and its owner";
     files::private_dir(&runtime_dir).map_err(|error| Failure::io(&error, retry))?;
@@ -66,7 +69,7 @@ pub async fn run(setup: Setup) -> Result<(), Failure> {
     }
     let _lock = setup::lock(&setup.dir).await?;
     let failed = Arc::new(AtomicBool::new(false));
-    let started = assemble(setup, Arc::clone(&failed)).await;
+    let started = assemble(setup, set_filter, Arc::clone(&failed)).await;
     let node = started
         .map_err(|error| Failure::io(&error, "see the message; `shoal-node doctor` checks what a node needs"))?;
     node.until_stopped().await;
@@ -82,11 +85,12 @@ struct Running {
     phase: watch::Sender<Phase>,
     endpoint: Arc<Endpoint>,
     drain: Drain,
+    reload: Reload,
     /// In the order in which they are waited for.
     ending: Vec<(&'static str, JoinHandle<()>, Duration)>,
 }
 
-async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
+async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) -> Result<Running> {
     let Setup { dir, config, network, identity } = setup;
     let (identity, me, role) = (Arc::new(identity.clone()), identity.identity(), config.role);
     let limits = config.limits;
@@ -98,13 +102,13 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
     // what everybody counts into
     let metrics = Arc::new(Metrics::new(role)?);
     let counters = Arc::new(Counters::default());
-    let published = Arc::new(Published::new(Arc::clone(&counters), by_epoch));
+    let live_keys = Arc::new(LiveKeys::default());
+    let published = Arc::new(Published::new(Arc::clone(&counters), by_epoch, Machine::read(&live_keys)));
     let lateness = Arc::new(Lateness::new(metrics.lateness.clone(), by_epoch));
-    let panics = metrics.panics.clone();
-    let on_panic: Arc<dyn Fn() + Send + Sync> = Arc::new(move || panics.inc());
-    let failures = metrics.handshake_failures.clone();
-    let on_failure: Arc<dyn Fn(&'static str) + Send + Sync> =
-        Arc::new(move |reason| failures.with_label_values(&[reason]).inc());
+    let panics = Arc::clone(&counters);
+    let on_panic: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+        panics.panics.fetch_add(1, Ordering::Relaxed);
+    });
     let (phase, phases) = watch::channel(Phase::Running);
     let supervisor = Supervisor { on_panic: Arc::clone(&on_panic), phase: phase.clone(), failed };
 
@@ -114,7 +118,12 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
         Role::Mix => &[Protocol::Mix],
         Role::Store => &[Protocol::Mix, Protocol::Store],
     };
-    let quic = Limits { connections: limits.links, per_prefix: limits.links_per_prefix, ..Limits::default() };
+    let quic = Limits {
+        connections: limits.links,
+        guests: limits.sessions,
+        per_prefix: limits.links_per_prefix,
+        ..Limits::default()
+    };
     let endpoint = Endpoint::bind_with(config.listen, &identity, accept, quic)
         .with_context(|| format!("cannot listen on UDP {} (key `listen`)", config.listen))?;
     let endpoint = Arc::new(endpoint);
@@ -122,7 +131,6 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
     let control_listener = Arc::new(control::bind(&runtime_dir)?);
 
     // keys
-    let live_keys = Arc::new(LiveKeys::default());
     let envelope_keys = Arc::new(EnvelopeKeys::default());
     let (key_sender, keys) = watch::channel(KeySnapshot::default());
     let keeper = KeyTask {
@@ -144,12 +152,14 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
     let mut consensus_task = ConsensusTask {
         authorities: Arc::clone(&authorities),
         anchor: network.trust_anchor(),
-        epoch: network.parameters.epoch(),
+        schedule,
         dir: dir.clone(),
         clock,
         consensus: consensus_sender,
         state: fetch_sender,
         newest: None,
+        stale: false,
+        quiet_until: Duration::ZERO,
     };
     consensus_task.load()?;
 
@@ -183,6 +193,14 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
             on_panic: Arc::clone(&on_panic),
         },
     )?;
+    let link_queue_packets = Arc::new(AtomicUsize::new(limits.link_queue_packets));
+    let reload = Reload {
+        dir: dir.clone(),
+        config: config.clone(),
+        set_filter,
+        sessions: sessions.clone(),
+        link_queue_packets: Arc::clone(&link_queue_packets),
+    };
     let node_links = Arc::new(NodeLinks::default());
     let (stores, arrivals) = mpsc::channel::<Link>(ARRIVALS);
     let clients = sessions.map(|sessions| ClientService {
@@ -194,6 +212,7 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
         counters: Arc::clone(&counters),
         next_link: Arc::new(AtomicU64::new(0)),
         phase: phases.clone(),
+        fetch: fetch.clone(),
     });
 
     // what is said about all this
@@ -205,10 +224,10 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
         schedule,
         clock,
         consensus: consensus.clone(),
-        fetch,
+        fetch: fetch.clone(),
         publish: publish.clone(),
         keys: keys.clone(),
-        live_keys,
+        live_keys: Arc::clone(&live_keys),
         links: links.clone(),
         node_links: Arc::clone(&node_links),
         published: Arc::clone(&published),
@@ -246,7 +265,7 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
         keeper.run(key_phases).await;
         Ok(())
     }));
-    let turn = Turn { me, schedule, clock, consensus: consensus.clone(), view, published, lateness };
+    let turn = Turn { me, schedule, clock, consensus: consensus.clone(), view, published, lateness, live_keys };
     drop(supervisor.renewed("turn", move || turn.clone().run()));
     let consensus_task = Arc::new(tokio::sync::Mutex::new(consensus_task));
     let consensus_phases = phases.clone();
@@ -268,9 +287,16 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
         state: publish_sender,
         phase: phases.clone(),
     }));
+    let publish_fetch = fetch.clone();
     drop(supervisor.renewed("publish", move || {
-        let publisher = Arc::clone(&publisher);
-        async move { publisher.lock().await.run().await }
+        let (publisher, fetch) = (Arc::clone(&publisher), publish_fetch.clone());
+        async move {
+            tokio::select! {
+                () = async { publisher.lock().await.run().await } => {}
+                // a node that takes no packet must not be offered to anybody
+                () = contradicted(fetch) => std::future::pending().await,
+            }
+        }
     }));
     let loop_task = Arc::new(tokio::sync::Mutex::new(LoopTask {
         me,
@@ -297,8 +323,8 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
         stores: (role == Role::Store).then_some(stores),
         clock,
         counters: Arc::clone(&counters),
-        on_failure: Arc::clone(&on_failure),
         on_panic,
+        fetch,
         phase: phases.clone(),
     };
     drop(supervisor.renewed("accept", move || acceptor.clone().run()));
@@ -316,15 +342,15 @@ async fn assemble(setup: Setup, failed: Arc<AtomicBool>) -> Result<Running> {
             consensus: keeper_consensus.clone(),
             sender: links.clone(),
             clock,
-            queue_packets: limits.link_queue_packets,
-            on_failure: Arc::clone(&on_failure),
+            queue_packets: Arc::clone(&link_queue_packets),
             phase: keeper_phases.clone(),
         };
         keeper.run()
     });
     ending.push(("links", keeper, CLOSE_PATIENCE));
-    tracing::info!(identity = %me, %role, listen = %config.listen, metrics = %config.metrics, "running");
-    Ok(Running { phase, endpoint, drain: Drain { me, schedule, clock, consensus, publish, counters }, ending })
+    // not where it listens: no address in any log, not even our own
+    tracing::info!(identity = %me, %role, "running");
+    Ok(Running { phase, endpoint, reload, drain: Drain { me, schedule, clock, consensus, publish, counters }, ending })
 }
 
 /// What happens when the consensus or the epoch changes.
@@ -337,10 +363,12 @@ struct Turn {
     view: Arc<ArcSwapOption<View>>,
     published: Arc<Published>,
     lateness: Arc<Lateness>,
+    live_keys: Arc<LiveKeys>,
 }
 
 impl Turn {
     async fn run(mut self) {
+        let mut alarm = FillAlarm::default();
         let mut epoch = self.schedule.epoch_at(self.clock.wall());
         loop {
             let newest = self.consensus.borrow_and_update().clone();
@@ -349,14 +377,29 @@ impl Turn {
             let now = self.clock.wall();
             if self.schedule.epoch_at(now) != epoch {
                 epoch = self.schedule.epoch_at(now);
-                self.published.epoch_ended(ProcessState::read().cpu_centiseconds);
+                self.published.epoch_ended(Machine::read(&self.live_keys));
                 self.lateness.epoch_ended();
             }
+            self.look_at_replay_sets(&mut alarm);
             let wait =
                 self.schedule.start(epoch.plus(1)).since(now).clamp(Duration::from_millis(1), Duration::from_secs(1));
             tokio::select! {
                 changed = self.consensus.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+impl Turn {
+    fn look_at_replay_sets(&self, alarm: &mut FillAlarm) {
+        let keys = self.live_keys.all();
+        for (epoch, fill) in alarm.observe(keys.iter().map(|key| (key.epoch(), key.fill().1))) {
+            let next = "raise limits.replay_capacity_packets, or run another node";
+            match fill {
+                Fill::Full => tracing::warn!(%epoch, next, "the replay set is full: packets of this epoch are refused"),
+                Fill::Filling => tracing::warn!(%epoch, next, "the replay set is filled to 80 %"),
+                Fill::Roomy => {}
             }
         }
     }
@@ -399,10 +442,10 @@ impl Drain {
 
 impl Running {
     async fn until_stopped(self) {
-        let Self { phase, endpoint, drain, ending } = self;
+        let Self { phase, endpoint, drain, reload, ending } = self;
         notify(&[sd_notify::NotifyState::Ready]);
         tokio::spawn(watchdog());
-        tokio::spawn(signals(phase.clone()));
+        tokio::spawn(signals(phase.clone(), reload));
         let mut phases = phase.subscribe();
         phase::reached(&mut phases, Phase::Draining).await;
         if *phases.borrow() == Phase::Draining {
@@ -428,7 +471,7 @@ impl Running {
 }
 
 /// SIGTERM drains, a second one stops now; SIGINT (a terminal's Ctrl-C) stops now; SIGHUP reads the configuration again.
-async fn signals(phase: watch::Sender<Phase>) {
+async fn signals(phase: watch::Sender<Phase>, mut reload: Reload) {
     use tokio::signal::unix::{SignalKind, signal};
     let streams = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = streams else {
@@ -442,7 +485,7 @@ async fn signals(phase: watch::Sender<Phase>) {
                 phase::advance(&phase, next);
             }
             _ = interrupt.recv() => phase::advance(&phase, Phase::Stopping),
-            _ = hangup.recv() => tracing::info!("configuration changes take effect at the next start"),
+            _ = hangup.recv() => reload.again(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What the node says about itself: `status`, `secrets`, readiness and metrics. Reads, never acts.
 
+use crate::freshness::{self, Freshness};
 use crate::io::accept::NodeLinks;
-use crate::io::counters::{Published, Traffic};
+use crate::io::counters::{Machine, Published, Traffic};
 use crate::io::delay_thread::Lateness;
 use crate::io::directory::FetchState;
 use crate::io::host::Clock;
@@ -9,9 +10,9 @@ use crate::io::links::LinkSender;
 use crate::io::live_keys::{KeySnapshot, LiveKeys};
 use crate::io::metrics::{Gauges, Metrics};
 use crate::io::phase::Phase;
-use crate::io::process::ProcessState;
 use crate::io::publish::PublishState;
 use crate::io::store_seam::StoreReport;
+use crate::report;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use shoal_protocol::consensus::{NodeEntry, VerifiedConsensus};
@@ -68,9 +69,31 @@ impl Status {
         self.consensus.borrow().clone()
     }
 
+    /// What does not keep the node from serving, but somebody should look at.
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(consensus) = self.held() else { return Vec::new() };
+        match freshness::judge(&self.schedule, consensus.epoch, self.clock.wall()) {
+            Freshness::Fresh => Vec::new(),
+            Freshness::Stale { missed } => {
+                let left = consensus.valid_until.since(self.clock.wall()).as_secs();
+                vec![format!(
+                    "stale: no consensus since that of epoch {}, {missed} missed; traffic goes on for another {left} s",
+                    consensus.epoch
+                )]
+            }
+        }
+    }
+
+    fn contradiction(&self) -> Option<String> {
+        self.fetch.borrow().contradiction.clone()
+    }
+
     /// Why the node is not ready; empty when it is.
     pub fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
+        if let Some(contradiction) = self.contradiction() {
+            return vec![contradiction];
+        }
         match *self.phase.borrow() {
             Phase::Running => {}
             Phase::Draining => reasons.push("draining".to_owned()),
@@ -147,14 +170,13 @@ impl Status {
         matching.min().or_else(|| me.mix_keys.last().map(|(epoch, _)| epoch.plus(1)))
     }
 
-    fn traffic(&self) -> (Traffic, ProcessState) {
-        let process = ProcessState::read();
-        (self.published.read(process.cpu_centiseconds), process)
+    fn traffic(&self) -> Traffic {
+        self.published.read(|| Machine::read(&self.live_keys))
     }
 
     /// `shoal-node status --json`.
     pub fn to_json(&self) -> Value {
-        let (traffic, _) = self.traffic();
+        let traffic = self.traffic();
         let consensus = self.held();
         let me = consensus.as_deref().and_then(|consensus| consensus.node(&self.identity));
         let reasons = self.not_ready();
@@ -168,9 +190,13 @@ impl Status {
             "layer": me.and_then(|me| me.layer).map(|layer| layer.to_string()),
             "epoch": consensus.as_deref().map(|consensus| consensus.epoch.0),
             "in_consensus": me.is_some(),
+            "since_epoch": me.map(|me| me.since.0),
             "standby": me.is_some_and(|me| me.standby),
             "ready": reasons.is_empty(),
             "problems": reasons,
+            "stale": !self.warnings().is_empty(),
+            "warnings": self.warnings(),
+            "contradiction": self.contradiction(),
             "phase": format!("{:?}", *self.phase.borrow()).to_lowercase(),
             "links": {
                 "outgoing": states.iter().map(|(peer, up)| json!({"identity": peer.to_string(), "up": up})).collect::<Vec<_>>(),
@@ -248,7 +274,8 @@ impl Status {
         }
         let per_role = match self.role {
             Role::Gateway => json!({
-                "secret": "sessions of connected clients", "where": ["memory"], "erased": "when the client's link ends",
+                "secret": "sessions of connected clients", "where": ["memory"],
+                "erased": "when the client's link ends; its session number some seconds later, when the allowance it may send is full again",
                 "tells": "which addresses are connected now; not what they do",
             }),
             Role::Mix => json!({
@@ -283,13 +310,12 @@ impl Status {
 
     /// `/metrics`.
     pub fn metrics(&self) -> Result<String> {
-        let (traffic, process) = self.traffic();
+        let traffic = self.traffic();
         let consensus = self.held();
         let keys = self.keys.borrow();
         let current = self.schedule.epoch_at(self.clock.wall());
         let states = self.links.states();
         let up = states.iter().filter(|(_, up)| *up).count();
-        let fill = self.live_keys.all().iter().map(|key| key.fill().1).fold(0.0, f64::max);
         let gauges = Gauges {
             consensus_epoch: consensus.as_deref().map(|consensus| consensus.epoch.0),
             valid_until_ms: consensus.as_deref().map_or(0, |consensus| consensus.valid_until.0),
@@ -298,23 +324,15 @@ impl Status {
             outgoing: (up, states.len() - up),
             incoming: self.node_links.count(),
             key_expiry_ms: keys.erased_at.get(&current).map_or(0, |erased| erased.0),
-            // of a gateway's clients it would tell the load at this moment
-            replay_fill: if self.published.is_by_epoch() { two_decimals(fill) } else { fill },
+            stale: !self.warnings().is_empty(),
+            contradiction: self.contradiction().is_some(),
             store: self.store.as_ref().map_or((0, 0), |store| store.size()),
-            memory: (process.resident, process.virtual_memory),
-            open_fds: process.open_fds,
-            start_seconds: process.start_seconds,
         };
         drop(keys);
         self.metrics.render(&traffic, &gauges)
     }
 }
 
-fn two_decimals(ratio: f64) -> f64 {
-    (ratio * 100.0).round() / 100.0
-}
-
-/// A time as people read it, without a calendar: how it lies to 1970 in seconds, as other tools print it.
 fn describe(at: UnixMillis) -> String {
-    format!("at {} s after 1970 (grace time of its epoch over)", at.0 / 1_000)
+    format!("at {}, when the grace time of its epoch is over", report::utc(at))
 }

@@ -20,14 +20,15 @@ use shoal_protocol::types::{Epoch, Identity, IdentityKey, Layer, Role, StoreInde
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long anything may take before a test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// A neighbour that this test plays.
@@ -114,6 +115,11 @@ pub(crate) struct Paper {
     descriptor: Mutex<Option<Descriptor>>,
     /// Whether the next documents list the node under test.
     pub(crate) listed: AtomicBool,
+    /// Whether the authority withholds new documents.
+    pub(crate) frozen: AtomicBool,
+    /// Whether it certifies another document at every question.
+    pub(crate) contradicting: AtomicBool,
+    answers: AtomicU8,
     pub(crate) clock: Clock,
 }
 
@@ -142,6 +148,9 @@ impl Paper {
             place,
             descriptor: Mutex::default(),
             listed: AtomicBool::new(true),
+            frozen: AtomicBool::new(false),
+            contradicting: AtomicBool::new(false),
+            answers: AtomicU8::new(0),
             clock,
         });
         tokio::spawn(Arc::clone(&paper).serve(endpoint));
@@ -183,7 +192,14 @@ impl Paper {
         let Some(descriptor) = self.descriptor.lock().expect("whole").clone() else {
             return DirectoryAnswer::NotYet("waiting for the node".into());
         };
-        let document = self.document(&descriptor);
+        let mut document = self.document(&descriptor);
+        if self.contradicting.load(Ordering::Relaxed) {
+            document.randomness = [self.answers.fetch_add(1, Ordering::Relaxed); 32];
+            return DirectoryAnswer::Document(certify(&document, 0, &[(0, &self.authority)]));
+        }
+        if have.is_some() && self.frozen.load(Ordering::Relaxed) {
+            return DirectoryAnswer::UpToDate;
+        }
         if have == Some(document.height) {
             return DirectoryAnswer::UpToDate;
         }
@@ -268,6 +284,7 @@ pub(crate) struct Node {
     dir: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) identity: Identity,
+    metrics: SocketAddr,
 }
 
 impl Node {
@@ -288,7 +305,52 @@ impl Node {
         let made: Value = serde_json::from_slice(&made.stdout).expect("one line of JSON");
         let identity = made["identity"].as_str().expect("an identity").parse().expect("hexadecimal");
         let dir = dir.join("node");
-        Self { child: spawn(&dir), dir, address, identity }
+        // all that a log can hold, also that of libraries if they were let
+        let config = std::fs::read_to_string(dir.join("node.toml")).expect("read");
+        let loud = "log = \"debug,quinn=trace,quinn_proto::connection=trace,rustls=trace\"";
+        std::fs::write(dir.join("node.toml"), config.replace("log = \"info\"", loud)).expect("written");
+        Self { child: spawn(&dir), dir, address, identity, metrics }
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// Everything it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).expect("read")
+    }
+
+    pub(crate) async fn wait_log(&self, what: &str, condition: impl Fn(&str) -> bool) {
+        let waiting = async {
+            while !condition(&self.log()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "{what}: {}", self.log());
+    }
+
+    /// Code and body of an answer on the metrics port.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(self.metrics).await.expect("connected");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics);
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_owned())
+    }
+
+    /// What a command of the operator prints for people.
+    pub(crate) fn command(&self, name: &str) -> String {
+        let output = Process::new(env!("CARGO_BIN_EXE_shoal-node"))
+            .arg(name)
+            .arg("--dir")
+            .arg(&self.dir)
+            .output()
+            .expect("runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// kill -9, then start again in the same directory.
@@ -384,8 +446,9 @@ fn spawn(dir: &std::path::Path) -> Child {
     Process::new(env!("CARGO_BIN_EXE_shoal-node"))
         .args(["run", "--dir"])
         .arg(dir)
+        .env_remove("RUST_LOG")
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(std::fs::OpenOptions::new().append(true).create(true).open(dir.join("log")).expect("opened"))
         .spawn()
         .expect("starts")
 }

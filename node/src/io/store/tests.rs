@@ -142,8 +142,7 @@ impl Net {
             consensus: consensus.clone(),
             sender: sender.clone(),
             clock: Clock::start(),
-            queue_packets: 64,
-            on_failure: Arc::new(|_| {}),
+            queue_packets: Arc::new(std::sync::atomic::AtomicUsize::new(64)),
             phase: phases.clone(),
         };
         tokio::spawn(keeper.run());

@@ -20,7 +20,6 @@ use shoal_protocol::types::{Epoch, Identity, IdentityKey, Layer, Role, StoreInde
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -112,8 +111,6 @@ pub(crate) struct Paper {
     authority: AuthoritySecret,
     place: Option<Layer>,
     descriptor: Mutex<Option<Descriptor>>,
-    /// Whether the next documents list the node under test.
-    pub(crate) listed: AtomicBool,
     pub(crate) clock: Clock,
 }
 
@@ -129,7 +126,12 @@ impl Paper {
             name: "paper".into(),
             genesis_time: UnixMillis(clock.wall().0 - 5_000),
             authorities: vec![authority.public().clone()],
-            parameters: Parameters { epoch_ms: 10_000, skew_ms: 1_000, ..Parameters::test_network() },
+            parameters: Parameters {
+                epoch_ms: 10_000,
+                skew_ms: 1_000,
+                mean_delay_max_ms: 150,
+                ..Parameters::test_network()
+            },
             hints: Hints { authorities: vec![hint], gateways: Vec::new() },
         };
         let mix = |layer, number| Neighbour::new(Role::Mix, Some(layer), number);
@@ -141,7 +143,6 @@ impl Paper {
             authority,
             place,
             descriptor: Mutex::default(),
-            listed: AtomicBool::new(true),
             clock,
         });
         tokio::spawn(Arc::clone(&paper).serve(endpoint));
@@ -196,7 +197,8 @@ impl Paper {
         let covered = |keys: &[(Epoch, shoal_protocol::X25519Public)]| {
             keys.iter().filter(|(of, _)| (epoch..epoch.plus(EPOCHS_COVERED)).contains(of)).copied().collect()
         };
-        let listed = self.listed.load(Ordering::Relaxed);
+        // as authorities do: a node without a key for the document's epoch is not in it
+        let has_key = descriptor.mix_keys.iter().any(|(of, _)| *of == epoch);
         let under_test = NodeEntry {
             identity: descriptor.identity,
             role: descriptor.role,
@@ -209,7 +211,7 @@ impl Paper {
             since: Epoch(0),
             standby: false,
         };
-        let mut nodes: Vec<NodeEntry> = listed.then_some(under_test).into_iter().collect();
+        let mut nodes: Vec<NodeEntry> = has_key.then_some(under_test).into_iter().collect();
         let neighbours = self.mixes.iter().chain(&self.stores).chain([&self.gateway]);
         nodes.extend(neighbours.map(|neighbour| {
             let mut entry = neighbour.entry.clone();
@@ -247,11 +249,18 @@ impl Paper {
         }
     }
 
-    /// The node under test as a hop, with the key it published for the current epoch.
+    /// The newest descriptor of the node under test.
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        self.descriptor.lock().expect("whole").clone().expect("published")
+    }
+
+    /// The node under test as a hop, with the key it published for the current epoch; if it is leaving and the epoch is
+    /// over, with its last.
     pub(crate) fn hop(&self, delay: Duration) -> Hop {
-        let descriptor = self.descriptor.lock().expect("whole").clone().expect("published");
+        let descriptor = self.descriptor();
         let epoch = self.network.schedule().epoch_at(self.clock.wall());
-        let key = descriptor.mix_keys.iter().find(|(of, _)| *of == epoch).expect("a key for this epoch").1;
+        let key = descriptor.mix_keys.iter().find(|(of, _)| *of == epoch).or(descriptor.mix_keys.last());
+        let key = key.expect("a key").1;
         Hop { address: *descriptor.identity.as_bytes(), key, delay }
     }
 
@@ -310,6 +319,13 @@ impl Node {
         self.dir.join("run")
     }
 
+    /// Names of the files of keys and of what was seen under them.
+    pub(crate) fn key_files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.runtime_dir()).expect("listed");
+        let names = entries.filter_map(|entry| entry.expect("an entry").file_name().into_string().ok());
+        names.filter(|name| name.starts_with("mix-")).collect()
+    }
+
     pub(crate) async fn status(&self) -> Value {
         control::ask(&self.runtime_dir(), Command::Status).await.unwrap_or(Value::Null)
     }
@@ -360,6 +376,8 @@ impl Node {
 
     /// Waits for the end of the process.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
+        // a drain takes up to an epoch and its grace time: 17 s
+        const LONG: Duration = Duration::from_secs(180);
         let ended = async {
             loop {
                 if let Some(status) = self.child.try_wait().expect("our child") {
@@ -368,7 +386,7 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(PATIENCE, ended).await.expect("ends in time")
+        timeout(LONG, ended).await.expect("ends in time")
     }
 }
 

@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 
 /// Epochs ahead for which keys exist: the document of epoch e+1 is made during e and carries e+1 to e+3.
 pub const EPOCHS_AHEAD: u64 = 3;
+/// Keys further ahead than these are destroyed: only a clock that was wrong can have made them, and every time it is
+/// wrong would leave four more. Twice what is made, so that a clock that is set back a little destroys nothing.
+const EPOCHS_AHEAD_MAX: u64 = 2 * EPOCHS_AHEAD;
 
 /// The secrets of one epoch. Zeroized on drop; `Debug` shows the epoch only.
 #[derive(Debug)]
@@ -51,21 +54,6 @@ impl Window {
 pub trait OfEpoch {
     /// The epoch.
     fn epoch(&self) -> Epoch;
-}
-
-/// An epoch's keys with the time during which they are accepted.
-#[derive(Debug, Clone)]
-pub struct KeyWindow {
-    /// When they are accepted.
-    pub window: Window,
-    /// The keys.
-    pub keys: Arc<EpochKeys>,
-}
-
-impl OfEpoch for KeyWindow {
-    fn epoch(&self) -> Epoch {
-        self.keys.epoch
-    }
 }
 
 /// Puts keys into the order in which a packet is tried: the current epoch's, then earlier ones (grace), newest first,
@@ -120,10 +108,13 @@ impl KeyRing {
         made
     }
 
-    /// Takes out all keys whose time is over at `now`; the shell erases their files and replay sets with them.
+    /// Takes out all keys whose time is over at `now`, or so far ahead that only a wrong clock can have made them; the
+    /// shell erases their files and replay sets with them. A ring so never holds more than those of the past in their
+    /// grace time and seven.
     pub fn expire(&mut self, now: UnixMillis, schedule: &Schedule, grace: Duration) -> Vec<Epoch> {
-        let over: Vec<Epoch> =
-            self.keys.keys().copied().filter(|epoch| schedule.start(epoch.plus(1)).plus(grace) <= now).collect();
+        let last = schedule.epoch_at(now).plus(EPOCHS_AHEAD_MAX);
+        let is_over = |epoch: &Epoch| schedule.start(epoch.plus(1)).plus(grace) <= now || *epoch > last;
+        let over: Vec<Epoch> = self.keys.keys().copied().filter(is_over).collect();
         for epoch in &over {
             self.keys.remove(epoch);
         }
@@ -234,6 +225,12 @@ impl EpochKeys {
     /// mean nothing once the key is gone.
     pub fn tag_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(blake3::derive_key("shoal/1 node replay tag key", &*self.mix.to_bytes()))
+    }
+
+    /// The same for the ephemeral keys seen under the envelope key; stores only.
+    pub fn seen_key(&self) -> Option<Zeroizing<[u8; 32]>> {
+        let envelope = self.envelope.as_ref()?;
+        Some(Zeroizing::new(blake3::derive_key("shoal/1 node seen tag key", &*envelope.to_bytes())))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The Shoal relay: gateway, mix or store in one binary.
 //!
 //! Pure rooms decide: [`unwrap`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`],
-//! [`freshness`] for every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes, `now` and a random
+//! [`freshness`], [`leaving`] for every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes,
+//! `now` and a random
 //! generator, and say what to do. [`io`] is the shell that acts.
 
 pub mod admission;
@@ -15,6 +16,7 @@ pub mod gateway;
 pub mod inbox;
 pub mod io;
 pub mod keys;
+pub mod leaving;
 pub mod loops;
 pub mod mix;
 pub mod pacer;

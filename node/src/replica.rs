@@ -11,6 +11,7 @@ use crate::drops::{DropReason, Drops};
 use crate::engine::{Outcome, Task, Write, Written};
 use crate::inbox::GROWTH_MAX;
 use crate::keys::EpochKeys;
+use crate::replay::Insertion;
 use rand::CryptoRng;
 use shoal_protocol::boxes::{self, BoxBody, BoxId};
 use shoal_protocol::consensus::{Consensus, Generation};
@@ -20,7 +21,7 @@ use shoal_protocol::request::{
     Answer, Envelope, OpenEnvelope, Operation, RECEIPT_CONTEXT, SealedAnswer, Status, receipt_message,
 };
 use shoal_protocol::types::{Epoch, Identity, IdentityKey, StoreIndex};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +29,10 @@ use std::time::Duration;
 /// At an answer time of 100 ms that is 81,920 envelopes a second, ten times what one core can open.
 pub const WAITING_MAX: usize = 8_192;
 
-/// Ephemeral keys remembered for one envelope key. 16 bytes each, 36 with the slack of a hash set at its worst: 151 MB
-/// when full, of at most three keys at a time. An envelope key lives for an epoch, its grace and the skew: 24 minutes by
-/// default, so this is reached at 2,900 envelopes a second. Beyond it envelopes are refused, never forgotten.
-pub const SEEN_MAX: usize = 1 << 22;
+/// Ephemeral keys remembered for one envelope key: what fills 2^22 slots of 16 bytes to 7/8, 67 MB, and 59 MB of log. An
+/// envelope key lives for an epoch, its grace and the skew, 27 minutes by default, and at most three are accepted at a
+/// time; so this is reached at 2,200 envelopes a second. Beyond it envelopes are refused, never forgotten.
+pub const SEEN_MAX: usize = (1 << 22) / 8 * 7;
 
 /// Epochs by which the clocks of a client and this store, and the time on the way, may differ: an inbox operation made
 /// in the epoch before or after this one is good.
@@ -102,12 +103,11 @@ struct Waiting {
     receipt: Option<[u8; 64]>,
 }
 
-/// A replica's envelopes in hand, and the ephemeral keys it has seen.
+/// A replica's envelopes in hand. What it has seen is kept with the envelope keys, whose fate it shares.
 pub struct Replica {
     identity: Arc<IdentityKey>,
     drops: Arc<Drops>,
     network: Network,
-    seen: BTreeMap<Epoch, HashSet<[u8; 16]>>,
     /// By the time at which the answer goes, then order of arrival.
     waiting: BTreeMap<(Duration, u64), Waiting>,
     next_number: u64,
@@ -131,7 +131,7 @@ enum Verdict {
 impl Replica {
     /// A replica that signs receipts with the node's identity key.
     pub fn new(identity: Arc<IdentityKey>, network: Network, drops: Arc<Drops>) -> Self {
-        Self { identity, drops, network, seen: BTreeMap::new(), waiting: BTreeMap::new(), next_number: 0 }
+        Self { identity, drops, network, waiting: BTreeMap::new(), next_number: 0 }
     }
 
     /// Takes a new consensus. Envelopes in hand keep the times they were given.
@@ -139,27 +139,17 @@ impl Replica {
         self.network = network;
     }
 
-    /// Takes back what was remembered of one epoch before the process was started.
-    pub fn restore(&mut self, epoch: Epoch, halves: Vec<[u8; 16]>) {
-        self.seen.entry(epoch).or_default().extend(halves.into_iter().take(SEEN_MAX));
-    }
-
-    /// Forgets the ephemeral keys of envelope keys that are erased: of each epoch for which `is_alive` says no.
-    pub fn forget(&mut self, mut is_alive: impl FnMut(Epoch) -> bool) {
-        self.seen.retain(|epoch, _| is_alive(*epoch));
-    }
-
     /// Takes a question that arrived at `now`. `keys` are those accepted now, in the order in which to try them; `epoch` is
-    /// the current one. `remember` writes half an ephemeral key where a restart of the process finds it
-    /// ([`Replica::restore`]); if it cannot, the envelope is not acted on. Returns the engine task, if the operation has
-    /// one.
+    /// the current one. `remember` takes the ephemeral key of an envelope that opens into what was seen under the key of
+    /// that epoch; only a fresh one is acted on. Returns the engine task, if the operation has one; it may be done only
+    /// after what was remembered is where a restart of the process finds it.
     pub fn on_request(
         &mut self,
         now: Duration,
         epoch: Epoch,
         question: Question<'_>,
         keys: &[Arc<EpochKeys>],
-        remember: impl FnOnce(Epoch, &[u8; 16]) -> bool,
+        remember: impl FnOnce(Epoch, &[u8; 32]) -> Insertion,
     ) -> Option<(Job, Task)> {
         let Question { courier, ticket, envelope, receipt } = question;
         if self.waiting.len() >= WAITING_MAX {
@@ -223,7 +213,7 @@ impl Replica {
         &mut self,
         envelope: &Envelope,
         keys: &[Arc<EpochKeys>],
-        remember: impl FnOnce(Epoch, &[u8; 16]) -> bool,
+        remember: impl FnOnce(Epoch, &[u8; 32]) -> Insertion,
     ) -> Option<OpenEnvelope> {
         let opened = keys.iter().find_map(|keys| {
             let open = envelope.open(self.network.me, keys.envelope.as_ref()?).ok()?;
@@ -233,20 +223,13 @@ impl Replica {
             self.drops.count(DropReason::BadEnvelope);
             return None;
         };
-        let seen = self.seen.entry(epoch).or_default();
-        // half of a point is as good as all of it: nobody finds two keys with the same 128 bits but on purpose, and who
-        // does has only an own envelope refused
-        let half = open.ephemeral.first_chunk::<16>().copied().unwrap_or_default();
-        if seen.contains(&half) || seen.len() >= SEEN_MAX {
-            self.drops.count(DropReason::RepeatedEnvelope);
-            return None;
-        }
-        seen.insert(half);
-        if !remember(epoch, &half) {
-            self.drops.count(DropReason::ReplayLogFailed);
-            return None;
-        }
-        Some(open)
+        let reason = match remember(epoch, &open.ephemeral) {
+            Insertion::Fresh => return Some(open),
+            Insertion::Repeated => DropReason::RepeatedEnvelope,
+            Insertion::Full => DropReason::ReplaySetFull,
+        };
+        self.drops.count(reason);
+        None
     }
 
     fn judge(&self, open: &OpenEnvelope, epoch: Epoch, receipt: &[u8; RECEIPT_SIZE]) -> Verdict {
@@ -324,15 +307,13 @@ impl Replica {
     /// How much work an append shows, as far as an inbox may ask for it; `None` if less than an empty inbox asks for.
     /// The operation does not say for which generation and epoch the work was done: the few that are possible are tried.
     fn work_of(&self, id: &BoxId, epoch: Epoch, body: &BoxBody, nonce: &[u8; 64]) -> Option<u8> {
-        let base = self.network.append_bits;
-        let shows =
-            |bits: u8, generation: u32, made: u64| inbox::append_work(id, generation, Epoch(made), body, bits, nonce);
+        let (base, hash) = (self.network.append_bits, body.hash());
         let epochs = epoch.minus(EPOCHS_AROUND).0..=epoch.plus(EPOCHS_AROUND).0;
-        let (generation, made) = self.network.generations.iter().find_map(|generation| {
-            let made = epochs.clone().find(|made| shows(base, generation.number, *made))?;
-            Some((generation.number, made))
-        })?;
-        (0..=GROWTH_MAX).rev().map(|growth| base.saturating_add(growth)).find(|bits| shows(*bits, generation, made))
+        let possible = self.network.generations.iter().flat_map(|generation| {
+            epochs.clone().map(|made| inbox::work_bits(id, generation.number, Epoch(made), &hash, nonce))
+        });
+        let shown = { possible }.find(|bits| *bits >= u32::from(base))?;
+        Some(u8::try_from(shown).unwrap_or(u8::MAX).min(base.saturating_add(GROWTH_MAX)))
     }
 }
 

@@ -13,7 +13,6 @@ use shoal_protocol::link::{Attach, STREAM_CONSENSUS, STREAM_PACKETS};
 use shoal_protocol::quic::{CloseReason, Endpoint, FrameReader, Protocol};
 use shoal_protocol::sphinx::{Hop, Packet, Unwrapped, open_header};
 use shoal_protocol::types::{IdentityKey, Layer, Role};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -93,10 +92,11 @@ async fn links_that_the_topology_or_the_consensus_forbids_are_closed() {
     node.wait("the link is counted", |status| status["links"]["incoming"].as_u64() == Some(1)).await;
     assert!(link.is_open());
 
-    // SIGTERM drains (the node stays listed for the time of its keys), a second one stops now
+    // SIGTERM drains, a second one stops now and keeps the keys: the node may be back soon
     node.signal("-TERM");
     node.wait("draining", |status| status["phase"] == "draining").await;
     assert_eq!(node.end("-TERM").await, Some(0));
+    assert!(node.key_files().len() >= 2 * 4, "{:?}", node.key_files());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,17 +188,28 @@ async fn a_lost_replay_log_destroys_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_draining_node_serves_until_the_consensus_lets_it_go() {
+async fn a_draining_node_leaves_the_next_document_serves_until_it_is_out_and_erases_its_keys() {
     let paper = Paper::start(Some(Layer::L1));
     let dir = tempfile::tempdir().expect("a directory");
     let mut node = Node::start(&paper, Role::Mix, dir.path());
     node.ready().await;
     let l2 = &paper.mixes[1];
+    let (_link, mut frames) = node.dial(&paper.gateway).await;
     node.signal("-TERM");
     node.wait("draining", |status| status["phase"] == "draining" && status["ready"] == false).await;
-    let (_link, mut frames) = node.dial(&paper.gateway).await;
+    // the last descriptor has a key for this epoch and no other
+    node.wait("the farewell", |_| paper.descriptor().mix_keys.len() == 1).await;
+    let descriptor = paper.descriptor();
+    let last = descriptor.mix_keys[0].0.0;
+    node.wait("said so", |status| status["descriptor"]["covers_epoch"].as_u64() == Some(last)).await;
     frames.write(paper.packet(DELAY, l2.last_hop(), 1).as_bytes()).await.expect("sent");
     assert_eq!(l2.receive().await, [1; 16], "served as before");
-    paper.listed.store(false, Ordering::Relaxed);
+    let under_way = paper.packet(DELAY, l2.last_hop(), 2);
+    // the next document is without the node; what was built under the one before it still passes
+    node.wait("out", |status| status["in_consensus"] == false).await;
+    frames.write(under_way.as_bytes()).await.expect("sent");
+    assert_eq!(l2.receive().await, [2; 16], "served until nobody can need it");
     assert_eq!(node.ended().await, Some(0));
+    assert_eq!(node.key_files(), Vec::<String>::new());
+    assert_eq!(paper.descriptor(), descriptor, "no descriptor after the last one");
 }

@@ -117,8 +117,8 @@ pub fn verify_read(id: &BoxId, after: u64, epoch: Epoch, signature: &[u8; 64]) -
     verify_raw(id, &read_message(id, after, epoch), signature)
 }
 
-/// Number of leading zero bits of an APPEND's hashcash: BLAKE3 over inbox, generation, epoch, body hash and nonce.
-fn work_bits(id: &BoxId, generation: u32, epoch: Epoch, body_hash: &[u8; 32], nonce: &[u8; 64]) -> u32 {
+/// Number of leading zero bits of an APPEND's hashcash: BLAKE3 over inbox, generation, epoch, [`BoxBody::hash`] and nonce.
+pub fn work_bits(id: &BoxId, generation: u32, epoch: Epoch, body_hash: &[u8; 32], nonce: &[u8; 64]) -> u32 {
     let mut hasher = blake3::Hasher::new_derive_key(WORK);
     hasher.update(id.as_bytes()).update(&generation.to_be_bytes()).update(&epoch.0.to_be_bytes());
     hasher.update(body_hash).update(nonce);

@@ -6,10 +6,17 @@ use crate::sphinx::{BuildError, Hop, Packet, Payload, Tampered, VERSION, crate_r
 use rand::CryptoRng;
 use sphinx_packet::route::{Destination, DestinationAddressBytes};
 use sphinx_packet::surb::{SURB as RawSurb, SURBMaterial, SurbReplyRecovery};
+use zeroize::Zeroize as _;
 
-/// A SURB as it travels: header, address of the first hop, one payload seed.
+/// A SURB as it travels: header, address of the first hop, one payload seed. Zeroized on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Surb(Box<[u8; SURB_SIZE]>);
+
+impl Drop for Surb {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
+}
 
 impl std::fmt::Debug for Surb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -411,3 +411,22 @@ pub(crate) fn certified_chain(heights: u64, fork: bool) -> (Vec<Vec<u8>>, TrustA
     let documents = paper.chain.iter().map(|document| document.bytes().to_vec()).collect();
     (documents, TrustAnchor { network: NETWORK, authorities: paper.authorities })
 }
+
+#[test]
+fn a_node_whose_last_descriptor_ends_with_the_epoch_is_not_in_the_next_document() {
+    let cast = Cast::new(1, 7, 3);
+    let leaver = &cast.mixes[6];
+    let mut paper = Paper::new(parameters(500));
+    paper.publish(&cast.all(), 5);
+    paper.advance(5);
+    paper.publish(&cast.all(), 6);
+    assert!(paper.advance(6).node(&leaver.identity()).is_some());
+    // later in epoch 6 the node leaves: an authority takes its last descriptor, because it has a key that is good now
+    let now = UnixMillis(testing::GENESIS.0 + 6 * EPOCH_MS + EPOCH_MS * 3 / 4);
+    let judge = Judge { network: NETWORK, schedule: testing::schedule(), skew: Duration::from_secs(2), admitted: None };
+    let last = leaver.descriptor_with(now, |descriptor| descriptor.mix_keys.truncate(1));
+    paper.listing.offer(&last, now, &judge, |_| None).expect("a key for now is enough");
+    let draft = paper.draft(7).expect("a document is possible");
+    assert_eq!(draft.dropped.get(&leaver.identity()), Some(&Dropped::NoKey(Epoch(7))));
+    assert!(paper.advance(7).node(&leaver.identity()).is_none());
+}

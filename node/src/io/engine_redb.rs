@@ -260,7 +260,10 @@ impl Engine for RedbEngine {
         let mut erased = 0;
         while let Some(at) = self.files.iter().position(|file| file.name.bucket.is_over(now, retention)) {
             let mut file = self.files.remove(at);
-            file.close();
+            if file.close() {
+                // in case it cannot be removed and is read on
+                file.distrust();
+            }
             if let Err(error) = self.disk.remove(&file.name.to_string()) {
                 // still there: keep it in the list and try again at the next call
                 self.files.insert(at, file);

@@ -1,14 +1,23 @@
 //! The engine's own thread: gathers what comes within 2 ms into one durable batch.
 //!
+//! Nothing is done for an envelope before its tag is in the log of its key: the tags of a batch are written first, here,
+//! where waiting for a disk makes nobody else wait.
+//!
 //! A flush to the disk takes 0.2 to 5 ms however much it covers, so writes that arrive together are committed together.
 //! Nobody is told that a write is stored before its batch is committed, and nothing is read while one is being
 //! committed, so a reader never sees what might still be lost.
 
 use super::host::Clock;
+use super::live_keys::LiveKeys;
 use super::store_seam::StoreReport;
+use super::tag_log::{LogError, Memory};
+use crate::drops::{DropReason, Drops};
 use crate::engine::{Engine, EngineError, Limits, Outcome, Task, Write};
+use crate::replay::Tag;
 use crate::replica::Job;
 use shoal_protocol::UnixMillis;
+use shoal_protocol::types::Epoch;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -24,8 +33,21 @@ const BATCH_MAX: usize = 256;
 /// batches, 20 ms. What finds the queue full is answered `unavailable`.
 const QUEUE: usize = 1_024;
 
+/// An envelope that was opened: what keeps it from being opened again, and what it asks of the engine.
+#[derive(Debug)]
+pub struct Opened {
+    /// Epoch of the envelope key.
+    pub epoch: Epoch,
+    /// What was seen under it.
+    pub memory: Arc<Memory>,
+    /// This envelope in there.
+    pub tag: Tag,
+    /// What to do once the tag is written, and the name to give back with its outcome.
+    pub task: Option<(Job, Task)>,
+}
+
 enum Message {
-    Do { job: Job, task: Task, now: UnixMillis },
+    Do { opened: Opened, now: UnixMillis },
     Tend { now: UnixMillis, limits: Limits },
 }
 
@@ -45,23 +67,25 @@ pub struct EngineClient {
 }
 
 impl EngineClient {
-    /// Starts the thread. Outcomes go to `done`; how the engine does goes to `report`.
+    /// Starts the thread. Outcomes go to `done`; how the engine does goes to `report`; what is not done is counted in
+    /// `drops`, and a log that is torn is reported to `keys`.
     pub fn start(
         engine: Box<dyn Engine>,
         done: mpsc::Sender<Done>,
         report: Arc<StoreReport>,
+        drops: Arc<Drops>,
+        keys: Arc<LiveKeys>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (messages, received) = sync_channel(QUEUE);
-        let thread = thread::Builder::new()
-            .name("store-engine".to_owned())
-            .spawn(move || Worker { engine, clock: Clock::start(), done, report, failing: false }.run(&received))?;
+        let worker = Worker { engine, clock: Clock::start(), done, report, drops, keys, failing: false };
+        let thread = thread::Builder::new().name("store-engine".to_owned()).spawn(move || worker.run(&received))?;
         Ok((Self { messages }, thread))
     }
 
-    /// Hands a task over; `false` if the queue is full or the thread has ended. `now` decides into which bucket a write
-    /// goes.
-    pub fn submit(&self, job: Job, task: Task, now: UnixMillis) -> bool {
-        self.messages.try_send(Message::Do { job, task, now }).is_ok()
+    /// Hands an envelope over; `false` if the queue is full or the thread has ended. `now` decides into which bucket a
+    /// write goes.
+    pub fn submit(&self, opened: Opened, now: UnixMillis) -> bool {
+        self.messages.try_send(Message::Do { opened, now }).is_ok()
     }
 
     /// Sets limits, erases what is over and reports the size; `false` if the thread has ended.
@@ -76,20 +100,22 @@ struct Worker {
     clock: Clock,
     done: mpsc::Sender<Done>,
     report: Arc<StoreReport>,
+    drops: Arc<Drops>,
+    keys: Arc<LiveKeys>,
     failing: bool,
 }
 
 impl Worker {
     fn run(mut self, received: &Receiver<Message>) {
-        self.report.set_open(true);
         self.report_size();
+        self.report.set_open(true);
         while let Ok(first) = received.recv() {
             let mut batch = Vec::new();
             let mut next = Some(first);
             let deadline = self.clock.monotonic() + GATHER;
             while let Some(message) = next.take() {
                 match message {
-                    Message::Do { job, task, now } => batch.push((job, task, now)),
+                    Message::Do { opened, now } => batch.push((opened, now)),
                     Message::Tend { now, limits } => self.tend(now, limits),
                 }
                 if batch.len() < BATCH_MAX {
@@ -103,13 +129,25 @@ impl Worker {
         self.report.set_open(false);
     }
 
-    /// Writes first, then reads; `false` if nobody takes outcomes any more.
-    fn execute(&mut self, batch: Vec<(Job, Task, UnixMillis)>) -> bool {
-        let Some(now) = batch.iter().map(|(_, _, now)| *now).max() else { return true };
+    /// Tags first, then writes, then reads; `false` if nobody takes outcomes any more.
+    fn execute(&mut self, batch: Vec<(Opened, UnixMillis)>) -> bool {
+        let Some(now) = batch.iter().map(|(_, now)| *now).max() else { return true };
+        let logged = self.log(&batch);
         let mut jobs: Vec<Job> = Vec::new();
         let mut writes: Vec<Write> = Vec::new();
         let mut reads: Vec<(Job, Task)> = Vec::new();
-        for (job, task, _) in batch {
+        for (opened, _) in batch {
+            let is_logged = logged.get(&opened.epoch) == Some(&true);
+            if !is_logged {
+                self.drops.count(DropReason::ReplayLogFailed);
+            }
+            let Some((job, task)) = opened.task else { continue };
+            if !is_logged {
+                if self.done.blocking_send(Done { job, outcome: Outcome::Failed }).is_err() {
+                    return false;
+                }
+                continue;
+            }
             match task {
                 Task::Write(write) => {
                     jobs.push(job);
@@ -141,6 +179,24 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// Writes the tags of a batch, those of one key in one go; says for each epoch whether they are in its log. Keys of at
+    /// most three epochs are accepted at a time.
+    fn log(&self, batch: &[(Opened, UnixMillis)]) -> BTreeMap<Epoch, bool> {
+        let mut by_epoch: BTreeMap<Epoch, (&Memory, Vec<Tag>)> = BTreeMap::new();
+        for (opened, _) in batch {
+            by_epoch.entry(opened.epoch).or_insert_with(|| (&opened.memory, Vec::new())).1.push(opened.tag);
+        }
+        let write = |(epoch, (memory, tags)): (Epoch, (&Memory, Vec<Tag>))| match memory.log(&tags) {
+            Ok(()) => (epoch, true),
+            Err(LogError::Unwritten(_)) => (epoch, false),
+            Err(LogError::Torn) => {
+                self.keys.report_torn(epoch);
+                (epoch, false)
+            }
+        };
+        by_epoch.into_iter().map(write).collect()
     }
 
     fn tend(&mut self, now: UnixMillis, limits: Limits) {

@@ -1,11 +1,11 @@
 //! The keys as the workers use them, and the task that makes, publishes, opens and erases them on time.
 
 use crate::io::host::{Clock, generator};
-use crate::io::key_files::{KeyFiles, LogError, ReplayLog};
+use crate::io::key_files::{KeyFiles, Memories};
 use crate::io::phase::{self, Phase};
-use crate::io::store_seam::EnvelopeKeys;
-use crate::keys::{EpochKeys, KeyRing, KeyWindow, OfEpoch, Window, in_order};
-use crate::replay::{Insertion, ReplaySet, Tag};
+use crate::io::tag_log::{LogError, Memory};
+use crate::keys::{EpochKeys, KeyRing, OfEpoch, Window, in_order};
+use crate::replay::{Insertion, Tag};
 use crate::unwrap::MixKey;
 use anyhow::Result;
 use arc_swap::ArcSwap;
@@ -14,23 +14,18 @@ use shoal_protocol::parameters::Parameters;
 use shoal_protocol::types::{Epoch, UnixMillis};
 use shoal_protocol::{X25519Public, X25519Secret};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// A mix key with everything that lives and dies with it.
+/// The keys of one epoch with everything that lives and dies with them. What was seen under a key is part of it, so that
+/// no clock, wherever it steps, can make a key outlive its memory.
 #[derive(Debug)]
 pub struct LiveKey {
     window: Window,
     keys: Arc<EpochKeys>,
-    replay: Mutex<Replay>,
-}
-
-/// What was seen under one mix key: in memory, and in the log.
-#[derive(Debug)]
-struct Replay {
-    set: ReplaySet,
-    log: ReplayLog,
+    replay: Memory,
+    seen: Option<Arc<Memory>>,
 }
 
 impl OfEpoch for LiveKey {
@@ -46,27 +41,34 @@ impl MixKey for LiveKey {
 }
 
 impl LiveKey {
-    fn replay(&self) -> MutexGuard<'_, Replay> {
-        // insertion and appending leave set and log usable wherever they stop
-        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The keys of an epoch, accepted inside `window`.
+    pub fn new(window: Window, keys: Arc<EpochKeys>, memories: Memories) -> Self {
+        Self { window, keys, replay: memories.replay, seen: memories.seen.map(Arc::new) }
+    }
+
+    /// The secrets. Hold them for one packet or envelope only: a key that is erased must not live on in a copy.
+    pub const fn keys(&self) -> &Arc<EpochKeys> {
+        &self.keys
+    }
+
+    /// The envelopes seen under the envelope key; stores only.
+    pub const fn seen(&self) -> Option<&Arc<Memory>> {
+        self.seen.as_ref()
     }
 
     /// Inserts a packet's replay tag. Atomic: of two packets with one tag exactly one is fresh.
     pub fn insert(&self, replay_tag: &[u8; 32]) -> (Insertion, Tag) {
-        let mut replay = self.replay();
-        let tag = replay.set.tag(replay_tag);
-        (replay.set.insert(tag), tag)
+        self.replay.insert(replay_tag)
     }
 
     /// Writes the tags of fresh packets to the log; only then may they leave.
     pub fn log(&self, tags: &[Tag]) -> Result<(), LogError> {
-        self.replay().log.append(tags)
+        self.replay.log(tags)
     }
 
-    /// Packets seen and the share of the capacity they take.
-    pub fn fill(&self) -> (usize, f64) {
-        let replay = self.replay();
-        (replay.set.len(), replay.set.fill_ratio())
+    /// Share of its capacity that the fuller memory of this epoch takes.
+    pub fn fill_ratio(&self) -> f64 {
+        self.replay.fill().1.max(self.seen.as_ref().map_or(0.0, |seen| seen.fill().1))
     }
 }
 
@@ -79,6 +81,11 @@ pub struct LiveKeys {
 }
 
 impl LiveKeys {
+    /// Replaces the keys.
+    pub fn replace(&self, keys: Vec<Arc<LiveKey>>) {
+        self.keys.store(Arc::new(keys));
+    }
+
     /// All keys, oldest first.
     pub fn all(&self) -> Arc<Vec<Arc<LiveKey>>> {
         self.keys.load_full()
@@ -89,7 +96,7 @@ impl LiveKeys {
         in_order(current, all.iter().map(|key| &**key).filter(|key| key.window.contains(now)))
     }
 
-    /// A worker found the log of this epoch torn: its key must go.
+    /// A log of this epoch was found torn: its keys must go.
     pub fn report_torn(&self, epoch: Epoch) {
         let mut torn = self.torn.lock().unwrap_or_else(PoisonError::into_inner);
         if !torn.contains(&epoch) {
@@ -126,10 +133,8 @@ pub struct KeyTask {
     pub with_envelope: bool,
     /// Time.
     pub clock: Clock,
-    /// Where the workers read.
+    /// Where the workers and the store read.
     pub live: Arc<LiveKeys>,
-    /// Where the store reads.
-    pub envelope: Arc<EnvelopeKeys>,
     /// Where everybody else reads.
     pub snapshot: watch::Sender<KeySnapshot>,
 }
@@ -146,29 +151,32 @@ pub struct KeyKeeper {
 impl KeyTask {
     /// Restores what the runtime directory holds, makes what is missing and shows it to everybody.
     pub fn start(self) -> Result<KeyKeeper> {
+        let now = self.clock.wall();
+        self.start_at(now)
+    }
+
+    fn start_at(self, now: UnixMillis) -> Result<KeyKeeper> {
         let ring = KeyRing::new(self.with_envelope);
         let mut keeper = KeyKeeper { task: self, ring, live: BTreeMap::new(), unerased: BTreeSet::new() };
         for restored in keeper.task.files.restore(&mut keeper.ring)? {
-            keeper.adopt(restored.epoch, restored.set, restored.log);
+            keeper.adopt(restored.epoch, restored.memories);
         }
-        keeper.turn()?;
+        keeper.turn(now)?;
         Ok(keeper)
     }
 }
 
 impl KeyKeeper {
-    fn adopt(&mut self, epoch: Epoch, set: ReplaySet, log: ReplayLog) {
+    fn adopt(&mut self, epoch: Epoch, memories: Memories) {
         let KeyTask { schedule, parameters, .. } = &self.task;
         let window = Window::of(epoch, schedule, parameters.grace(), parameters.skew());
         if let Some(keys) = self.ring.get(epoch) {
-            let live = LiveKey { window, keys: Arc::clone(keys), replay: Mutex::new(Replay { set, log }) };
-            self.live.insert(epoch, Arc::new(live));
+            self.live.insert(epoch, Arc::new(LiveKey::new(window, Arc::clone(keys), memories)));
         }
     }
 
-    /// Does what is due now: erases what is over or torn, makes what is missing, publishes.
-    fn turn(&mut self) -> Result<()> {
-        let now = self.task.clock.wall();
+    /// Does what is due at `now`: erases what is over or torn, makes what is missing, publishes.
+    fn turn(&mut self, now: UnixMillis) -> Result<()> {
         let current = self.task.schedule.epoch_at(now);
         let mut gone = self.ring.expire(now, &self.task.schedule, self.task.parameters.grace());
         for epoch in self.task.live.take_torn() {
@@ -198,7 +206,7 @@ impl KeyKeeper {
                 continue;
             }
             match self.task.files.create(&keys) {
-                Ok((set, log)) => self.adopt(keys.epoch, set, log),
+                Ok(memories) => self.adopt(keys.epoch, memories),
                 Err(error) => {
                     // not on disk, so not to be used: tried again at the next turn
                     self.ring.destroy(keys.epoch);
@@ -212,12 +220,7 @@ impl KeyKeeper {
     }
 
     fn publish(&self) {
-        self.task.live.keys.store(Arc::new(self.live.values().cloned().collect()));
-        if self.task.with_envelope {
-            let windows = self.live.values();
-            let windows = windows.map(|live| KeyWindow { window: live.window, keys: Arc::clone(&live.keys) }).collect();
-            self.task.envelope.replace(windows);
-        }
+        self.task.live.replace(self.live.values().cloned().collect());
         let public = |pick: fn(&EpochKeys) -> Option<X25519Public>| {
             self.live.values().filter_map(|live| Some((live.keys.epoch, pick(&live.keys)?))).collect()
         };
@@ -247,9 +250,105 @@ impl KeyKeeper {
                 () = live.torn_notify.notified() => {}
                 () = phase::reached(&mut phase, Phase::Stopping) => return,
             }
-            if let Err(error) = self.turn() {
+            if let Err(error) = self.turn(self.task.clock.wall()) {
                 tracing::error!(error = format!("{error:#}"), "mix keys cannot be written or erased; trying again");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_protocol::types::Hash;
+    use std::fs;
+    use std::path::Path;
+
+    const EPOCH_MS: u64 = 1_000_000;
+
+    /// The middle of an epoch.
+    fn at(epoch: u64) -> UnixMillis {
+        UnixMillis(epoch * EPOCH_MS + EPOCH_MS / 2)
+    }
+
+    /// The key task of a store that starts in epoch 5.
+    fn keeper(dir: &Path) -> KeyKeeper {
+        let task = KeyTask {
+            files: KeyFiles::new(dir, Hash::from_bytes([1; 32]), 1_000),
+            schedule: Schedule { genesis: UnixMillis(0), epoch_ms: EPOCH_MS },
+            parameters: Parameters::test_network(),
+            with_envelope: true,
+            clock: Clock::start(),
+            live: Arc::default(),
+            snapshot: watch::Sender::default(),
+        };
+        task.start_at(at(5)).expect("starts")
+    }
+
+    fn key_files(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+        names.retain(|name| name.ends_with(".key"));
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_erased_is_tried_again_and_does_not_keep_the_others() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut keeper = keeper(dir.path());
+        assert_eq!(key_files(dir.path()), ["mix-5.key", "mix-6.key", "mix-7.key", "mix-8.key"]);
+        // a directory cannot be opened for writing
+        let stuck = dir.path().join("mix-5.key");
+        let kept = dir.path().join("kept");
+        fs::rename(&stuck, &kept).expect("renamed");
+        fs::create_dir(&stuck).expect("made");
+        assert!(keeper.turn(at(7)).is_err());
+        assert_eq!(keeper.live.keys().map(|epoch| epoch.0).collect::<Vec<_>>(), [7, 8, 9, 10]);
+        assert_eq!(
+            key_files(dir.path()),
+            ["mix-10.key", "mix-5.key", "mix-7.key", "mix-8.key", "mix-9.key"],
+            "6 is gone, 5 is not"
+        );
+        fs::remove_dir(&stuck).expect("removed");
+        fs::rename(&kept, &stuck).expect("renamed");
+        keeper.turn(at(7)).expect("now it can be erased");
+        assert_eq!(key_files(dir.path()), ["mix-10.key", "mix-7.key", "mix-8.key", "mix-9.key"]);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_and_forth_empties_no_memory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut keeper = keeper(dir.path());
+        let see = |keeper: &KeyKeeper| {
+            let all = keeper.task.live.all();
+            let first = *LiveKeys::accepted(&all, at(5), Epoch(5)).first().expect("a key");
+            (first.epoch(), first.insert(&[1; 32]).0, first.seen().expect("a store's").insert(&[1; 32]).0)
+        };
+        let (fresh, repeated) = (Insertion::Fresh, Insertion::Repeated);
+        assert_eq!(see(&keeper), (Epoch(5), fresh, fresh));
+        // an epoch back, where the key of epoch 5 is held but not accepted
+        keeper.turn(at(4)).expect("turns");
+        let all = keeper.task.live.all();
+        assert!(LiveKeys::accepted(&all, at(4), Epoch(4)).iter().all(|key| key.epoch() == Epoch(4)));
+        keeper.turn(at(5)).expect("turns");
+        assert_eq!(see(&keeper), (Epoch(5), repeated, repeated));
+        // far ahead, where it is erased: what comes back is another key
+        let before = keeper.live[&Epoch(5)].keys().mix.public();
+        keeper.turn(at(50)).expect("turns");
+        keeper.turn(at(5)).expect("turns");
+        assert_ne!(keeper.live[&Epoch(5)].keys().mix.public(), before);
+        assert_eq!(see(&keeper), (Epoch(5), fresh, fresh));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_leaves_no_keys_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut keeper = keeper(dir.path());
+        for ahead in [500, 5_000, 50_000] {
+            keeper.turn(at(ahead)).expect("turns");
+        }
+        keeper.turn(at(5)).expect("turns");
+        assert_eq!(key_files(dir.path()), ["mix-5.key", "mix-6.key", "mix-7.key", "mix-8.key"]);
     }
 }

@@ -8,6 +8,7 @@ pub mod delay_thread;
 pub mod directory;
 pub mod disk;
 pub mod doctor;
+pub mod drain;
 #[cfg(test)]
 mod engine_conformance;
 pub mod engine_redb;
@@ -28,13 +29,13 @@ pub mod process;
 pub mod publish;
 pub mod reload;
 pub mod run;
-pub mod seen_log;
 pub mod setup;
 pub mod status;
 pub mod store;
 pub mod store_links;
 pub mod store_seam;
 pub mod supervise;
+pub mod tag_log;
 #[cfg(test)]
 mod torn_disk;
 pub mod workers;

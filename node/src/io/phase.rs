@@ -7,7 +7,7 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Normal work.
     Running,
-    /// Leaving the network: everything is served as before, no new descriptor is published.
+    /// Leaving the network: everything is served as before, and the last descriptor has no key for the next epoch.
     Draining,
     /// Finish what is in hand and return.
     Stopping,

@@ -1,4 +1,9 @@
-//! Publishing the node's descriptor: at the start, once an epoch, and at once when a key had to be made anew.
+//! Publishing the node's descriptor: at the start, once an epoch, at once when a key had to be made anew, and a last time
+//! when the node leaves.
+//!
+//! The last descriptor has a key for the current epoch only. An authority takes it, because it has a key that is good now,
+//! and the next document is without the node, because it has none for then. An authority that does not get it lists the
+//! node by its descriptor before as long as that has keys; so it is offered until every authority has taken it.
 
 use crate::io::directory::Authorities;
 use crate::io::host::{Clock, generator};
@@ -15,6 +20,7 @@ use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Role, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -77,21 +83,34 @@ impl Publisher {
         let mut published = Offer::default();
         let mut pending: BTreeSet<Identity> = BTreeSet::new();
         let mut next_round = UnixMillis(0);
+        let mut farewell = None;
         let mut pause = RETRY_MIN;
         let mut bytes = Vec::new();
         loop {
             let now = self.clock.wall();
-            if *self.phase.borrow() >= Phase::Draining {
+            let phase = *self.phase.borrow_and_update();
+            if phase >= Phase::Stopping {
                 return;
             }
             let current = self.schedule.epoch_at(now);
-            let offer = Offer::of(&self.keys.borrow_and_update(), current);
-            if now >= next_round || published.contradicts(&offer, current) {
+            let keys = self.keys.borrow_and_update().clone();
+            let (offer, due) = if phase == Phase::Draining {
+                (Offer::of(&keys, current..=current), is_farewell_due(farewell, &pending, current))
+            } else {
+                let offer = Offer::of(&keys, current..=current.plus(EPOCHS_AHEAD));
+                let due = self.is_round_due(now, next_round) || published.contradicts(&offer, current);
+                (offer, due)
+            };
+            if due && !offer.mix.is_empty() {
                 match self.descriptor(&offer, now).await {
                     Ok(made) => {
                         bytes = made;
                         published = offer;
-                        pending = self.authorities.hints().iter().map(|hint| hint.identity).collect();
+                        // who has taken a farewell must not get one with a later key
+                        if farewell.is_none() {
+                            pending = self.authorities.hints().iter().map(|hint| hint.identity).collect();
+                        }
+                        farewell = (phase == Phase::Draining).then_some(current);
                         pause = RETRY_MIN;
                         next_round = self.next_round(now, &mut rng);
                         self.begin_round(now, &published, &bytes);
@@ -113,6 +132,13 @@ impl Publisher {
                 changed = self.phase.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// Whether it is time to publish again. A round further ahead than any can be was set by a clock that has been put back
+    /// since: waiting for it would cost the node its place in the network.
+    fn is_round_due(&self, now: UnixMillis, next_round: UnixMillis) -> bool {
+        let longest = Duration::from_millis(self.schedule.epoch_ms.saturating_mul(2));
+        now >= next_round || next_round.since(now) > longest
     }
 
     /// Half an epoch after the start of the current one (or the next, if that is over), plus up to an eighth so that not
@@ -221,6 +247,11 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(400).collect()
 }
 
+/// Whether the last descriptor has to be made: it was not yet, or its epoch is over and somebody has not taken it.
+fn is_farewell_due(made: Option<Epoch>, pending: &BTreeSet<Identity>, current: Epoch) -> bool {
+    made.is_none_or(|made| made != current && !pending.is_empty())
+}
+
 /// The public keys of one descriptor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Offer {
@@ -229,9 +260,8 @@ struct Offer {
 }
 
 impl Offer {
-    /// Keys of `current` to `current + 3`.
-    fn of(keys: &KeySnapshot, current: Epoch) -> Self {
-        let range = current..=current.plus(EPOCHS_AHEAD);
+    /// Keys of some epochs.
+    fn of(keys: &KeySnapshot, range: RangeInclusive<Epoch>) -> Self {
         Self {
             mix: keys.mix.range(range.clone()).map(|(epoch, key)| (*epoch, *key)).collect(),
             envelope: keys.envelope.range(range).map(|(epoch, key)| (*epoch, *key)).collect(),
@@ -252,19 +282,32 @@ impl Offer {
 mod tests {
     use super::*;
 
-    fn snapshot(epochs: std::ops::RangeInclusive<u64>, fill: u8) -> KeySnapshot {
+    fn snapshot(epochs: RangeInclusive<u64>, fill: u8) -> KeySnapshot {
         let mix = epochs.map(|epoch| (Epoch(epoch), X25519Public::from_bytes([fill; 32]))).collect();
         KeySnapshot { mix, ..KeySnapshot::default() }
     }
 
+    fn offered(epochs: RangeInclusive<u64>, fill: u8, current: u64) -> Offer {
+        Offer::of(&snapshot(epochs, fill), Epoch(current)..=Epoch(current).plus(EPOCHS_AHEAD))
+    }
+
     #[test]
     fn four_epochs_are_offered_and_only_a_changed_key_is_urgent() {
-        let first = Offer::of(&snapshot(4..=8, 1), Epoch(5));
+        let first = offered(4..=8, 1, 5);
         assert_eq!(first.mix.iter().map(|(epoch, _)| epoch.0).collect::<Vec<_>>(), [5, 6, 7, 8]);
-        let later = Offer::of(&snapshot(5..=9, 1), Epoch(6));
+        let later = offered(5..=9, 1, 6);
         assert!(!first.contradicts(&later, Epoch(6)), "the passing of time is no change");
-        let anew = Offer::of(&snapshot(5..=9, 2), Epoch(6));
+        let anew = offered(5..=9, 2, 6);
         assert!(first.contradicts(&anew, Epoch(6)));
         assert!(!first.contradicts(&anew, Epoch(9)), "epochs that are over do not matter");
+    }
+
+    #[test]
+    fn a_farewell_is_made_once_and_again_only_for_who_did_not_take_it() {
+        let (nobody, somebody) = (BTreeSet::new(), BTreeSet::from([Identity::from_bytes([1; 32])]));
+        assert!(is_farewell_due(None, &nobody, Epoch(5)));
+        assert!(!is_farewell_due(Some(Epoch(5)), &somebody, Epoch(5)));
+        assert!(!is_farewell_due(Some(Epoch(5)), &nobody, Epoch(6)), "a later key would list the node again");
+        assert!(is_farewell_due(Some(Epoch(5)), &somebody, Epoch(6)));
     }
 }

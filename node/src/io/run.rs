@@ -11,6 +11,7 @@ use crate::io::counters::{Counters, Machine, Published};
 use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
 use crate::io::directory::{Authorities, ConsensusTask, FetchState, contradicted};
 use crate::io::doctor;
+use crate::io::drain::{Drain, Hold};
 use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
 use crate::io::host::{Clock, generator};
@@ -27,7 +28,7 @@ use crate::io::reload::Reload;
 use crate::io::setup::{self, IDENTITY_FILE, Setup};
 use crate::io::status::Status;
 use crate::io::store;
-use crate::io::store_seam::{EnvelopeKeys, StoreContext, StoreReport};
+use crate::io::store_seam::{StoreContext, StoreReport};
 use crate::io::supervise::Supervisor;
 use crate::io::workers::{self, WorkerContext};
 use crate::keys::OfEpoch as _;
@@ -39,7 +40,7 @@ use arc_swap::ArcSwapOption;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::quic::{Endpoint, Limits, Link, Protocol};
-use shoal_protocol::types::{Epoch, Identity, Role};
+use shoal_protocol::types::{Identity, Role};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -131,16 +132,15 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     let control_listener = Arc::new(control::bind(&runtime_dir)?);
 
     // keys
-    let envelope_keys = Arc::new(EnvelopeKeys::default());
     let (key_sender, keys) = watch::channel(KeySnapshot::default());
+    let files = KeyFiles::new(&runtime_dir, network.genesis_hash(), limits.replay_capacity_packets);
     let keeper = KeyTask {
-        files: KeyFiles::new(&runtime_dir, network.genesis_hash(), limits.replay_capacity_packets),
+        files: files.clone(),
         schedule,
         parameters: network.parameters,
         with_envelope: role == Role::Store,
         clock,
         live: Arc::clone(&live_keys),
-        envelope: Arc::clone(&envelope_keys),
         snapshot: key_sender,
     };
     let keeper = keeper.start().context("mix keys")?;
@@ -162,6 +162,9 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         quiet_until: Duration::ZERO,
     };
     consensus_task.load()?;
+    // what packets are handled by: the newest, but while the node drains
+    let serving_sender = watch::Sender::new(consensus.borrow().clone());
+    let serving = serving_sender.subscribe();
 
     // the packet path, from its end to its beginning
     let links = LinkSender::new(Arc::clone(&counters));
@@ -247,13 +250,15 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         files::private_dir(&store_dir)?;
         let context = StoreContext {
             identity: Arc::clone(&identity),
-            consensus: consensus.clone(),
+            consensus: serving.clone(),
             requests,
             arrivals,
             endpoint: Arc::clone(&endpoint),
             outgoing: links.clone(),
-            envelope_keys,
+            keys: Arc::clone(&live_keys),
             dir: store_dir,
+            records_max: limits.store_records as u64,
+            clock,
             drops: Arc::clone(&counters.drops),
             report,
             phase: phases.clone(),
@@ -261,11 +266,14 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         ending.push(("store", supervisor.essential("store", store::run(context)), STORE_PATIENCE));
     }
     let key_phases = phases.clone();
-    drop(supervisor.essential("keys", async move {
+    let key_task = supervisor.essential("keys", async move {
         keeper.run(key_phases).await;
         Ok(())
-    }));
-    let turn = Turn { me, schedule, clock, consensus: consensus.clone(), view, published, lateness, live_keys };
+    });
+    ending.push(("keys", key_task, CLOSE_PATIENCE));
+    let hold = Hold { me, newest: consensus.clone(), serving: serving_sender, phase: phases.clone() };
+    drop(supervisor.renewed("hold", move || hold.clone().run()));
+    let turn = Turn { me, schedule, clock, consensus: serving.clone(), view, published, lateness, live_keys };
     drop(supervisor.renewed("turn", move || turn.clone().run()));
     let consensus_task = Arc::new(tokio::sync::Mutex::new(consensus_task));
     let consensus_phases = phases.clone();
@@ -316,7 +324,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         me,
         role,
         endpoint: Arc::clone(&endpoint),
-        consensus: consensus.clone(),
+        consensus: serving.clone(),
         workers,
         links: node_links,
         clients,
@@ -334,7 +342,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     drop(supervisor.renewed("control", move || {
         control::serve(Arc::clone(&control_listener), Arc::clone(&status), control_phase.clone())
     }));
-    let (keeper_endpoint, keeper_consensus, keeper_phases) = (Arc::clone(&endpoint), consensus.clone(), phases.clone());
+    let (keeper_endpoint, keeper_consensus, keeper_phases) = (Arc::clone(&endpoint), serving, phases.clone());
     let keeper = supervisor.renewed("links", move || {
         let keeper = LinkKeeper {
             me,
@@ -350,7 +358,14 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     ending.push(("links", keeper, CLOSE_PATIENCE));
     // not where it listens: no address in any log, not even our own
     tracing::info!(identity = %me, %role, "running");
-    Ok(Running { phase, endpoint, reload, drain: Drain { me, schedule, clock, consensus, publish, counters }, ending })
+    let grace = network.parameters.grace();
+    Ok(Running {
+        phase,
+        endpoint,
+        reload,
+        drain: Drain { me, schedule, grace, clock, newest: consensus, counters, files },
+        ending,
+    })
 }
 
 /// What happens when the consensus or the epoch changes.
@@ -405,53 +420,19 @@ impl Turn {
     }
 }
 
-/// When a draining node may stop.
-struct Drain {
-    me: Identity,
-    schedule: Schedule,
-    clock: Clock,
-    consensus: Consensus,
-    publish: watch::Receiver<PublishState>,
-    counters: Arc<Counters>,
-}
-
-impl Drain {
-    /// Serves until no current document lists this node (at the latest when its published keys are over) and the delay
-    /// queue is empty.
-    async fn run(&self) {
-        let step = Duration::from_millis(100);
-        let last: Epoch = self.publish.borrow().covers;
-        while self.is_listed() && self.clock.wall() < self.schedule.start(last.plus(1)) {
-            tokio::time::sleep(step).await;
-        }
-        let cap = self.consensus.borrow().as_ref().map_or(Duration::ZERO, |consensus| consensus.delay_cap());
-        let flushed = async {
-            while self.counters.delay_queue.load(Ordering::Relaxed) > 0 {
-                tokio::time::sleep(step).await;
-            }
-        };
-        if timeout(cap, flushed).await.is_err() {
-            tracing::warn!("packets were left in the delay queue");
-        }
-    }
-
-    fn is_listed(&self) -> bool {
-        self.consensus.borrow().as_ref().is_some_and(|consensus| consensus.node(&self.me).is_some())
-    }
-}
-
 impl Running {
     async fn until_stopped(self) {
-        let Self { phase, endpoint, drain, reload, ending } = self;
+        let Self { phase, endpoint, mut drain, reload, ending } = self;
         notify(&[sd_notify::NotifyState::Ready]);
         tokio::spawn(watchdog());
         tokio::spawn(signals(phase.clone(), reload));
         let mut phases = phase.subscribe();
         phase::reached(&mut phases, Phase::Draining).await;
+        let mut drained = false;
         if *phases.borrow() == Phase::Draining {
-            tracing::info!("draining: no new descriptor; serving until the consensus lets this node go");
+            tracing::info!("draining: serving until the consensus lets this node go; a second signal stops now");
             tokio::select! {
-                () = drain.run() => {}
+                () = drain.run() => drained = true,
                 () = phase::reached(&mut phases, Phase::Stopping) => {}
             }
         }
@@ -466,6 +447,10 @@ impl Running {
         endpoint.close();
         // peers that do not answer notice by themselves
         let _ = timeout(CLOSE_PATIENCE, endpoint.wait_idle()).await;
+        // one that was stopped before may be started again soon, and needs its keys then
+        if drained {
+            drain.erase();
+        }
         tracing::info!("stopped");
     }
 }

@@ -259,6 +259,12 @@ impl Status {
             }));
             if keys.envelope.contains_key(epoch) {
                 secrets.push(json!({
+                    "secret": format!("tags of the envelopes of epoch {epoch}"),
+                    "where": [run.join(format!("mix-{epoch}.seen")).display().to_string(), "memory"],
+                    "erased": at, "erased_at_ms": erased.0,
+                    "tells": "how many envelopes came; with the envelope key, whether a given envelope was among them",
+                }));
+                secrets.push(json!({
                     "secret": format!("envelope key of epoch {epoch}"),
                     "where": [run.join(format!("mix-{epoch}.key")).display().to_string(), "memory"],
                     "erased": at, "erased_at_ms": erased.0,
@@ -273,22 +279,34 @@ impl Status {
             }));
         }
         let per_role = match self.role {
-            Role::Gateway => json!({
+            Role::Gateway => vec![json!({
                 "secret": "sessions of connected clients", "where": ["memory"],
                 "erased": "when the client's link ends; its session number some seconds later, when the allowance it may send is full again",
                 "tells": "which addresses are connected now; not what they do",
-            }),
-            Role::Mix => json!({
+            })],
+            Role::Mix => vec![json!({
                 "secret": "packets in the delay queue", "where": ["memory"], "erased": "within seconds, when they leave",
                 "tells": "order of arrival of the packets that wait at that moment",
-            }),
-            Role::Store => json!({
-                "secret": "boxes and inboxes", "where": [self.store_dir.display().to_string()],
-                "erased": "after the retention time",
-                "tells": "random-looking ids and bodies; nothing about who wrote or reads them",
-            }),
+            })],
+            Role::Store => vec![
+                json!({
+                    "secret": "boxes and inboxes", "where": [self.store_dir.display().to_string()],
+                    "erased": "after the retention time",
+                    "tells": "random-looking ids and bodies; nothing about who wrote or reads them",
+                }),
+                json!({
+                    "secret": "SURBs of the requests in hand", "where": ["memory"],
+                    "erased": "one service time after the request came, when its reply leaves",
+                    "tells": "of the requests of that moment: the first mix of each reply's way, and the means to send that one reply; not who waits for it",
+                }),
+                json!({
+                    "secret": "envelopes being answered", "where": ["memory"],
+                    "erased": "one answer time after they came, when the answer leaves",
+                    "tells": "which boxes are written and read at that moment, through which courier; not by whom",
+                }),
+            ],
         };
-        secrets.push(per_role);
+        secrets.extend(per_role);
         secrets.push(json!({
             "secret": "TLS session keys of open links", "where": ["memory"], "erased": "when the link ends",
             "tells": "packets on that link, which are themselves encrypted",

@@ -1,19 +1,23 @@
 //! A store's task: courier towards the mixes, replica towards other couriers, and what connects the two to links, clock
 //! and disk.
 //!
-//! One task owns both rooms, so nothing in them is locked. It wakes for time first, then for what arrives: a flood of
-//! requests cannot make answers late.
+//! One task owns both rooms, so nothing in them is locked. It wakes for time first, so that a flood of requests cannot make
+//! answers late; everything that arrives has the same chance, so that a flood of one kind cannot keep another out.
 
 use super::disk::Folder;
 use super::engine_redb::RedbEngine;
-use super::engine_thread::{Done, EngineClient};
+use super::engine_thread::{Done, EngineClient, Opened};
 use super::host::{Clock, generator};
+use super::live_keys::LiveKeys;
 use super::phase::{Phase, reached};
-use super::seen_log::{Seen, SeenLog};
 use super::store_links::{INCOMING, Incoming, StoreLinks, read};
-use super::store_seam::StoreContext;
+use super::store_seam::{Request, StoreContext, StoreReport};
 use crate::courier::{Action, Courier};
+use crate::drops::Drops;
 use crate::engine::{EngineError, Limits, Outcome};
+use crate::io::links::LinkSender;
+use crate::keys::OfEpoch as _;
+use crate::replay::Insertion;
 use crate::replica::{Network, Question, Replica};
 use anyhow::{Context as _, Result, anyhow};
 use rand::rngs::StdRng;
@@ -26,12 +30,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
 
-/// Records a store holds at most. Measured with 40,000 random boxes, one takes 5.3 kB on the disk, pages half full and
-/// the file's growth ahead of need included: 44 GB in all.
-const RECORDS_MAX: u64 = 1 << 23;
 /// Outcomes that wait for the task; as many as tasks wait for the engine.
 const OUTCOMES: usize = 1_024;
 /// How long another process (one that is just ending) may still hold the files.
@@ -42,74 +43,122 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const TEND_EVERY: u32 = 5;
 
 /// Runs the store until the process stops: then finishes the requests in hand, for at most a service time.
-pub async fn run(mut context: StoreContext) -> Result<()> {
-    let (done, mut outcomes) = mpsc::channel(OUTCOMES);
-    let (incoming, mut frames) = mpsc::channel(INCOMING);
+pub async fn run(context: StoreContext) -> Result<()> {
+    let (done, outcomes) = mpsc::channel(OUTCOMES);
+    let (incoming, frames) = mpsc::channel(INCOMING);
     let (engine, thread) = start_engine(&context, done).await?;
-    let clock = Clock::start();
-    let (seen_log, seen) = SeenLog::open(&context.dir).with_context(|| describe(&context.dir))?;
+    let StoreContext { clock, report, drops, .. } = &context;
+    let (clock, report) = (*clock, Arc::clone(report));
+    let links = StoreLinks::new(clock, Arc::clone(&context.endpoint), Arc::clone(drops), Arc::clone(&report));
+    let mut ticks = interval(REPORT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut inputs = Inputs {
+        outcomes,
+        consensus: context.consensus,
+        phase: context.phase,
+        ticks,
+        frames,
+        requests: context.requests,
+        arrivals: context.arrivals,
+    };
     let mut store = Store {
         me: context.identity.identity(),
-        identity: Arc::clone(&context.identity),
-        links: StoreLinks::new(
-            clock,
-            Arc::clone(&context.endpoint),
-            Arc::clone(&context.drops),
-            Arc::clone(&context.report),
-        ),
+        identity: context.identity,
+        links,
         clock,
         rng: generator(),
         engine,
         rooms: None,
-        seen_log,
-        seen,
+        keys: context.keys,
+        outgoing: context.outgoing,
+        drops: context.drops,
+        report: context.report,
+        records_max: context.records_max,
         consensus: None,
         incoming,
         reports: 0,
         stop_by: None,
     };
-    let mut report = interval(REPORT_EVERY);
-    report.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let first = context.consensus.borrow_and_update().clone();
-    store.on_consensus(&context, first);
+    let first = inputs.consensus.borrow_and_update().clone();
+    store.on_consensus(first);
     let result = loop {
         if store.is_finished() {
             break Ok(());
         }
         let next = store.next_timeout();
-        tokio::select! {
+        let event = tokio::select! {
             biased;
-            () = wait_until(&clock, next) => store.on_time(&context),
-            Some(done) = outcomes.recv() => store.on_outcome(done),
-            changed = context.consensus.changed(), if store.stop_by.is_none() => {
-                if changed.is_ok() {
-                    let newest = context.consensus.borrow_and_update().clone();
-                    store.on_consensus(&context, newest);
-                } else {
-                    // nobody brings documents any more: the process ends
-                    store.stop();
-                }
-            }
-            () = reached(&mut context.phase, Phase::Stopping), if store.stop_by.is_none() => store.stop(),
-            _ = report.tick() => {
-                if !store.on_report(&context) {
+            () = wait_until(&clock, next) => Event::Time,
+            event = inputs.next(store.stop_by.is_some()) => event,
+        };
+        match event {
+            Event::Time => store.on_time(),
+            Event::Outcome(done) => store.on_outcome(done),
+            Event::Consensus(newest) => store.on_consensus(newest),
+            Event::Stop => store.stop(),
+            Event::Tick => {
+                if !store.on_report() {
                     break Err(anyhow!("the storage thread has ended; see the log above for its last words"));
                 }
             }
-            Some(frame) = frames.recv() => store.on_frame(&context, frame),
-            Some(request) = context.requests.recv(), if store.stop_by.is_none() => store.on_request(&request),
-            Some(link) = context.arrivals.recv() => store.on_arrival(&context, link),
+            Event::Frame(frame) => store.on_frame(frame),
+            Event::Request(request) => store.on_request(&request),
+            Event::Arrival(link) => store.on_arrival(link),
         }
     };
-    context.report.set_open(false);
+    report.set_open(false);
     // the thread ends when nobody can send it tasks; it must not wait for us to take outcomes meanwhile
     drop(store);
-    drop(outcomes);
+    drop(inputs);
     tokio::task::spawn_blocking(move || thread.join())
         .await
         .context("waiting for the storage thread")?
         .map_err(|_| anyhow!("the storage thread panicked"))?;
     result
+}
+
+/// What the task wakes for.
+enum Event {
+    Time,
+    Outcome(Done),
+    Consensus(Option<Arc<VerifiedConsensus>>),
+    /// The process stops.
+    Stop,
+    Tick,
+    Frame(Incoming),
+    Request(Request),
+    Arrival(Link),
+}
+
+/// Everything that arrives. Each channel is bounded where it is made.
+struct Inputs {
+    outcomes: mpsc::Receiver<Done>,
+    consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
+    phase: watch::Receiver<Phase>,
+    ticks: Interval,
+    frames: mpsc::Receiver<Incoming>,
+    requests: mpsc::Receiver<Request>,
+    arrivals: mpsc::Receiver<Link>,
+}
+
+impl Inputs {
+    /// The next event. Of several that are there one is drawn at random: none can wait for ever. While `stopping` no new
+    /// requests are taken. Cancel safe: nothing is lost with a call that is dropped.
+    async fn next(&mut self, stopping: bool) -> Event {
+        tokio::select! {
+            Some(done) = self.outcomes.recv() => Event::Outcome(done),
+            changed = self.consensus.changed(), if !stopping => match changed {
+                Ok(()) => Event::Consensus(self.consensus.borrow_and_update().clone()),
+                // nobody brings documents any more: the process ends
+                Err(_) => Event::Stop,
+            },
+            () = reached(&mut self.phase, Phase::Stopping), if !stopping => Event::Stop,
+            _ = self.ticks.tick() => Event::Tick,
+            Some(frame) = self.frames.recv() => Event::Frame(frame),
+            Some(request) = self.requests.recv(), if !stopping => Event::Request(request),
+            Some(link) = self.arrivals.recv() => Event::Arrival(link),
+        }
+    }
 }
 
 /// Waits until a monotonic time; for ever if there is none.
@@ -120,11 +169,11 @@ async fn wait_until(clock: &Clock, at: Option<Duration>) {
     }
 }
 
-fn limits(consensus: Option<&Consensus>) -> Limits {
+fn limits(consensus: Option<&Consensus>, records_max: u64) -> Limits {
     match consensus.map(|consensus| &consensus.parameters) {
         Some(parameters) => Limits {
             retention: Duration::from_millis(parameters.retention_ms),
-            records_max: RECORDS_MAX,
+            records_max,
             append_bits: parameters.append_bits,
         },
         // nothing is written before there is a consensus, and nothing may be erased
@@ -138,7 +187,7 @@ async fn start_engine(context: &StoreContext, done: mpsc::Sender<Done>) -> Resul
     let mut waited = Duration::ZERO;
     let engine = loop {
         let folder = Box::new(Folder::new(dir.clone()));
-        let opened = tokio::task::spawn_blocking(move || RedbEngine::open(folder, limits(None)))
+        let opened = tokio::task::spawn_blocking(move || RedbEngine::open(folder, limits(None, 0)))
             .await
             .context("opening the store")?;
         match opened {
@@ -150,7 +199,9 @@ async fn start_engine(context: &StoreContext, done: mpsc::Sender<Done>) -> Resul
             opened => break opened.with_context(|| describe(&dir))?,
         }
     };
-    EngineClient::start(Box::new(engine), done, Arc::clone(&context.report)).context("starting the storage thread")
+    let StoreContext { report, drops, keys, .. } = context;
+    EngineClient::start(Box::new(engine), done, Arc::clone(report), Arc::clone(drops), Arc::clone(keys))
+        .context("starting the storage thread")
 }
 
 fn describe(dir: &Path) -> String {
@@ -171,9 +222,11 @@ struct Store {
     rng: StdRng,
     engine: EngineClient,
     rooms: Option<Rooms>,
-    seen_log: SeenLog,
-    /// What an earlier process has seen, until the replica takes it.
-    seen: Seen,
+    keys: Arc<LiveKeys>,
+    outgoing: LinkSender,
+    drops: Arc<Drops>,
+    report: Arc<StoreReport>,
+    records_max: u64,
     consensus: Option<Arc<VerifiedConsensus>>,
     incoming: mpsc::Sender<Incoming>,
     reports: u32,
@@ -182,13 +235,12 @@ struct Store {
 }
 
 impl Store {
-    fn on_consensus(&mut self, context: &StoreContext, newest: Option<Arc<VerifiedConsensus>>) {
+    fn on_consensus(&mut self, newest: Option<Arc<VerifiedConsensus>>) {
         if let Some(consensus) = &newest {
             self.links.set_network(consensus, &self.me);
-            // a store that is not listed any more finishes what it has in hand, and remembers what it has seen in case it
-            // comes back; nobody asks it anything new
+            // a store that is not listed any more finishes what it has in hand; nobody asks it anything new
             if let Some(network) = Network::of(consensus, &self.me) {
-                self.set_rooms(context, consensus, network);
+                self.set_rooms(consensus, network);
             }
         }
         // an expired consensus is withdrawn, not replaced: requests in hand are finished under the old one
@@ -198,19 +250,16 @@ impl Store {
         }
     }
 
-    fn set_rooms(&mut self, context: &StoreContext, consensus: &Consensus, network: Network) {
+    fn set_rooms(&mut self, consensus: &Consensus, network: Network) {
         let service = Duration::from_millis(consensus.parameters.service_ms);
         let stores = consensus.stores().filter_map(|node| node.store_index).collect();
-        let (identity, me) = (&self.identity, network.me());
+        let (identity, drops, me) = (&self.identity, &self.drops, network.me());
         let rooms = self.rooms.get_or_insert_with(|| Rooms {
-            courier: Courier::new(me, service, Arc::clone(&context.drops)),
-            replica: Replica::new(Arc::clone(identity), network.clone(), Arc::clone(&context.drops)),
+            courier: Courier::new(me, service, Arc::clone(drops)),
+            replica: Replica::new(Arc::clone(identity), network.clone(), Arc::clone(drops)),
         });
         rooms.courier.set_network(me, stores, service);
         rooms.replica.set_network(network);
-        for (epoch, halves) in self.seen.drain(..) {
-            rooms.replica.restore(epoch, halves);
-        }
     }
 
     fn next_timeout(&self) -> Option<Duration> {
@@ -221,7 +270,7 @@ impl Store {
         [rooms, self.stop_by].into_iter().flatten().min()
     }
 
-    fn on_time(&mut self, context: &StoreContext) {
+    fn on_time(&mut self) {
         let now = self.clock.monotonic();
         let Some(rooms) = &mut self.rooms else { return };
         for reply in rooms.replica.on_time(now, &mut self.rng) {
@@ -234,15 +283,15 @@ impl Store {
                 }
                 Action::Reply { first_hop, packet } => {
                     // what cannot be sent is counted there; to the client it is a lost packet
-                    let _ = context.outgoing.send(first_hop, packet);
+                    let _ = self.outgoing.send(first_hop, packet);
                 }
             }
         }
     }
 
-    fn on_request(&mut self, plaintext: &[u8]) {
+    fn on_request(&mut self, request: &Request) {
         let Some(rooms) = &mut self.rooms else { return };
-        let action = rooms.courier.on_request(self.clock.monotonic(), plaintext, &mut self.rng);
+        let action = rooms.courier.on_request(request.arrived, &request.plaintext, &mut self.rng);
         self.ask(action);
     }
 
@@ -252,7 +301,7 @@ impl Store {
         }
     }
 
-    fn on_frame(&mut self, context: &StoreContext, incoming: Incoming) {
+    fn on_frame(&mut self, incoming: Incoming) {
         let (Some(rooms), Some(consensus)) = (&mut self.rooms, &self.consensus) else { return };
         match incoming.frame {
             StoreFrame::Dummy => {}
@@ -263,14 +312,26 @@ impl Store {
             StoreFrame::Request { ticket, envelope, receipt } => {
                 let wall = self.clock.wall();
                 let epoch = consensus.schedule().epoch_at(wall);
-                let keys = context.envelope_keys.accepted(wall, epoch);
+                let all = self.keys.all();
+                let accepted = LiveKeys::accepted(&all, wall, epoch);
+                let keys: Vec<_> = accepted.iter().map(|key| Arc::clone(key.keys())).collect();
                 let question = Question { courier: incoming.from, ticket, envelope: &envelope, receipt: &receipt };
-                if let Some((job, task)) =
-                    rooms.replica.on_request(incoming.at, epoch, question, &keys, |epoch, half| {
-                        self.seen_log.append(epoch, half).is_ok()
-                    })
-                    && !self.engine.submit(job, task, storage_time(wall, consensus))
-                {
+                let mut opened = None;
+                let work = rooms.replica.on_request(incoming.at, epoch, question, &keys, |epoch, ephemeral| {
+                    let memory = accepted.iter().find(|key| key.epoch() == epoch).and_then(|key| key.seen());
+                    // an envelope key without a memory cannot be: both are made and read back together
+                    let Some(memory) = memory else { return Insertion::Full };
+                    let (insertion, tag) = memory.insert(ephemeral);
+                    if insertion == Insertion::Fresh {
+                        opened = Some(Opened { epoch, memory: Arc::clone(memory), tag, task: None });
+                    }
+                    insertion
+                });
+                // one that asks nothing of the engine goes there too: its tag has to be written
+                let Some(opened) = opened else { return };
+                let job = work.as_ref().map(|(job, _)| *job);
+                let submitted = self.engine.submit(Opened { task: work, ..opened }, storage_time(wall, consensus));
+                if let (false, Some(job)) = (submitted, job) {
                     rooms.replica.on_outcome(job, Outcome::Failed);
                 }
             }
@@ -283,12 +344,12 @@ impl Store {
         }
     }
 
-    fn on_arrival(&self, context: &StoreContext, link: Link) {
+    fn on_arrival(&self, link: Link) {
         let index = self.consensus.as_ref().and_then(|consensus| consensus.node(&link.peer?)?.store_index);
         match index {
             Some(index) => {
                 let pace = self.links.pace();
-                let reading = read(link, index, self.clock, pace, self.incoming.clone(), Arc::clone(&context.drops));
+                let reading = read(link, index, self.clock, pace, self.incoming.clone(), Arc::clone(&self.drops));
                 // ends with the link, at the latest when nobody takes frames any more
                 tokio::spawn(reading);
             }
@@ -297,24 +358,19 @@ impl Store {
     }
 
     /// `false` if the engine's thread has ended.
-    fn on_report(&mut self, context: &StoreContext) -> bool {
+    fn on_report(&mut self) -> bool {
         self.links.report();
+        if let Some(consensus) = self.consensus.as_ref().filter(|_| self.report.is_open()) {
+            self.report.show_size(consensus.schedule().epoch_at(self.clock.wall()));
+        }
         self.reports = self.reports.wrapping_add(1);
-        if !self.reports.is_multiple_of(TEND_EVERY) {
-            return true;
-        }
-        if let Some(rooms) = &mut self.rooms {
-            // not "accepted now": a clock that steps back and forth must not empty the memory of a key that lives on
-            let is_alive = |epoch| context.envelope_keys.holds(epoch);
-            rooms.replica.forget(is_alive);
-            self.seen_log.forget(is_alive);
-        }
-        self.tend()
+        !self.reports.is_multiple_of(TEND_EVERY) || self.tend()
     }
 
     fn tend(&self) -> bool {
         self.consensus.as_ref().is_none_or(|consensus| {
-            self.engine.tend(storage_time(self.clock.wall(), consensus), limits(Some(consensus)))
+            let limits = limits(Some(consensus), self.records_max);
+            self.engine.tend(storage_time(self.clock.wall(), consensus), limits)
         })
     }
 

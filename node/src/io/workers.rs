@@ -8,8 +8,9 @@ use crate::drops::DropReason;
 use crate::io::counters::Counters;
 use crate::io::delay_thread::{DelayHandle, Delayed};
 use crate::io::host::Clock;
-use crate::io::key_files::LogError;
 use crate::io::live_keys::{LiveKey, LiveKeys};
+use crate::io::store_seam::Request;
+use crate::io::tag_log::LogError;
 use crate::loops::Loops;
 use crate::replay::{Insertion, Tag};
 use crate::unwrap::{Origin, Outcome, unwrap};
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// Packets a worker takes at a time. Eight cost about a millisecond: none waits longer for its tag to be written.
 const BATCH: usize = 8;
@@ -78,7 +80,7 @@ pub struct WorkerContext {
     /// This node's own loops.
     pub loops: Arc<Mutex<Loops>>,
     /// Where requests go; stores only.
-    pub courier: Option<mpsc::Sender<Vec<u8>>>,
+    pub courier: Option<mpsc::Sender<Request>>,
     /// Counters.
     pub counters: Arc<Counters>,
     /// Called when a panic was contained.
@@ -192,11 +194,13 @@ impl WorkerContext {
                 }
                 let reason = match (&self.courier, view.map(|view| view.place)) {
                     (Some(courier), Some(Place::Store)) => match payload.open() {
-                        Ok(plaintext) => match courier.try_send(plaintext) {
-                            Ok(()) => return,
-                            Err(mpsc::error::TrySendError::Full(_)) => DropReason::CourierQueueFull,
-                            Err(mpsc::error::TrySendError::Closed(_)) => DropReason::Stopping,
-                        },
+                        Ok(plaintext) => {
+                            match courier.try_send(Request { plaintext: Zeroizing::new(plaintext), arrived }) {
+                                Ok(()) => return,
+                                Err(mpsc::error::TrySendError::Full(_)) => DropReason::CourierQueueFull,
+                                Err(mpsc::error::TrySendError::Closed(_)) => DropReason::Stopping,
+                            }
+                        }
                         Err(_) => DropReason::TamperedPayload,
                     },
                     _ => DropReason::UnexpectedFinal,

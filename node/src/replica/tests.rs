@@ -1,5 +1,6 @@
 use super::*;
 use crate::engine::Entry;
+use crate::replay::ReplaySet;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use shoal_protocol::X25519Secret;
@@ -7,6 +8,7 @@ use shoal_protocol::boxes::{ChainSecret, WriteKey};
 use shoal_protocol::geometry::{ENVELOPE_SIZE, SHORT_ANSWER_SIZE};
 use shoal_protocol::inbox::{InboxKey, find_nonce, inbox_id};
 use shoal_protocol::request::{AnswerOpener, pack_reply, seal_envelope};
+use zeroize::Zeroizing;
 
 const ANSWER: Duration = Duration::from_millis(20);
 const NOW: Duration = Duration::from_secs(5);
@@ -19,6 +21,9 @@ const NO_RECEIPT: [u8; RECEIPT_SIZE] = [0x55; RECEIPT_SIZE];
 /// Three stores, each with its keys, that share one generation.
 struct Stores {
     replicas: BTreeMap<StoreIndex, (Replica, Vec<Arc<EpochKeys>>)>,
+    seen: BTreeMap<(StoreIndex, Epoch), ReplaySet>,
+    /// Room in each of them.
+    seen_max: usize,
     generation: Generation,
     drops: Arc<Drops>,
     rng: StdRng,
@@ -46,7 +51,7 @@ impl Stores {
                 (me, (Replica::new(identity, network, Arc::clone(&drops)), vec![keys(EPOCH, &mut rng)]))
             })
             .collect();
-        Self { replicas, generation, drops, rng }
+        Self { replicas, seen: BTreeMap::new(), seen_max: 100, generation, drops, rng }
     }
 
     fn seal(&mut self, operation: &Operation, replicas: [StoreIndex; 2]) -> (Envelope, AnswerOpener) {
@@ -56,7 +61,12 @@ impl Stores {
 
     fn ask(&mut self, store: StoreIndex, envelope: &Envelope, receipt: &[u8; RECEIPT_SIZE]) -> Option<(Job, Task)> {
         let (replica, keys) = self.replicas.get_mut(&store).expect("one of three");
-        replica.on_request(NOW, EPOCH, Question { courier: COURIER, ticket: 7, envelope, receipt }, keys, |_, _| true)
+        let question = Question { courier: COURIER, ticket: 7, envelope, receipt };
+        replica.on_request(NOW, EPOCH, question, keys, |epoch, ephemeral| {
+            let fresh = || ReplaySet::new(Zeroizing::new([4; 32]), self.seen_max);
+            let seen = self.seen.entry((store, epoch)).or_insert_with(fresh);
+            seen.insert(seen.tag(ephemeral))
+        })
     }
 
     fn outcome(&mut self, store: StoreIndex, job: Job, outcome: Outcome) {
@@ -264,34 +274,22 @@ fn a_repeated_ephemeral_key_is_garbage_until_its_envelope_key_is_erased() {
     assert_eq!(ask(&mut stores), (true, true));
     assert_eq!(ask(&mut stores), (false, false));
     assert_eq!(stores.drops.of(DropReason::RepeatedEnvelope), 1);
-    stores.replicas.get_mut(&replicas[0]).expect("there").0.forget(|epoch| epoch == EPOCH);
-    assert_eq!(ask(&mut stores), (false, false));
-    stores.replicas.get_mut(&replicas[0]).expect("there").0.forget(|epoch| epoch != EPOCH);
+    // what was seen goes with its key only
+    stores.seen.clear();
     assert_eq!(ask(&mut stores), (true, true));
 }
 
 #[test]
-fn what_cannot_be_remembered_is_not_acted_on_and_what_was_is_known_after_a_restart() {
+fn a_full_memory_refuses_and_forgets_nothing() {
     let mut stores = Stores::new(13);
+    stores.seen_max = 1;
     let store = StoreIndex(1);
     let get = Operation::Get { id: BoxId::from_bytes([9; 32]) };
     let [first, second] = [0, 1].map(|_| stores.seal(&get, [store, StoreIndex(2)]).0);
-    let (replica, keys) = stores.replicas.get_mut(&store).expect("there");
-    let question = |envelope| Question { courier: COURIER, ticket: 7, envelope, receipt: &NO_RECEIPT };
-    assert!(replica.on_request(NOW, EPOCH, question(&first), keys, |_, _| false).is_none());
-    assert_eq!(stores.drops.of(DropReason::ReplayLogFailed), 1);
-    let mut remembered = Vec::new();
-    let task = replica.on_request(NOW, EPOCH, question(&second), keys, |epoch, half| {
-        remembered.push((epoch, *half));
-        true
-    });
-    assert!(task.is_some());
-    let mut restarted =
-        Replica::new(Arc::clone(&replica.identity), replica.network.clone(), Arc::clone(&replica.drops));
-    for (epoch, half) in remembered {
-        restarted.restore(epoch, vec![half]);
-    }
-    assert!(restarted.on_request(NOW, EPOCH, question(&second), keys, |_, _| true).is_none());
+    assert!(stores.ask(store, &first, &NO_RECEIPT).is_some());
+    assert!(stores.ask(store, &second, &NO_RECEIPT).is_none());
+    assert!(stores.ask(store, &first, &NO_RECEIPT).is_none());
+    assert_eq!(stores.drops.of(DropReason::ReplaySetFull), 1);
     assert_eq!(stores.drops.of(DropReason::RepeatedEnvelope), 1);
 }
 

@@ -113,8 +113,6 @@ pub(crate) struct Paper {
     authority: AuthoritySecret,
     place: Option<Layer>,
     descriptor: Mutex<Option<Descriptor>>,
-    /// Whether the next documents list the node under test.
-    pub(crate) listed: AtomicBool,
     /// Whether the authority withholds new documents.
     pub(crate) frozen: AtomicBool,
     /// Whether it certifies another document at every question.
@@ -135,7 +133,12 @@ impl Paper {
             name: "paper".into(),
             genesis_time: UnixMillis(clock.wall().0 - 5_000),
             authorities: vec![authority.public().clone()],
-            parameters: Parameters { epoch_ms: 10_000, skew_ms: 1_000, ..Parameters::test_network() },
+            parameters: Parameters {
+                epoch_ms: 10_000,
+                skew_ms: 1_000,
+                mean_delay_max_ms: 150,
+                ..Parameters::test_network()
+            },
             hints: Hints { authorities: vec![hint], gateways: Vec::new() },
         };
         let mix = |layer, number| Neighbour::new(Role::Mix, Some(layer), number);
@@ -147,7 +150,6 @@ impl Paper {
             authority,
             place,
             descriptor: Mutex::default(),
-            listed: AtomicBool::new(true),
             frozen: AtomicBool::new(false),
             contradicting: AtomicBool::new(false),
             answers: AtomicU8::new(0),
@@ -212,7 +214,8 @@ impl Paper {
         let covered = |keys: &[(Epoch, shoal_protocol::X25519Public)]| {
             keys.iter().filter(|(of, _)| (epoch..epoch.plus(EPOCHS_COVERED)).contains(of)).copied().collect()
         };
-        let listed = self.listed.load(Ordering::Relaxed);
+        // as authorities do: a node without a key for the document's epoch is not in it
+        let has_key = descriptor.mix_keys.iter().any(|(of, _)| *of == epoch);
         let under_test = NodeEntry {
             identity: descriptor.identity,
             role: descriptor.role,
@@ -225,7 +228,7 @@ impl Paper {
             since: Epoch(0),
             standby: false,
         };
-        let mut nodes: Vec<NodeEntry> = listed.then_some(under_test).into_iter().collect();
+        let mut nodes: Vec<NodeEntry> = has_key.then_some(under_test).into_iter().collect();
         let neighbours = self.mixes.iter().chain(&self.stores).chain([&self.gateway]);
         nodes.extend(neighbours.map(|neighbour| {
             let mut entry = neighbour.entry.clone();
@@ -238,7 +241,8 @@ impl Paper {
         Consensus {
             version: CONSENSUS_FORMAT,
             network: self.network.genesis_hash(),
-            height: epoch.0 + 1,
+            // every other height: then nobody can tell whether a document names its predecessor
+            height: 2 * epoch.0 + 1,
             epoch,
             previous: self.network.genesis_hash(),
             valid_from: schedule.start(epoch),
@@ -263,11 +267,18 @@ impl Paper {
         }
     }
 
-    /// The node under test as a hop, with the key it published for the current epoch.
+    /// The newest descriptor of the node under test.
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        self.descriptor.lock().expect("whole").clone().expect("published")
+    }
+
+    /// The node under test as a hop, with the key it published for the current epoch; if it is leaving and the epoch is
+    /// over, with its last.
     pub(crate) fn hop(&self, delay: Duration) -> Hop {
-        let descriptor = self.descriptor.lock().expect("whole").clone().expect("published");
+        let descriptor = self.descriptor();
         let epoch = self.network.schedule().epoch_at(self.clock.wall());
-        let key = descriptor.mix_keys.iter().find(|(of, _)| *of == epoch).expect("a key for this epoch").1;
+        let key = descriptor.mix_keys.iter().find(|(of, _)| *of == epoch).or(descriptor.mix_keys.last());
+        let key = key.expect("a key").1;
         Hop { address: *descriptor.identity.as_bytes(), key, delay }
     }
 
@@ -372,6 +383,13 @@ impl Node {
         self.dir.join("run")
     }
 
+    /// Names of the files of keys and of what was seen under them.
+    pub(crate) fn key_files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.runtime_dir()).expect("listed");
+        let names = entries.filter_map(|entry| entry.expect("an entry").file_name().into_string().ok());
+        names.filter(|name| name.starts_with("mix-")).collect()
+    }
+
     pub(crate) async fn status(&self) -> Value {
         control::ask(&self.runtime_dir(), Command::Status).await.unwrap_or(Value::Null)
     }
@@ -422,6 +440,8 @@ impl Node {
 
     /// Waits for the end of the process.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
+        // a drain takes up to an epoch and its grace time: 17 s
+        const LONG: Duration = Duration::from_secs(180);
         let ended = async {
             loop {
                 if let Some(status) = self.child.try_wait().expect("our child") {
@@ -430,7 +450,7 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(PATIENCE, ended).await.expect("ends in time")
+        timeout(LONG, ended).await.expect("ends in time")
     }
 }
 

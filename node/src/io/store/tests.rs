@@ -3,9 +3,10 @@
 use super::*;
 use crate::drops::Drops;
 use crate::io::counters::Counters;
+use crate::io::key_files::KeyFiles;
 use crate::io::links::{LinkKeeper, LinkSender};
-use crate::io::store_seam::{EnvelopeKeys, StoreReport};
-use crate::keys::{EpochKeys, KeyWindow, Window};
+use crate::io::live_keys::LiveKey;
+use crate::keys::{EpochKeys, Window};
 use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey};
@@ -49,6 +50,8 @@ struct Machine {
     endpoint: Arc<Endpoint>,
     keys: Arc<EpochKeys>,
     dir: TempDir,
+    /// Where its keys and what they have seen survive a restart.
+    run_dir: TempDir,
 }
 
 fn machine(index: u16, rng: &mut StdRng) -> Machine {
@@ -63,6 +66,23 @@ fn machine(index: u16, rng: &mut StdRng) -> Machine {
             envelope: Some(X25519Secret::generate(rng)),
         }),
         dir: tempfile::tempdir().expect("a directory"),
+        run_dir: tempfile::tempdir().expect("a directory"),
+    }
+}
+
+impl Machine {
+    /// The keys with what was seen under them, now or before the last restart.
+    fn live_keys(&self) -> Arc<LiveKeys> {
+        let files = KeyFiles::new(self.run_dir.path(), NETWORK, 1_000);
+        let mut ring = crate::keys::KeyRing::new(true);
+        let memories = match files.restore(&mut ring).expect("readable").pop() {
+            Some(restored) => restored.memories,
+            None => files.create(&self.keys).expect("created"),
+        };
+        let window = Window { from: UnixMillis(0), until: UnixMillis(u64::MAX) };
+        let live = Arc::new(LiveKeys::default());
+        live.replace(vec![Arc::new(LiveKey::new(window, Arc::clone(&self.keys), memories))]);
+        live
     }
 }
 
@@ -88,7 +108,7 @@ fn entry(identity: Identity, role: Role, address: SocketAddr, mix: &X25519Secret
 
 /// What a store in the making is reached by.
 struct Running {
-    requests: mpsc::Sender<Vec<u8>>,
+    requests: mpsc::Sender<Request>,
     report: Arc<StoreReport>,
     sender: LinkSender,
     phase: watch::Sender<Phase>,
@@ -99,6 +119,10 @@ struct Running {
 
 struct Net {
     rng: StdRng,
+    clock: Clock,
+    records_max: u64,
+    /// From the arrival of the last request to its reply.
+    took: Duration,
     consensus: Arc<VerifiedConsensus>,
     machines: BTreeMap<StoreIndex, Machine>,
     running: BTreeMap<StoreIndex, Running>,
@@ -107,7 +131,7 @@ struct Net {
 }
 
 impl Net {
-    async fn start() -> Self {
+    async fn start(records_max: u64) -> Self {
         let mut rng = generator();
         let machines: BTreeMap<StoreIndex, Machine> =
             (0..3).map(|index| (StoreIndex(index), machine(index, &mut rng))).collect();
@@ -116,6 +140,9 @@ impl Net {
         let consensus = consensus(&machines, l1_key.identity(), &l1, &mut rng);
         let mut net = Self {
             rng,
+            clock: Clock::start(),
+            records_max,
+            took: Duration::ZERO,
             consensus,
             machines,
             running: BTreeMap::new(),
@@ -146,9 +173,6 @@ impl Net {
             phase: phases.clone(),
         };
         tokio::spawn(keeper.run());
-        let envelope_keys = Arc::new(EnvelopeKeys::default());
-        let window = Window { from: UnixMillis(0), until: UnixMillis(u64::MAX) };
-        envelope_keys.replace(vec![KeyWindow { window, keys: Arc::clone(&machine.keys) }]);
         let report = Arc::new(StoreReport::default());
         let context = StoreContext {
             identity: Arc::clone(&machine.key),
@@ -157,8 +181,10 @@ impl Net {
             arrivals: accept_stores(Arc::clone(&machine.endpoint)),
             endpoint: Arc::clone(&machine.endpoint),
             outgoing: sender.clone(),
-            envelope_keys,
+            keys: machine.live_keys(),
             dir: machine.dir.path().to_owned(),
+            records_max: self.records_max,
+            clock: self.clock,
             drops: Arc::new(Drops::default()),
             report: Arc::clone(&report),
             phase: phases,
@@ -197,6 +223,11 @@ impl Net {
 
     /// Sends one operation through the store that is no replica of it; the client's view of the answers.
     async fn ask(&mut self, operation: &Operation) -> [Option<Answer>; 2] {
+        self.ask_late(operation, Duration::ZERO).await
+    }
+
+    /// The same for a packet that was read from its link some time ago.
+    async fn ask_late(&mut self, operation: &Operation, waited: Duration) -> [Option<Answer>; 2] {
         let replicas = self.replicas(operation.id());
         let courier = *self.machines.keys().find(|index| !replicas.contains(index)).expect("a third store");
         let keys: Vec<X25519Secret> = (0..5).map(|_| X25519Secret::generate(&mut self.rng)).collect();
@@ -212,11 +243,14 @@ impl Net {
         let (envelope, opener) = seal_envelope(operation, replicas.map(envelope_key), &mut self.rng);
         let mut plaintext = pack_request(&surb, &envelope);
         plaintext.resize(PLAINTEXT_SIZE, 0);
-        let clock = Clock::start();
-        self.running[&courier].requests.send(plaintext).await.expect("the courier runs");
+        // it may have waited between its link and the store's task
+        let arrived = self.clock.monotonic().saturating_sub(waited);
+        let request = Request { plaintext: plaintext.into(), arrived };
+        self.running[&courier].requests.send(request).await.expect("the courier runs");
         let mut packet = timeout(PATIENCE, self.replies.recv()).await.expect("a reply").expect("L1 listens");
         let service = Duration::from_millis(self.consensus.parameters.service_ms);
-        assert!(clock.monotonic() >= service, "not before the service time");
+        self.took = self.clock.monotonic() - arrived;
+        assert!(self.took >= service, "not before the service time");
         for key in &keys {
             match open_header(&packet, key).expect("our header").finish().expect("our packet") {
                 Unwrapped::Forward { packet: on, .. } => packet = on,
@@ -336,7 +370,7 @@ fn writer(rng: &mut StdRng) -> (BoxId, impl Fn(u64) -> (BoxBody, [u8; 64]) + use
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_go_through_courier_and_replicas_and_survive_a_restart() {
-    let mut net = Net::start().await;
+    let mut net = Net::start(1_000).await;
     let both = |status| [Some(status), Some(status)];
 
     // a box
@@ -392,4 +426,77 @@ async fn requests_go_through_courier_and_replicas_and_survive_a_restart() {
     let answers = net.ask(&Operation::Get { id }).await;
     assert_eq!(answers[0].as_ref().and_then(|answer| answer.body.clone()), Some(body));
     assert_eq!(answers[1].as_ref().map(|answer| answer.status), Some(Status::Found));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_refuses_and_keeps_what_it_has() {
+    let mut net = Net::start(2).await;
+    let mut puts = Vec::new();
+    for n in 0..3 {
+        let (id, content) = writer(&mut net.rng);
+        let (body, signature) = content(n);
+        puts.push(Operation::Put { id, signature, body });
+    }
+    // three stores and two replicas a box: two boxes share at least one store, and six replicas fill two of three
+    let mut full = 0;
+    for put in &puts {
+        full += net.statuses(put).await.iter().filter(|status| **status == Some(Status::Full)).count();
+    }
+    let here: Vec<StoreIndex> = puts.iter().flat_map(|put| net.replicas(put.id())).collect();
+    let over: usize =
+        net.machines.keys().map(|index| here.iter().filter(|at| *at == index).count().saturating_sub(2)).sum();
+    assert_eq!(full, over, "each store takes two, no more and no fewer");
+    let (id, content) = writer(&mut net.rng);
+    let mut extra = 0;
+    for n in 0..4 {
+        let (body, signature) = content(n);
+        let again = net.statuses(&Operation::Put { id, signature, body }).await;
+        extra += again.iter().filter(|status| **status == Some(Status::Full)).count();
+    }
+    assert!(full + extra > 0, "some store was full");
+    // nothing was evicted: the first two of each store are still there
+    for put in puts.iter().take(2) {
+        assert_eq!(net.statuses(put).await, [Some(Status::Stored); 2]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_time_runs_from_the_arrival_of_the_packet() {
+    let mut net = Net::start(1_000).await;
+    let get = Operation::Get { id: writer(&mut net.rng).0 };
+    let service = Duration::from_millis(net.consensus.parameters.service_ms);
+    // the reply of a request that waited longer than the service time leaves at once
+    net.ask_late(&get, service * 30).await;
+    assert!(net.took < service * 31, "{:?}", net.took);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_arrives_waits_for_another_kind_to_pause() {
+    const FLOOD: usize = 10_000;
+    let (_done, outcomes) = mpsc::channel(1);
+    let (frames_in, frames) = mpsc::channel(FLOOD);
+    let (requests_in, requests) = mpsc::channel(FLOOD);
+    let (arrivals_in, arrivals) = mpsc::channel(1);
+    let (_documents, consensus) = watch::channel(None);
+    let (_phase, phase) = watch::channel(Phase::Running);
+    let ticks = interval(Duration::from_secs(3_600));
+    let mut inputs = Inputs { outcomes, consensus, phase, ticks, frames, requests, arrivals };
+    for _ in 0..FLOOD {
+        let frame = Incoming { from: StoreIndex(1), at: Duration::ZERO, frame: StoreFrame::Dummy };
+        frames_in.try_send(frame).expect("room");
+        let request = Request { plaintext: Vec::new().into(), arrived: Duration::ZERO };
+        requests_in.try_send(request).expect("room");
+    }
+    let mut rng = generator();
+    let [from, to] = [0, 1].map(|index| machine(index, &mut rng));
+    let address = to.endpoint.local_addr().expect("bound");
+    let mut links = accept_stores(Arc::clone(&to.endpoint));
+    let _dialled = from.endpoint.connect(address, &to.key.identity(), Protocol::Store).await.expect("a link");
+    arrivals_in.send(links.recv().await.expect("a link")).await.expect("room");
+    // two floods and one link: the chance that it is not among the first 1,000 is (2/3)^1000 at most
+    let mut found = false;
+    for _ in 0..1_000 {
+        found |= matches!(inputs.next(false).await, Event::Arrival(_));
+    }
+    assert!(found);
 }

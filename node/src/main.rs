@@ -21,7 +21,7 @@ use std::process::ExitCode;
     name = "shoal-node",
     version,
     after_help = "Exit codes: 0 done, 64 usage, 69 unreachable, 74 input/output, \
-    75 temporary, 77 permission, 78 configuration."
+    75 temporary, 77 permission, 78 configuration. Logs go to standard error; SHOAL_LOG=debug shows more."
 )]
 struct Cli {
     /// Print JSON, one object a line; failures too.
@@ -105,8 +105,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if std::env::args().any(|argument| argument == "--json") {
-        let message = error.to_string();
-        let message = message.trim().trim_start_matches("error: ");
+        let text = error.to_string();
+        // up to the first empty line: what is wrong, and the names of the arguments it is about
+        let said: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = said.join(" ");
+        let message = message.trim_start_matches("error: ");
         report(&Failure::new(Kind::Usage, message, "see `shoal-node --help`"), true);
     } else {
         let _ = error.print();
@@ -172,7 +175,7 @@ const SILENT: [&str; 4] = ["quinn=off", "quinn_proto=off", "quinn_udp=off", "rus
 
 fn log() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let filter = SILENT.iter().filter_map(|text| text.parse().ok()).fold(filter, EnvFilter::add_directive);
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -20,13 +20,13 @@ pub(crate) struct Out {
 #[derive(Debug)]
 pub(crate) struct Problem {
     failure: Failure,
-    sent: Option<SentLine>,
+    sent: Option<Box<SentLine>>,
 }
 
 impl Problem {
     /// A message was queued, but did not get as far as it should.
     pub(crate) fn after(failure: Failure, sent: SentLine) -> Self {
-        Self { failure, sent: Some(sent) }
+        Self { failure, sent: Some(Box::new(sent)) }
     }
 
     /// The object for programs: the error, and the message as far as it got.

@@ -66,6 +66,11 @@ impl PollClock {
     pub fn ran_out(&self, now: UnixMillis) -> Option<UnixMillis> {
         self.at.filter(|at| *at <= now)
     }
+    /// When it runs out.
+    #[must_use]
+    pub fn at(&self) -> Option<UnixMillis> {
+        self.at
+    }
 }
 
 #[cfg(test)]

@@ -7,16 +7,16 @@
 use std::time::Duration;
 
 use rand::{CryptoRng, RngExt as _};
-use shoal_protocol::boxes::{self, BoxId};
+use shoal_protocol::boxes;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::request::{self, AnswerOpener, Answers, Operation};
 use shoal_protocol::route::{self, RouteError};
 use shoal_protocol::sphinx::{self, BuildError, Hop, Packet, Unwrapped};
 use shoal_protocol::surb::{self, Recovery};
-use shoal_protocol::{Epoch, Identity, StoreIndex};
+use shoal_protocol::{Epoch, Identity, StoreIndex, UnixMillis};
 
-use crate::decoys::DecoyChains;
+use crate::decoys::{DecoyChains, Pretended};
 use crate::session::{Session, SurbIdentifier, SurbTable};
 use crate::want::{Ticket, Want};
 
@@ -44,6 +44,8 @@ pub struct Surroundings<'a> {
     pub epoch: Epoch,
     /// The gateway this client is linked to.
     pub gateway: &'a Identity,
+    /// The time now: the pretended chains of decoys cool by it.
+    pub now: UnixMillis,
 }
 
 /// Why no request could be made. The consensus is at fault, never the want.
@@ -149,6 +151,17 @@ impl Requests {
         Self { keep_nodes: true, ..Self::default() }
     }
 
+    /// The requests of a person's client, whose decoys go on with `chains`.
+    #[must_use]
+    pub fn pretending(chains: DecoyChains) -> Self {
+        Self { chains, ..Self::default() }
+    }
+
+    /// The chains that decoys pretend to read, to keep them.
+    pub fn decoys(&mut self) -> &mut DecoyChains {
+        &mut self.chains
+    }
+
     /// How many replies are awaited.
     #[must_use]
     pub fn awaited(&self) -> usize {
@@ -167,14 +180,16 @@ impl Requests {
         departs: Duration,
         rng: &mut impl CryptoRng,
     ) -> Result<Packet, UnbuildableRequest> {
-        let Surroundings { consensus, epoch, gateway } = around;
-        // a decoy's id is drawn for every tick, used or not: the work stays the same
-        let decoy = Operation::Get { id: self.chains.next_id(&consensus.parameters, rng) };
-        let decoy_replicas = place(consensus, decoy.id(), rng)?;
+        let Surroundings { consensus, epoch, gateway, now } = around;
+        // a decoy's read is drawn for every tick, used or not: the work stays the same
+        let pretended = self.chains.next(consensus, now, rng).ok_or(UnbuildableRequest::NoGeneration)?;
+        let decoy = Operation::Get { id: pretended.id };
+        let decoy_replicas = place(consensus, &pretended, rng)?;
         let (operation, replicas) = match &ask {
             Ask::Want(want) => (&want.operation, want.replicas),
             Ask::Decoy | Ask::Loop => (&decoy, decoy_replicas),
         };
+        let decoy_goes = !matches!(ask, Ask::Want(_));
         let keyed = |store: StoreIndex| {
             let key = consensus.store(store).and_then(|entry| entry.envelope_key(epoch));
             key.map(|key| (store, *key)).ok_or(UnbuildableRequest::NoReplicaKey(epoch))
@@ -199,6 +214,9 @@ impl Requests {
         let entry = Awaited { recovery, opener, departed: departs, purpose };
         if let Some(displaced) = self.awaited.insert(identifier, deadline, entry) {
             self.displaced.push(displaced.unanswered(LoopFate::Void));
+        }
+        if decoy_goes {
+            self.chains.asked(pretended, &consensus.parameters, now, rng);
         }
         Ok(packet)
     }
@@ -250,11 +268,15 @@ impl Requests {
     }
 }
 
-/// The two replicas of a decoy's box, in random order as for every read: it pretends to read a chain of the current
-/// generation.
-fn place(consensus: &Consensus, id: &BoxId, rng: &mut impl CryptoRng) -> Result<[StoreIndex; 2], UnbuildableRequest> {
-    let generation = consensus.current_generation().ok_or(UnbuildableRequest::NoGeneration)?;
-    let [first, second] = boxes::placement(generation, id).ok_or(UnbuildableRequest::NoPlacement(generation.number))?;
+/// The two replicas of a decoy's box, in random order as for every read.
+fn place(
+    consensus: &Consensus,
+    read: &Pretended,
+    rng: &mut impl CryptoRng,
+) -> Result<[StoreIndex; 2], UnbuildableRequest> {
+    let generation = consensus.generation(read.generation).ok_or(UnbuildableRequest::NoGeneration)?;
+    let placement = boxes::placement(generation, &read.id);
+    let [first, second] = placement.ok_or(UnbuildableRequest::NoPlacement(generation.number))?;
     Ok(if rng.random::<bool>() { [second, first] } else { [first, second] })
 }
 
@@ -282,10 +304,10 @@ fn passed(out: &[Hop], back: &[Hop]) -> Vec<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{EPOCH, Secrets, consensus};
+    use crate::testing::{EPOCH, START, Secrets, consensus};
     use crate::want::Rank;
     use rand::{SeedableRng as _, rngs::StdRng};
-    use shoal_protocol::boxes::{BoxBody, ChainSecret, WriteKey};
+    use shoal_protocol::boxes::{BoxBody, BoxId, ChainSecret, WriteKey};
     use shoal_protocol::request::{Answer, SealedAnswer, Status};
 
     struct Bench {
@@ -307,7 +329,8 @@ mod tests {
         }
 
         fn make(&mut self, ask: Ask, departs: Duration) -> Result<Packet, UnbuildableRequest> {
-            let around = Surroundings { consensus: &self.consensus, epoch: EPOCH, gateway: &self.gateway };
+            let (consensus, gateway) = (&self.consensus, &self.gateway);
+            let around = Surroundings { consensus, epoch: EPOCH, gateway, now: START };
             self.requests.make(ask, around, &mut self.session, departs, &mut self.rng)
         }
 
@@ -478,7 +501,8 @@ mod tests {
         let mut bench = Bench::new();
         let want = Want { replicas: [StoreIndex(0), StoreIndex(77)], ..bench.want() };
         assert!(matches!(bench.make(Ask::Want(want), Duration::ZERO), Err(UnbuildableRequest::NoReplicaKey(_))));
-        let around = Surroundings { consensus: &bench.consensus, epoch: EPOCH.plus(1), gateway: &bench.gateway };
+        let (consensus, gateway) = (&bench.consensus, &bench.gateway);
+        let around = Surroundings { consensus, epoch: EPOCH.plus(1), gateway, now: START };
         let made = bench.requests.make(Ask::Decoy, around, &mut bench.session, Duration::ZERO, &mut bench.rng);
         assert!(matches!(made, Err(UnbuildableRequest::NoReplicaKey(_))));
         assert_eq!(bench.requests.awaited(), 0);

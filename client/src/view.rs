@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
 use shoal_protocol::{Epoch, UnixMillis};
 
@@ -14,6 +15,39 @@ pub enum Offer {
     Known,
     /// Certified, but its epoch has not begun: kept, to be offered again ([`View::ripen`]).
     Early,
+}
+
+/// How fresh the newest document held is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// No document was ever held.
+    None,
+    /// It is the one of this epoch, or the next one is late by less than the skew tolerance.
+    Current,
+    /// It is of an epoch before, and serves until it expires.
+    Stale,
+    /// It is over, or not begun by this machine's clock: nothing can be sent by it.
+    Expired,
+}
+
+impl Freshness {
+    /// Of the newest document held, by the time now.
+    #[must_use]
+    pub fn of(held: Option<&VerifiedConsensus>, now: UnixMillis) -> Self {
+        let Some(held) = held else { return Self::None };
+        let skew = held.parameters.skew();
+        if !in_force(held, now) {
+            return Self::Expired;
+        }
+        let next_begins = held.valid_from.plus(held.parameters.epoch());
+        if now <= next_begins.plus(skew) { Self::Current } else { Self::Stale }
+    }
+}
+
+fn in_force(held: &VerifiedConsensus, now: UnixMillis) -> bool {
+    let skew = held.parameters.skew();
+    now.plus(skew) >= held.valid_from && now <= held.valid_until.plus(skew)
 }
 
 /// The documents of one client.
@@ -87,11 +121,7 @@ impl View {
     /// The document held and the epoch whose keys to use, if the document is in force now.
     #[must_use]
     pub fn in_force(&self, now: UnixMillis) -> Option<(&Arc<VerifiedConsensus>, Epoch)> {
-        let held = self.held.as_ref()?;
-        let skew = held.parameters.skew();
-        if now.plus(skew) < held.valid_from || now > held.valid_until.plus(skew) {
-            return None;
-        }
+        let held = self.held.as_ref().filter(|held| in_force(held, now))?;
         // a clock within the tolerance may be an epoch off at either end: the document has keys for three
         let epoch = held.schedule().epoch_at(now).clamp(held.epoch, held.epoch.plus(2));
         Some((held, epoch))
@@ -215,8 +245,14 @@ mod tests {
         for (later, expected) in [(0, 0), (1, 1), (2, 2)] {
             let now = UnixMillis(START.0 + later * epoch_ms + 10);
             assert_eq!(first.in_force(now).map(|(_, epoch)| epoch), Some(epoch.plus(expected)));
+            let fresh = if later == 0 { Freshness::Current } else { Freshness::Stale };
+            let later_still = UnixMillis(now.0 + document(0, 2).parameters.skew_ms);
+            assert_eq!(Freshness::of(first.held().map(|held| &**held), later_still), fresh, "epoch {later}");
         }
-        assert!(first.in_force(UnixMillis(START.0 + 4 * epoch_ms)).is_none());
+        let over = UnixMillis(START.0 + 4 * epoch_ms);
+        assert!(first.in_force(over).is_none());
+        assert_eq!(Freshness::of(first.held().map(|held| &**held), over), Freshness::Expired);
+        assert_eq!(Freshness::of(None, over), Freshness::None);
 
         let mut resumed = view();
         resumed.resume(b"rubbish");

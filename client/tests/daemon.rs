@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
-use shoal_client::io::{Call, Caller, CallerError, Client, EventLine, Page, SentLine, Status, serve, socket_path};
+use shoal_client::io::{
+    Call, Caller, CallerError, Client, Condition, ContactLine, EventLine, Page, SentLine, Status, WaitsFor, serve,
+    socket_path,
+};
 use shoal_client::mail::{Mail, MessageState, RateClass};
+use shoal_client::view::Freshness;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::network::{Hints, NetworkFile};
@@ -97,8 +101,14 @@ async fn commands_work_without_a_network() {
     let sent: SentLine = caller.call(send).await.unwrap();
     assert_eq!(sent.state, MessageState::Queued);
     let state: SentLine = caller.call(Call::State { id: sent.id.clone() }).await.unwrap();
-    assert_eq!(state, sent);
+    assert_eq!((state.state, state.waits_for), (sent.state, sent.waits_for));
+    assert_eq!(state.parts.map(|parts| (parts.written, parts.all > 50)), Some((0, true)), "100 kB of text");
+    // a first message says what it waits for
+    assert_eq!(sent.waits_for, Some(WaitsFor::Card));
+    let contacts: Vec<ContactLine> = caller.call(Call::Contacts).await.unwrap();
+    assert!(contacts[0].waiting_since.is_some());
     let status: Status = caller.call(Call::Status).await.unwrap();
+    assert_eq!(status.waiting.iter().map(|waiting| waiting.name.as_str()).collect::<Vec<_>>(), ["bob"]);
     assert_eq!((status.connected, status.queue, status.epoch), (false, 1, None));
     let page: Page = caller.call(Call::Read { since: None, after: None }).await.unwrap();
     assert_eq!(page, Page::default());
@@ -113,9 +123,12 @@ async fn evidence_against_the_authorities_outlives_a_restart() {
     let before = start(mail, &profile).await;
     let status: Status = before.caller().call(Call::Status).await.unwrap();
     assert!(!status.conflict && !status.rolled_back);
+    assert_eq!((status.state, status.document), (Condition::Offline, Freshness::None), "good is said of nothing");
+    assert!(status.next.contains(&network().fingerprint_words()), "{}", status.next);
     before.stop().await;
+    let files = profile.join("conflict");
+    std::fs::create_dir(&files).unwrap();
     mail = Mail::open(&profile).unwrap();
-    mail.set_setting("conflict", b"a document").unwrap();
     let after = start(mail, &profile).await;
     let mut caller = after.caller();
     // the first state is published a moment after the socket is there
@@ -127,8 +140,16 @@ async fn evidence_against_the_authorities_outlives_a_restart() {
             }
         }
     });
-    assert!(status.await.unwrap().conflict);
+    let status = status.await.unwrap();
+    assert_eq!((status.state, status.conflict_files.as_ref()), (Condition::Stopped, Some(&files)));
+    assert!(status.next.contains(files.to_str().unwrap()), "{}", status.next);
     after.stop().await;
+    // the way out: the folder goes
+    std::fs::remove_dir(&files).unwrap();
+    let again = start(Mail::open(&profile).unwrap(), &profile).await;
+    let status: Status = again.caller().call(Call::Status).await.unwrap();
+    assert!(!status.conflict && status.state == Condition::Offline);
+    again.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error, wants_json),
     };
-    let level = tracing_subscriber::EnvFilter::try_from_default_env()
+    let level = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let level =
         SILENT.iter().filter_map(|text| text.parse().ok()).fold(level, tracing_subscriber::EnvFilter::add_directive);
@@ -65,7 +65,9 @@ fn refuse_usage(error: &clap::Error, json: bool) -> ExitCode {
     }
     if json {
         let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        // up to the first empty line: what is wrong, and the names of the arguments it is about
+        let said: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = said.join(" ").trim_start_matches("error: ").to_owned();
         return report(&Failure::new(Kind::Usage, message, "see shoal-directory --help"), true);
     }
     // there is nobody left to tell when this cannot be written

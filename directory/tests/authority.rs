@@ -83,7 +83,7 @@ impl Authority {
     fn start(&mut self) {
         let process = Command::new(PROGRAM)
             .args(["run", "--dir", self.path()])
-            .env("RUST_LOG", "warn")
+            .env("SHOAL_LOG", "warn")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

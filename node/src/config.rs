@@ -40,7 +40,7 @@ pub struct Config {
     /// Where a store keeps its boxes. Relative to the node's directory.
     #[serde(default = "default_store_dir")]
     pub store_dir: PathBuf,
-    /// Which log lines are written: a level (error, warn, info, debug), or levels by module as in `RUST_LOG`, which goes
+    /// Which log lines are written: a level (error, warn, info, debug), or levels by module as in `SHOAL_LOG`, which goes
     /// before it. A SIGHUP changes it.
     #[serde(default = "default_log")]
     pub log: String,

@@ -23,7 +23,7 @@ use std::process::ExitCode;
     name = "shoal-node",
     version,
     after_help = "Exit codes: 0 done, 64 usage, 69 unreachable, 74 input/output, \
-    75 temporary, 77 permission, 78 configuration."
+    75 temporary, 77 permission, 78 configuration. Logs go to standard error; SHOAL_LOG=debug shows more."
 )]
 struct Cli {
     /// Print JSON, one object a line; failures too.
@@ -107,8 +107,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if std::env::args().any(|argument| argument == "--json") {
-        let message = error.to_string();
-        let message = message.trim().trim_start_matches("error: ");
+        let text = error.to_string();
+        // up to the first empty line: what is wrong, and the names of the arguments it is about
+        let said: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = said.join(" ");
+        let message = message.trim_start_matches("error: ");
         report(&Failure::new(Kind::Usage, message, "see `shoal-node --help`"), true);
     } else {
         let _ = error.print();

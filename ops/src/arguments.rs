@@ -4,10 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{
-    duration,
-    plan::{STORES_MIN, Shape},
-};
+use shoal_protocol::duration;
+
+use crate::plan::{STORES_MIN, Shape};
 
 /// Test networks, the demonstration, and the prober with its status page.
 #[derive(Debug, Parser)]

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    duration::short,
-    history::{BUCKETS_MAX, Point},
-};
+use shoal_protocol::duration::short;
+
+use crate::history::{BUCKETS_MAX, Point};
 
 /// Width of a chart.
 pub(crate) const WIDTH: f64 = 520.0;
@@ -119,7 +118,7 @@ pub(crate) fn round_trips(series: &[Point]) -> RoundTrips {
     RoundTrips {
         band: format!("{}Z", path(upper.chain(lower).collect())),
         median: path(known.iter().map(|(x, percentiles)| at(*x, percentiles.p50)).collect()),
-        ticks: ticks(top, |ms| short(Duration::from_millis(ms as u64)).replace("0 µs", "0")),
+        ticks: ticks(top, |ms| short(Duration::from_millis(ms as u64)).replace("0µs", "0")),
     }
 }
 
@@ -167,7 +166,7 @@ mod tests {
     fn the_scale_ends_on_a_round_number() {
         let chart = round_trips(&[point(3, 0), point(0, 0), point(2, 1)]);
         let texts: Vec<&str> = chart.ticks.iter().map(|tick| &*tick.text).collect();
-        assert_eq!(texts, ["0", "250 ms", "500 ms"]);
+        assert_eq!(texts, ["0", "250ms", "500ms"]);
         assert_eq!(since(Duration::from_secs(5)), "5 min ago");
         assert!(chart.median.starts_with('M') && chart.band.ends_with('Z'));
     }

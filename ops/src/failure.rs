@@ -9,6 +9,8 @@ use serde_json::json;
 pub(crate) enum ExitKind {
     /// The command ran and the answer is no: a demo whose messages did not arrive.
     Failed,
+    /// A signal ended it before it was through; everything it started has been stopped.
+    Interrupted,
     /// The command line asks for something that does not exist.
     Usage,
     /// A process or a network that is needed cannot be reached.
@@ -26,6 +28,8 @@ impl ExitKind {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Failed => 1,
+            // as a shell reports a program that Ctrl-C ended
+            Self::Interrupted => 130,
             Self::Usage => 64,
             Self::Unreachable => 69,
             Self::InputOutput => 74,
@@ -38,6 +42,7 @@ impl ExitKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
             Self::Usage => "usage",
             Self::Unreachable => "unreachable",
             Self::InputOutput => "io",
@@ -73,7 +78,9 @@ impl Failure {
     pub(crate) fn from_error(error: &anyhow::Error) -> Self {
         match error.downcast_ref::<Self>() {
             Some(failure) => Self::new(failure.kind, format!("{error:#}"), failure.next.clone()),
-            None => Self::new(ExitKind::InputOutput, format!("{error:#}"), "run again with RUST_LOG=debug to see more"),
+            None => {
+                Self::new(ExitKind::InputOutput, format!("{error:#}"), "run again with SHOAL_LOG=debug to see more")
+            }
         }
     }
 }

@@ -4,7 +4,6 @@
 mod arguments;
 mod chart;
 mod draw;
-mod duration;
 mod failure;
 mod findings;
 mod history;
@@ -33,14 +32,17 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             if std::env::args().any(|argument| argument == "--json") {
-                let message = error.to_string();
-                let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                let text = error.to_string();
+                // up to the first empty line: what is wrong, and the names of the arguments it is about
+                let said: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+                let message = said.join(" ");
+                let message = message.trim_start_matches("error: ");
                 say(&Failure::new(ExitKind::Usage, message, "see shoal-ops --help").to_json());
             }
             return ExitCode::from(ExitKind::Usage.code());
         }
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 
     let json = arguments.json();

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use askama::Template;
+use shoal_protocol::duration::short;
 
 use crate::{
     chart::{self, Loops, RoundTrips},
     draw::{self, CARD_HEIGHT, CARD_WIDTH, Drawing, count},
-    duration::short,
     findings::{Finding, Level, percent},
     view::{Column, Party, State, View},
 };
@@ -136,7 +136,7 @@ fn tiles(view: &View) -> Vec<Tile> {
             tiles.push(Tile {
                 name: "Epoch",
                 value: certificate.epoch.to_string(),
-                note: format!("next in {}", short(left)),
+                note: due(view, left),
                 filled: u32::try_from(filled).ok(),
             });
             tiles.push(Tile {
@@ -189,12 +189,31 @@ fn tiles(view: &View) -> Vec<Tile> {
     if let (Some(bits), Some(people)) = (view.probing.anonymity_bits, view.probing.hiding_among) {
         tiles.push(Tile {
             name: "Hiding among",
-            value: format!("≤ {}", count(people)),
-            note: format!("clients; at most {bits:.1} bits"),
+            value: if bits > 0.0 { format!("≤ {}", count(people)) } else { "–".to_owned() },
+            note: if bits > 0.0 {
+                format!("packets; at most {bits:.1} bits, no traffic figures are published yet")
+            } else {
+                "not measurable: too little traffic, and no figures are published yet".to_owned()
+            },
             filled: None,
         });
     }
     tiles
+}
+
+/// When the next document comes, or why it does not.
+fn due(view: &View, left: Duration) -> String {
+    match &view.certificate {
+        Some(certificate) if view.now_ms > certificate.valid_until_ms => {
+            let over = Duration::from_millis(view.now_ms - certificate.valid_until_ms);
+            format!("expired {} ago; no newer one came", short(over))
+        }
+        Some(certificate) if left.is_zero() => {
+            let begun = certificate.valid_from_ms.saturating_add(view.epoch_ms);
+            format!("the next is late by {}", short(Duration::from_millis(view.now_ms.saturating_sub(begun))))
+        }
+        Some(_) | None => format!("next in {}", short(left)),
+    }
 }
 
 fn facts(view: &View) -> Vec<Fact> {
@@ -324,7 +343,7 @@ mod tests {
         let html = rendered(&sample());
         assert!(html.starts_with("<!doctype html>"));
         assert!(html.contains("<svg") && html.contains("gateway-1") && html.contains("layer 2"));
-        assert!(html.contains("90.0 %") && html.contains("120 ms") && html.contains("next in 15.0 s"));
+        assert!(html.contains("90.0 %") && html.contains("120ms") && html.contains("next in 15.0s"));
         assert!(html.contains("Something is wrong"));
     }
 
@@ -374,6 +393,20 @@ mod tests {
         };
         let html = rendered(&view);
         assert!(html.contains("no certified document yet") && html.contains("no prober runs"));
+    }
+
+    #[test]
+    fn a_document_that_is_late_or_over_is_told_in_words() {
+        let mut view = sample();
+        let certificate = view.certificate.as_ref().expect("the sample has one");
+        let (from_ms, until_ms) = (certificate.valid_from_ms, certificate.valid_until_ms);
+        view.now_ms = from_ms + view.epoch_ms + 3_000;
+        assert!(rendered(&view).contains("the next is late by 3.0s"));
+        view.now_ms = until_ms + 120_000;
+        let html = rendered(&view);
+        assert!(html.contains("expired 2m ago") && !html.contains("next in"), "no time to wait for");
+        view.probing.anonymity_bits = Some(0.0);
+        assert!(rendered(&view).contains("not measurable"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod boxes;
 pub mod certificate;
 pub mod consensus;
 pub mod descriptor;
+pub mod duration;
 pub mod epoch;
 pub mod geometry;
 pub mod inbox;

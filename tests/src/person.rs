@@ -140,6 +140,16 @@ impl Person {
         ended.lines[0]["id"].as_str().expect("send prints an id").to_owned()
     }
 
+    /// What `status` says.
+    ///
+    /// # Panics
+    /// When the command fails.
+    pub fn status(&self) -> Value {
+        let mut ended = self.run(["status"]);
+        assert_eq!(ended.code, 0, "{}: status: {ended:?}", self.name);
+        ended.lines.remove(0)
+    }
+
     /// `send --wait STATE`; returns the state reached.
     ///
     /// # Panics

@@ -47,6 +47,7 @@ fn people_write_to_each_other_over_real_processes() {
     statuses_have_their_shape(&alice);
     a_store_dies_between_two_messages(&mut net, &alice, &bob);
     a_client_dies_in_the_middle_of_ten_sends(&mut bob, &alice);
+    a_layer_dies_and_comes_back(&mut net, &alice, &bob);
     promtool_accepts_every_metric(&net);
 }
 
@@ -127,6 +128,48 @@ fn a_client_dies_in_the_middle_of_ten_sends(bob: &mut Person, alice: &Person) {
     bob.kill();
     bob.up();
     assert_eq!(texts(&read_until(alice, 10)), sent);
+}
+
+/// All mixes of a layer end at once: nothing comes through. The client must say so, stop sending messages, and go on by
+/// itself when the layer is back.
+///
+/// Bound of the expectation: λ_L is 2 a second in a test network; WARN needs 8 lost loops of the last 40, PAUSE 28, so
+/// 14 s of loops, 3 s until the first is overdue, and a change of the gateway in between: 20 s. Back: 24 loops that
+/// return, 12 s, after the restart. Ten times that is the deadline.
+fn a_layer_dies_and_comes_back(net: &mut Testnet, alice: &Person, bob: &Person) {
+    const EXPECTED: Duration = Duration::from_secs(20);
+    eprintln!("kill -9 of a whole layer");
+    let state = |person: &Person| person.status()["state"].as_str().unwrap_or_default().to_owned();
+    until("all is good before", EXPECTED * 10, || (state(alice) == "good").then_some(()));
+    let mixes = net.nodes("mix", Some("L2"));
+    assert!(!mixes.is_empty());
+    mixes.iter().for_each(|mix| net.kill(mix.pid));
+    let mut seen = vec!["good".to_owned()];
+    until("the client pauses", EXPECTED * 10, || {
+        let now = state(alice);
+        if seen.last() != Some(&now) {
+            seen.push(now.clone());
+        }
+        (now == "pause").then_some(())
+    });
+    // between two gateways it is offline for a moment
+    seen.retain(|state| state != "offline");
+    assert_eq!(seen, ["good", "warn", "pause"]);
+    // payload stops: not even handed to the link
+    let waited = alice.run(["send", "bob", "through the pause", "--wait", "stored", "--timeout", "3s"]);
+    assert!([69, 75].contains(&waited.code), "{waited:?}");
+    assert_eq!(waited.lines[0]["state"], "queued", "{waited:?}");
+    assert_eq!(waited.lines[0]["waits_for"], "turn", "{waited:?}");
+    for mix in &mixes {
+        let pid = net.run_again(&mix.dir, "shoal-node");
+        if let Some(known) = net.ready.nodes.iter_mut().find(|node| node.dir == mix.dir) {
+            known.pid = pid;
+        }
+    }
+    until("the client goes on by itself", EXPECTED * 10, || {
+        ["good", "warn"].contains(&state(alice).as_str()).then_some(())
+    });
+    assert_eq!(texts(&read_until(bob, 1)), ["through the pause"]);
 }
 
 fn promtool_accepts_every_metric(net: &Testnet) {

@@ -1,13 +1,16 @@
 //! The handle by which a program holds a running client.
 
+use std::path::PathBuf;
+
 use rand::rngs::StdRng;
 use shoal_protocol::network::NetworkFile;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
+use super::evidence;
 use super::mailroom::{Desk, MailRoom, Stopped};
-use super::schedule::{CONSENSUS_SETTING, EVIDENCE_SETTING, GUARDS_SETTING, Kept, Schedule, Setup};
+use super::schedule::{CONSENSUS_SETTING, DECOYS_SETTING, GUARDS_SETTING, Kept, Schedule, Setup};
 use super::snapshot::{LoopReport, Snapshot};
 use crate::mail::{Event, Mail, MailError, RateClass};
 
@@ -63,11 +66,13 @@ impl Client {
         let kept = Kept {
             consensus: mail.get_setting(CONSENSUS_SETTING)?,
             guards: mail.get_setting(GUARDS_SETTING)?,
-            conflict: mail.get_setting(EVIDENCE_SETTING)?.is_some(),
+            decoys: mail.get_setting(DECOYS_SETTING)?,
+            conflict: evidence::kept(mail.dir()),
         };
         let clock = Clock::start();
+        let dir = mail.dir().to_owned();
         let (room, closed) = MailRoom::open(mail, clock)?;
-        Ok(Self::run(clock, network, class, kept, Some((room, closed))))
+        Ok(Self::run(clock, network, class, kept, Some((dir, room, closed))))
     }
 
     /// Starts a client without a profile, of the normal class: it carries nothing for anybody, and all its packets
@@ -82,13 +87,17 @@ impl Client {
         network: NetworkFile,
         class: RateClass,
         kept: Kept,
-        mail: Option<(MailRoom, oneshot::Receiver<()>)>,
+        mail: Option<(PathBuf, MailRoom, oneshot::Receiver<()>)>,
     ) -> Self {
-        let (published, snapshot) = watch::channel(Snapshot::new(class));
+        let (published, snapshot) = watch::channel(Snapshot::new(class, &network, clock.unix()));
         let (reports, _) = broadcast::channel(REPORTS_MAX);
         let (stop, stopped) = watch::channel(false);
-        let (mail, closed) = mail.unzip();
-        let setup = Setup { clock, network, class, kept, mail: mail.clone(), published, reports: reports.clone() };
+        let (profile, mail, closed) = match mail {
+            Some((profile, mail, closed)) => (Some(profile), Some(mail), Some(closed)),
+            None => (None, None, None),
+        };
+        let reports_out = reports.clone();
+        let setup = Setup { clock, network, class, kept, mail: mail.clone(), profile, published, reports: reports_out };
         let schedule = tokio::spawn(Schedule::new(setup).run(stopped));
         let events = mail.as_ref().map(MailRoom::announcer);
         Self { snapshot, reports, mail, events, stop, schedule, closed }

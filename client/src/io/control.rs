@@ -23,13 +23,13 @@ pub enum Exit {
     Usage,
     /// 69: daemon or network cannot be reached.
     Unreachable,
-    /// 74: disk or pipe failed.
+    /// 74: a file or profile is missing or cannot be read, disk or pipe failed.
     Io,
     /// 75: not now; try again later.
     Temporary,
     /// 77: not allowed.
     Permission,
-    /// 78: profile or network file is missing or wrong.
+    /// 78: profile or network file says what cannot be used.
     Configuration,
 }
 
@@ -99,7 +99,7 @@ impl From<MailError> for Failure {
             MailError::Exists(_) => {
                 (Exit::Configuration, "profile_exists", "use it, or name another folder with --profile DIR")
             }
-            MailError::Missing(_) => (Exit::Configuration, "no_profile", "make one: shoal init --network FILE"),
+            MailError::Missing(_) => (Exit::Io, "no_profile", "make one: shoal init --network FILE"),
             MailError::Newer { .. } => (Exit::Configuration, "profile_too_new", "install the newer version of shoal"),
             MailError::Damaged(_) => (Exit::Io, "profile_damaged", "check the disk; restore the profile's folder"),
             MailError::RolledBack(_) => {
@@ -237,11 +237,47 @@ pub struct SentLine {
     pub id: String,
     /// How far it has come.
     pub state: MessageState,
+    /// What has to happen for it to come further; not in events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
+    /// Of a file or long text: how much of it is written; only in answers to [`Call::State`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
+}
+
+/// How far the boxes of a file or long text have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// Boxes that both stores have.
+    pub written: u64,
+    /// Boxes in all.
+    pub all: u64,
+}
+
+/// What an own message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitsFor {
+    /// The other side's card: their client has to run once.
+    Card,
+    /// A tick of the schedule, and that nothing has paused it.
+    Turn,
+    /// That two stores answer.
+    Stores,
+    /// The other side's client: it has to run, and the other side to accept.
+    Reader,
 }
 
 impl From<SentMessage> for SentLine {
     fn from(message: SentMessage) -> Self {
-        Self { id: message.id.to_string(), state: message.state }
+        let waits_for = match (message.state, message.conversation) {
+            (MessageState::Queued, None) => Some(WaitsFor::Card),
+            (MessageState::Queued, Some(_)) => Some(WaitsFor::Turn),
+            (MessageState::Sent, _) => Some(WaitsFor::Stores),
+            (MessageState::Stored, _) => Some(WaitsFor::Reader),
+            (MessageState::Delivered, _) => None,
+        };
+        Self { id: message.id.to_string(), state: message.state, waits_for, parts: None }
     }
 }
 
@@ -322,6 +358,9 @@ pub struct ContactLine {
     pub request: bool,
     /// Nothing is wanted from this contact.
     pub blocked: bool,
+    /// Since when messages wait for the contact's card, in Unix ms, or `null`.
+    #[serde(default)]
+    pub waiting_since: Option<u64>,
 }
 
 impl From<ContactInfo> for ContactLine {
@@ -332,6 +371,7 @@ impl From<ContactInfo> for ContactLine {
             conversation: contact.conversation.map(|id| id.to_string()),
             request: contact.request,
             blocked: contact.blocked,
+            waiting_since: None,
         }
     }
 }
@@ -387,7 +427,9 @@ pub enum EventLine {
 impl From<Event> for EventLine {
     fn from(event: Event) -> Self {
         match event {
-            Event::State { id, state } => Self::State(SentLine { id: id.to_string(), state }),
+            Event::State { id, state } => {
+                Self::State(SentLine { id: id.to_string(), state, waits_for: None, parts: None })
+            }
             Event::Received(message) => Self::Message(message.into()),
             Event::Contact(contact) => Self::Contact(contact.into()),
             Event::Warning { code, message } => Self::Warning { code: code.to_owned(), message },
@@ -458,7 +500,14 @@ mod tests {
             Reply::Result { id: 3, result: Value::Null },
             Reply::Error { id: Some(3), error: failure.clone() },
             Reply::Error { id: None, error: failure },
-            Reply::Event { event: EventLine::State(SentLine { id: "x".into(), state: MessageState::Stored }) },
+            Reply::Event {
+                event: EventLine::State(SentLine {
+                    id: "x".into(),
+                    state: MessageState::Stored,
+                    waits_for: None,
+                    parts: None,
+                }),
+            },
             Reply::Event { event: EventLine::Missed(2) },
         ] {
             let text = serde_json::to_string(&reply).unwrap();
@@ -473,7 +522,7 @@ mod tests {
         let fields: Vec<&String> = printed["error"].as_object().unwrap().keys().collect();
         assert_eq!(fields, ["code", "message", "next"]);
         assert_eq!(failure.exit.unwrap().code(), 64);
-        assert_eq!(Failure::from(MailError::Missing("/x".into())).exit.unwrap().code(), 78);
+        assert_eq!(Failure::from(MailError::Missing("/x".into())).exit.unwrap().code(), 74);
     }
 
     proptest! {

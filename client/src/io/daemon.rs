@@ -13,12 +13,14 @@ use tokio::task::JoinSet;
 
 use super::client::Client;
 use super::control::{
-    Call, ContactLine, ConversationLine, EventLine, Exit, Failure, Page, PageEntry, Reply, Request, SentLine,
+    Call, ContactLine, ConversationLine, EventLine, Exit, Failure, Page, PageEntry, Parts, Reply, Request, SentLine,
 };
 use super::mailroom::{Desk, MailRoom, Stopped};
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Status, WaitingLine};
 use super::socket;
-use crate::mail::{Event, MailError, MessageId};
+use shoal_protocol::UnixMillis;
+
+use crate::mail::{ContactInfo, Event, MailError, MessageId};
 
 /// Longest line of a request: a text of 2 MiB in which every byte is escaped.
 const LINE_MAX: usize = 16 << 20;
@@ -221,8 +223,13 @@ impl Daemon {
                 value(self.mail(move |desk| Ok(ContactLine::from(desk.mail.add(&name, &address, desk.now)?))).await?)
             }
             Call::Contacts => {
-                let contacts = self.mail(|desk| Ok(desk.mail.contacts()?)).await?;
-                value(contacts.into_iter().map(ContactLine::from).collect::<Vec<_>>())
+                let (contacts, waiting) =
+                    self.mail(|desk| Ok((desk.mail.contacts()?, desk.mail.waiting_for_cards()?))).await?;
+                let line = |contact: ContactInfo| {
+                    let waits = waiting.iter().find(|(waiting, _)| waiting.address == contact.address);
+                    ContactLine { waiting_since: waits.map(|(_, since)| since.0), ..contact.into() }
+                };
+                value(contacts.into_iter().map(line).collect::<Vec<_>>())
             }
             Call::Conversations => {
                 let conversations = self.mail(|desk| Ok(desk.mail.conversations()?)).await?;
@@ -258,11 +265,19 @@ impl Daemon {
             }
             Call::State { id } => {
                 let id: MessageId = id.parse()?;
-                value(self.mail(move |desk| Ok(SentLine::from(desk.mail.state(id)?))).await?)
+                let line = move |desk: &mut Desk<'_>| {
+                    let parts = desk.mail.parts(id)?.map(|(written, all)| Parts { written, all });
+                    Ok(SentLine { parts, ..desk.mail.state(id)?.into() })
+                };
+                value(self.mail(line).await?)
             }
             Call::Status => {
-                let queue = self.mail(|desk| Ok(desk.mail.queue_length()?)).await?;
-                let status = self.snapshot.borrow().status(queue);
+                let (queue, waiting) =
+                    self.mail(|desk| Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?))).await?;
+                let line =
+                    |(contact, since): (ContactInfo, UnixMillis)| WaitingLine { name: contact.name, since: since.0 };
+                let waiting = waiting.into_iter().map(line).collect();
+                let status = Status { waiting, ..self.snapshot.borrow().status(queue) };
                 value(status)
             }
             // both need the connection and are handled where it is

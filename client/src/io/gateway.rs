@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::want::Ticket;
+
 /// Packets on their way to the writer: the schedule sends a handful a second, so 16 is seconds of a link that stands
 /// still. More would leave as a burst when it moves again.
 const PACKETS_UP_MAX: usize = 16;
@@ -30,6 +32,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// A link that held this long was a good one: the next pause is the first again.
 const STEADY: Duration = Duration::from_secs(10);
+
+/// A packet on its way up, and the want that it carries.
+type Upward = (Packet, Option<Ticket>);
 
 /// Which gateway to keep a link to, and as which session.
 #[derive(Clone)]
@@ -47,6 +52,8 @@ pub(super) enum LinkEvent {
     Down(Identity),
     /// The gateway could not be reached, or turned the client away.
     Failed(Identity, String),
+    /// A packet was written to the link; with the want that it carries, if any. Said of every packet.
+    Left(Option<Ticket>),
     /// A packet came down.
     Packet(Packet),
     /// A document came down, unverified.
@@ -56,7 +63,7 @@ pub(super) enum LinkEvent {
 /// The link's other end, held by the schedule.
 pub(super) struct GatewayLink {
     target: watch::Sender<Option<Target>>,
-    packets: mpsc::Sender<Packet>,
+    packets: mpsc::Sender<Upward>,
     pub(super) events: mpsc::Receiver<LinkEvent>,
 }
 
@@ -75,16 +82,17 @@ impl GatewayLink {
         self.target.send_replace(Some(target));
     }
 
-    /// Gives a packet to the link; `false`: the link stands still and the packet is lost.
-    pub(super) fn send(&self, packet: Packet) -> bool {
-        self.packets.try_send(packet).is_ok()
+    /// Gives a packet to the link; `false`: the link stands still and the packet is lost. [`LinkEvent::Left`] follows
+    /// when it was written to the link; if the link breaks before, nothing follows.
+    pub(super) fn send(&self, packet: Packet, ticket: Option<Ticket>) -> bool {
+        self.packets.try_send((packet, ticket)).is_ok()
     }
 }
 
 /// Ends when the schedule has dropped its end.
 async fn keep(
     mut targets: watch::Receiver<Option<Target>>,
-    mut packets: mpsc::Receiver<Packet>,
+    mut packets: mpsc::Receiver<Upward>,
     events: mpsc::Sender<LinkEvent>,
     pause_max: Duration,
 ) {
@@ -133,7 +141,7 @@ fn pause(failures: u32, longest: Duration, uniform: f64) -> Duration {
 /// Connects and carries until the link ends; says why it ended.
 async fn serve(
     target: &Target,
-    packets: &mut mpsc::Receiver<Packet>,
+    packets: &mut mpsc::Receiver<Upward>,
     events: &mpsc::Sender<LinkEvent>,
     stood: &mut bool,
     rng: &mut StdRng,
@@ -157,7 +165,7 @@ async fn serve(
         return "stopped".to_owned();
     }
     tokio::select! {
-        reason = upward(&mut writer, packets) => reason,
+        reason = upward(&mut writer, packets, events) => reason,
         reason = downward(&link, events) => {
             link.close(CloseReason::Malformed);
             reason
@@ -195,10 +203,17 @@ async fn connect(target: &Target) -> Result<Link, String> {
     Err(reason)
 }
 
-async fn upward(writer: &mut FrameWriter<PACKET_SIZE>, packets: &mut mpsc::Receiver<Packet>) -> String {
-    while let Some(packet) = packets.recv().await {
+async fn upward(
+    writer: &mut FrameWriter<PACKET_SIZE>,
+    packets: &mut mpsc::Receiver<Upward>,
+    events: &mpsc::Sender<LinkEvent>,
+) -> String {
+    while let Some((packet, ticket)) = packets.recv().await {
         if let Err(error) = writer.write_batch(vec![packet.into_array()]).await {
             return error.to_string();
+        }
+        if events.send(LinkEvent::Left(ticket)).await.is_err() {
+            break;
         }
     }
     "stopped".to_owned()
@@ -249,6 +264,8 @@ async fn read(mut stream: quinn::RecvStream, events: mpsc::Sender<LinkEvent>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::SeedableRng as _;
+    use shoal_protocol::IdentityKey;
 
     #[test]
     fn pauses_double_are_jittered_and_end_at_the_longest() {
@@ -259,5 +276,28 @@ mod tests {
         for failures in [8, 16, 17, 1_000, u32::MAX] {
             assert_eq!(pause(failures, longest, 0.5), longest);
         }
+    }
+    #[tokio::test]
+    async fn a_packet_has_left_when_it_was_written_to_a_link_that_stands() {
+        let key = IdentityKey::generate(&mut StdRng::seed_from_u64(1));
+        let server = Endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), &key, &[Protocol::Client]).unwrap();
+        let addresses = vec![server.local_addr().unwrap()];
+        let mut link = GatewayLink::start(Duration::from_secs(1));
+        let packet = || Packet::from_array([7; PACKET_SIZE].into());
+        // nobody is linked: it is thrown away, and nothing may be said of it
+        assert!(link.send(packet(), Some(Ticket(1))));
+        let mut rng = StdRng::seed_from_u64(2);
+        link.aim(Target { gateway: key.identity(), addresses, attach: Attach::generate(&mut rng) });
+        let gateway = tokio::spawn(async move {
+            let link = server.accept().await.unwrap().admit().await.unwrap();
+            let mut frames: FrameReader<PACKET_SIZE> = link.accept_frames().await.unwrap();
+            let frames = [frames.next().await.unwrap().unwrap(), frames.next().await.unwrap().unwrap()];
+            (server, link, frames[1][..] == [7; PACKET_SIZE])
+        });
+        assert!(matches!(link.events.recv().await, Some(LinkEvent::Up(_))));
+        assert!(link.send(packet(), Some(Ticket(2))));
+        assert!(matches!(link.events.recv().await, Some(LinkEvent::Left(Some(Ticket(2))))));
+        let (_server, _link, came) = timeout(Duration::from_secs(60), gateway).await.unwrap().unwrap();
+        assert!(came, "after the attach frame");
     }
 }

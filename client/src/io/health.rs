@@ -221,11 +221,25 @@ fn raise(counter: &IntCounter, total: u64) {
 mod tests {
     use super::*;
     use crate::mail::RateClass;
+    use shoal_protocol::UnixMillis;
+    use shoal_protocol::network::{Hints, NetworkFile};
+    use shoal_protocol::parameters::Parameters;
+
+    fn snapshot() -> Snapshot {
+        let network = NetworkFile {
+            name: "nowhere".to_owned(),
+            genesis_time: UnixMillis(0),
+            authorities: Vec::new(),
+            parameters: Parameters::test_network(),
+            hints: Hints::default(),
+        };
+        Snapshot::new(RateClass::Normal, &network, UnixMillis(0))
+    }
 
     #[test]
     fn metrics_are_named_as_agreed_and_hold_no_label_of_a_user() {
         let metrics = Metrics::new().unwrap();
-        let mut snapshot = Snapshot::new(RateClass::Normal);
+        let mut snapshot = snapshot();
         snapshot.packets_sent = 12;
         let text = String::from_utf8(metrics.render(&snapshot, Clock::start()).unwrap()).unwrap();
         for line in [
@@ -242,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_loopback_is_served() {
-        let (_published, snapshot) = watch::channel(Snapshot::new(RateClass::Normal));
+        let (_published, snapshot) = watch::channel(snapshot());
         let refused = serve_health("0.0.0.0:0".parse().unwrap(), snapshot).await;
         assert!(matches!(refused, Err(HealthError::NotLoopback(_))));
     }

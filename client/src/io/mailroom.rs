@@ -12,9 +12,10 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use super::clock::Clock;
 use crate::mail::{Event, Mail};
 
-/// Jobs that may wait. The schedule has at most one question and 64 answers out (the window of the [`Mail`]), commands
-/// at most [`COMMANDS_MAX`]; so the schedule never finds the queue full.
-const JOBS_MAX: usize = 256;
+/// Jobs that may wait. The schedule has at most one question, 64 departures and 64 answers out (the window of the
+/// [`Mail`]) and a handful of settings, commands at most [`COMMANDS_MAX`]: 1 + 128 + 128 and room for the settings; so
+/// the schedule never finds the queue full.
+const JOBS_MAX: usize = 320;
 /// Commands that may wait or run at a time.
 const COMMANDS_MAX: usize = 128;
 /// Events that a slow listener may be behind before it loses the oldest (and is told so).

@@ -5,8 +5,10 @@
 mod caller;
 mod client;
 mod clock;
+mod condition;
 mod control;
 mod daemon;
+mod evidence;
 mod gateway;
 mod health;
 mod mailroom;
@@ -17,12 +19,13 @@ mod socket;
 pub use caller::{Caller, CallerError};
 pub use client::{Client, StartError, system_rng};
 pub use clock::Clock;
+pub use condition::Condition;
 pub use control::{
-    Call, ContactLine, ConversationLine, EventLine, Exit, Failure, FileLine, MessageLine, Page, PageEntry, Reply,
-    Request, SentLine,
+    Call, ContactLine, ConversationLine, EventLine, Exit, Failure, FileLine, MessageLine, Page, PageEntry, Parts,
+    Reply, Request, SentLine, WaitsFor,
 };
 pub use daemon::serve;
 pub use health::{HealthError, serve_health};
 pub use mailroom::{Desk, MailRoom, Stopped};
-pub use snapshot::{LoopReport, Snapshot, Status};
+pub use snapshot::{LoopReport, Snapshot, Status, WaitingLine};
 pub use socket::{SOCKET_NAME, socket_path};

@@ -1,6 +1,7 @@
 //! The loop that turns ticks into packets: it sleeps, asks the pure rooms what to do, and does it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,15 @@ use rand::{RngExt as _, rngs::StdRng};
 use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::sphinx::Packet;
-use shoal_protocol::{Identity, UnixMillis};
+use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::clock::Clock;
+use super::evidence;
 use super::gateway::{GatewayLink, LinkEvent, Target};
 use super::mailroom::{Desk, MailRoom};
 use super::snapshot::{LoopReport, Snapshot};
+use crate::decoys::DecoyChains;
 use crate::emission::{Emission, Gate, Step};
 use crate::guard::Guards;
 use crate::loops::{Health, Silence};
@@ -29,21 +32,22 @@ use crate::want::{Ticket, Want};
 pub(super) const CONSENSUS_SETTING: &str = "consensus";
 /// Name of the setting that holds the guard gateways.
 pub(super) const GUARDS_SETTING: &str = "guards";
-/// Names of the settings that keep two certified documents that contradict each other: the one that came, and the one
-/// that was held.
-pub(super) const EVIDENCE_SETTING: &str = "conflict";
-const EVIDENCE_HELD_SETTING: &str = "conflict_held";
+/// Name of the setting that holds the chains that decoys pretend to read.
+pub(super) const DECOYS_SETTING: &str = "decoys";
 /// How often the snapshot is renewed and early documents are looked at, when nothing else happens.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// A guard that failed is passed over for one epoch, but no longer than this.
 const GUARD_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// How often the pretended chains are kept, if they changed: a crash forgets at most a minute of what never was.
+const KEEP_DECOYS: Duration = Duration::from_secs(60);
 /// A complaint that could repeat with every tick is logged this often at most.
 const COMPLAINT_GAP: Duration = Duration::from_secs(60);
 
-/// A packet on its way out, and whether it is one of the loops that are counted.
+/// A packet on its way out, whether it is one of the loops that are counted, and the want it carries, if any.
 struct Outgoing {
     packet: Packet,
     measured: bool,
+    ticket: Option<Ticket>,
 }
 
 /// Everything the loop owns.
@@ -65,12 +69,14 @@ pub(super) struct Schedule {
     linked: Option<Identity>,
     silence: Silence,
     mail: Option<MailRoom>,
+    profile: Option<PathBuf>,
     wants: mpsc::Receiver<Option<Want>>,
     wants_in: mpsc::Sender<Option<Want>>,
     snapshot: Snapshot,
     published: watch::Sender<Snapshot>,
     reports: broadcast::Sender<LoopReport>,
     housekeeping: Duration,
+    decoys_kept: Duration,
     complained: Option<Duration>,
 }
 
@@ -81,6 +87,8 @@ pub(super) struct Setup {
     pub(super) class: RateClass,
     pub(super) kept: Kept,
     pub(super) mail: Option<MailRoom>,
+    /// The profile's folder, if there is one.
+    pub(super) profile: Option<PathBuf>,
     pub(super) published: watch::Sender<Snapshot>,
     pub(super) reports: broadcast::Sender<LoopReport>,
 }
@@ -92,14 +100,16 @@ pub(super) struct Kept {
     pub(super) consensus: Option<Vec<u8>>,
     /// The guards, as [`Guards::to_json`] wrote them.
     pub(super) guards: Option<Vec<u8>>,
-    /// Whether there is evidence against the authorities.
-    pub(super) conflict: bool,
+    /// The chains that decoys pretend to read, as [`DecoyChains::to_bytes`] wrote them.
+    pub(super) decoys: Option<Vec<u8>>,
+    /// Where the evidence against the authorities lies, if there is any.
+    pub(super) conflict: Option<PathBuf>,
 }
 
 impl Schedule {
     pub(super) fn new(setup: Setup) -> Self {
-        let Setup { clock, network, class, kept, mail, published, reports } = setup;
-        let Kept { consensus, guards, conflict } = kept;
+        let Setup { clock, network, class, kept, mail, profile, published, reports } = setup;
+        let Kept { consensus, guards, decoys, conflict } = kept;
         let mut rng: StdRng = rand::make_rng();
         let now = clock.now();
         let mut view = View::new(network.trust_anchor());
@@ -109,7 +119,12 @@ impl Schedule {
         let parameters = view.held().map_or(network.parameters, |held| held.parameters);
         let traffic = Traffic::new(class, &parameters, now, rng.random());
         let session = Session::new(&mut rng);
-        let requests = if mail.is_some() { Requests::default() } else { Requests::prober() };
+        let requests = if mail.is_some() {
+            Requests::pretending(decoys.map(|bytes| DecoyChains::from_bytes(&bytes)).unwrap_or_default())
+        } else {
+            Requests::prober()
+        };
+        let snapshot = Snapshot::new(class, &network, clock.unix());
         // a public network: at most half a minute between two attempts; a test network: a quarter of its short epoch
         let pause_max = (parameters.epoch() / 4).clamp(Duration::from_secs(1), Duration::from_secs(30));
         let (wants_in, wants) = mpsc::channel(1);
@@ -129,19 +144,21 @@ impl Schedule {
             linked: None,
             silence: Silence::default(),
             mail,
+            profile,
             wants,
             wants_in,
-            snapshot: Snapshot::new(class),
+            snapshot,
             published,
             reports,
             housekeeping: now,
+            decoys_kept: now,
             complained: None,
         };
         schedule.snapshot.consensus = schedule.view.held().cloned();
-        schedule.snapshot.conflict = conflict;
-        if conflict {
-            tracing::error!("the authorities have contradicted themselves; no payload is sent");
+        if let Some(at) = &conflict {
+            tracing::error!(at = %at.display(), "the authorities have contradicted themselves; no payload is sent");
         }
+        schedule.snapshot.conflict = conflict;
         schedule.aim();
         schedule
     }
@@ -152,7 +169,7 @@ impl Schedule {
             let wake = self.clock.instant(self.next_wake());
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => return self.keep_decoys(),
                 event = self.link.events.recv() => match event {
                     Some(event) => self.on_link(event),
                     None => return,
@@ -178,8 +195,8 @@ impl Schedule {
                     self.emission.made(made);
                 }
                 Step::AskForWant => self.ask(),
-                Step::Depart(Outgoing { packet, measured }) => {
-                    if self.link.send(packet) {
+                Step::Depart(Outgoing { packet, measured, ticket }) => {
+                    if self.link.send(packet, ticket) {
                         self.snapshot.packets_sent += 1;
                     }
                     if measured {
@@ -208,6 +225,10 @@ impl Schedule {
             if let Some(early) = self.view.ripen() {
                 self.on_document(early);
             }
+            if now.saturating_sub(self.decoys_kept) >= KEEP_DECOYS {
+                self.decoys_kept = now;
+                self.keep_decoys();
+            }
             self.publish();
         }
     }
@@ -217,7 +238,9 @@ impl Schedule {
     fn gate(&self) -> Gate {
         Gate {
             open: self.linked.is_some() && self.view.in_force(self.clock.unix()).is_some(),
-            payload: self.mail.is_some() && self.snapshot.loops.health() != Health::Pause && !self.snapshot.conflict,
+            payload: self.mail.is_some()
+                && self.snapshot.loops.health() != Health::Pause
+                && self.snapshot.conflict.is_none(),
         }
     }
 
@@ -226,10 +249,17 @@ impl Schedule {
         let ticket = if let Ask::Want(want) = &ask { Some(want.ticket) } else { None };
         let measured = matches!(ask, Ask::Loop) || self.mail.is_none();
         if let (Some((consensus, epoch)), Some(gateway)) = (self.view.in_force(self.clock.unix()), &self.linked) {
-            let around = Surroundings { consensus, epoch, gateway };
+            let around = Surroundings { consensus, epoch, gateway, now: self.clock.unix() };
             match self.requests.make(ask, around, &mut self.session, departs, &mut self.rng) {
-                Ok(packet) => return Some(Outgoing { packet, measured }),
-                Err(error) => self.complain(&format!("no request can be made: {error}")),
+                Ok(packet) => return Some(Outgoing { packet, measured, ticket }),
+                Err(error) => {
+                    // a network in which no loop can be built carries nothing, as one that loses it
+                    if measured {
+                        self.snapshot.loops.sent();
+                        self.snapshot.loops.lost();
+                    }
+                    self.complain(&format!("no request can be made: {error}"));
+                }
             }
         }
         if let Some(ticket) = ticket {
@@ -301,6 +331,19 @@ impl Schedule {
         }
     }
 
+    /// The packet of a want went onto the gateway link.
+    fn departed(&self, ticket: Ticket) {
+        let Some(mail) = &self.mail else { return };
+        let submitted = mail.submit(move |desk: &mut Desk<'_>| {
+            if let Err(error) = desk.mail.departed(ticket) {
+                tracing::warn!(%error, "the profile could not note a departure");
+            }
+        });
+        if submitted.is_err() {
+            tracing::error!("the mail thread is gone or does not keep up");
+        }
+    }
+
     // ---- link and documents ------------------------------------------------------------------------------------------
 
     fn on_link(&mut self, event: LinkEvent) {
@@ -310,6 +353,11 @@ impl Schedule {
                 self.silence.packet();
                 if let Some(ended) = self.requests.reply(&packet, &self.session, self.clock.now()) {
                     self.on_ended(ended);
+                }
+            }
+            LinkEvent::Left(ticket) => {
+                if let Some(ticket) = ticket {
+                    self.departed(ticket);
                 }
             }
             LinkEvent::Document(bytes) => self.on_document(bytes),
@@ -364,15 +412,16 @@ impl Schedule {
         let kept = self.mail.is_some().then(|| bytes.clone());
         match self.view.offer(bytes, self.clock.unix()) {
             Ok(Offer::Newer(consensus)) => self.on_newer(&consensus),
-            Ok(Offer::Known | Offer::Early) => {}
-            Err(error @ DocumentError::Conflict { .. }) => {
+            Ok(Offer::Known | Offer::Early) => self.snapshot.other_network = false,
+            Err(error @ DocumentError::Conflict { epoch, seen, found }) => {
                 tracing::error!(%error, "the authorities contradict themselves; payload stops");
                 // the first two are the evidence: what comes later does not displace them
-                if !std::mem::replace(&mut self.snapshot.conflict, true)
-                    && let (Some(bytes), Some(held)) = (kept, self.view.held().cloned())
-                {
-                    self.keep(EVIDENCE_HELD_SETTING, held.bytes().to_vec());
-                    self.keep(EVIDENCE_SETTING, bytes);
+                if self.snapshot.conflict.is_none() {
+                    let at = self.profile.clone().unwrap_or_default();
+                    if let (Some(bytes), Some(held)) = (kept, self.view.held().cloned()) {
+                        self.keep_evidence(at.clone(), epoch, (seen, held.bytes().to_vec()), (found, bytes));
+                    }
+                    self.snapshot.conflict = Some(evidence::folder(&at));
                 }
                 self.publish();
                 if let Some(mail) = &self.mail {
@@ -382,6 +431,7 @@ impl Schedule {
             }
             Err(error) => {
                 self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
+                self.snapshot.other_network |= matches!(error, DocumentError::WrongNetwork { .. });
                 self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
             }
         }
@@ -392,6 +442,7 @@ impl Schedule {
         self.keep(CONSENSUS_SETTING, consensus.bytes().to_vec());
         self.emission.traffic().set_parameters(&consensus.parameters, self.clock.now());
         self.snapshot.consensus = Some(Arc::clone(consensus));
+        self.snapshot.other_network = false;
         self.attempts = 0;
         self.aim();
         self.publish();
@@ -406,6 +457,27 @@ impl Schedule {
         });
         if kept.is_err() {
             tracing::error!("the mail thread is gone or does not keep up");
+        }
+    }
+
+    /// After a restart nothing may leave either.
+    fn keep_evidence(&self, profile: PathBuf, epoch: Epoch, held: (Hash, Vec<u8>), other: (Hash, Vec<u8>)) {
+        let Some(mail) = &self.mail else { return };
+        let kept = mail.submit(move |_: &mut Desk<'_>| {
+            if let Err(error) = evidence::keep(&profile, epoch, (held.0, &held.1), (other.0, &other.1)) {
+                tracing::error!(%error, "the evidence against the authorities could not be kept");
+            }
+        });
+        if kept.is_err() {
+            tracing::error!("the mail thread is gone or does not keep up");
+        }
+    }
+
+    fn keep_decoys(&mut self) {
+        if self.mail.is_some()
+            && let Some(bytes) = self.requests.decoys().to_bytes()
+        {
+            self.keep(DECOYS_SETTING, bytes.to_vec());
         }
     }
 
@@ -447,8 +519,14 @@ impl Schedule {
     // ---- reports -----------------------------------------------------------------------------------------------------
 
     fn publish(&mut self) {
+        let now = self.clock.unix();
+        let before = self.snapshot.connected();
         self.snapshot.gateway = self.linked;
-        self.snapshot.in_force = self.view.in_force(self.clock.unix()).is_some();
+        self.snapshot.in_force = self.view.in_force(now).is_some();
+        self.snapshot.published = now;
+        if self.snapshot.connected() != before {
+            self.snapshot.since = now;
+        }
         self.published.send_replace(self.snapshot.clone());
     }
 

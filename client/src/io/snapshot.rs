@@ -1,15 +1,19 @@
 //! What a running client says about itself, for `status`, metrics and probers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use shoal_protocol::consensus::VerifiedConsensus;
+use shoal_protocol::network::NetworkFile;
 use shoal_protocol::{Identity, UnixMillis};
 
+use super::condition::{Condition, Facts};
 use crate::anonymity::{self, Anonymity};
-use crate::loops::{Health, LoopStatistics, Percentiles};
+use crate::loops::{LoopStatistics, Percentiles};
 use crate::mail::RateClass;
+use crate::view::Freshness;
 
 /// The client's state at one moment; republished when something changes and about once a second.
 #[derive(Clone, Debug)]
@@ -26,19 +30,31 @@ pub struct Snapshot {
     pub loops: LoopStatistics,
     /// The rate class.
     pub class: RateClass,
+    /// Since when the client is connected, or has been without a connection.
+    pub since: UnixMillis,
+    /// When this was published: times in it are relative to that.
+    pub published: UnixMillis,
+    /// Name and fingerprint words of the profile's network.
+    pub network: (String, String),
+    /// A gateway handed over a document of another network, and no good one since.
+    pub other_network: bool,
     /// Packets given to the link since the start, whatever they carried.
     pub packets_sent: u64,
     /// Packets that came down since the start, whatever they were.
     pub packets_received: u64,
-    /// The authorities certified two documents for one epoch: payload has stopped.
-    pub conflict: bool,
+    /// The authorities certified two documents for one epoch: payload has stopped. The folder that holds both.
+    pub conflict: Option<PathBuf>,
     /// A gateway handed over a document older than the one held; that it did is all that happened.
     pub rolled_back: bool,
 }
 
 impl Snapshot {
-    pub(super) fn new(class: RateClass) -> Self {
+    pub(super) fn new(class: RateClass, network: &NetworkFile, now: UnixMillis) -> Self {
         Self {
+            since: now,
+            published: now,
+            network: (network.name.clone(), network.fingerprint_words()),
+            other_network: false,
             gateway: None,
             trouble: None,
             consensus: None,
@@ -47,7 +63,7 @@ impl Snapshot {
             class,
             packets_sent: 0,
             packets_received: 0,
-            conflict: false,
+            conflict: None,
             rolled_back: false,
         }
     }
@@ -71,15 +87,34 @@ impl Snapshot {
         let milliseconds = |of: fn(&Percentiles) -> Duration| {
             self.loops.percentiles().map(|all| u64::try_from(of(&all).as_millis()).unwrap_or(u64::MAX))
         };
+        let document = Freshness::of(self.consensus.as_deref(), self.published);
+        let facts = Facts {
+            linked: self.gateway.is_some(),
+            document,
+            health: self.loops.health(),
+            measured: self.loops.survival().is_some(),
+            conflict: self.conflict.as_deref(),
+            other_network: self.other_network,
+            network: (&self.network.0, &self.network.1),
+        };
+        let (state, next) = facts.judge();
+        let (network, fingerprint) = self.network.clone();
         Status {
             connected: self.connected(),
+            since: self.since.0,
+            document,
+            next,
+            network,
+            fingerprint,
+            waiting: Vec::new(),
+            test_network: self.consensus.as_ref().is_some_and(|held| held.parameters.anonymity_floor == 0),
             gateway: self.gateway,
             epoch: self.consensus.as_ref().map(|consensus| consensus.epoch.0),
             anonymity_bits: anonymity.map(|anonymity| anonymity.bits),
             hiding_among: anonymity.map(|anonymity| anonymity.hiding_among),
             loop_survival: self.loops.survival(),
             queue,
-            state: self.loops.health(),
+            state,
             class: self.class,
             loops_sent: self.loops.sent_total(),
             loops_returned: self.loops.returned_total(),
@@ -89,7 +124,8 @@ impl Snapshot {
             consensus_valid_until: self.consensus.as_ref().map(|consensus| consensus.valid_until.0),
             consensus_signatures: self.consensus.as_ref().map(|consensus| consensus.signatures()),
             trouble: self.trouble.clone(),
-            conflict: self.conflict,
+            conflict: self.conflict.is_some(),
+            conflict_files: self.conflict.clone(),
             rolled_back: self.rolled_back,
         }
     }
@@ -112,8 +148,22 @@ pub struct Status {
     pub loop_survival: Option<f64>,
     /// Own messages that are not stored yet.
     pub queue: u64,
-    /// `good`, `warn` or `pause`.
-    pub state: Health,
+    /// One word for all of it.
+    pub state: Condition,
+    /// Since when it is connected, or has been without a connection, in Unix ms.
+    pub since: u64,
+    /// Whether the consensus held is of this epoch, of one before, over, or not there.
+    pub document: Freshness,
+    /// What to do next, for people; empty when there is nothing to do.
+    pub next: String,
+    /// Name of the profile's network.
+    pub network: String,
+    /// Its fingerprint words.
+    pub fingerprint: String,
+    /// Contacts whose card is looked for: messages to them wait.
+    pub waiting: Vec<WaitingLine>,
+    /// The network has no anonymity floor: there is nobody to hide among, and nothing to measure.
+    pub test_network: bool,
     /// `normal` or `low`.
     pub class: RateClass,
     /// Measuring decoys sent since the start.
@@ -132,12 +182,23 @@ pub struct Status {
     pub consensus_signatures: Option<usize>,
     /// Why there is no link, in words.
     pub trouble: Option<String>,
-    /// The authorities certified two documents for one epoch: payload has stopped, for good. Both are kept.
+    /// The authorities certified two documents for one epoch: payload has stopped. Both are kept.
     #[serde(default)]
     pub conflict: bool,
+    /// The folder in which they lie, or `null`.
+    pub conflict_files: Option<PathBuf>,
     /// Since the start, a gateway handed over a certified document older than the one held. It was refused.
     #[serde(default)]
     pub rolled_back: bool,
+}
+
+/// A contact whose card is not found yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct WaitingLine {
+    /// The contact's name, else the address.
+    pub name: String,
+    /// Since when a message waits, in Unix ms.
+    pub since: u64,
 }
 
 /// How one measured decoy of a prober fared.

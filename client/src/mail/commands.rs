@@ -290,6 +290,20 @@ impl Mail {
         Ok(SentMessage { id, conversation, to, state: message.state, sent_at })
     }
 
+    /// Of an own file or long text: how many of its boxes both replicas have, and how many it has. `None`: it has none.
+    ///
+    /// # Errors
+    /// [`MailError::NoMessage`].
+    pub fn parts(&self, id: MessageId) -> Result<Option<(u64, u64)>, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let message = stored::out_by_id(db, vault, id)?.ok_or(MailError::NoMessage(id))?;
+        let Content::Blob { manifest, .. } = &message.content else { return Ok(None) };
+        let all = manifest.boxes();
+        let waiting = message.blob.and_then(|row| self.memory.blobs_out.get(&row)).map(|blob| blob.queue.open() as u64);
+        let none = if message.state >= MessageState::Stored { 0 } else { all };
+        Ok(Some((all.saturating_sub(waiting.unwrap_or(none)), all)))
+    }
+
     /// Own messages that not both replicas have yet.
     ///
     /// # Errors

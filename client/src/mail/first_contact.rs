@@ -203,6 +203,19 @@ impl Mail {
         Ok(())
     }
 
+    /// Contacts to whom messages wait because no card of theirs was found yet, and since when.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn waiting_for_cards(&self) -> Result<Vec<(ContactInfo, UnixMillis)>, MailError> {
+        let contacts = contacts::all(&self.profile.db, &self.profile.vault)?.into_iter();
+        contacts
+            .filter(|contact| !contact.blocked)
+            .filter_map(|contact| Some((contact.row, contact.wanted_at?)))
+            .map(|(row, since)| Ok((self.contact_info(row)?, since)))
+            .collect()
+    }
+
     /// A contact as the user sees it.
     pub(super) fn contact_info(&self, contact: i64) -> Result<ContactInfo, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);

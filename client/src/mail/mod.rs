@@ -3,6 +3,7 @@
 //! [`Mail`] knows no clock, no socket and no random generator of its own (OpenMLS draws from the system's). Contract:
 //!
 //! - [`Mail::next_want`] once per tick of the payload clock, ahead of the tick: it may write to the disk;
+//! - [`Mail::departed`] when the packet of a want went onto the link, before its answer;
 //! - [`Mail::answered`] once for every want, with what came back or `None` when nothing did by the deadline;
 //! - commands at any time; after them and after `next_want`, [`Mail::take_events`] says what changed.
 //!

@@ -29,7 +29,7 @@ pub struct ConversationId(pub [u8; 16]);
 pub enum MessageState {
     /// Kept on disk; nothing of it has left yet (its conversation may still wait for the peer's card).
     Queued,
-    /// Its box was handed to the payload clock: it leaves with the next tick, or with a later one when the link is down.
+    /// A packet with its box went onto the link to the gateway.
     Sent,
     /// Both replicas have it on disk, every content box too.
     Stored,

@@ -6,7 +6,7 @@ use crate::blobs_store::{self, StoredPart};
 use crate::card::CardPlace;
 use crate::chains;
 use crate::polls::{class, mean_gap};
-use crate::want::{Rank, Want};
+use crate::want::{Rank, Ticket, Want};
 use rand::{CryptoRng, RngExt as _};
 use shoal_protocol::boxes::{self, BoxId};
 use shoal_protocol::consensus::Consensus;
@@ -67,9 +67,6 @@ impl Mail {
             } else {
                 pending.later(now, &consensus.parameters, rng);
             }
-        }
-        if let (Some(_), Some(message)) = (&want, out.message) {
-            self.raise(message, MessageState::Sent)?;
         }
         Ok(want)
     }
@@ -199,6 +196,19 @@ impl Mail {
             fetch.turn();
         }
         want
+    }
+
+    /// The packet that carries a want went onto the link: if it was a message's box, the message is sent. Tickets that
+    /// are not out are ignored.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn departed(&mut self, ticket: Ticket) -> Result<(), MailError> {
+        let Some(Flight { purpose: Purpose::PutBox { row }, .. }) = self.memory.flights.get(&ticket) else {
+            return Ok(());
+        };
+        let message = chains::out_box(&self.profile.db, *row)?.and_then(|out| out.message);
+        message.map_or(Ok(()), |message| self.raise(message, MessageState::Sent))
     }
 
     /// Notes that a message came further, on disk and to the listeners.

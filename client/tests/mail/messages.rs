@@ -2,6 +2,7 @@
 
 use crate::world::World;
 use shoal_client::mail::MessageState::{Delivered, Queued, Sent, Stored};
+use shoal_protocol::request::Operation;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -151,4 +152,28 @@ fn settings_are_kept() {
     world.restart(0);
     assert_eq!(world.mail(0).get_setting("guard").unwrap().as_deref(), Some(b"two".as_slice()));
     assert_eq!(world.mail(0).address(), world.address(0));
+}
+
+#[test]
+fn a_message_is_sent_when_its_packet_has_left_and_not_before() {
+    let mut world = acquainted(11);
+    let id = world.send(0, "bob", "on its way");
+    let consensus = world.consensus.clone();
+    let (now, mut rng) = (world.now, <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(11));
+    let mail = world.people[0].mail.as_mut().unwrap();
+    let ticket = loop {
+        let want = mail.next_want(now, &consensus, &mut rng).unwrap().unwrap();
+        if matches!(want.operation, Operation::Put { .. }) {
+            break want.ticket;
+        }
+    };
+    // handed to the schedule: the link may be down, and then it comes back unanswered
+    assert_eq!(mail.state(id).unwrap().state, Queued);
+    mail.departed(ticket).unwrap();
+    assert_eq!(mail.state(id).unwrap().state, Sent);
+    // a departure that nobody waits for is no news
+    mail.departed(ticket).unwrap();
+    mail.answered(ticket, None, now, &consensus, &mut rng).unwrap();
+    mail.departed(ticket).unwrap();
+    assert_eq!(mail.state(id).unwrap().state, Sent);
 }

@@ -291,6 +291,9 @@ impl World {
                 let (now, mut rng) = (self.now, self.fork());
                 let Some(mail) = self.people[who].mail.as_mut() else { return };
                 let want = mail.next_want(now, &self.consensus, &mut rng).expect("the profile works");
+                if let Some(want) = &want {
+                    mail.departed(want.ticket).expect("the profile works");
+                }
                 self.listen(who);
                 if let Some(want) = want {
                     self.people[who].asked.push((want.rank, kind(&want.operation)));

@@ -23,7 +23,7 @@ mod verify;
     version,
     about,
     after_help = "Exit codes: 0 done, 64 usage, 69 unreachable, 74 input/output, 75 temporary, \
-    77 permission, 78 configuration.\nLogs go to standard error; RUST_LOG=debug shows more."
+    77 permission, 78 configuration.\nLogs go to standard error; SHOAL_LOG=debug shows more."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]

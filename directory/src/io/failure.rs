@@ -74,7 +74,7 @@ impl Failure {
             Self::new(Kind::Permission, message, "run as the user that owns the directory")
         } else if kind == std::io::ErrorKind::NotFound {
             let next = "check --dir, or make the directory with: shoal-directory init --dir DIR";
-            Self::new(Kind::Configuration, message, next)
+            Self::new(Kind::InputOutput, message, next)
         } else {
             Self::new(Kind::InputOutput, message, "check the disk and the path")
         }
@@ -111,7 +111,7 @@ mod tests {
         let path = Path::new("/somewhere/authority.toml");
         let kind = |kind| Failure::file("read", path, &Error::from(kind)).kind.code();
         assert_eq!(kind(ErrorKind::PermissionDenied), 77);
-        assert_eq!(kind(ErrorKind::NotFound), 78);
+        assert_eq!(kind(ErrorKind::NotFound), 74);
         assert_eq!(kind(ErrorKind::StorageFull), 74);
         let json = Failure::content(path, &"no listen").to_json();
         assert_eq!(json["error"]["code"], "configuration");

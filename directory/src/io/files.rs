@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(read(&path), Ok(b"two".to_vec()));
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1);
-        assert_eq!(read(&dir.path().join("none")).map_err(|failure| failure.kind), Err(Kind::Configuration));
+        assert_eq!(read(&dir.path().join("none")).map_err(|failure| failure.kind), Err(Kind::InputOutput));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ pub fn is_filter(text: &str) -> bool {
     EnvFilter::try_new(text).is_ok()
 }
 
-/// Starts the log with `configured`, or with what the environment variable `RUST_LOG` says if it is set: then the
+/// Starts the log with `configured`, or with what the environment variable `SHOAL_LOG` says if it is set: then the
 /// configuration does not change it either.
 pub fn start(configured: &str) -> SetFilter {
     let environment = EnvFilter::try_from_default_env().ok();
@@ -36,7 +36,7 @@ pub fn start(configured: &str) -> SetFilter {
         .init();
     Arc::new(move |text| {
         if fixed {
-            return Err("RUST_LOG is set and goes before it".to_owned());
+            return Err("SHOAL_LOG is set and goes before it".to_owned());
         }
         let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
         handle.reload(filter).map_err(|error| error.to_string())

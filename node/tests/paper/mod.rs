@@ -466,7 +466,7 @@ fn spawn(dir: &std::path::Path) -> Child {
     Process::new(env!("CARGO_BIN_EXE_shoal-node"))
         .args(["run", "--dir"])
         .arg(dir)
-        .env_remove("RUST_LOG")
+        .env_remove("SHOAL_LOG")
         .stdout(Stdio::null())
         .stderr(std::fs::OpenOptions::new().append(true).create(true).open(dir.join("log")).expect("opened"))
         .spawn()

@@ -217,7 +217,7 @@ mod tests {
         let state = |id: &str, state, at| Heard {
             person: "Alice",
             at: Duration::from_millis(at),
-            event: EventLine::State(SentLine { id: id.into(), state }),
+            event: EventLine::State(SentLine { id: id.into(), state, waits_for: None, parts: None }),
         };
         let written_at = Duration::from_secs(1);
         note(&mut message, &state("7", MessageState::Sent, 1_200), written_at);

@@ -78,7 +78,11 @@ pub(crate) async fn command(options: &DemoOptions) -> anyhow::Result<()> {
     };
     let result = tokio::select! {
         result = show(options, &mut testnet, &dir, progress) => result,
-        () = stop.wait() => Err(stopped().into()),
+        () = stop.wait() => {
+            // the daemons of both people have ended with the conversation; nobody looks for faults in what is left
+            testnet.stop().await;
+            bail!(stopped());
+        }
     };
     let result = match result {
         Ok(Shown { ended: Some(ended), .. }) => ended,
@@ -117,7 +121,7 @@ fn stays_up(dir: &Path) -> anyhow::Result<String> {
 }
 
 fn stopped() -> Failure {
-    Failure::new(ExitKind::Failed, "stopped before the end", "start it again")
+    Failure::new(ExitKind::Interrupted, "interrupted before the end; everything was stopped", "start it again")
 }
 
 fn undelivered(dir: &Path) -> Failure {

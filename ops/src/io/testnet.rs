@@ -332,7 +332,11 @@ pub(crate) async fn command(options: &TestnetOptions) -> anyhow::Result<()> {
     let shape = options.shape.shape();
     let mut testnet = tokio::select! {
         started = Testnet::start(&shape, &options.dir, progress) => started?,
-        () = stop.wait() => bail!(Failure::new(ExitKind::Temporary, "stopped while starting", "start it again")),
+        () = stop.wait() => bail!(Failure::new(
+            ExitKind::Interrupted,
+            "interrupted while starting; everything was stopped",
+            "start it again",
+        )),
     };
     let result = tokio::select! {
         result = serve(options, &mut testnet, progress) => result,
@@ -358,7 +362,7 @@ async fn serve(options: &TestnetOptions, testnet: &mut Testnet, progress: Progre
     let mut stdout = std::io::stdout();
     // who started this and does not listen can still use the network
     let _ = writeln!(stdout, "{}", serde_json::to_string(&ready)?).and_then(|()| stdout.flush());
-    progress.say(&format!("ready; status page at {url}"));
+    progress.say(&what_next(testnet.network_path(), &url)?);
     // the network goes on when its status page does not
     let watched = async {
         while let Some(ended) = tasks.join_next().await {
@@ -376,6 +380,16 @@ async fn serve(options: &TestnetOptions, testnet: &mut Testnet, progress: Progre
         () = watched => {}
     }
     Ok(())
+}
+
+/// What a person can do with a network that is ready.
+fn what_next(network: &Path, url: &str) -> anyhow::Result<String> {
+    let (shoal, network) = (parties::binary("shoal")?, network.display());
+    Ok(format!(
+        "ready; Ctrl-C stops everything\n  network file: {network}\n  status page:  {url}\n  next, in another terminal:\n    \
+         {} --profile ~/alice init --network {network}",
+        shoal.display()
+    ))
 }
 
 /// What to say of a network that took `elapsed` to start.

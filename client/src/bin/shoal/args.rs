@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use shoal_client::io::{Exit, Failure};
 use shoal_client::mail::MessageState;
+use shoal_protocol::duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,8 +21,9 @@ Examples:
   shoal status                            connection, anonymity now, queue
 
 The first command that needs it starts a daemon in the background; it keeps sending cover
-traffic until `shoal down`. Exit codes: 0 done, 64 wrong use, 69 not reachable, 74 disk or
-pipe, 75 try again later, 77 not allowed, 78 profile or network file.";
+traffic until `shoal down`. Exit codes: 0 done, 64 wrong use, 69 not reachable, 74 file or profile missing
+or not readable, disk or pipe, 75 try again later, 77 not allowed, 78 wrong profile or
+network file. Logs go to standard error; SHOAL_LOG=debug shows more.";
 
 /// Send and read messages without anyone learning who talks to whom.
 #[derive(Debug, Parser)]
@@ -114,8 +116,13 @@ pub(crate) enum Command {
         #[arg(long)]
         follow: bool,
         /// Show what came after this message, and leave the mark of what was shown where it is
+        ///
+        /// The ID as `read --ids`, `read --json` or `send` prints it.
         #[arg(long, value_name = "ID")]
         since: Option<String>,
+        /// Print the id of each message before it
+        #[arg(long)]
+        ids: bool,
     },
     /// Connection, anonymity now, queue
     Status,
@@ -129,8 +136,8 @@ pub(crate) struct Patience {
     /// Wait until two stores have it on disk (stored) or the other side has it (delivered)
     #[arg(long, value_enum)]
     pub(crate) wait: Option<Wait>,
-    /// How long to wait: 500ms, 60s, 5m, 1h
-    #[arg(long, default_value = "60s", value_parser = duration)]
+    /// How long to wait: 500ms, 60s, 5m, 1h, 2d
+    #[arg(long, default_value = "60s", value_parser = duration::parse)]
     pub(crate) timeout: Duration,
 }
 
@@ -147,21 +154,6 @@ impl Wait {
             Self::Delivered => MessageState::Delivered,
         }
     }
-}
-
-/// A whole number and a unit.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.chars().take_while(char::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits).unwrap_or((text, ""));
-    let number: u32 = number.parse().map_err(|_| "a duration is a whole number and a unit, such as 60s".to_owned())?;
-    let unit = match unit {
-        "ms" => Duration::from_millis(1),
-        "s" => Duration::from_secs(1),
-        "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3_600),
-        other => return Err(format!("unknown unit {other:?}: use ms, s, m or h")),
-    };
-    Ok(unit * number)
 }
 
 /// The folder given, or the user's.
@@ -229,15 +221,6 @@ mod tests {
             &[][..],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
-        }
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2h"), Ok(Duration::from_secs(7_200)));
-        for bad in ["", "s", "1", "1d", "-1s", "1.5s", "99999999999s"] {
-            assert!(duration(bad).is_err(), "{bad:?}");
         }
     }
 }

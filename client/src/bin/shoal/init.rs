@@ -18,7 +18,7 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, out: &Out) -
     let file = read_network(network)?;
     // said before the lock is tried: a daemon may be using it
     if profile.join("profile.key").exists() {
-        return Err(MailError::Exists(profile.to_owned()).into());
+        return Err(taken(profile, &file).into());
     }
     if let Some(parent) = profile.parent() {
         std::fs::create_dir_all(parent).map_err(|error| disk(parent, &error))?;
@@ -71,15 +71,29 @@ fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
     NetworkFile::parse(&text).map_err(|error| refused(error.to_string()))
 }
 
+/// There is a profile already: of this network, or of another one (a test network made anew is another one).
+fn taken(profile: &Path, file: &NetworkFile) -> Failure {
+    match read_network(&profile.join("network.toml")) {
+        Ok(theirs) if theirs.genesis_hash() != file.genesis_hash() => {
+            let message = format!(
+                "the profile {} belongs to another network: {} ({}); the file is of {} ({})",
+                profile.display(),
+                plain(&theirs.name),
+                theirs.fingerprint_words(),
+                plain(&file.name),
+                file.fingerprint_words()
+            );
+            let next =
+                "name another folder: --profile DIR. If the old network is gone for good, remove the old profile";
+            Failure::new(Exit::Configuration, "other_network", message, next)
+        }
+        Ok(_) | Err(_) => MailError::Exists(profile.to_owned()).into(),
+    }
+}
+
 fn disk(path: &Path, error: &io::Error) -> Failure {
     let is = |kind| error.kind() == kind;
-    let exit = if is(io::ErrorKind::PermissionDenied) {
-        Exit::Permission
-    } else if is(io::ErrorKind::NotFound) {
-        Exit::Configuration
-    } else {
-        Exit::Io
-    };
+    let exit = if is(io::ErrorKind::PermissionDenied) { Exit::Permission } else { Exit::Io };
     Failure::new(exit, "file", format!("{}: {error}", path.display()), "check the path")
 }
 
@@ -103,11 +117,32 @@ mod tests {
     fn a_file_that_is_no_network_file_is_a_configuration_fault() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("network.toml");
-        assert_eq!(read_network(&path).unwrap_err().exit, Some(Exit::Configuration));
+        assert_eq!(read_network(&path).unwrap_err().exit, Some(Exit::Io));
         for content in [&b"\xff\xfe"[..], b"", b"name = 1"] {
             std::fs::write(&path, content).unwrap();
             let failure = read_network(&path).unwrap_err();
             assert_eq!((failure.code.as_str(), failure.exit), ("bad_network_file", Some(Exit::Configuration)));
         }
+    }
+
+    #[test]
+    fn a_profile_of_a_network_that_was_made_anew_says_so() {
+        use rand::{SeedableRng as _, rngs::StdRng};
+        let network = |seed| NetworkFile {
+            name: "testnet".to_owned(),
+            genesis_time: shoal_protocol::UnixMillis(1_750_000_000_000),
+            authorities: vec![
+                shoal_protocol::authority::AuthoritySecret::generate(&mut StdRng::seed_from_u64(seed)).public().clone(),
+            ],
+            parameters: shoal_protocol::parameters::Parameters::test_network(),
+            hints: shoal_protocol::network::Hints::default(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("network.toml"), network(1).to_toml()).unwrap();
+        let said = taken(dir.path(), &network(2));
+        assert_eq!((said.code.as_str(), said.exit), ("other_network", Some(Exit::Configuration)));
+        assert!(said.message.contains(&network(1).fingerprint_words()), "{}", said.message);
+        assert!(said.message.contains(&network(2).fingerprint_words()), "{}", said.message);
+        assert_eq!(taken(dir.path(), &network(1)).code, "profile_exists");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every command but `init` talks to the daemon of the profile, and starts it when it does not run.
 
-#![expect(clippy::disallowed_methods, reason = "a command reads clocks: deadlines, and the time that doctor compares")]
+#![expect(clippy::disallowed_methods, reason = "a command reads clocks: its deadlines")]
 
 mod args;
 mod daemon;
@@ -49,10 +49,18 @@ fn misunderstood(error: &clap::Error, out: &Out) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(Exit::Usage.code());
     }
-    let text = error.to_string();
-    let message = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("wrong use");
-    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let message = what_is_wrong(error);
     out.fail(&Failure::new(Exit::Usage, "usage", message, "see shoal --help").into())
+}
+
+/// What is wrong, with the names of the arguments it is about: all that clap says before its first empty line.
+fn what_is_wrong(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing".to_owned();
+    }
+    let text = error.to_string();
+    let said: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    said.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 fn log(args: &Args) {
@@ -107,9 +115,28 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Block { who } => people::block(&profile, who, out).await,
             Command::Send { to, text, patience } => messages::send(&profile, to, text, patience, out).await,
             Command::SendFile { to, path, patience } => messages::send_file(&profile, to, path, patience, out).await,
-            Command::Read { follow, since } => messages::read(&profile, follow, since, out).await,
+            Command::Read { follow, since, ids } => messages::read(&profile, follow, since, ids, out).await,
             Command::Status => status::status(&profile, out).await,
             Command::Doctor => status::doctor(&profile, out).await,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_use_names_the_argument() {
+        for (line, name) in [
+            (&["shoal", "init"][..], "--network <FILE>"),
+            (&["shoal", "send", "bob"][..], "<TEXT>"),
+            (&["shoal", "send", "bob", "hi", "--wait", "read"][..], "--wait"),
+            (&["shoal", "send", "bob", "hi", "--timeout", "5"][..], "--timeout"),
+            (&["shoal"][..], "command"),
+        ] {
+            let message = what_is_wrong(&Args::try_parse_from(line).unwrap_err());
+            assert!(message.contains(name) && !message.contains('\n'), "{line:?}: {message}");
+        }
+    }
 }

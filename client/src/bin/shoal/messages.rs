@@ -2,12 +2,15 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use shoal_client::io::{
-    Call, Caller, CallerError, EventLine, Exit, Failure, MessageLine, Page, PageEntry, SentLine, Status,
+    Call, Caller, CallerError, Condition, EventLine, Exit, Failure, MessageLine, Page, PageEntry, Parts, SentLine,
+    Status, WaitsFor,
 };
 use shoal_client::mail::MessageState;
+use shoal_protocol::duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::args::{Patience, Wait};
@@ -17,6 +20,8 @@ use crate::time::readable;
 
 /// Longest text that is read from standard input; the profile may allow less.
 const TEXT_MAX: u64 = 8 << 20;
+/// How often a message that is followed is looked at when nothing is heard of it.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) async fn send(
     profile: &Path,
@@ -81,26 +86,38 @@ async fn follow(
     out: &Out,
 ) -> Result<SentLine, Problem> {
     let deadline = Instant::now() + patience.timeout;
-    let spinner = out.spinner(word(sent.state));
+    let mut line = out.spinner(word(sent.state));
     while sent.state < wait.state() {
-        match timeout_at(deadline, caller.event()).await {
+        match timeout_at(deadline.min(Instant::now() + LOOK), caller.event()).await {
             Ok(event) => match event.map_err(|error| no_more_news(error, &sent))? {
                 EventLine::State(line) if line.id == sent.id => sent = line,
-                EventLine::Missed(_) => {
-                    let state = caller.call(Call::State { id: sent.id.clone() }).await;
-                    sent = state.map_err(|error| no_more_news(error, &sent))?;
-                }
+                EventLine::Missed(_) => sent = state_of(caller, &sent).await?,
                 EventLine::Warning { message, .. } if !out.json => {
-                    spinner.suspend(|| tracing::warn!("{}", plain(&message)));
+                    line.suspend(|| tracing::warn!("{}", plain(&message)));
                 }
                 EventLine::State(_) | EventLine::Message(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
             },
-            Err(_) => return Err(too_late(caller, sent, patience).await),
+            Err(_) if Instant::now() >= deadline => return Err(too_late(caller, sent, patience).await),
+            Err(_) => {
+                sent = state_of(caller, &sent).await?;
+                if let Some(Parts { written, all }) = sent.parts {
+                    if line.length().is_none() {
+                        line.finish_and_clear();
+                        line = out.bar(word(sent.state), all);
+                    }
+                    line.set_position(written);
+                }
+            }
         }
-        spinner.set_message(word(sent.state));
+        line.set_message(word(sent.state));
     }
-    spinner.finish_and_clear();
-    Ok(sent)
+    line.finish_and_clear();
+    // what it waited for on the way says nothing about where it is now
+    Ok(SentLine { waits_for: None, parts: None, ..sent })
+}
+
+async fn state_of(caller: &mut Caller, sent: &SentLine) -> Result<SentLine, Problem> {
+    caller.call(Call::State { id: sent.id.clone() }).await.map_err(|error| no_more_news(error, sent))
 }
 
 /// The daemon was lost while it took the message: nobody here knows whether it is in the queue.
@@ -123,21 +140,45 @@ fn no_more_news(error: CallerError, sent: &SentLine) -> Problem {
 
 /// Whether the network is out of reach or only slow decides about the exit code; the message stays queued either way.
 async fn too_late(caller: &mut Caller, sent: SentLine, patience: Patience) -> Problem {
-    let waited = format!("{}s", patience.timeout.as_secs_f64());
-    let next = "nothing is lost: the daemon goes on sending it; see shoal status";
-    let failure = match caller.call::<Status>(Call::Status).await {
-        Ok(status) if !status.connected => {
-            let trouble = status.trouble.map(|why| format!(" ({why})")).unwrap_or_default();
-            let message =
-                format!("the network was out of reach for {waited}{trouble}; the message is {}", word(sent.state));
-            Failure::new(Exit::Unreachable, "network_unreachable", message, next)
+    let sent = state_of(caller, &sent).await.unwrap_or(sent);
+    let status = caller.call::<Status>(Call::Status).await.ok();
+    Problem::after(late(&sent, status.as_ref(), patience.timeout), sent)
+}
+
+/// What a message still waits for when the time is up, and what to do: never to send it again.
+fn late(sent: &SentLine, status: Option<&Status>, waited: Duration) -> Failure {
+    let (waited, word) = (duration::short(waited), word(sent.state));
+    if let Some(status) = status.filter(|status| !status.connected) {
+        let trouble = status.trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        let message = format!("no connection to the network{trouble}; after {waited} the message is {word}");
+        let next = format!("{}. Do not send the message again: it leaves by itself", status.next);
+        return Failure::new(Exit::Unreachable, "network_unreachable", message, next);
+    }
+    let (why, next) = match sent.waits_for {
+        Some(WaitsFor::Card) => (
+            "the other side's card is not found: they have not run shoal on this network yet",
+            "ask them to run shoal once (shoal up), and compare the address; the message leaves by itself then",
+        ),
+        Some(WaitsFor::Turn) => match status.map(|status| status.state) {
+            Some(Condition::Stopped | Condition::Offline | Condition::Pause) => {
+                ("sending has stopped", "see shoal status; the message leaves by itself when it is over")
+            }
+            Some(Condition::Warn | Condition::Starting | Condition::Good) | None => {
+                ("other packets go first", "the daemon goes on with it: see the queue of shoal status")
+            }
+        },
+        Some(WaitsFor::Stores) => {
+            ("not both stores have confirmed it", "the daemon goes on asking them; see shoal status, or wait longer")
         }
-        Ok(_) | Err(_) => {
-            let message = format!("after {waited} the message is {}", word(sent.state));
-            Failure::new(Exit::Temporary, "timeout", message, next)
-        }
+        Some(WaitsFor::Reader) => (
+            "two stores have it, and the other side has not confirmed it: their client does not run, or they have not \
+             accepted you",
+            "ask them to run shoal read, and to accept you or add your address; nothing is left to do here",
+        ),
+        None => ("nobody says why", "see shoal status"),
     };
-    Problem::after(failure, sent)
+    let message = format!("after {waited} the message is {word}: {why}");
+    Failure::new(Exit::Temporary, "timeout", message, format!("{next}. Do not send it again"))
 }
 
 fn word(state: MessageState) -> &'static str {
@@ -149,7 +190,13 @@ fn word(state: MessageState) -> &'static str {
     }
 }
 
-pub(crate) async fn read(profile: &Path, follow: bool, since: Option<String>, out: &Out) -> Result<(), Problem> {
+pub(crate) async fn read(
+    profile: &Path,
+    follow: bool,
+    since: Option<String>,
+    ids: bool,
+    out: &Out,
+) -> Result<(), Problem> {
     let mut caller = reach(profile, out).await?;
     if follow {
         // before the first look, so that nothing falls between look and wait
@@ -160,7 +207,7 @@ pub(crate) async fn read(profile: &Path, follow: bool, since: Option<String>, ou
         let since_now = if after.is_none() { since.clone() } else { None };
         let Page { entries } = caller.call(Call::Read { since: since_now, after }).await?;
         for PageEntry { cursor, message } in &entries {
-            out.either(message, || human(message))?;
+            out.either(message, || if ids { format!("{}  {}", message.id, human(message)) } else { human(message) })?;
             after = Some(*cursor);
         }
         if entries.is_empty() {
@@ -205,7 +252,26 @@ fn human(message: &MessageLine) -> String {
 mod tests {
     use super::*;
     use shoal_client::io::{FileLine, socket_path};
-    use std::time::Duration;
+
+    fn queued(waits_for: Option<WaitsFor>) -> SentLine {
+        SentLine { id: "7f".to_owned(), state: MessageState::Queued, waits_for, parts: None }
+    }
+
+    #[test]
+    fn a_message_that_is_late_says_what_it_waits_for_and_invites_no_second_one() {
+        let minute = Duration::from_secs(60);
+        for (waits_for, why) in [
+            (WaitsFor::Card, "card is not found"),
+            (WaitsFor::Turn, "go first"),
+            (WaitsFor::Stores, "stores"),
+            (WaitsFor::Reader, "accepted"),
+        ] {
+            let failure = late(&queued(Some(waits_for)), None, minute);
+            assert_eq!((failure.code.as_str(), failure.exit), ("timeout", Some(Exit::Temporary)));
+            assert!(failure.message.contains(why) && failure.message.contains("after 1m"), "{}", failure.message);
+            assert!(failure.next.contains("Do not send it again"), "{}", failure.next);
+        }
+    }
 
     #[tokio::test]
     async fn a_daemon_that_dies_while_a_message_is_followed_invites_no_second_one() {
@@ -213,7 +279,7 @@ mod tests {
         let listener = tokio::net::UnixListener::bind(socket_path(dir.path())).unwrap();
         let mut caller = Caller::connect(dir.path()).unwrap();
         drop(listener.accept().await.unwrap());
-        let sent = SentLine { id: "7f".to_owned(), state: MessageState::Queued };
+        let sent = queued(None);
         let patience = Patience { wait: Some(Wait::Delivered), timeout: Duration::from_secs(60) };
         let problem = follow(&mut caller, sent, Wait::Delivered, patience, &Out::new(true)).await.unwrap_err();
         let said = problem.to_json();

@@ -20,13 +20,13 @@ pub(crate) struct Out {
 #[derive(Debug)]
 pub(crate) struct Problem {
     failure: Failure,
-    sent: Option<SentLine>,
+    sent: Option<Box<SentLine>>,
 }
 
 impl Problem {
     /// A message was queued, but did not get as far as it should.
     pub(crate) fn after(failure: Failure, sent: SentLine) -> Self {
-        Self { failure, sent: Some(sent) }
+        Self { failure, sent: Some(Box::new(sent)) }
     }
 
     /// The object for programs: the error, and the message as far as it got.
@@ -35,6 +35,9 @@ impl Problem {
         if let (Value::Object(fields), Some(sent)) = (&mut value, &self.sent) {
             fields.insert("id".to_owned(), sent.id.clone().into());
             fields.insert("state".to_owned(), serde_json::to_value(sent.state).unwrap_or_default());
+            if let Some(waits_for) = sent.waits_for {
+                fields.insert("waits_for".to_owned(), serde_json::to_value(waits_for).unwrap_or_default());
+            }
         }
         value
     }
@@ -109,6 +112,19 @@ impl Out {
             writeln!(std::io::stderr().lock(), "shoal: {}\n  next: {}", plain(message), plain(next))
         };
         ExitCode::from(failure.exit.unwrap_or(Exit::Temporary).code())
+    }
+
+    /// A bar for something of `total` parts that takes longer than a second; silent for programs and pipes.
+    pub(crate) fn bar(self, what: &str, total: u64) -> ProgressBar {
+        if self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(total).with_message(what.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {bar:30} {pos}/{len} boxes ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar
     }
 
     /// A spinner for what may take longer than a second; silent for programs and pipes.

@@ -8,6 +8,7 @@ use shoal_client::io::{Call, ContactLine, ConversationLine};
 
 use crate::daemon::reach;
 use crate::output::{Out, Problem, plain};
+use crate::time::readable;
 
 #[derive(Deserialize)]
 struct AddressLine {
@@ -40,10 +41,16 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
     let contacts: Vec<ContactLine> = reach(profile, out).await?.call(Call::Contacts).await?;
     for contact in &contacts {
         out.either(contact, || {
-            let note = match (contact.blocked, contact.request) {
-                (true, _) => "  (blocked)",
-                (false, true) => "  (a request: shoal accept, or shoal block)",
-                (false, false) => "",
+            let note = match (contact.blocked, contact.request, contact.waiting_since) {
+                (true, ..) => "  (blocked)".to_owned(),
+                (false, true, _) => "  (a request: shoal accept, or shoal block)".to_owned(),
+                (false, false, Some(since)) => {
+                    let since = readable(since);
+                    format!(
+                        "  (messages wait since {since}: no card found, they have not run shoal on this network yet)"
+                    )
+                }
+                (false, false, None) => String::new(),
             };
             let name = if contact.name == contact.address { "a stranger" } else { &contact.name };
             format!("{:<20} {}{note}", plain(name), contact.address)

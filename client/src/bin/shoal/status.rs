@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use shoal_client::io::{Call, Status};
-use shoal_client::loops::Health;
+use shoal_client::io::{Call, Condition, Status, WaitingLine};
 use shoal_client::mail::RateClass;
+use shoal_client::view::Freshness;
+use shoal_protocol::duration;
 use tokio::time::{Instant, sleep};
 
 use crate::daemon::reach;
@@ -27,51 +28,88 @@ pub(crate) async fn status(profile: &Path, out: &Out) -> Result<(), Problem> {
 }
 
 fn human(status: &Status) -> String {
+    let since = readable(status.since);
     let connection = match (&status.gateway, status.connected) {
         (Some(gateway), true) => {
-            format!("connected, gateway {}…", gateway.to_string().chars().take(16).collect::<String>())
+            let gateway: String = gateway.to_string().chars().take(16).collect();
+            format!("connected since {since}, gateway {gateway}…")
         }
-        (Some(_), false) => "linked to a gateway, no consensus in force yet".to_owned(),
+        (Some(_), false) => format!("not connected since {since}: linked to a gateway, but no consensus is in force"),
         (None, _) => match &status.trouble {
-            Some(trouble) => format!("not connected: {}", plain(trouble)),
-            None => "connecting".to_owned(),
+            Some(trouble) => format!("not connected since {since}: {}", plain(trouble)),
+            None => format!("not connected since {since}: connecting"),
         },
     };
-    let epoch = match (status.epoch, status.consensus_valid_until, status.consensus_signatures) {
-        (Some(epoch), Some(until), Some(signatures)) => {
-            format!("{epoch}, certified by {signatures}, usable until {}", readable(until))
-        }
-        (_, _, _) => "none yet".to_owned(),
-    };
-    let anonymity = match (status.anonymity_bits, status.hiding_among) {
-        (Some(bits), Some(among)) => format!("at most {bits:.1} bits: you hide among about {among} packets, or fewer"),
-        (_, _) => "unknown".to_owned(),
+    let state = match status.state {
+        Condition::Stopped => "STOPPED: the authorities certified two documents for one epoch; no message leaves",
+        Condition::Offline => "OFFLINE: nothing is sent or received, no cover traffic either",
+        Condition::Pause => "PAUSED: most test loops are lost; messages wait, cover traffic goes on",
+        Condition::Warn => "WARNING: many test loops are lost; something drops packets",
+        Condition::Starting => "starting: no test loop is back yet",
+        Condition::Good => "good: test loops come back",
     };
     let loops = match (status.loop_survival, status.round_trip_p50_ms, status.round_trip_p99_ms) {
         (Some(survival), Some(p50), Some(p99)) => {
-            format!(
-                "{:.0} % of the test loops come back, half within {p50} ms, 99 of 100 within {p99} ms",
-                survival * 100.0
-            )
+            let [p50, p99] = [p50, p99].map(|ms| duration::short(Duration::from_millis(ms)));
+            format!("{:.0} % of the test loops came back, half within {p50}, 99 of 100 within {p99}", survival * 100.0)
         }
-        (Some(survival), _, _) => format!("{:.0} % of the test loops come back", survival * 100.0),
+        (Some(survival), _, _) => format!("{:.0} % of the test loops came back", survival * 100.0),
         (None, _, _) => "no test loop decided yet".to_owned(),
-    };
-    let state = match status.state {
-        _ if status.conflict => "STOPPED: the authorities certified two documents for one epoch; no message leaves",
-        Health::Good => "good",
-        Health::Warn => "WARNING: many test loops are lost; something drops packets",
-        Health::Pause => "PAUSED: most test loops are lost; messages wait, cover traffic goes on",
     };
     let class = match status.class {
         RateClass::Normal => "normal (visible to your provider and gateway)",
         RateClass::Low => "low (visible to your provider and gateway)",
     };
-    format!(
-        "Connection  {connection}\nNetwork     {state}\nLoops       {loops}\nAnonymity   {anonymity}\nEpoch       {epoch}\n\
-         Rate class  {class}\nQueue       {} messages not stored yet",
-        status.queue
-    )
+    let mut lines = vec![
+        format!("Connection  {connection}"),
+        format!("State       {state}"),
+        format!("Network     {} ({})", plain(&status.network), status.fingerprint),
+        format!("Epoch       {}", epoch(status)),
+        format!("Loops       {loops}"),
+        format!("Anonymity   {}", anonymity(status)),
+        format!("Rate class  {class}"),
+        format!("Queue       {} messages not stored yet", status.queue),
+    ];
+    for WaitingLine { name, since } in &status.waiting {
+        let (name, since) = (plain(name), readable(*since));
+        lines.push(format!(
+            "            for {name} since {since}: no card found; they have not run shoal on this network yet"
+        ));
+    }
+    if !status.next.is_empty() {
+        lines.push(format!("Next        {}", plain(&status.next)));
+    }
+    lines.join("\n")
+}
+
+fn epoch(status: &Status) -> String {
+    let (Some(epoch), Some(until), Some(signatures)) =
+        (status.epoch, status.consensus_valid_until, status.consensus_signatures)
+    else {
+        return "no document yet".to_owned();
+    };
+    let until = readable(until);
+    match status.document {
+        Freshness::None | Freshness::Current => {
+            format!("{epoch}, current, certified by {signatures}, serves until {until}")
+        }
+        Freshness::Stale => format!("{epoch}, STALE: the next document is late; this one serves until {until}"),
+        Freshness::Expired => format!("{epoch}, EXPIRED since {until}: nothing can be sent by it"),
+    }
+}
+
+/// Nothing is claimed that nobody measured: no network publishes its traffic yet, and a test network has none.
+fn anonymity(status: &Status) -> String {
+    match (status.anonymity_bits, status.hiding_among) {
+        _ if status.test_network => {
+            "not measurable: a test network has no traffic of others to hide in; expect none".to_owned()
+        }
+        (Some(bits), Some(among)) => format!(
+            "at most {bits:.1} bits, as if among {among} packets; the network publishes no traffic figures yet, so only \
+             what is certain counts (its nodes' loops and your own packets)"
+        ),
+        (_, _) => "unknown: no document".to_owned(),
+    }
 }
 
 /// One thing that was looked at.
@@ -80,12 +118,12 @@ struct Check {
     check: &'static str,
     ok: bool,
     detail: String,
-    next: &'static str,
+    next: String,
 }
 
 impl Check {
-    fn new(check: &'static str, ok: bool, detail: impl Into<String>, next: &'static str) -> Self {
-        Self { check, ok, detail: detail.into(), next: if ok { "" } else { next } }
+    fn new(check: &'static str, ok: bool, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { check, ok, detail: detail.into(), next: if ok { String::new() } else { next.into() } }
     }
 }
 
@@ -105,7 +143,7 @@ pub(crate) async fn doctor(profile: &Path, out: &Out) -> Result<(), Problem> {
     out.either(&json!({ "checks": checks }), || {
         let line = |check: &Check| {
             let mark = if check.ok { "ok     " } else { "PROBLEM" };
-            let next = if check.ok { String::new() } else { format!("\n           next: {}", check.next) };
+            let next = if check.ok { String::new() } else { format!("\n           next: {}", plain(&check.next)) };
             format!("{mark}  {}: {}{next}", check.check, plain(&check.detail))
         };
         checks.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -113,49 +151,56 @@ pub(crate) async fn doctor(profile: &Path, out: &Out) -> Result<(), Problem> {
 }
 
 fn network_checks(status: &Status) -> Vec<Check> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let gateway = match (&status.gateway, &status.trouble) {
         (Some(_), _) => "linked".to_owned(),
         (None, Some(trouble)) => trouble.clone(),
         (None, None) => "no answer yet".to_owned(),
     };
-    let consensus = match (status.epoch, status.consensus_valid_until) {
-        (Some(epoch), Some(until)) => format!("epoch {epoch}, usable until {}", readable(until)),
-        (_, _) => "none received".to_owned(),
+    let authorities = match (&status.conflict_files, status.conflict, status.rolled_back) {
+        (Some(files), _, _) => {
+            format!("they certified two documents for one epoch; both are in {}", files.display())
+        }
+        (None, true, _) => "they certified two documents for one epoch".to_owned(),
+        (None, false, true) => "a gateway handed over a document older than the one held; it was refused".to_owned(),
+        (None, false, false) => "nothing contradicts the documents held".to_owned(),
     };
-    let authorities = match (status.conflict, status.rolled_back) {
-        (true, _) => "they certified two documents for one epoch; both are kept in the profile",
-        (false, true) => "a gateway handed over a document older than the one held; it was refused",
-        (false, false) => "nothing contradicts the documents held",
-    };
-    let in_force = status.consensus_valid_until.is_some_and(|until| u128::from(until) > now);
+    let in_force = matches!(status.document, Freshness::Current | Freshness::Stale);
+    // what else is wrong follows from it: its advice stands beside the check that it is about
     let survival = status.loop_survival;
-    vec![
-        Check::new(
-            "gateway",
-            status.gateway.is_some(),
-            gateway,
-            "check that UDP leaves this network; the daemon keeps trying other gateways",
-        ),
+    let mut checks = vec![
+        Check::new("gateway", status.gateway.is_some(), gateway, status.next.clone()),
         Check::new(
             "consensus",
             in_force,
-            consensus,
+            epoch(status),
             "check this machine's clock (date -u); if it is right, the authorities may be out: wait",
         ),
         Check::new(
             "authorities",
             !status.conflict && !status.rolled_back,
             authorities,
-            "ask whoever runs the network; after a contradiction trust only a network file that they give you in person",
+            if status.conflict {
+                status.next.clone()
+            } else {
+                "ask whoever runs the network; if it happens again, use another gateway's operator".to_owned()
+            },
         ),
         Check::new(
             "loops",
-            survival.is_some_and(|survival| survival >= SURVIVAL_MIN),
-            survival.map_or("none decided".to_owned(), |survival| format!("{:.0} % come back", survival * 100.0)),
+            status.connected && survival.is_some_and(|survival| survival >= SURVIVAL_MIN),
+            match survival {
+                Some(survival) if status.connected => format!("{:.0} % came back", survival * 100.0),
+                Some(survival) => format!("{:.0} % came back, while there was a connection", survival * 100.0),
+                None => "none decided".to_owned(),
+            },
             "nodes may be out, or somebody drops packets: wait for the next epoch, and do not switch networks in haste",
         ),
-    ]
+    ];
+    for WaitingLine { name, .. } in &status.waiting {
+        let next = "ask them to run shoal once (shoal up), and compare the address and the network's words";
+        checks.push(Check::new("waiting", false, format!("messages to {name} wait: no card of theirs is found"), next));
+    }
+    checks
 }
 
 /// Nobody else may look into the profile.

@@ -1,4 +1,4 @@
-//! Durations as people write them: `20s`, `250ms`, `10min`, `2h`, `14d`.
+//! Durations as people write and read them, in every command and every output: `20s`, `250ms`, `10m`, `2h`, `14d`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 /// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum DurationError {
+pub enum DurationError {
     /// No digits at the front.
     #[error("'{0}' has no number: write for example 20s or 250ms")]
     NoNumber(String),
@@ -19,7 +19,10 @@ pub(crate) enum DurationError {
 }
 
 /// Reads a whole number followed by a unit (`ms`, `s`, `min` or `m`, `h`, `d`).
-pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
+///
+/// # Errors
+/// Says what is missing, and what to write instead.
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let text = text.trim();
     let digits = text.chars().take_while(char::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).unwrap_or((text, ""));
@@ -39,17 +42,18 @@ pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(|| DurationError::TooLong(text.to_owned()))
 }
 
-/// Writes a duration with one unit that a person reads at a glance: `870 µs`, `84 ms`, `2.4 s`, `3 min`, `2 h`, `14 d`.
-pub(crate) fn short(duration: Duration) -> String {
+/// Writes a duration with one unit that a person reads at a glance: `870µs`, `84ms`, `2.4s`, `3m`, `2h`, `14d`.
+#[must_use]
+pub fn short(duration: Duration) -> String {
     let micros = duration.as_micros();
     let seconds = duration.as_secs();
     match seconds {
-        _ if micros < 1_000 => format!("{micros} µs"),
-        0 => format!("{} ms", duration.as_millis()),
-        1..60 => format!("{:.1} s", duration.as_secs_f64()),
-        60..3_600 => format!("{} min", seconds / 60),
-        3_600..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
+        _ if micros < 1_000 => format!("{micros}µs"),
+        0 => format!("{}ms", duration.as_millis()),
+        1..60 => format!("{:.1}s", duration.as_secs_f64()),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
     }
 }
 
@@ -85,11 +89,11 @@ mod tests {
 
     #[test]
     fn short_form_keeps_one_unit() {
-        assert_eq!(short(Duration::from_micros(870)), "870 µs");
-        assert_eq!(short(Duration::from_millis(84)), "84 ms");
-        assert_eq!(short(Duration::from_millis(2_440)), "2.4 s");
-        assert_eq!(short(Duration::from_secs(200)), "3 min");
-        assert_eq!(short(Duration::from_secs(7_300)), "2 h");
-        assert_eq!(short(Duration::from_secs(14 * 86_400)), "14 d");
+        assert_eq!(short(Duration::from_micros(870)), "870µs");
+        assert_eq!(short(Duration::from_millis(84)), "84ms");
+        assert_eq!(short(Duration::from_millis(2_440)), "2.4s");
+        assert_eq!(short(Duration::from_secs(200)), "3m");
+        assert_eq!(short(Duration::from_secs(7_300)), "2h");
+        assert_eq!(short(Duration::from_secs(14 * 86_400)), "14d");
     }
 }

@@ -413,7 +413,7 @@ impl Schedule {
         match self.view.offer(bytes, self.clock.unix()) {
             Ok(Offer::Newer(consensus)) => self.on_newer(&consensus),
             Ok(Offer::Known | Offer::Early) => self.snapshot.other_network = false,
-            Err(error @ DocumentError::Conflict { epoch, seen, found }) => {
+            Err(error @ DocumentError::Conflict { epoch, seen, found, .. }) => {
                 tracing::error!(%error, "the authorities contradict themselves; payload stops");
                 // the first two are the evidence: what comes later does not displace them
                 if self.snapshot.conflict.is_none() {

@@ -44,7 +44,7 @@ pub struct Machine {
 impl Machine {
     /// Reads it now.
     pub fn read(keys: &LiveKeys) -> Self {
-        let replay_fill = keys.all().iter().map(|key| key.fill().1).fold(0.0, f64::max);
+        let replay_fill = keys.all().iter().map(|key| key.fill_ratio()).fold(0.0, f64::max);
         Self { process: ProcessState::read(), replay_fill }
     }
 }

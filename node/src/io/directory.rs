@@ -12,7 +12,7 @@ use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
-use shoal_protocol::types::{Hash, Identity};
+use shoal_protocol::types::Identity;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -25,7 +25,7 @@ pub fn is_filter(text: &str) -> bool {
 /// Starts the log with `configured`, or with what the environment variable `SHOAL_LOG` says if it is set: then the
 /// configuration does not change it either.
 pub fn start(configured: &str) -> SetFilter {
-    let environment = EnvFilter::try_from_default_env().ok();
+    let environment = EnvFilter::try_from_env("SHOAL_LOG").ok();
     let fixed = environment.is_some();
     let filter = environment.unwrap_or_else(|| EnvFilter::new(configured));
     let (filter, handle) = reload::Layer::new(filter);

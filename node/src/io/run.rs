@@ -409,7 +409,7 @@ impl Turn {
 impl Turn {
     fn look_at_replay_sets(&self, alarm: &mut FillAlarm) {
         let keys = self.live_keys.all();
-        for (epoch, fill) in alarm.observe(keys.iter().map(|key| (key.epoch(), key.fill().1))) {
+        for (epoch, fill) in alarm.observe(keys.iter().map(|key| (key.epoch(), key.fill_ratio()))) {
             let next = "raise limits.replay_capacity_packets, or run another node";
             match fill {
                 Fill::Full => tracing::warn!(%epoch, next, "the replay set is full: packets of this epoch are refused"),

@@ -27,6 +27,9 @@ pub mod scheme;
 mod timers;
 mod values;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -395,11 +398,11 @@ fn take_vote<S: Scheme>(engine: &mut Engine<S>, from: u16, vote: SignedBallot, p
     let around = &engine.around;
     let round = vote.ballot.round;
     let in_reach = round >= around.floor() && round <= around.round.saturating_add(ROUNDS_AHEAD).min(ROUND_MAX);
-    if vote.ballot.authority != from || !in_reach || around.book.knows(&vote) && engine.has_voted(&vote) {
+    let counted = engine.has_voted(&vote);
+    if vote.ballot.authority != from || !in_reach || counted && around.book.is_spent(&vote.ballot) {
         return;
     }
-    let counted = engine.has_voted(&vote);
-    if counted && around.book.is_spent(&vote.ballot) || !pay(1) || !around.check(&vote) {
+    if !around.book.knows(&vote) && !(pay(1) && around.check(&vote)) {
         return;
     }
     engine.around.enter(vote.clone());

@@ -14,10 +14,12 @@
 //! - An [`Action::Log`] must be durable before any later [`Action::Broadcast`] or [`Action::Decided`], of this or a later
 //!   step, is carried out. One flush before the first of these is enough for all entries before it.
 
+mod around;
 mod book;
 mod budget;
 mod codec;
 mod context;
+mod convert;
 mod engine;
 mod evidence;
 mod guard;
@@ -419,7 +421,8 @@ fn take_vote<S: Scheme>(engine: &mut Engine<S>, from: u16, vote: SignedBallot, p
     if vote.ballot.authority != from || !in_reach || counted && around.book.is_spent(&vote.ballot) {
         return;
     }
-    if !around.book.knows(&vote) && !(pay(1) && around.check(&vote)) {
+    let holds = around.book.knows(&vote) || pay(1) && around.check(&vote);
+    if !holds {
         return;
     }
     engine.around.enter(vote.clone());

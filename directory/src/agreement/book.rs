@@ -13,12 +13,15 @@ const PER_PLACE: usize = 2;
 /// Contradictions reported of one authority at one height; the first is proof enough.
 const REPORTS_PER_AUTHORITY: u8 = 4;
 
+/// What was voted for, and the signature.
+type Checked = (Option<Hash>, Sig);
+
 /// Checked votes of the current height. Bound: 64 authorities × 2 kinds × [`PER_PLACE`] × 2.6 kB = 0.7 MB a round, and
 /// [`super::engine::ROUNDS_BACK`] + [`super::engine::ROUNDS_AHEAD`] rounds: 28 MB. Rounds further ahead come only with
 /// f+1 signatures.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
-    votes: BTreeMap<(u32, VoteKind, u16), Vec<(Option<Hash>, Sig)>>,
+    votes: BTreeMap<(u32, VoteKind, u16), Vec<Checked>>,
     reported: BTreeMap<u16, u8>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use shoal_directory::agreement::scheme::{Headline, VoteKind};
-use shoal_directory::agreement::{Action, Agreement, Judge, Memory, Setup, Timing, Value, Verdict, log};
+use shoal_directory::agreement::{Action, Agreement, Judge, Memory, Setup, Value, Verdict, log};
 use shoal_protocol::certificate::Certificate;
 use shoal_protocol::{Hash, UnixMillis};
 
@@ -579,9 +579,5 @@ impl World {
     /// Everybody honest, for those who are not.
     pub(crate) fn honest(&self) -> BTreeSet<u16> {
         self.nodes.keys().copied().collect()
-    }
-
-    pub(crate) fn base_ms() -> u64 {
-        u64::try_from(Timing::of_epoch(EPOCH).base().as_millis()).unwrap()
     }
 }

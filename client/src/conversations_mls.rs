@@ -3,6 +3,7 @@
 //! Everything goes through a SQLite transaction of the caller: a ratchet state and what was made with it reach the disk
 //! together or not at all. OpenMLS draws from the system's generator itself; nothing here can be reproduced from a seed.
 
+use crate::commits_mls::PAST_EPOCHS_MAX;
 use crate::profile::{Entered, SealedJson, Vault};
 use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
@@ -30,7 +31,7 @@ pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES256GCM_SHA
 /// LeafNode extension (private use): public half of the member's write key, 32 bytes.
 const WRITE_KEY_EXTENSION: u16 = 0xF0A1;
 /// GroupContext extension (private use): generation of stores that keeps this epoch's boxes, u32 big-endian.
-const GENERATION_EXTENSION: u16 = 0xF0A2;
+pub(crate) const GENERATION_EXTENSION: u16 = 0xF0A2;
 /// Exporter label of E_g, from which all chain secrets of an epoch come.
 const EXPORTER_LABEL: &str = "shoal boxes";
 const CHAIN: &str = "shoal/1 chain";
@@ -85,7 +86,7 @@ pub enum GroupError {
     State(String),
 }
 
-fn state(error: impl std::fmt::Debug) -> GroupError {
+pub(crate) fn state(error: impl std::fmt::Debug) -> GroupError {
     GroupError::State(format!("{error:?}"))
 }
 
@@ -125,15 +126,15 @@ pub fn chain_secret(exported: &[u8], leaf: u32) -> ChainSecret {
 }
 
 /// The own keys of a leaf in the making.
-struct OwnLeaf {
-    signer: SignatureKeyPair,
-    credential: CredentialWithKey,
-    extensions: Extensions<LeafNode>,
+pub(crate) struct OwnLeaf {
+    pub(crate) signer: SignatureKeyPair,
+    pub(crate) credential: CredentialWithKey,
+    pub(crate) extensions: Extensions<LeafNode>,
 }
 
 impl OwnLeaf {
     /// Fresh signature key, credential over it, write key in the extension. The signer is stored with OpenMLS.
-    fn new(
+    pub(crate) fn new(
         provider: &Provider<'_>,
         inbox: &InboxKey,
         writer: &WriteKey,
@@ -151,7 +152,7 @@ impl OwnLeaf {
     }
 }
 
-fn unknown(kind: u16, value: &[u8]) -> Extension {
+pub(crate) fn unknown(kind: u16, value: &[u8]) -> Extension {
     Extension::Unknown(kind, UnknownExtension(value.to_vec()))
 }
 
@@ -183,7 +184,7 @@ fn join_config() -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(true)
-        .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(0))
+        .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(PAST_EPOCHS_MAX))
         .sender_ratchet_configuration(ratchets())
         .build()
 }
@@ -276,6 +277,7 @@ fn group_of_one(
         .ciphersuite(SUITE)
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(true)
+        .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(PAST_EPOCHS_MAX))
         .sender_ratchet_configuration(ratchets())
         .lifetime(lifetime())
         .capabilities(capabilities())
@@ -315,7 +317,7 @@ pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Res
     Ok(begun)
 }
 
-fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result<Begun, GroupError> {
+pub(crate) fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result<Begun, GroupError> {
     let own_leaf = group.own_leaf_index();
     let mut peer = None;
     for (index, leaf) in group.treesync().full_leaves() {
@@ -379,10 +381,17 @@ fn verify_credential(credential: &Credential, signature_key: &[u8]) -> Result<In
     }
 }
 
-fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError> {
+pub(crate) fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError> {
     MlsGroup::load(provider.storage(), &GroupId::from_slice(group_id))
         .map_err(state)?
         .ok_or_else(|| GroupError::State("no such group".to_owned()))
+}
+
+/// The key that signs for the own leaf.
+pub(crate) fn own_signer(provider: &Provider<'_>, group: &MlsGroup) -> Result<SignatureKeyPair, GroupError> {
+    let public = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?.signature_key();
+    SignatureKeyPair::read(provider.storage(), public.as_slice(), SignatureScheme::ED25519)
+        .ok_or_else(|| GroupError::State("no signature key".to_owned()))
 }
 
 /// Seals an application message in the group's current epoch and moves the own ratchet on.
@@ -391,9 +400,7 @@ fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError
 /// [`GroupError::State`].
 pub fn seal(provider: &Provider<'_>, group_id: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, GroupError> {
     let mut group = load(provider, group_id)?;
-    let public = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?.signature_key();
-    let signer = SignatureKeyPair::read(provider.storage(), public.as_slice(), SignatureScheme::ED25519)
-        .ok_or_else(|| GroupError::State("no signature key".to_owned()))?;
+    let signer = own_signer(provider, &group)?;
     let message = group.create_message(provider, &signer, plaintext).map_err(state)?;
     message.tls_serialize_detached().map_err(state)
 }
@@ -460,6 +467,16 @@ pub(crate) mod testing {
         assert_eq!(group.epoch().as_u64(), epoch - 1);
         let (_, welcome, _) = group.add_members(provider, &signer, &[package]).unwrap();
         welcome.tls_serialize_detached().unwrap()
+    }
+
+    /// The leaf of the other member of two.
+    pub(crate) fn peer_leaf(provider: &Provider<'_>, group_id: &[u8]) -> u32 {
+        1 - load(provider, group_id).unwrap().own_leaf_index().u32()
+    }
+
+    /// E of the epoch that a state is in.
+    pub(crate) fn exported(provider: &Provider<'_>, group_id: &[u8]) -> Vec<u8> {
+        load(provider, group_id).unwrap().export_secret(provider.crypto(), EXPORTER_LABEL, b"", 32).unwrap()
     }
 
     /// How many signature keys OpenMLS keeps.

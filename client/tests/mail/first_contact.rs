@@ -163,7 +163,7 @@ fn letters_that_lead_nowhere_do_not_close_the_inbox() {
     let bob = world.address(1).parse::<shoal_protocol::address::Address>().unwrap();
     let (chain, place) = card_chain(&world, 1);
     let body = |j| world.stores.values().find_map(|store| store.boxes.get(&chain.id(j)));
-    let parts: Vec<_> = (0..).map_while(body).zip(0..).map(|(body, j)| chain.open(j, body).unwrap()).collect();
+    let parts: Vec<_> = (0..).map_while(body).zip(0..).map(|((body, _), j)| chain.open(j, body).unwrap()).collect();
     let card = shoal_client::card::read(bob.inbox(), place, &parts).unwrap();
     let inbox = inbox_id(bob.inbox(), GENERATION);
     for n in 0..40 {

@@ -4,13 +4,11 @@
 //! generation of stores. Nothing else is written, and nothing else is accepted.
 
 use crate::commit_slots::ENTRY_CONTEXT;
-use crate::conversations_mls::{
-    Begun, GENERATION_EXTENSION, GroupError, OwnLeaf, Provider, begun, load, own_signer, state, unknown,
-};
+use crate::conversations_mls::{Begun, GroupError, OwnLeaf, Provider, begun, group_context, load, own_signer, state};
 use openmls::credentials::NewSignerBundle;
 use openmls::group::PastEpochDeletion;
 use openmls::prelude::{
-    Extensions, LeafNodeIndex, LeafNodeParameters, MlsGroup, MlsMessageIn, ProcessedMessageContent, Proposal, Sender,
+    LeafNodeIndex, LeafNodeParameters, MlsGroup, MlsMessageIn, ProcessedMessageContent, Proposal, Sender,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::OpenMlsProvider as _;
@@ -46,8 +44,7 @@ pub fn stage(
     let parameters = LeafNodeParameters::builder().with_extensions(leaf.extensions).build();
     let mut builder = group.commit_builder().force_self_update(true).leaf_node_parameters(parameters);
     if let Some(generation) = generation {
-        let context = Extensions::single(unknown(GENERATION_EXTENSION, &generation.to_be_bytes())).map_err(state)?;
-        builder = builder.propose_group_context_extensions(context).map_err(state)?;
+        builder = builder.propose_group_context_extensions(group_context(generation)?).map_err(state)?;
     }
     let renewed = NewSignerBundle { signer: &leaf.signer, credential_with_key: leaf.credential };
     let bundle = builder

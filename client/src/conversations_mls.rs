@@ -5,13 +5,13 @@
 
 use crate::commits_mls::PAST_EPOCHS_MAX;
 use crate::profile::{Entered, SealedJson, Vault};
-use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
+use openmls::group::{GroupContext, PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey, Extension,
     ExtensionType, Extensions, GroupId, KeyPackage, KeyPackageBundle, KeyPackageIn, KeyPackageRef, LeafNode,
     LeafNodeIndex, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn,
-    PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration,
-    UnknownExtension,
+    PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion, RequiredCapabilitiesExtension,
+    Sender, SenderRatchetConfiguration, UnknownExtension,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::RustCrypto;
@@ -31,7 +31,7 @@ pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES256GCM_SHA
 /// LeafNode extension (private use): public half of the member's write key, 32 bytes.
 const WRITE_KEY_EXTENSION: u16 = 0xF0A1;
 /// GroupContext extension (private use): generation of stores that keeps this epoch's boxes, u32 big-endian.
-pub(crate) const GENERATION_EXTENSION: u16 = 0xF0A2;
+const GENERATION_EXTENSION: u16 = 0xF0A2;
 /// Exporter label of E_g, from which all chain secrets of an epoch come.
 const EXPORTER_LABEL: &str = "shoal boxes";
 const CHAIN: &str = "shoal/1 chain";
@@ -152,8 +152,20 @@ impl OwnLeaf {
     }
 }
 
-pub(crate) fn unknown(kind: u16, value: &[u8]) -> Extension {
+fn unknown(kind: u16, value: &[u8]) -> Extension {
     Extension::Unknown(kind, UnknownExtension(value.to_vec()))
+}
+
+/// The extensions of a group: the generation of its epoch, and that every leaf must know ours. OpenMLS takes a change of
+/// a private extension only when the group requires it of its members.
+pub(crate) fn group_context(generation: u32) -> Result<Extensions<GroupContext>, GroupError> {
+    let required = [ExtensionType::Unknown(WRITE_KEY_EXTENSION), ExtensionType::Unknown(GENERATION_EXTENSION)];
+    let required = RequiredCapabilitiesExtension::new(&required, &[], &[CredentialType::Basic]);
+    Extensions::from_vec(vec![
+        Extension::RequiredCapabilities(required),
+        unknown(GENERATION_EXTENSION, &generation.to_be_bytes()),
+    ])
+    .map_err(state)
 }
 
 fn capabilities() -> Capabilities {
@@ -272,7 +284,7 @@ fn group_of_one(
     let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
-    let context = Extensions::single(unknown(GENERATION_EXTENSION, &generation.to_be_bytes())).map_err(state)?;
+    let context = group_context(generation)?;
     let config = MlsGroupCreateConfig::builder()
         .ciphersuite(SUITE)
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
@@ -443,7 +455,6 @@ pub fn own_writer(provider: &Provider<'_>, group_id: &[u8]) -> Result<WritePubli
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use openmls::group::GroupContext;
 
     /// What a founder who breaks the rules can write: the Welcome of a group that is in any epoch but the first.
     pub(crate) fn welcome_of_epoch(

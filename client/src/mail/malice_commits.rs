@@ -3,12 +3,15 @@
 use super::flight::{Flight, Purpose as Aim};
 use super::malice::{Scene, text};
 use super::*;
+use crate::blobs::Manifest;
 use crate::commit_slots::{SlotKeys, commit_hash};
 use crate::commits::{self, OwnCommit};
 use crate::commits_mls;
 use crate::conversations::Conversation;
 use crate::conversations_mls;
 use crate::records::{Content, Record, Seen};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use shoal_protocol::boxes::{BoxBody, WriteKey};
 use shoal_protocol::request::{Answer, Status};
 use shoal_protocol::{Hash, StoreIndex};
@@ -20,15 +23,15 @@ fn conversation(mail: &Mail) -> Conversation {
 /// A member stages a commit: its row, and its bytes.
 fn stage(scene: &mut Scene, who: fn(&mut Scene) -> &mut Mail) -> (OwnCommit, Vec<u8>) {
     let (now, consensus) = (scene.now, scene.consensus.clone());
-    let mut rng = scene.rng.clone();
+    let mut rng = StdRng::from_rng(&mut scene.rng);
     let mail = who(scene);
     let at = conversation(mail);
     mail.stage_commit(&at, now, &consensus, &mut rng).unwrap();
-    scene.rng = rng;
     let mail = who(scene);
     let (db, vault) = (&mail.profile.db, &mail.profile.vault);
     let commit = commits::commit_of(db, vault, at.row, at.epoch).unwrap().unwrap();
-    let parts = (0..commit.manifest.boxes()).map(|j| blobs_store::part_out(db, vault, commit.blob, j).unwrap().unwrap());
+    let parts =
+        (0..commit.manifest.boxes()).map(|j| blobs_store::part_out(db, vault, commit.blob, j).unwrap().unwrap());
     let bytes = parts.flat_map(|stored| stored.part.to_vec()).collect();
     (commit, bytes)
 }
@@ -192,5 +195,8 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     // neither the write key nor the epoch's secret of the old state says where the boxes are
     let writer: WriteKey = own.writer;
     assert_eq!(applied.peer.writer, writer.public());
-    assert_ne!(conversations_mls::testing::exported(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id), *applied.exported);
+    assert_ne!(
+        conversations_mls::testing::exported(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id),
+        *applied.exported
+    );
 }

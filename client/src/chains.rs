@@ -182,6 +182,18 @@ pub(crate) fn writes(db: &Connection, vault: &Vault, seed: &[u8]) -> Result<bool
         .query_row([vault.seal(WRITER, seed)], |row| row.get(0))?)
 }
 
+/// Whether another conversation than this is written with the write key of this seed: both were joined by one card.
+pub(crate) fn writes_elsewhere(
+    db: &Connection,
+    vault: &Vault,
+    seed: &[u8],
+    conversation: i64,
+) -> Result<bool, MailError> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM chain WHERE own = 1 AND conversation != ?2 AND writer = ?1)")?
+        .query_row((vault.seal(WRITER, seed), conversation), |row| row.get(0))?)
+}
+
 /// Stores the reading position.
 pub(crate) fn set_read(db: &Connection, chain: i64, next: u64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE chain SET next = ?2 WHERE chain = ?1")?.execute((chain, next))?;

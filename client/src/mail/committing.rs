@@ -290,7 +290,10 @@ impl Mail {
         let own = chains::writing(&transaction, vault, conversation.row)?;
         let sealed = self.seal_end(&transaction, &conversation, &own, commit.hash, rng)?;
         let of_card = match &own.side {
-            Side::Own(writer) => self.card_writer(&transaction, &writer.public())?.is_some(),
+            Side::Own(writer) => {
+                self.card_writer(&transaction, &writer.public())?.is_some()
+                    || chains::writes_elsewhere(&transaction, vault, writer.seed().as_slice(), conversation.row)?
+            }
             Side::OwnCard | Side::Peer(_) => false,
         };
         let begun = commits_mls::merge_staged(

@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use shoal_protocol::boxes::{BoxBody, WriteKey};
 use shoal_protocol::request::{Answer, Status};
 use shoal_protocol::{Hash, StoreIndex};
+use std::time::Duration;
 
 fn conversation(mail: &Mail) -> Conversation {
     conversations::all(&mail.profile.db, &mail.profile.vault).unwrap().remove(0)
@@ -54,6 +55,61 @@ fn read_slot(scene: &mut Scene, slot: u64, body: &BoxBody) {
     let flight = Flight { purpose, placement: replicas, since: scene.now };
     let place = (at.row, at.epoch, slot);
     scene.bob.slot_read(place, &flight, Some(&answers), scene.now, &scene.consensus, &mut scene.rng).unwrap();
+}
+
+/// Bob reads slot 0 and learns nothing but this of the two replicas.
+fn miss_slot(scene: &mut Scene, said: [Option<Status>; 2]) {
+    let at = conversation(&scene.bob);
+    let replicas = [StoreIndex(0), StoreIndex(1)];
+    let answers = Answers { replicas, by_replica: said.map(|status| status.map(Answer::plain)) };
+    let purpose = Aim::GetSlot { conversation: at.row, epoch: at.epoch, slot: 0 };
+    let flight = Flight { purpose, placement: replicas, since: scene.now };
+    let place = (at.row, at.epoch, 0);
+    scene.bob.slot_read(place, &flight, Some(&answers), scene.now, &scene.consensus, &mut scene.rng).unwrap();
+}
+
+#[test]
+fn a_slot_whose_deciding_store_is_dead_is_given_up_in_time() {
+    let mut scene = Scene::new(53);
+    scene.acquaint();
+    let (own, _) = stage(&mut scene, bob);
+    let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
+    let (began, dead) = (scene.now, [None, Some(Status::Empty)]);
+    miss_slot(&mut scene, dead);
+    scene.now = began.plus(quarter / 2);
+    miss_slot(&mut scene, [Some(Status::Empty), None]);
+    scene.now = began.plus(quarter + quarter / 4);
+    miss_slot(&mut scene, dead);
+    assert_eq!(slot_of(&scene), 0, "it was heard in between");
+    scene.bob.reload().unwrap();
+    scene.now = began.plus(quarter * 5 / 2);
+    miss_slot(&mut scene, [None, None]);
+    assert_eq!(slot_of(&scene), 0, "perhaps we are offline");
+    miss_slot(&mut scene, dead);
+    assert_eq!(slot_of(&scene), 1);
+    let moved = commits::commit(&scene.bob.profile.db, &scene.bob.profile.vault, own.row).unwrap().unwrap();
+    assert_eq!((moved.slot, moved.merged), (1, false));
+}
+
+#[test]
+fn who_was_away_for_long_watches_a_slot_before_writing_to_it() {
+    let mut scene = Scene::new(54);
+    scene.acquaint();
+    let (own, _) = stage(&mut scene, bob);
+    let put = |scene: &mut Scene| {
+        scene.bob.want_commit(own.row, scene.now, &scene.consensus, &mut scene.rng).unwrap().is_some()
+    };
+    assert!(put(&mut scene));
+    let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
+    scene.now = scene.now.plus(quarter * 7 / 2);
+    assert!(!put(&mut scene), "another commit may have been there, and expired");
+    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
+    assert!(!put(&mut scene), "empty now says nothing of before");
+    scene.now = scene.now.plus(quarter * 9 / 10);
+    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
+    assert!(!put(&mut scene));
+    scene.now = scene.now.plus(quarter / 5);
+    assert!(put(&mut scene), "who committed would have written the slot again");
 }
 
 /// The blob that Bob fetches has come.

@@ -20,6 +20,25 @@ pub(crate) enum Purpose {
     Message,
     /// A Welcome.
     Welcome,
+    /// A commit.
+    Commit,
+}
+
+impl Purpose {
+    fn number(self) -> u8 {
+        match self {
+            Self::Message => 0,
+            Self::Welcome => 1,
+            Self::Commit => 2,
+        }
+    }
+    fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Message,
+            1 => Self::Welcome,
+            _ => Self::Commit,
+        }
+    }
 }
 
 /// An incoming blob.
@@ -161,6 +180,13 @@ pub(crate) fn delete_out(db: &Connection, blob: i64) -> Result<(), MailError> {
     Ok(())
 }
 
+/// All of a blob is to be written anew, elsewhere.
+pub(crate) fn restart_out(db: &Connection, blob: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE part_out SET stored = 0 WHERE blob = ?1")?.execute([blob])?;
+    db.prepare_cached("UPDATE blob_out SET generation = NULL, stored_at = NULL WHERE blob = ?1")?.execute([blob])?;
+    Ok(())
+}
+
 /// Sum of the parts that wait, bytes on disk.
 pub(crate) fn waiting_bytes(db: &Connection) -> Result<u64, MailError> {
     let parts: u64 = db.query_row("SELECT count(*) FROM part_out", [], |row| row.get(0))?;
@@ -190,7 +216,7 @@ pub(crate) fn insert_in(
     now: UnixMillis,
 ) -> Result<Incoming, MailError> {
     db.prepare_cached("INSERT INTO blob_in (manifest, generation, purpose, since) VALUES (?1, ?2, ?3, ?4)")?
-        .execute((seal_manifest(vault, manifest), generation, purpose == Purpose::Welcome, now.0))?;
+        .execute((seal_manifest(vault, manifest), generation, purpose.number(), now.0))?;
     let row = db.last_insert_rowid();
     Ok(Incoming { row, manifest: manifest.clone(), generation, purpose, since: now, stranger })
 }
@@ -200,22 +226,24 @@ pub(crate) fn all_in(db: &Connection, vault: &Vault) -> Result<Vec<(Incoming, Ve
     let mut statement = db.prepare_cached(
         "SELECT blob, manifest, generation, purpose, since, purpose = 1 OR EXISTS (
             SELECT 1 FROM message_in m JOIN conversation v ON v.conversation = m.conversation
-            WHERE m.blob = blob_in.blob AND v.request = 1) FROM blob_in ORDER BY blob",
+            WHERE m.blob = blob_in.blob AND v.request = 1) OR EXISTS (
+            SELECT 1 FROM group_epoch g JOIN conversation v ON v.conversation = g.conversation
+            WHERE g.blob = blob_in.blob AND v.request = 1) FROM blob_in ORDER BY blob",
     )?;
     let rows = statement
         .query_map([], |row| {
             let manifest: Vec<u8> = row.get(1)?;
-            let numbers = (row.get::<_, u32>(2)?, row.get::<_, bool>(3)?, row.get::<_, u64>(4)?);
+            let numbers = (row.get::<_, u32>(2)?, row.get::<_, u8>(3)?, row.get::<_, u64>(4)?);
             Ok((row.get::<_, i64>(0)?, manifest, numbers, row.get::<_, bool>(5)?))
         })?
         .collect::<Result<Vec<_>, _>>()?;
     rows.into_iter()
-        .map(|(row, manifest, (generation, welcome, since), stranger)| {
+        .map(|(row, manifest, (generation, purpose, since), stranger)| {
             let parts = db
                 .prepare_cached("SELECT j FROM part_in WHERE blob = ?1")?
                 .query_map([row], |row| row.get(0))?
                 .collect::<Result<Vec<u64>, _>>()?;
-            let purpose = if welcome { Purpose::Welcome } else { Purpose::Message };
+            let purpose = Purpose::from_number(purpose);
             let manifest = open_manifest(vault, &manifest)?;
             Ok((Incoming { row, manifest, generation, purpose, since: UnixMillis(since), stranger }, parts))
         })

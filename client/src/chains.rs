@@ -3,6 +3,7 @@
 
 use crate::mail::MailError;
 use crate::profile::Vault;
+use crate::records::Seen;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey, WritePublic};
@@ -36,10 +37,6 @@ pub(crate) struct Chain {
     pub(crate) side: Side,
     /// Next box to seal (own) or to read.
     pub(crate) next: u64,
-    /// Peer's: boxes before it are in front of the user.
-    pub(crate) shown: u64,
-    /// Peer's: a message was shown that the peer was not told of.
-    pub(crate) owing: bool,
 }
 
 impl Chain {
@@ -64,11 +61,10 @@ impl Chain {
     }
 }
 
-const COLUMNS: &str =
-    "SELECT c.chain, c.conversation, c.epoch, c.leaf, c.own, c.generation, c.secret, c.writer, c.next, c.shown, c.owing
+const COLUMNS: &str = "SELECT c.chain, c.conversation, c.epoch, c.leaf, c.own, c.generation, c.secret, c.writer, c.next
      FROM chain c";
 
-type Raw = (i64, Option<i64>, u64, u32, bool, u32, Vec<u8>, Vec<u8>, u64, u64, bool);
+type Raw = (i64, Option<i64>, u64, u32, bool, u32, Vec<u8>, Vec<u8>, u64);
 
 fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
     Ok((
@@ -81,14 +77,12 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
         row.get(6)?,
         row.get(7)?,
         row.get(8)?,
-        row.get(9)?,
-        row.get(10)?,
     ))
 }
 
 fn decode(vault: &Vault, raw: Raw) -> Result<Chain, MailError> {
     const DAMAGED: MailError = MailError::Damaged("a chain does not open");
-    let (row, conversation, epoch, leaf, own, generation, secret, writer, next, shown, owing) = raw;
+    let (row, conversation, epoch, leaf, own, generation, secret, writer, next) = raw;
     let open = |context, sealed: &[u8]| -> Result<[u8; 32], MailError> {
         vault.open(context, sealed).map_err(|_| DAMAGED)?.as_slice().try_into().map_err(|_| DAMAGED)
     };
@@ -98,7 +92,7 @@ fn decode(vault: &Vault, raw: Raw) -> Result<Chain, MailError> {
         (false, _) => Side::Peer(WritePublic::parse(open(WRITER, &writer)?).map_err(|_| DAMAGED)?),
     };
     let secret = ChainSecret::from_bytes(open(SECRET, &secret)?);
-    Ok(Chain { row, conversation, epoch, leaf, generation, secret, side, next, shown, owing })
+    Ok(Chain { row, conversation, epoch, leaf, generation, secret, side, next })
 }
 
 #[expect(clippy::too_many_arguments, reason = "one argument a column")]
@@ -130,26 +124,53 @@ pub(crate) fn by_row(db: &Connection, vault: &Vault, row: i64) -> Result<Chain, 
     decode(vault, found)
 }
 
-/// The chain that we write in a conversation now, or the one that we read.
-pub(crate) fn current(db: &Connection, vault: &Vault, conversation: i64, own: bool) -> Result<Chain, MailError> {
+/// The chain that we write in a conversation now: that of the group's current epoch.
+pub(crate) fn writing(db: &Connection, vault: &Vault, conversation: i64) -> Result<Chain, MailError> {
     let found = db
-        .prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1 AND own = ?2 ORDER BY epoch DESC LIMIT 1"))?
-        .query_row((conversation, own), raw)?;
+        .prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1 AND own = 1 ORDER BY epoch DESC LIMIT 1"))?
+        .query_row([conversation], raw)?;
     decode(vault, found)
 }
 
-/// Our chain of one epoch of a conversation.
-pub(crate) fn own_of_epoch(
-    db: &Connection,
-    vault: &Vault,
-    conversation: i64,
-    epoch: u64,
-) -> Result<Option<Chain>, MailError> {
-    db.prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1 AND own = 1 AND epoch = ?2"))?
-        .query_row((conversation, epoch), raw)
+/// The chain of the peer that is followed: that of the peer's own epoch. `None`: its end was read, and the commit that it
+/// names is not applied yet.
+pub(crate) fn reading(db: &Connection, vault: &Vault, conversation: i64) -> Result<Option<Chain>, MailError> {
+    db.prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1 AND own = 0 AND ended = 0 ORDER BY epoch LIMIT 1"))?
+        .query_row([conversation], raw)
         .optional()?
         .map(|found| decode(vault, found))
         .transpose()
+}
+
+/// How far the peer's chains are settled: the first that is not settled to its end, else the last.
+pub(crate) fn seen(db: &Connection, conversation: i64) -> Result<Seen, MailError> {
+    let found = db
+        .prepare_cached(
+            "SELECT epoch, shown FROM chain WHERE conversation = ?1 AND own = 0
+             ORDER BY ended = 1 AND shown >= next, CASE WHEN ended = 1 AND shown >= next THEN -epoch ELSE epoch END LIMIT 1",
+        )?
+        .query_row([conversation], |row| Ok(Seen { epoch: row.get(0)?, boxes: row.get(1)? }))?;
+    Ok(found)
+}
+
+/// Nothing more comes in a peer's chain.
+pub(crate) fn end(db: &Connection, chain: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE chain SET ended = 1 WHERE chain = ?1")?.execute([chain])?;
+    Ok(())
+}
+
+/// Erases the secrets of chains that nobody needs: a peer's that are read to the end, own ones of past epochs whose boxes
+/// are all confirmed.
+pub(crate) fn erase_past(db: &Connection, conversation: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE chain SET secret = x'', writer = x'' WHERE conversation = ?1 AND own = 0 AND ended = 1")?
+        .execute([conversation])?;
+    db.prepare_cached(
+        "DELETE FROM chain WHERE conversation = ?1 AND own = 1
+            AND epoch < (SELECT epoch FROM conversation v WHERE v.conversation = ?1)
+            AND NOT EXISTS (SELECT 1 FROM box_out b WHERE b.chain = chain.chain)",
+    )?
+    .execute([conversation])?;
+    Ok(())
 }
 
 /// Whether a conversation is written with the write key of this seed.
@@ -161,27 +182,52 @@ pub(crate) fn writes(db: &Connection, vault: &Vault, seed: &[u8]) -> Result<bool
         .query_row([vault.seal(WRITER, seed)], |row| row.get(0))?)
 }
 
-/// All chains that are read and whose peer is not blocked.
-pub(crate) fn followed(db: &Connection, vault: &Vault) -> Result<Vec<Chain>, MailError> {
-    let mut statement = db.prepare_cached(&format!(
-        "{COLUMNS} JOIN conversation v ON v.conversation = c.conversation JOIN contact p ON p.contact = v.contact
-         WHERE c.own = 0 AND p.blocked = 0 ORDER BY c.chain"
-    ))?;
-    let rows = statement.query_map([], raw)?.collect::<Result<Vec<_>, _>>()?;
-    rows.into_iter().map(|found| decode(vault, found)).collect()
+/// Whether another conversation than this is written with the write key of this seed: both were joined by one card.
+pub(crate) fn writes_elsewhere(
+    db: &Connection,
+    vault: &Vault,
+    seed: &[u8],
+    conversation: i64,
+) -> Result<bool, MailError> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM chain WHERE own = 1 AND conversation != ?2 AND writer = ?1)")?
+        .query_row((vault.seal(WRITER, seed), conversation), |row| row.get(0))?)
 }
 
 /// Stores the reading position.
-pub(crate) fn set_read(db: &Connection, chain: i64, next: u64, shown: u64, owing: bool) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE chain SET next = ?2, shown = ?3, owing = ?4 WHERE chain = ?1")?
-        .execute((chain, next, shown, owing))?;
+pub(crate) fn set_read(db: &Connection, chain: i64, next: u64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE chain SET next = ?2 WHERE chain = ?1")?.execute((chain, next))?;
     Ok(())
 }
 
-/// The peer was told how far it was shown.
-pub(crate) fn set_told(db: &Connection, chain: i64, shown: u64) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE chain SET told = ?2, owing = 0 WHERE chain = ?1")?.execute((chain, shown))?;
+/// What is read of the peer's chains is settled, up to the first message that is held back (its chain and box).
+pub(crate) fn settle(db: &Connection, conversation: i64, held: Option<(i64, u64)>) -> Result<(), MailError> {
+    let Some((chain, j)) = held else {
+        db.prepare_cached("UPDATE chain SET shown = next WHERE conversation = ?1 AND own = 0")?
+            .execute([conversation])?;
+        return Ok(());
+    };
+    db.prepare_cached(
+        "UPDATE chain SET shown = CASE WHEN chain = ?2 THEN max(shown, min(next, ?3)) ELSE next END
+         WHERE conversation = ?1 AND own = 0 AND epoch <= (SELECT epoch FROM chain WHERE chain = ?2)",
+    )?
+    .execute((conversation, chain, j))?;
     Ok(())
+}
+
+/// Own chains of past epochs, with their generations.
+pub(crate) fn past_own(db: &Connection, conversation: i64) -> Result<Vec<(i64, u32)>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT chain, generation FROM chain WHERE conversation = ?1 AND own = 1
+            AND epoch < (SELECT epoch FROM conversation v WHERE v.conversation = ?1) ORDER BY epoch",
+    )?;
+    Ok(statement.query_map([conversation], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+/// All boxes of a chain that wait, with their messages.
+pub(crate) fn boxes_of(db: &Connection, chain: i64) -> Result<Vec<(i64, Option<i64>)>, MailError> {
+    let mut statement = db.prepare_cached("SELECT box, message FROM box_out WHERE chain = ?1 ORDER BY j")?;
+    Ok(statement.query_map([chain], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
 }
 
 /// A sealed box that waits.
@@ -224,9 +270,13 @@ pub(crate) fn out_box(db: &Connection, row: i64) -> Result<Option<OutBox>, MailE
 }
 
 /// Boxes that not both replicas have, oldest first: row, chain, whether one replica has it.
+/// None of a request: what was sealed in one waits until it is accepted.
 pub(crate) fn unstored(db: &Connection) -> Result<Vec<(i64, i64, bool)>, MailError> {
-    let mut statement =
-        db.prepare_cached("SELECT box, chain, stored > 0 FROM box_out WHERE stored < 3 ORDER BY box")?;
+    let mut statement = db.prepare_cached(
+        "SELECT box, chain, stored > 0 FROM box_out WHERE stored < 3 AND chain NOT IN (
+            SELECT chain FROM chain c JOIN conversation v ON v.conversation = c.conversation WHERE v.request = 1)
+         ORDER BY box",
+    )?;
     Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?)
 }
 
@@ -236,11 +286,22 @@ pub(crate) fn set_stored(db: &Connection, row: i64, stored: u8, now: UnixMillis)
     Ok(())
 }
 
-/// The peer says that all boxes of an own chain before `boxes` were shown. Never moves back.
-pub(crate) fn acknowledge(db: &Connection, chain: i64, boxes: u64) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE chain SET acknowledged = max(acknowledged, ?2) WHERE chain = ?1")?
-        .execute((chain, boxes))?;
+/// The peer says how far it is with our chains: before `seen.boxes` of its epoch, and to the end of those before, for it
+/// follows a chain only when the one before is settled. Never moves back; more than was written counts as all of it.
+pub(crate) fn acknowledge(db: &Connection, conversation: i64, seen: Seen) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE chain SET acknowledged = max(acknowledged, CASE WHEN epoch < ?2 THEN next ELSE min(next, ?3) END)
+         WHERE conversation = ?1 AND own = 1 AND epoch <= ?2",
+    )?
+    .execute((conversation, seen.epoch, seen.boxes))?;
     Ok(())
+}
+
+/// Own chains of a conversation, oldest first.
+pub(crate) fn own(db: &Connection, conversation: i64) -> Result<Vec<i64>, MailError> {
+    let mut statement =
+        db.prepare_cached("SELECT chain FROM chain WHERE conversation = ?1 AND own = 1 ORDER BY epoch")?;
+    Ok(statement.query_map([conversation], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 /// Boxes of a chain that their reader has shown and of which a replica says that it has our body: their rows and

@@ -1,6 +1,8 @@
 //! Conversations of two: a table of the profile. The group itself lies in OpenMLS's tables ([`crate::conversations_mls`]).
 
 use crate::chains::{self, Side};
+use crate::commit_slots::commit_secret;
+use crate::commits;
 use crate::conversations_mls::{Begun, chain_secret};
 use crate::mail::{ConversationId, MailError, RateClass};
 use crate::profile::Vault;
@@ -35,20 +37,54 @@ pub(crate) struct Conversation {
     pub(crate) request: bool,
     /// Last activity, either way.
     pub(crate) active_at: UnixMillis,
+    /// Group epoch of the MLS state.
+    pub(crate) epoch: u64,
+    /// Generation of that epoch.
+    pub(crate) generation: u32,
+    /// Since when the keys of the own leaf are in use; 0: they are a card's, which others joined with too.
+    pub(crate) healed_at: UnixMillis,
+    /// An own commit is due then.
+    pub(crate) commit_at: Option<UnixMillis>,
+    /// The members applied different commits, or can agree on none: nothing is read or sent.
+    pub(crate) broken: bool,
 }
 
-const COLUMNS: &str = "SELECT conversation, contact, group_id, request, active_at FROM conversation";
+const COLUMNS: &str = "SELECT conversation, contact, group_id, request, active_at, epoch, generation, healed_at,
+        commit_at, broken FROM conversation";
 
-type Raw = (i64, i64, Vec<u8>, bool, u64);
+type Raw = (i64, i64, Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool);
 
 fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+    Ok((
+        row.get(0)?,
+        row.get(1)?,
+        row.get(2)?,
+        row.get(3)?,
+        row.get(4)?,
+        row.get(5)?,
+        row.get(6)?,
+        row.get(7)?,
+        row.get(8)?,
+        row.get(9)?,
+    ))
 }
 
-fn decode(vault: &Vault, (row, contact, group, request, active_at): Raw) -> Result<Conversation, MailError> {
+fn decode(vault: &Vault, raw: Raw) -> Result<Conversation, MailError> {
+    let (row, contact, group, request, active_at, epoch, generation, healed_at, commit_at, broken) = raw;
     let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
     let id = ConversationId(id.ok_or(MailError::Damaged("a conversation does not open"))?);
-    Ok(Conversation { row, contact, id, request, active_at: UnixMillis(active_at) })
+    Ok(Conversation {
+        row,
+        contact,
+        id,
+        request,
+        active_at: UnixMillis(active_at),
+        epoch,
+        generation,
+        healed_at: UnixMillis(healed_at),
+        commit_at: commit_at.map(UnixMillis),
+        broken,
+    })
 }
 
 pub(crate) fn by_row(db: &Connection, vault: &Vault, row: i64) -> Result<Conversation, MailError> {
@@ -87,6 +123,18 @@ pub(crate) fn known(db: &Connection, vault: &Vault, group_id: &[u8]) -> Result<b
         .query_row([vault.seal(GROUP, group_id)], |row| row.get(0))?)
 }
 
+/// How a conversation begins here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// We founded it, with a fresh leaf.
+    Founded,
+    /// We joined it with the leaf of a card.
+    Joined {
+        /// As the request of a stranger.
+        request: bool,
+    },
+}
+
 /// Keeps a conversation that begins, with the two chains of its first epoch.
 pub(crate) fn insert(
     db: &Connection,
@@ -94,20 +142,87 @@ pub(crate) fn insert(
     contact: i64,
     begun: &Begun,
     writer: &WriteKey,
-    request: bool,
+    origin: Origin,
     now: UnixMillis,
 ) -> Result<Conversation, MailError> {
+    let (request, healed_at) = match origin {
+        Origin::Founded => (false, now),
+        Origin::Joined { request } => (request, UnixMillis(0)),
+    };
     db.prepare_cached(
-        "INSERT INTO conversation (contact, group_id, generation, request, active_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO conversation (contact, group_id, epoch, generation, request, active_at, healed_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute((contact, vault.seal(GROUP, &begun.group_id), begun.generation, request, now.0))?;
+    .execute((
+        contact,
+        vault.seal(GROUP, &begun.group_id),
+        begun.epoch,
+        begun.generation,
+        request,
+        now.0,
+        healed_at.0,
+    ))?;
     let row = db.last_insert_rowid();
+    insert_epoch(db, vault, row, begun, writer, now)?;
+    by_row(db, vault, row)
+}
+
+/// The group has come to another epoch: its chains begin, and its slots.
+pub(crate) fn enter(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+    begun: &Begun,
+    writer: &WriteKey,
+    now: UnixMillis,
+) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET epoch = ?2, generation = ?3, commit_at = NULL WHERE conversation = ?1")?
+        .execute((row, begun.epoch, begun.generation))?;
+    insert_epoch(db, vault, row, begun, writer, now)
+}
+
+fn insert_epoch(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+    begun: &Begun,
+    writer: &WriteKey,
+    now: UnixMillis,
+) -> Result<(), MailError> {
     for (leaf, side) in [(begun.own_leaf, Side::Own(writer.clone())), (begun.peer.leaf, Side::Peer(begun.peer.writer))]
     {
         let secret = chain_secret(&begun.exported, leaf);
         chains::insert(db, vault, Some(row), begun.epoch, leaf, begun.generation, &secret, &side)?;
     }
-    by_row(db, vault, row)
+    commits::insert_epoch(db, vault, row, begun.epoch, begun.generation, &commit_secret(&begun.exported), now)
+}
+
+pub(crate) fn set_commit_at(db: &Connection, row: i64, at: Option<UnixMillis>) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET commit_at = ?2 WHERE conversation = ?1")?
+        .execute((row, at.map(|at| at.0)))?;
+    Ok(())
+}
+
+pub(crate) fn set_healed(db: &Connection, row: i64, at: UnixMillis) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET healed_at = ?2 WHERE conversation = ?1")?.execute((row, at.0))?;
+    Ok(())
+}
+
+pub(crate) fn set_broken(db: &Connection, row: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET broken = 1, commit_at = NULL WHERE conversation = ?1")?
+        .execute([row])?;
+    Ok(())
+}
+
+pub(crate) fn set_owing(db: &Connection, row: i64, owing: bool) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET owing = ?2 WHERE conversation = ?1")?.execute((row, owing))?;
+    Ok(())
+}
+
+/// Conversations whose peer was not told of a message that was shown.
+pub(crate) fn owing(db: &Connection) -> Result<Vec<i64>, MailError> {
+    let mut statement = db.prepare_cached("SELECT conversation FROM conversation WHERE owing = 1")?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 pub(crate) fn requests(db: &Connection) -> Result<u64, MailError> {
@@ -115,7 +230,8 @@ pub(crate) fn requests(db: &Connection) -> Result<u64, MailError> {
 }
 
 pub(crate) fn accept(db: &Connection, contact: i64) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE conversation SET request = 0 WHERE contact = ?1")?.execute([contact])?;
+    db.prepare_cached("UPDATE conversation SET request = 0, commit_at = NULL WHERE contact = ?1 AND request = 1")?
+        .execute([contact])?;
     Ok(())
 }
 

@@ -3,14 +3,15 @@
 //! Everything goes through a SQLite transaction of the caller: a ratchet state and what was made with it reach the disk
 //! together or not at all. OpenMLS draws from the system's generator itself; nothing here can be reproduced from a seed.
 
+use crate::commits_mls::PAST_EPOCHS_MAX;
 use crate::profile::{Entered, SealedJson, Vault};
-use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
+use openmls::group::{GroupContext, PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey, Extension,
     ExtensionType, Extensions, GroupId, KeyPackage, KeyPackageBundle, KeyPackageIn, KeyPackageRef, LeafNode,
     LeafNodeIndex, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn,
-    PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration,
-    UnknownExtension,
+    PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion, RequiredCapabilitiesExtension,
+    Sender, SenderRatchetConfiguration, UnknownExtension,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::RustCrypto;
@@ -85,7 +86,7 @@ pub enum GroupError {
     State(String),
 }
 
-fn state(error: impl std::fmt::Debug) -> GroupError {
+pub(crate) fn state(error: impl std::fmt::Debug) -> GroupError {
     GroupError::State(format!("{error:?}"))
 }
 
@@ -125,15 +126,15 @@ pub fn chain_secret(exported: &[u8], leaf: u32) -> ChainSecret {
 }
 
 /// The own keys of a leaf in the making.
-struct OwnLeaf {
-    signer: SignatureKeyPair,
-    credential: CredentialWithKey,
-    extensions: Extensions<LeafNode>,
+pub(crate) struct OwnLeaf {
+    pub(crate) signer: SignatureKeyPair,
+    pub(crate) credential: CredentialWithKey,
+    pub(crate) extensions: Extensions<LeafNode>,
 }
 
 impl OwnLeaf {
     /// Fresh signature key, credential over it, write key in the extension. The signer is stored with OpenMLS.
-    fn new(
+    pub(crate) fn new(
         provider: &Provider<'_>,
         inbox: &InboxKey,
         writer: &WriteKey,
@@ -153,6 +154,18 @@ impl OwnLeaf {
 
 fn unknown(kind: u16, value: &[u8]) -> Extension {
     Extension::Unknown(kind, UnknownExtension(value.to_vec()))
+}
+
+/// The extensions of a group: the generation of its epoch, and that every leaf must know ours. OpenMLS takes a change of
+/// a private extension only when the group requires it of its members.
+pub(crate) fn group_context(generation: u32) -> Result<Extensions<GroupContext>, GroupError> {
+    let required = [ExtensionType::Unknown(WRITE_KEY_EXTENSION), ExtensionType::Unknown(GENERATION_EXTENSION)];
+    let required = RequiredCapabilitiesExtension::new(&required, &[], &[CredentialType::Basic]);
+    Extensions::from_vec(vec![
+        Extension::RequiredCapabilities(required),
+        unknown(GENERATION_EXTENSION, &generation.to_be_bytes()),
+    ])
+    .map_err(state)
 }
 
 fn capabilities() -> Capabilities {
@@ -183,7 +196,7 @@ fn join_config() -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(true)
-        .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(0))
+        .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(PAST_EPOCHS_MAX))
         .sender_ratchet_configuration(ratchets())
         .build()
 }
@@ -271,11 +284,12 @@ fn group_of_one(
     let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
-    let context = Extensions::single(unknown(GENERATION_EXTENSION, &generation.to_be_bytes())).map_err(state)?;
+    let context = group_context(generation)?;
     let config = MlsGroupCreateConfig::builder()
         .ciphersuite(SUITE)
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(true)
+        .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(PAST_EPOCHS_MAX))
         .sender_ratchet_configuration(ratchets())
         .lifetime(lifetime())
         .capabilities(capabilities())
@@ -315,7 +329,7 @@ pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Res
     Ok(begun)
 }
 
-fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result<Begun, GroupError> {
+pub(crate) fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result<Begun, GroupError> {
     let own_leaf = group.own_leaf_index();
     let mut peer = None;
     for (index, leaf) in group.treesync().full_leaves() {
@@ -379,10 +393,17 @@ fn verify_credential(credential: &Credential, signature_key: &[u8]) -> Result<In
     }
 }
 
-fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError> {
+pub(crate) fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError> {
     MlsGroup::load(provider.storage(), &GroupId::from_slice(group_id))
         .map_err(state)?
         .ok_or_else(|| GroupError::State("no such group".to_owned()))
+}
+
+/// The key that signs for the own leaf.
+pub(crate) fn own_signer(provider: &Provider<'_>, group: &MlsGroup) -> Result<SignatureKeyPair, GroupError> {
+    let public = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?.signature_key();
+    SignatureKeyPair::read(provider.storage(), public.as_slice(), SignatureScheme::ED25519)
+        .ok_or_else(|| GroupError::State("no signature key".to_owned()))
 }
 
 /// Seals an application message in the group's current epoch and moves the own ratchet on.
@@ -391,9 +412,7 @@ fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError
 /// [`GroupError::State`].
 pub fn seal(provider: &Provider<'_>, group_id: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, GroupError> {
     let mut group = load(provider, group_id)?;
-    let public = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?.signature_key();
-    let signer = SignatureKeyPair::read(provider.storage(), public.as_slice(), SignatureScheme::ED25519)
-        .ok_or_else(|| GroupError::State("no signature key".to_owned()))?;
+    let signer = own_signer(provider, &group)?;
     let message = group.create_message(provider, &signer, plaintext).map_err(state)?;
     message.tls_serialize_detached().map_err(state)
 }
@@ -436,7 +455,6 @@ pub fn own_writer(provider: &Provider<'_>, group_id: &[u8]) -> Result<WritePubli
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use openmls::group::GroupContext;
 
     /// What a founder who breaks the rules can write: the Welcome of a group that is in any epoch but the first.
     pub(crate) fn welcome_of_epoch(
@@ -460,6 +478,16 @@ pub(crate) mod testing {
         assert_eq!(group.epoch().as_u64(), epoch - 1);
         let (_, welcome, _) = group.add_members(provider, &signer, &[package]).unwrap();
         welcome.tls_serialize_detached().unwrap()
+    }
+
+    /// The leaf of the other member of two.
+    pub(crate) fn peer_leaf(provider: &Provider<'_>, group_id: &[u8]) -> u32 {
+        1 - load(provider, group_id).unwrap().own_leaf_index().u32()
+    }
+
+    /// E of the epoch that a state is in.
+    pub(crate) fn exported(provider: &Provider<'_>, group_id: &[u8]) -> Vec<u8> {
+        load(provider, group_id).unwrap().export_secret(provider.crypto(), EXPORTER_LABEL, b"", 32).unwrap()
     }
 
     /// How many signature keys OpenMLS keeps.

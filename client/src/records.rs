@@ -76,8 +76,7 @@ pub enum Content {
         #[n(3)]
         manifest: Manifest,
     },
-    /// The chain ends here; its writer goes on in the next group epoch. Reserved: version 1 neither writes nor follows
-    /// it.
+    /// The chain ends here; its writer goes on in the next group epoch.
     #[n(3)]
     End {
         /// Hash of the commit that its writer applied.

@@ -23,6 +23,8 @@ const PREFIX: &str = "shoal/1 box nonce prefix";
 const BODY: &str = "shoal/1 box body key";
 const BLOB_WRITE: &str = "shoal/1 blob write key";
 const BLOB_CHAIN: &str = "shoal/1 blob chain secret";
+const COMMIT_WRITE: &str = "shoal/1 commit write key";
+const COMMIT_CHAIN: &str = "shoal/1 commit chain secret";
 const PLACEMENT: &str = "shoal/1 box placement";
 /// What a writer signs beside the body.
 const WRITE_CONTEXT: &[u8] = b"shoal/1 box write";
@@ -284,6 +286,13 @@ pub(crate) fn verify_raw(id: &BoxId, message: &[u8], signature: &[u8; 64]) -> bo
 pub fn blob_keys(secret: &[u8; 32]) -> (WriteKey, ChainSecret) {
     let seed = Zeroizing::new(blake3::derive_key(BLOB_WRITE, secret));
     (WriteKey::from_seed(&seed), ChainSecret::derive(BLOB_CHAIN, secret))
+}
+
+/// Keys of the slots in which the members of a group race to end an epoch: all members derive the same ones from the
+/// epoch's commit secret, so each can fill any slot, once.
+pub fn commit_keys(secret: &[u8; 32]) -> (WriteKey, ChainSecret) {
+    let seed = Zeroizing::new(blake3::derive_key(COMMIT_WRITE, secret));
+    (WriteKey::from_seed(&seed), ChainSecret::derive(COMMIT_CHAIN, secret))
 }
 
 /// The two replicas of a box: the highest rendezvous hashes over the generation's stores, highest first. `None` if the

@@ -105,6 +105,9 @@ impl From<MailError> for Failure {
             MailError::RolledBack(_) => {
                 (Exit::Temporary, "rolled_back", "ask the contact to add you again; this copy must not send")
             }
+            MailError::Broken(_) => {
+                (Exit::Temporary, "conversation_broken", "agree with the contact on a new beginning")
+            }
             MailError::Unknown(_) => (Exit::Usage, "unknown_contact", "see shoal contacts, or shoal add NAME ADDRESS"),
             MailError::Name(..) => (Exit::Usage, "bad_name", "choose another name"),
             MailError::Blocked(_) => (Exit::Permission, "blocked", "unblock with shoal accept first"),

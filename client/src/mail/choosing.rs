@@ -23,19 +23,27 @@ struct Picks {
     read: Option<Read>,
     hot: Option<i64>,
     warm: Option<i64>,
-    idle: Option<i64>,
+    idle: Option<Poll>,
     inbox: Option<u32>,
     overdue: Option<Rank>,
 }
 
+#[derive(Clone, Copy)]
+enum Poll {
+    Chain(i64),
+    Slot(i64),
+}
+
 enum Send {
     Box(i64),
+    Commit(i64),
     Letter(i64),
     Part(i64),
 }
 
 enum Read {
     Card(i64),
+    Slot(i64),
     Part(i64),
 }
 
@@ -53,7 +61,8 @@ impl Mail {
         self.memory.latest = now;
         self.wind_clocks(now, consensus, rng);
         self.give_up_flights(now, consensus, rng)?;
-        self.upkeep(now, consensus)?;
+        self.upkeep(now, consensus, rng)?;
+        self.plan_commits(now, consensus, rng)?;
         self.prepare(now, consensus, rng)?;
         self.price_letters(now, consensus, rng)?;
         self.work();
@@ -74,18 +83,24 @@ impl Mail {
         match rank {
             Rank::Send => match picks.send {
                 Some(Send::Box(row)) => self.want_box(row, now, consensus, rng),
+                Some(Send::Commit(row)) => self.want_commit(row, now, consensus, rng),
                 Some(Send::Letter(letter)) => self.want_letter(letter, now, consensus, rng),
                 Some(Send::Part(blob)) => self.want_part_out(blob, now, consensus, rng),
                 None => Ok(None),
             },
             Rank::BlobRead => match picks.read {
                 Some(Read::Card(contact)) => Ok(self.want_card(contact, now, consensus, rng)),
+                Some(Read::Slot(conversation)) => Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng)),
                 Some(Read::Part(blob)) => Ok(self.want_part_in(blob, now, consensus, rng)),
                 None => Ok(None),
             },
             Rank::Hot => Ok(picks.hot.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
             Rank::Warm => Ok(picks.warm.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
-            Rank::Idle => Ok(picks.idle.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
+            Rank::Idle => match picks.idle {
+                Some(Poll::Chain(chain)) => Ok(self.want_poll(chain, rank, now, consensus, rng)),
+                Some(Poll::Slot(conversation)) => Ok(self.want_slot(conversation, rank, now, consensus, rng)),
+                None => Ok(None),
+            },
             Rank::Inbox => match picks.inbox {
                 Some(generation) => self.want_inbox(generation, now, consensus, rng),
                 None => Ok(None),
@@ -98,6 +113,9 @@ impl Mail {
         let parameters = &consensus.parameters;
         for reader in self.memory.readers.values_mut() {
             reader.clock.start(mean_gap(reader.class(now, parameters), parameters), now, rng);
+        }
+        for slot in self.memory.slots.values_mut() {
+            slot.clock.start(mean_gap(Rank::Idle, parameters), now, rng);
         }
         self.memory.inboxes.retain(|number, _| consensus.generation(*number).is_some());
         for generation in &consensus.generations {
@@ -150,11 +168,19 @@ impl Mail {
                 *slot = Some((at, *chain));
             }
         }
-        [picks.hot, picks.warm, picks.idle] = earliest.map(|slot| slot.map(|(_, chain)| chain));
-        picks.overdue = [(Rank::Warm, earliest[1]), (Rank::Idle, earliest[2])].into_iter().find_map(|(rank, slot)| {
-            let patience = mean_gap(rank, &consensus.parameters).saturating_mul(OVERDUE_GAPS);
-            slot.is_some_and(|(at, _)| at.plus(patience) <= now).then_some(rank)
-        });
+        let [hot, warm, idle] = earliest;
+        [picks.hot, picks.warm] = [hot, warm].map(|slot| slot.map(|(_, chain)| chain));
+        let mut slots = self.memory.slots.iter().filter(|(_, slot)| slot.waits());
+        let slot = slots.by_ref().filter_map(|(row, slot)| Some((slot.clock.ran_out(now)?, *row))).min();
+        let idle = [idle.map(|(at, row)| (at, Poll::Chain(row))), slot.map(|(at, row)| (at, Poll::Slot(row)))];
+        let idle = idle.into_iter().flatten().min_by_key(|(at, _)| *at);
+        picks.idle = idle.map(|(_, poll)| poll);
+        picks.overdue = [(Rank::Warm, warm.map(|(at, _)| at)), (Rank::Idle, idle.map(|(at, _)| at))]
+            .into_iter()
+            .find_map(|(rank, at)| {
+                let patience = mean_gap(rank, &consensus.parameters).saturating_mul(OVERDUE_GAPS);
+                at.is_some_and(|at| at.plus(patience) <= now).then_some(rank)
+            });
         picks
     }
 
@@ -170,6 +196,14 @@ impl Mail {
         };
         if let Some(fresh) = ready(false) {
             return Some(fresh);
+        }
+        let commit = self.memory.commits.iter().find(|(_, commit)| {
+            // who is sent to the slot reads the commit at once: it is there before
+            commit.attempt.ready(now)
+                && self.memory.blobs_out.get(&commit.blob).is_none_or(|blob| blob.queue.readable())
+        });
+        if let Some((row, _)) = commit {
+            return Some(Send::Commit(*row));
         }
         let letter = self.memory.letters.iter().find(|(_, letter)| {
             // who is invited reads the Welcome at once: it is there before the letter
@@ -193,6 +227,10 @@ impl Mail {
             .find(|(_, fetch)| fetch.next().is_some() && (fetch.flows() || fetch.clock.due(now)));
         if let Some((contact, _)) = card {
             return Some(Read::Card(*contact));
+        }
+        let slot = self.memory.slots.iter().find(|(_, slot)| slot.urgent && slot.waits() && slot.attempt.ready(now));
+        if let Some((row, _)) = slot {
+            return Some(Read::Slot(*row));
         }
         // blobs take turns; those of accepted people before those of strangers, but for every fourth read
         let strangers_first = self.memory.blob_reads.is_multiple_of(STRANGERS_EVERY);

@@ -88,6 +88,10 @@ impl Mail {
         transaction.commit()?;
         let theirs = conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?;
         self.memory.readers.retain(|_, reader| theirs.iter().all(|theirs| theirs.row != reader.conversation));
+        for conversation in &theirs {
+            self.memory.slots.remove(&conversation.row);
+            self.memory.commits_due.remove(&conversation.row);
+        }
         self.memory.cards.remove(&contact.row);
         let info = self.contact_info(contact.row)?;
         self.emit(Event::Contact(info.clone()));
@@ -113,6 +117,9 @@ impl Mail {
                     address: contact.address(),
                     request: conversation.request,
                     undelivered,
+                    broken: conversation.broken,
+                    epoch: conversation.epoch,
+                    generation: conversation.generation,
                 })
             })
             .collect()
@@ -195,6 +202,9 @@ impl Mail {
         };
         if contact.blocked {
             return Err(MailError::Blocked(contact.label()));
+        }
+        if let Some(broken) = conversation.as_ref().filter(|conversation| conversation.broken) {
+            return Err(MailError::Broken(broken.id));
         }
         contacts::set_known(&transaction, contact.row)?;
         conversations::accept(&transaction, contact.row)?;
@@ -337,12 +347,9 @@ impl Mail {
     /// Memory follows an acceptance: the contact's chains are read, and are no requests.
     fn follow_again(&mut self, contact: i64) -> Result<(), MailError> {
         for conversation in conversations::of_contact(&self.profile.db, &self.profile.vault, contact)? {
-            let theirs = crate::chains::current(&self.profile.db, &self.profile.vault, conversation.row, false)?;
-            match self.memory.readers.get_mut(&theirs.row) {
-                Some(reader) => reader.request = false,
-                None => super::follow(&mut self.memory, theirs, &conversation),
-            }
+            self.refollow(conversation.row)?;
         }
+        self.memory.plan = true;
         let accepted = blobs_store::all_in(&self.profile.db, &self.profile.vault)?;
         for (incoming, _) in accepted.into_iter().filter(|(incoming, _)| !incoming.stranger) {
             if let Some(blob) = self.memory.blobs_in.get_mut(&incoming.row) {

@@ -7,7 +7,6 @@ use super::stored::Received;
 use super::writing::each;
 use super::{Mail, MailError, conversations, stored};
 use crate::blobs_store::{self, Purpose};
-use crate::chains;
 use crate::profile::{private_dir, write_private};
 use crate::want::Rank;
 use rand::CryptoRng;
@@ -52,7 +51,7 @@ impl Mail {
         if part.len() != blob.manifest().part_length(j) {
             blob.lies += 1;
             if blob.lies >= LIES_MAX {
-                return self.end_blob(row, false, now);
+                return self.end_blob(row, false, now, rng);
             }
             blob.queue.later(j, Rank::Warm, now, &consensus.parameters, rng);
             return Ok(());
@@ -61,16 +60,23 @@ impl Mail {
             blobs_store::insert_part(&self.profile.db, &self.profile.vault, row, j, &part)?;
         }
         if blob.queue.open() == 0 {
-            return self.end_blob(row, true, now);
+            return self.end_blob(row, true, now, rng);
         }
         Ok(())
     }
 
     /// The blob is `whole`, or is given up. Whatever goes wrong with it stays with it: it rests and is tried again,
     /// slower each time, while everything else goes on.
-    pub(super) fn end_blob(&mut self, row: i64, whole: bool, now: UnixMillis) -> Result<(), MailError> {
+    pub(super) fn end_blob(
+        &mut self,
+        row: i64,
+        whole: bool,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         let Some(mut blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
-        let ended = if whole { self.blob_whole(&blob, now) } else { self.drop_blob(row, blob.incoming.purpose, now) };
+        let ended =
+            if whole { self.blob_whole(&blob, now, rng) } else { self.drop_blob(row, blob.incoming.purpose, now, rng) };
         let Err(error) = ended else { return Ok(()) };
         blob.resting = now.plus(REST_FIRST.saturating_mul(1 << blob.failures.min(REST_DOUBLINGS)));
         blob.failures += 1;
@@ -85,19 +91,26 @@ impl Mail {
     }
 
     /// All parts are here: verify, and do what the blob is for.
-    fn blob_whole(&mut self, blob: &BlobIn, now: UnixMillis) -> Result<(), MailError> {
+    fn blob_whole(&mut self, blob: &BlobIn, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<(), MailError> {
         let row = blob.incoming.row;
         let content = blobs_store::assemble(&self.profile.db, &self.profile.vault, &blob.incoming)?;
         if !blob.manifest().names(&content) {
-            return self.drop_blob(row, blob.incoming.purpose, now);
+            return self.drop_blob(row, blob.incoming.purpose, now, rng);
         }
         match blob.incoming.purpose {
             Purpose::Welcome => self.join_conversation(blob, &content, now),
-            Purpose::Message => self.message_whole(row, content, now),
+            Purpose::Message => self.message_whole(row, content, now, rng),
+            Purpose::Commit => self.commit_whole(row, &content, now, rng),
         }
     }
 
-    fn message_whole(&mut self, row: i64, content: Zeroizing<Vec<u8>>, now: UnixMillis) -> Result<(), MailError> {
+    fn message_whole(
+        &mut self,
+        row: i64,
+        content: Zeroizing<Vec<u8>>,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let found: Option<(i64, i64, Vec<u8>, Vec<u8>)> = db
             .prepare_cached("SELECT message, conversation, id, content FROM message_in WHERE blob = ?1")?
@@ -108,7 +121,7 @@ impl Mail {
         let received = match stored::open_in(vault, &held)? {
             Received::HeldText { sent_at } => match String::from_utf8(content.to_vec()) {
                 Ok(text) => Received::Text { sent_at, text },
-                Err(_) => return self.drop_blob(row, Purpose::Message, now),
+                Err(_) => return self.drop_blob(row, Purpose::Message, now, rng),
             },
             Received::File { sent_at, name, mime, size } => {
                 // the file is in its place before the message says so; a crash in between repeats the same rename
@@ -125,28 +138,29 @@ impl Mail {
             .prepare_cached("UPDATE message_in SET content = ?2, blob = NULL WHERE message = ?1")?
             .execute((message, stored::seal_in(&self.profile.vault, &received)))?;
         blobs_store::delete_in(&transaction, row)?;
-        let mut chain = chains::current(&transaction, &self.profile.vault, conversation.row, false)?;
-        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        let released = self.release(&transaction, &conversation, now)?;
         transaction.commit()?;
-        self.released(&conversation, chain, released)
+        self.released(&conversation, released)
     }
 
-    /// After the commit: the reader in memory follows, listeners hear.
-    fn released(
-        &mut self,
-        conversation: &conversations::Conversation,
-        chain: chains::Chain,
-        released: Vec<i64>,
-    ) -> Result<(), MailError> {
-        if let Some(reader) = self.memory.readers.get_mut(&chain.row) {
-            reader.chain = chain;
-        }
+    /// After the commit: memory follows, listeners hear.
+    fn released(&mut self, conversation: &conversations::Conversation, released: Vec<i64>) -> Result<(), MailError> {
+        self.owe(conversation.row, &released);
         self.repause(conversation.row)?;
         self.announce(released)
     }
 
     /// The blob is not what its manifest says, or never came: its message is dropped, what it held back is shown.
-    fn drop_blob(&mut self, row: i64, purpose: Purpose, now: UnixMillis) -> Result<(), MailError> {
+    fn drop_blob(
+        &mut self,
+        row: i64,
+        purpose: Purpose,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        if purpose == Purpose::Commit {
+            return self.commit_given_up(row, rng);
+        }
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation: Option<i64> = db
             .prepare_cached("SELECT conversation FROM message_in WHERE blob = ?1")?
@@ -159,18 +173,22 @@ impl Mail {
             return Ok(transaction.commit()?);
         };
         let conversation = conversations::by_row(&transaction, vault, conversation)?;
-        let mut chain = chains::current(&transaction, vault, conversation.row, false)?;
-        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        let released = self.release(&transaction, &conversation, now)?;
         transaction.commit()?;
         self.warn(
             "blob_refused",
             format!("the content of a message in conversation {} was not what was announced", conversation.id),
         );
-        self.released(&conversation, chain, released)
+        self.released(&conversation, released)
     }
 
     /// Gives up blobs that nobody can complete any more, and completes those whose last step a crash interrupted.
-    pub(super) fn settle_blobs(&mut self, now: UnixMillis, consensus: &Consensus) -> Result<(), MailError> {
+    pub(super) fn settle_blobs(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         let retention = Duration::from_millis(consensus.parameters.retention_ms);
         let ending: Vec<(i64, bool)> = self
             .memory
@@ -187,7 +205,7 @@ impl Mail {
             })
             .collect();
         for (row, whole) in ending {
-            self.end_blob(row, whole, now)?;
+            self.end_blob(row, whole, now, rng)?;
         }
         Ok(())
     }

@@ -2,13 +2,12 @@
 
 use super::flight::BlobIn;
 use super::writing::each;
-use super::{ContactInfo, Event, Mail, MailError, conversations, follow, letter_of, provider, stored};
+use super::{ContactInfo, Event, Mail, MailError, conversations, letter_of, provider, stored};
 use crate::blobs::Manifest;
 use crate::blobs_store;
 use crate::card::{self, Card, CardPlace};
-use crate::chains::{self};
 use crate::contacts::{self, Contact};
-use crate::conversations::requests_max;
+use crate::conversations::{Origin, requests_max};
 use crate::conversations_mls::{self, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
 use rand::CryptoRng;
@@ -114,7 +113,8 @@ impl Mail {
             }
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
-        let conversation = conversations::insert(&transaction, vault, contact.row, &begun, &writer, false, now)?;
+        let conversation =
+            conversations::insert(&transaction, vault, contact.row, &begun, &writer, Origin::Founded, now)?;
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
         let manifest = Manifest::of(&welcome, *secret);
@@ -128,8 +128,7 @@ impl Mail {
         contacts::set_wanted(&transaction, contact.row, None)?;
         transaction.commit()?;
 
-        let theirs = chains::current(&self.profile.db, &self.profile.vault, conversation.row, false)?;
-        follow(&mut self.memory, theirs, &conversation);
+        self.refollow(conversation.row)?;
         self.memory.letters.insert(letter_row, letter);
         self.memory.cards.remove(&contact.row);
         self.memory.unsealed = true;
@@ -187,17 +186,17 @@ impl Mail {
             Some(contact) => contact,
             None => contacts::insert(&transaction, vault, &begun.peer.inbox, false)?,
         };
-        let request = !contact.known;
-        let conversation = conversations::insert(&transaction, vault, contact.row, &begun, &writer, request, now)?;
+        let origin = Origin::Joined { request: !contact.known };
+        let conversation = conversations::insert(&transaction, vault, contact.row, &begun, &writer, origin, now)?;
         stored::adopt(&transaction, contact.row, conversation.row)?;
         contacts::set_wanted(&transaction, contact.row, None)?;
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;
 
-        let theirs = chains::current(&self.profile.db, &self.profile.vault, conversation.row, false)?;
-        follow(&mut self.memory, theirs, &conversation);
+        self.refollow(conversation.row)?;
         self.memory.cards.remove(&contact.row);
         self.memory.unsealed = true;
+        self.memory.plan = true;
         let info = self.contact_info(contact.row)?;
         self.emit(Event::Contact(info));
         Ok(())

@@ -1,5 +1,7 @@
 //! What is out and what waits: the part of the state that lives in memory and is rebuilt from the profile.
 
+use super::committing::PendingCommit;
+use super::slots::SlotReader;
 use crate::blobs::{BlobKeys, Manifest};
 use crate::blobs_store::{Incoming, Outgoing};
 use crate::card::{CardChain, CardPlace};
@@ -56,6 +58,14 @@ pub(super) enum Purpose {
     ReadInbox {
         generation: u32,
         after: u64,
+    },
+    PutCommit {
+        row: i64,
+    },
+    GetSlot {
+        conversation: i64,
+        epoch: u64,
+        slot: u64,
     },
 }
 
@@ -413,6 +423,16 @@ pub(super) struct Memory {
     pub(super) blob_reads: u64,
     pub(super) cards: BTreeMap<i64, CardFetch>,
     pub(super) inboxes: BTreeMap<u32, PollClock>,
+    /// Own commits whose slot not both replicas have.
+    pub(super) commits: BTreeMap<i64, PendingCommit>,
+    /// The commit slots of conversations, by conversation.
+    pub(super) slots: BTreeMap<i64, SlotReader>,
+    /// When an own commit is due, by conversation.
+    pub(super) commits_due: BTreeMap<i64, UnixMillis>,
+    /// It may have changed which commits are due.
+    pub(super) plan: bool,
+    /// Conversations whose peer was not told of a message that was shown.
+    pub(super) owing: BTreeSet<i64>,
     /// Messages may wait to be sealed.
     pub(super) unsealed: bool,
     /// The own card that is on its way or stored.

@@ -5,6 +5,7 @@ use super::writing::each;
 use super::{Mail, MailError};
 use crate::blobs::WELCOME_SIZE_MAX;
 use crate::blobs_store::{self, Purpose};
+use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
 use shoal_protocol::boxes::BoxBody;
 use shoal_protocol::consensus::Consensus;
@@ -35,6 +36,7 @@ impl Mail {
         answers: Option<&Answers>,
         now: UnixMillis,
         consensus: &Consensus,
+        rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         for (store, answer) in each(answers) {
             let Some(body) = answer.body.as_ref().filter(|_| answer.status == Status::Found) else { continue };
@@ -42,12 +44,13 @@ impl Mail {
             // an answer to another replica's number says nothing about what this one holds in between; SQLite counts
             // to i64::MAX, and no honest replica comes near
             let advances = after == cursor && answer.number > cursor && i64::try_from(answer.number).is_ok();
-            self.letter_read(generation, store, advances.then_some(answer.number), body, now, consensus)?;
+            self.letter_read(generation, store, advances.then_some(answer.number), body, now, consensus, rng)?;
         }
         Ok(())
     }
 
     /// Takes up one letter and moves the cursor on: one transaction.
+    #[expect(clippy::too_many_arguments, reason = "the entry and the surroundings")]
     fn letter_read(
         &mut self,
         generation: u32,
@@ -56,6 +59,7 @@ impl Mail {
         body: &BoxBody,
         now: UnixMillis,
         consensus: &Consensus,
+        rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
@@ -94,7 +98,7 @@ impl Mail {
             let is_welcome = |blob: &&BlobIn| blob.incoming.purpose == Purpose::Welcome;
             let mut welcomes = self.memory.blobs_in.values().filter(is_welcome).map(|blob| blob.incoming.row);
             if let Some(oldest) = welcomes.next().filter(|_| welcomes.count() >= WELCOMES_MAX) {
-                self.end_blob(oldest, false, now)?;
+                self.end_blob(oldest, false, now, rng)?;
             }
         }
         Ok(())

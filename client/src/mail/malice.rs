@@ -5,6 +5,7 @@ use super::*;
 use crate::blobs::Manifest;
 use crate::blobs_store::Purpose;
 use crate::card::{self, Card, CardChain, CardPlace};
+use crate::conversations::Origin;
 use crate::conversations_mls::{self, testing};
 use crate::profile::private_dir;
 use crate::records::{BlobKind, Content, Record, Seen};
@@ -26,17 +27,17 @@ const NOW: UnixMillis = crate::testing::START;
 const GENERATION: u32 = 2;
 
 /// Bob, and Mallory, whose profile helps to make what a modified client could send.
-struct Scene {
-    bob: Mail,
-    mallory: Mail,
-    consensus: Consensus,
-    now: UnixMillis,
-    rng: StdRng,
+pub(super) struct Scene {
+    pub(super) bob: Mail,
+    pub(super) mallory: Mail,
+    pub(super) consensus: Consensus,
+    pub(super) now: UnixMillis,
+    pub(super) rng: StdRng,
     _folder: TempDir,
 }
 
 impl Scene {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let (consensus, _) = crate::testing::consensus(1, 1, 3);
         let network = NetworkFile {
@@ -78,7 +79,7 @@ impl Scene {
     }
 
     /// Mallory founds a conversation by the rules, and Bob joins.
-    fn acquaint(&mut self) {
+    pub(super) fn acquaint(&mut self) {
         let package = self.card().key_package;
         let (profile, writer) = (&self.mallory.profile, WriteKey::generate(&mut self.rng));
         let to = self.bob.profile.inbox.public();
@@ -88,17 +89,18 @@ impl Scene {
         let (begun, welcome) = founded.unwrap();
         drop(provider);
         let contact = contacts::insert(&profile.db, &profile.vault, &to, true).unwrap();
-        conversations::insert(&profile.db, &profile.vault, contact.row, &begun, &writer, false, self.now).unwrap();
+        conversations::insert(&profile.db, &profile.vault, contact.row, &begun, &writer, Origin::Founded, self.now)
+            .unwrap();
         self.deliver(&welcome);
         self.ticks(1);
         assert_eq!(self.bob.conversations().unwrap().len(), 1);
     }
 
     /// Mallory seals whatever record into her next box.
-    fn write(&mut self, seen: Seen, content: Content) -> (u64, BoxBody) {
+    pub(super) fn write(&mut self, seen: Seen, content: Content) -> (u64, BoxBody) {
         let (db, vault) = (&self.mallory.profile.db, &self.mallory.profile.vault);
         let conversation = conversations::all(db, vault).unwrap().remove(0);
-        let own = chains::current(db, vault, conversation.row, true).unwrap();
+        let own = chains::writing(db, vault, conversation.row).unwrap();
         let provider = provider(&self.mallory.profile, &self.mallory.crypto, db);
         let bytes = Record { seen, content }.to_bytes();
         let sealed = conversations_mls::seal(&provider, &conversation.id.0, &bytes).unwrap();
@@ -109,7 +111,7 @@ impl Scene {
     }
 
     /// Bob reads a box of Mallory's chain.
-    fn read(&mut self, (j, body): &(u64, BoxBody)) {
+    pub(super) fn read(&mut self, (j, body): &(u64, BoxBody)) {
         let chain = *self.bob.memory.readers.keys().next().unwrap();
         let found = Answer { status: Status::Found, number: u64::MAX, body: Some(body.clone()) };
         let answers = Answers {
@@ -120,19 +122,19 @@ impl Scene {
     }
 
     /// Ticks of Bob's payload clock, none of which may fail.
-    fn ticks(&mut self, count: usize) {
+    pub(super) fn ticks(&mut self, count: usize) {
         for _ in 0..count {
             self.now = self.now.plus(Duration::from_millis(100));
             self.bob.next_want(self.now, &self.consensus, &mut self.rng).unwrap();
         }
     }
 
-    fn warned(&mut self, about: &str) -> bool {
+    pub(super) fn warned(&mut self, about: &str) -> bool {
         self.bob.take_events().iter().any(|event| matches!(event, Event::Warning { code, .. } if *code == about))
     }
 }
 
-fn text(n: u8, sent_at: u64) -> Content {
+pub(super) fn text(n: u8, sent_at: u64) -> Content {
     Content::Text { id: [n; 16], sent_at: UnixMillis(sent_at), text: format!("text {n}") }
 }
 

@@ -13,6 +13,8 @@
 mod cards;
 mod choosing;
 mod commands;
+mod committing;
+mod epochs;
 mod fetching;
 mod first_contact;
 mod flight;
@@ -20,9 +22,12 @@ mod inboxes;
 mod letters;
 #[cfg(test)]
 mod malice;
+#[cfg(test)]
+mod malice_commits;
 mod receiving;
 mod sending;
 mod showing;
+mod slots;
 mod stored;
 mod types;
 mod upkeep;
@@ -170,7 +175,13 @@ impl Mail {
             Purpose::GetCard { contact, place, j } => {
                 self.card_read(*contact, *place, *j, answers, now, consensus, rng)
             }
-            Purpose::ReadInbox { generation, after } => self.inbox_read(*generation, *after, answers, now, consensus),
+            Purpose::ReadInbox { generation, after } => {
+                self.inbox_read(*generation, *after, answers, now, consensus, rng)
+            }
+            Purpose::PutCommit { row } => self.slot_written(*row, flight, answers, now, consensus, rng),
+            Purpose::GetSlot { conversation, epoch, slot } => {
+                self.slot_read((*conversation, *epoch, *slot), flight, answers, now, consensus, rng)
+            }
         }
     }
 
@@ -251,7 +262,8 @@ impl Mail {
     /// Rebuilds what lives in memory from the profile. Clocks are drawn anew: no burst after a restart.
     fn reload(&mut self) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let mut memory = Memory { unsealed: true, ..Memory::default() };
+        let owing = conversations::owing(db)?.into_iter().collect();
+        let mut memory = Memory { unsealed: true, plan: true, owing, ..Memory::default() };
         for (row, chain, held) in chains::unstored(db)? {
             memory.boxes.insert(row, PendingBox::new(chain, held));
         }
@@ -265,22 +277,15 @@ impl Mail {
         for (row, letter) in stored::letters(db)? {
             memory.letters.insert(row, letter);
         }
-        for chain in chains::followed(db, vault)? {
-            if let Some(row) = chain.conversation {
-                let conversation = conversations::by_row(db, vault, row)?;
-                let reader = Reader::new(chain, row, conversation.request, conversation.active_at);
-                memory.readers.insert(reader.chain.row, reader);
-            }
-        }
         for contact in contacts::all(db, vault)? {
             if let (Some(since), false) = (contact.wanted_at, contact.blocked) {
                 memory.cards.insert(contact.row, CardFetch::new(since));
             }
         }
         self.memory = memory;
-        let conversations: Vec<i64> = self.memory.readers.values().map(|reader| reader.conversation).collect();
-        for conversation in conversations {
-            self.repause(conversation)?;
+        for conversation in conversations::all(&self.profile.db, &self.profile.vault)? {
+            self.refollow(conversation.row)?;
+            self.repause(conversation.row)?;
         }
         Ok(())
     }

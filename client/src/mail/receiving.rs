@@ -17,10 +17,10 @@ use crate::records::{BlobKind, Content, Record};
 use crate::want::Rank;
 use rand::CryptoRng;
 use rusqlite::Transaction;
-use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Status};
+use shoal_protocol::{Hash, UnixMillis};
 
 /// Times that the next box of a chain may open without holding a message before it is skipped.
 const UNREADABLE_MAX: u32 = 3;
@@ -35,6 +35,8 @@ struct Applied {
     blob: Option<blobs_store::Incoming>,
     content: bool,
     refused: Option<&'static str>,
+    /// The commit with which the chain ends.
+    end: Option<Hash>,
 }
 
 impl Mail {
@@ -103,7 +105,7 @@ impl Mail {
                 break;
             }
             let Some(content) = reader.early.remove(&next) else { break };
-            if !self.record_read(row, &content, now)? {
+            if !self.record_read(row, &content, now, rng)? {
                 break;
             }
             progressed = true;
@@ -120,7 +122,13 @@ impl Mail {
     }
 
     /// Opens and applies the next box of a chain. `false`: it is to be asked for again.
-    fn record_read(&mut self, row: i64, content: &[u8], now: UnixMillis) -> Result<bool, MailError> {
+    fn record_read(
+        &mut self,
+        row: i64,
+        content: &[u8],
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<bool, MailError> {
         let Some(reader) = self.memory.readers.get(&row) else { return Ok(false) };
         let mut chain = reader.chain.clone();
         let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, reader.conversation)?;
@@ -142,11 +150,20 @@ impl Mail {
             }
         };
         chain.next += 1;
+        chains::set_read(&transaction, chain.row, chain.next)?;
         let applied = self.apply(&transaction, &conversation, &chain, record, now)?;
-        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        let released = self.release(&transaction, &conversation, now)?;
+        let ended = match &applied.end {
+            Some(commit) => Some(self.chain_ended(&transaction, &conversation, &chain, commit)?),
+            None => None,
+        };
         transaction.commit()?;
 
-        self.settle(row, chain, applied, now)?;
+        self.owe(conversation.row, &released);
+        self.settle(row, chain, applied, now, rng)?;
+        if let Some(ended) = ended {
+            self.went_on(conversation.row, ended)?;
+        }
         self.repause(conversation.row)?;
         self.announce(released)?;
         Ok(true)
@@ -164,8 +181,10 @@ impl Mail {
         let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, reader.conversation)?;
         let transaction = self.profile.db.unchecked_transaction()?;
         chain.next += 1;
-        let released = self.release(&transaction, &conversation, &mut chain, now)?;
+        chains::set_read(&transaction, chain.row, chain.next)?;
+        let released = self.release(&transaction, &conversation, now)?;
         transaction.commit()?;
+        self.owe(conversation.row, &released);
         if let Some(reader) = self.memory.readers.get_mut(&row) {
             reader.chain = chain;
         }
@@ -183,11 +202,11 @@ impl Mail {
         now: UnixMillis,
     ) -> Result<Applied, MailError> {
         let confirmed = self.confirm(transaction, conversation, record.seen)?;
-        let mut applied = Applied { confirmed, blob: None, content: false, refused: None };
+        let mut applied = Applied { confirmed, blob: None, content: false, refused: None, end: None };
         let (id, received, blob) = match record.content {
             Content::Receipt => return Ok(applied),
-            Content::End { .. } => {
-                applied.refused = Some("its writer has a newer version of Shoal");
+            Content::End { commit } => {
+                applied.end = Some(commit);
                 return Ok(applied);
             }
             Content::Text { id, sent_at, text } => (id, Received::Text { sent_at, text }, None),
@@ -242,12 +261,11 @@ impl Mail {
     }
 
     /// Gives messages that are whole, and have nothing held back before them, their place in the reading order, and
-    /// stores the chain's position. Returns their rows.
+    /// settles the chains up to there. Returns their rows.
     pub(super) fn release(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
-        chain: &mut Chain,
         now: UnixMillis,
     ) -> Result<Vec<i64>, MailError> {
         let held = transaction
@@ -260,12 +278,10 @@ impl Mail {
             })?
             .collect::<Result<Vec<_>, _>>()?;
         let mut released = Vec::new();
-        let mut shown = chain.next;
+        let mut first_held = None;
         for (message, its_chain, j, incomplete) in held {
             if incomplete {
-                if its_chain == chain.row {
-                    shown = shown.min(j);
-                }
+                first_held = Some((its_chain, j));
                 break;
             }
             transaction
@@ -276,14 +292,29 @@ impl Mail {
                 .execute((message, now.0))?;
             released.push(message);
         }
-        chain.shown = shown;
-        chain.owing |= !released.is_empty();
-        chains::set_read(transaction, chain.row, chain.next, chain.shown, chain.owing)?;
+        chains::settle(transaction, conversation.row, first_held)?;
+        if !released.is_empty() {
+            conversations::set_owing(transaction, conversation.row, true)?;
+        }
         Ok(released)
     }
 
+    /// After the commit: a receipt is owed for what was released.
+    pub(super) fn owe(&mut self, conversation: i64, released: &[i64]) {
+        if !released.is_empty() {
+            self.memory.owing.insert(conversation);
+        }
+    }
+
     /// After the commit: memory follows.
-    fn settle(&mut self, row: i64, chain: Chain, applied: Applied, now: UnixMillis) -> Result<(), MailError> {
+    fn settle(
+        &mut self,
+        row: i64,
+        chain: Chain,
+        applied: Applied,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         let mut conversation = None;
         if let Some(reader) = self.memory.readers.get_mut(&row) {
             reader.chain = chain;
@@ -302,7 +333,7 @@ impl Mail {
             let (row, empty) = (blob.incoming.row, blob.queue.open() == 0);
             self.memory.blobs_in.insert(row, blob);
             if empty {
-                self.end_blob(row, true, now)?;
+                self.end_blob(row, true, now, rng)?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use super::{Mail, MailError, provider, stored};
 use crate::chains::{self, Chain};
 use crate::conversations::Conversation;
 use crate::polls::PollClock;
-use crate::records::{Content, Record, Seen};
+use crate::records::{Content, Record};
 use crate::{blobs_store, contacts, conversations, conversations_mls};
 use rand::CryptoRng;
 use rusqlite::Transaction;
@@ -42,13 +42,13 @@ impl Mail {
                 }
             }
         }
-        let owing: Vec<i64> = self
-            .memory
-            .readers
-            .values()
-            .filter(|reader| reader.chain.owing && !reader.request)
-            .map(|reader| reader.conversation)
-            .collect();
+        if self.commit_due(now, consensus, rng)? {
+            return Ok(());
+        }
+        let request = |conversation| {
+            self.memory.readers.values().any(|reader| reader.conversation == conversation && reader.request)
+        };
+        let owing: Vec<i64> = self.memory.owing.iter().copied().filter(|row| !request(*row)).collect();
         for conversation in owing {
             if self.seal_receipt(conversation, rng)? {
                 return Ok(());
@@ -69,12 +69,12 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<bool, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let own = chains::current(db, vault, conversation, true)?;
+        let own = chains::writing(db, vault, conversation)?;
         if self.waiting_boxes(own.row) >= PIPELINE {
             return Ok(false);
         }
         let conversation = conversations::by_row(db, vault, conversation)?;
-        if conversation.request || contacts::by_row(db, vault, conversation.contact)?.blocked {
+        if conversation.request || conversation.broken || contacts::by_row(db, vault, conversation.contact)?.blocked {
             return Ok(false);
         }
         let message = stored::out_by_row(db, vault, row)?;
@@ -96,11 +96,14 @@ impl Mail {
 
     fn seal_receipt(&mut self, conversation: i64, rng: &mut impl CryptoRng) -> Result<bool, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let own = chains::current(db, vault, conversation, true)?;
+        let own = chains::writing(db, vault, conversation)?;
         if self.waiting_boxes(own.row) >= RECEIPT_PIPELINE {
             return Ok(false);
         }
         let conversation = conversations::by_row(db, vault, conversation)?;
+        if conversation.request || conversation.broken || contacts::by_row(db, vault, conversation.contact)?.blocked {
+            return Ok(false);
+        }
         let transaction = db.unchecked_transaction()?;
         let sealed = self.seal_record(&transaction, &conversation, &own, Content::Receipt, None, rng)?;
         transaction.commit()?;
@@ -109,7 +112,7 @@ impl Mail {
     }
 
     /// Seals one record into the next box of the own chain, with the newest word on what was shown of the peer's.
-    fn seal_record(
+    pub(super) fn seal_record(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
@@ -118,9 +121,7 @@ impl Mail {
         message: Option<i64>,
         rng: &mut impl CryptoRng,
     ) -> Result<Sealed, MailError> {
-        let vault = &self.profile.vault;
-        let theirs = chains::current(transaction, vault, conversation.row, false)?;
-        let record = Record { seen: Seen { epoch: theirs.epoch, boxes: theirs.shown }, content };
+        let record = Record { seen: chains::seen(transaction, conversation.row)?, content };
         let provider = provider(&self.profile, &self.crypto, transaction);
         let plaintext = zeroize::Zeroizing::new(record.to_bytes());
         let ciphertext = conversations_mls::seal(&provider, &conversation.id.0, &plaintext)?;
@@ -128,16 +129,14 @@ impl Mail {
         let body = boxes::seal(&own.secret, own.next, &id, &ciphertext, rng)
             .map_err(|_| MailError::Mls("a record does not fit into its box".to_owned()))?;
         let row = chains::push_box(transaction, own, &body, message)?;
-        chains::set_told(transaction, theirs.row, theirs.shown)?;
-        Ok(Sealed { row, chain: own.row, told: theirs.row })
+        conversations::set_owing(transaction, conversation.row, false)?;
+        Ok(Sealed { row, chain: own.row, conversation: conversation.row })
     }
 
     /// After the commit: memory follows.
-    fn sealed(&mut self, sealed: &Sealed) {
+    pub(super) fn sealed(&mut self, sealed: &Sealed) {
         self.memory.boxes.insert(sealed.row, PendingBox::new(sealed.chain, false));
-        if let Some(reader) = self.memory.readers.get_mut(&sealed.told) {
-            reader.chain.owing = false;
-        }
+        self.memory.owing.remove(&sealed.conversation);
     }
 
     /// A conversation became active: its peer's chain is polled at the hot pace again.
@@ -159,8 +158,8 @@ impl Mail {
 }
 
 /// What [`Mail::seal_record`] made.
-struct Sealed {
+pub(super) struct Sealed {
     row: i64,
     chain: i64,
-    told: i64,
+    conversation: i64,
 }

@@ -188,6 +188,12 @@ pub(super) fn set_sealed(db: &Connection, row: i64) -> Result<(), MailError> {
     Ok(())
 }
 
+/// The message is to be sealed again; returns its blob.
+pub(super) fn unseal(db: &Connection, row: i64) -> Result<Option<i64>, MailError> {
+    db.prepare_cached("UPDATE message_out SET sealed = 0 WHERE message = ?1")?.execute([row])?;
+    Ok(db.prepare_cached("SELECT blob FROM message_out WHERE message = ?1")?.query_row([row], |row| row.get(0))?)
+}
+
 /// Gives the messages that wait for a conversation with a contact to this one.
 pub(super) fn adopt(db: &Connection, contact: i64, conversation: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE message_out SET conversation = ?2 WHERE contact = ?1 AND conversation IS NULL")?

@@ -118,6 +118,12 @@ pub struct ConversationInfo {
     pub request: bool,
     /// Own messages of it that are not delivered yet.
     pub undelivered: u64,
+    /// `true` when its members went on from different states and cannot read each other any more.
+    pub broken: bool,
+    /// Group epoch of the state here.
+    pub epoch: u64,
+    /// Generation of stores that keeps the boxes of that epoch.
+    pub generation: u32,
 }
 
 /// Something the user may want to hear of. What an event says is already on disk.
@@ -200,6 +206,9 @@ pub enum MailError {
     /// An older copy of the profile came back: it must not send from its state again.
     #[error("this profile is an older copy of itself; conversation {0} was continued elsewhere")]
     RolledBack(ConversationId),
+    /// The members of the conversation went on from different states; nothing can be sent in it.
+    #[error("conversation {0} is broken: its members cannot read each other any more")]
+    Broken(ConversationId),
     /// Neither a contact, nor an address, nor a conversation.
     #[error("no contact, address or conversation {0:?}")]
     Unknown(String),

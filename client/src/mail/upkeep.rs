@@ -1,7 +1,8 @@
 //! What is due from time to time: writing again what would expire unread, forgetting what nobody needs.
 
 use super::{Mail, MailError};
-use crate::{blobs_store, chains};
+use crate::{blobs_store, chains, commits, conversations};
+use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::consensus::Consensus;
 use std::time::Duration;
@@ -10,7 +11,12 @@ use std::time::Duration;
 const RUNS: u32 = 64;
 
 impl Mail {
-    pub(super) fn upkeep(&mut self, now: UnixMillis, consensus: &Consensus) -> Result<(), MailError> {
+    pub(super) fn upkeep(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         if now < self.memory.upkeep_at {
             return Ok(());
         }
@@ -22,9 +28,11 @@ impl Mail {
         }
         let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
         self.memory.upkeep_at = now.plus((half / RUNS).max(Duration::from_secs(1)));
-        self.settle_blobs(now, consensus)?;
+        self.settle_blobs(now, consensus, rng)?;
         self.forget_old_cards(now, consensus)?;
-        self.write_again(now.minus(half))?;
+        self.leave_unlisted(consensus)?;
+        self.write_again(now.minus(half), now.minus(half / 8))?;
+        self.memory.plan = true;
         // a letter lies for one retention at most; two cover clocks that differ and replicas that are slow to forget
         let oldest = now.minus(half.saturating_mul(4));
         self.profile.db.prepare_cached("DELETE FROM letter_seen WHERE at < ?1")?.execute([oldest.0])?;
@@ -33,13 +41,20 @@ impl Mail {
         Ok(())
     }
 
-    /// A sender keeps a message until its reader has it, and writes it again before it expires.
-    fn write_again(&mut self, before: UnixMillis) -> Result<(), MailError> {
+    /// A sender keeps a message until its reader has it, and writes it again before it expires. Slots of commits more
+    /// often: an empty one invites another commit, and the group would fall apart.
+    fn write_again(&mut self, before: UnixMillis, commits_before: UnixMillis) -> Result<(), MailError> {
         let transaction = self.profile.db.unchecked_transaction()?;
         let boxes = chains::expire_stored(&transaction, before)?;
         let blobs = blobs_store::expire_out(&transaction, before)?;
         let letters = super::stored::expire_letters(&transaction, before)?;
+        let commits = commits::expire_stored(&transaction, commits_before)?;
         transaction.commit()?;
+        if commits > 0 {
+            for conversation in conversations::all(&self.profile.db, &self.profile.vault)? {
+                self.refollow(conversation.row)?;
+            }
+        }
         if boxes > 0 {
             for (row, chain, held) in chains::unstored(&self.profile.db)? {
                 self.memory.boxes.entry(row).or_insert(super::PendingBox::new(chain, held));

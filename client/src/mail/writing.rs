@@ -49,7 +49,10 @@ impl Mail {
         }
         let transaction = self.profile.db.unchecked_transaction()?;
         chains::set_stored(&transaction, row, stored, now)?;
-        let shown = if taken { Confirmed::default() } else { self.confirm_boxes(&transaction, out.chain)? };
+        let mut shown = Confirmed::default();
+        if !taken {
+            self.confirm_boxes(&transaction, out.chain, &mut shown)?;
+        }
         transaction.commit()?;
         if stored == STORED_BOTH {
             self.memory.boxes.remove(&row);
@@ -112,13 +115,7 @@ impl Mail {
     fn taken_by_another(&mut self, row: i64, chain: &Chain) -> Result<(), MailError> {
         match (&chain.side, chain.conversation) {
             (Side::Own(_), Some(conversation)) => {
-                let id = conversations::by_row(&self.profile.db, &self.profile.vault, conversation)?.id;
-                self.profile.set_setting(ROLLED_BACK, &id.0)?;
-                self.rolled_back = Some(id);
-                self.warn(
-                    "rolled_back",
-                    "this profile is an older copy of one that went on elsewhere; nothing is sent from it any more",
-                );
+                self.stop(conversation)?;
             }
             _ => {
                 // a card's chain secret is known to all who know the address, so this proves nothing: leave the box
@@ -130,6 +127,19 @@ impl Mail {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// A conversation proves that this profile is an older copy of itself: nothing is sealed or sent any more, also after
+    /// a restart.
+    pub(super) fn stop(&mut self, conversation: i64) -> Result<(), MailError> {
+        let id = conversations::by_row(&self.profile.db, &self.profile.vault, conversation)?.id;
+        self.profile.set_setting(ROLLED_BACK, &id.0)?;
+        self.rolled_back = Some(id);
+        self.warn(
+            "rolled_back",
+            "this profile is an older copy of one that went on elsewhere; nothing is sent from it any more",
+        );
         Ok(())
     }
 
@@ -184,12 +194,14 @@ impl Mail {
         conversation: &Conversation,
         seen: Seen,
     ) -> Result<Confirmed, MailError> {
-        let Some(own) = chains::own_of_epoch(transaction, &self.profile.vault, conversation.row, seen.epoch)? else {
+        if seen.epoch > conversation.epoch {
             return Ok(Confirmed::default());
-        };
-        // a peer that claims more than was written acknowledges what was written
-        chains::acknowledge(transaction, own.row, seen.boxes.min(own.next))?;
-        let mut confirmed = self.confirm_boxes(transaction, own.row)?;
+        }
+        chains::acknowledge(transaction, conversation.row, seen)?;
+        let mut confirmed = Confirmed::default();
+        for chain in chains::own(transaction, conversation.row)? {
+            self.confirm_boxes(transaction, chain, &mut confirmed)?;
+        }
         // whoever answers has joined: the invitation is done with
         for (letter, blob) in stored::letters_of(transaction, conversation.row)? {
             stored::delete_letter(transaction, letter)?;
@@ -203,8 +215,12 @@ impl Mail {
     }
 
     /// Boxes of an own chain that are stored and were shown: their messages are delivered.
-    fn confirm_boxes(&self, transaction: &Transaction<'_>, chain: i64) -> Result<Confirmed, MailError> {
-        let mut confirmed = Confirmed::default();
+    fn confirm_boxes(
+        &self,
+        transaction: &Transaction<'_>,
+        chain: i64,
+        confirmed: &mut Confirmed,
+    ) -> Result<(), MailError> {
         for (row, message) in chains::confirmed(transaction, chain)? {
             chains::delete_box(transaction, row)?;
             confirmed.boxes.push(row);
@@ -220,7 +236,7 @@ impl Mail {
                 }
             }
         }
-        Ok(confirmed)
+        Ok(())
     }
 
     /// After the commit: memory follows, listeners hear.

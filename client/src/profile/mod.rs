@@ -213,6 +213,9 @@ fn prepare(db: &mut Connection) -> Result<(), MailError> {
     if found > schema::FORMAT {
         return Err(MailError::Newer { found, known: schema::FORMAT });
     }
+    if found != 0 && found < schema::FORMAT {
+        return Err(MailError::Damaged("it was made by a version before the first release; make a new one"));
+    }
     SqliteStorageProvider::<SealedJson, &mut Connection>::new(&mut *db)
         .run_migrations()
         .map_err(|error| MailError::Mls(error.to_string()))?;

@@ -2,9 +2,9 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
-/// Everything of format 1.
+/// Everything of format 2.
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
@@ -24,11 +24,50 @@ CREATE TABLE conversation (
     conversation INTEGER PRIMARY KEY,
     contact INTEGER NOT NULL REFERENCES contact,
     group_id BLOB NOT NULL UNIQUE,            -- sealed
-    generation INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,                   -- group epoch of the MLS state
+    generation INTEGER NOT NULL,              -- of that epoch
     request INTEGER NOT NULL,                 -- 1: a stranger's, not accepted
-    active_at INTEGER NOT NULL                -- last activity either way, milliseconds
+    active_at INTEGER NOT NULL,               -- last activity either way, milliseconds
+    owing INTEGER NOT NULL DEFAULT 0,         -- 1: a message was shown that its writer was not told of
+    healed_at INTEGER NOT NULL,               -- since when the keys of the own leaf are in use; 0: they are a card's
+    commit_at INTEGER,                        -- an own commit is due then
+    broken INTEGER NOT NULL DEFAULT 0         -- 1: the members applied different commits, or none can be agreed on
 );
 CREATE INDEX conversation_of_contact ON conversation (contact);
+
+-- group epochs from the oldest that the peer still writes in to the current one
+CREATE TABLE group_epoch (
+    conversation INTEGER NOT NULL REFERENCES conversation,
+    epoch INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    secret BLOB NOT NULL,                     -- sealed commit secret
+    slot INTEGER NOT NULL DEFAULT 0,          -- the slot to read next
+    leaf INTEGER,                             -- who filled that slot, as its entry proves
+    blob INTEGER REFERENCES blob_in,          -- the commit of that slot, being fetched
+    named BLOB,                               -- sealed hash of the commit that the peer's end names
+    applied BLOB,                             -- sealed hash of the commit that ended the epoch here
+    touched_at INTEGER NOT NULL,              -- when the slot was last seen empty at the replica that decides
+    hold_until INTEGER NOT NULL DEFAULT 0,    -- no own commit before: the slot was out of sight for too long
+    mute_since INTEGER,                       -- since when that replica alone does not answer
+    PRIMARY KEY (conversation, epoch)
+) WITHOUT ROWID;
+
+-- own commits: staged, then (merged) kept up until the peer has followed
+CREATE TABLE commit_out (
+    commit_row INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation INTEGER NOT NULL REFERENCES conversation,
+    epoch INTEGER NOT NULL,                   -- the one it ends
+    hash BLOB NOT NULL,                       -- sealed
+    manifest BLOB NOT NULL,                   -- sealed
+    blob INTEGER NOT NULL REFERENCES blob_out,
+    slot INTEGER NOT NULL,
+    body BLOB NOT NULL,                       -- sealed for the slot
+    writer BLOB NOT NULL,                     -- sealed seed of the write key in the new leaf
+    merged INTEGER NOT NULL DEFAULT 0,
+    stored INTEGER NOT NULL DEFAULT 0,
+    stored_at INTEGER,
+    UNIQUE (conversation, epoch)
+);
 
 -- one member's boxes in one group epoch; the card's when conversation is NULL
 CREATE TABLE chain (
@@ -38,13 +77,12 @@ CREATE TABLE chain (
     leaf INTEGER NOT NULL,
     own INTEGER NOT NULL,
     generation INTEGER NOT NULL,
-    secret BLOB NOT NULL,                     -- sealed chain secret
+    secret BLOB NOT NULL,                     -- sealed chain secret; empty: erased
     writer BLOB NOT NULL,                     -- sealed: seed of the own write key, or the peer's public one
     next INTEGER NOT NULL DEFAULT 0,          -- next box to seal (own) or to read
     shown INTEGER NOT NULL DEFAULT 0,         -- read chains: boxes before it are in front of the user
-    told INTEGER NOT NULL DEFAULT 0,          -- read chains: `shown` as the peer was last told
     acknowledged INTEGER NOT NULL DEFAULT 0,  -- own: boxes before it were shown to the peer's user, as the peer says
-    owing INTEGER NOT NULL DEFAULT 0          -- read chains: 1: a message was shown that the peer was not told of
+    ended INTEGER NOT NULL DEFAULT 0          -- read chains: 1: its end was read, or nothing more can come in it
 );
 CREATE INDEX chain_of_conversation ON chain (conversation);
 
@@ -103,7 +141,7 @@ CREATE TABLE blob_in (
     blob INTEGER PRIMARY KEY AUTOINCREMENT,
     manifest BLOB NOT NULL,                   -- sealed
     generation INTEGER NOT NULL,
-    purpose INTEGER NOT NULL,                 -- 0: a message's content, 1: a Welcome
+    purpose INTEGER NOT NULL,                 -- 0: a message's content, 1: a Welcome, 2: a commit
     since INTEGER NOT NULL
 );
 

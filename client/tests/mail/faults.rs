@@ -12,7 +12,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Everything sent, in order, once: texts as shown equal texts as sent, ids too, and nothing was announced twice within
 /// the order.
-fn exactly_once(world: &mut World, reader: usize, sent: &[(MessageId, String)], seed: u64) {
+pub(crate) fn exactly_once(world: &mut World, reader: usize, sent: &[(MessageId, String)], seed: u64) {
     let shown: Vec<_> = world.shown(reader).into_iter().map(|message| (message.id, message.text)).collect();
     assert_eq!(shown, sent, "seed {seed}");
     let announced: Vec<_> = world.announced(reader).into_iter().map(|message| message.id).collect();
@@ -152,7 +152,7 @@ fn messages_outlive_the_retention_of_their_boxes() {
     assert!(world.run_until(5 * MINUTE, |world| world.all_delivered(0, &ids)));
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

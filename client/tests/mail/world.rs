@@ -26,7 +26,7 @@ const START: UnixMillis = UnixMillis(1_750_000_000_000);
 /// One store as a replica.
 #[derive(Default)]
 pub(crate) struct Replica {
-    pub(crate) boxes: BTreeMap<BoxId, BoxBody>,
+    pub(crate) boxes: BTreeMap<BoxId, (BoxBody, UnixMillis)>,
     inboxes: BTreeMap<BoxId, Vec<BoxBody>>,
     /// Answers nothing.
     pub(crate) down: bool,
@@ -37,7 +37,14 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    fn handle(&mut self, operation: &Operation, epoch: Epoch, rng: &mut StdRng) -> Option<Answer> {
+    /// `allowed`: whether an ordered write may be taken that is not there yet; `generations`: those of the consensus.
+    fn handle(
+        &mut self,
+        operation: &Operation,
+        allowed: bool,
+        (now, epoch, generations): (UnixMillis, Epoch, &[u32]),
+        rng: &mut StdRng,
+    ) -> Option<Answer> {
         if self.down {
             return None;
         }
@@ -54,19 +61,21 @@ impl Replica {
             Operation::Put { id, signature, body } | Operation::PutOrdered { id, signature, body } => {
                 if !boxes::verify(id, body, signature) {
                     Answer::plain(Status::Refused)
-                } else if self.boxes.entry(*id).or_insert_with(|| body.clone()) == body {
+                } else if !allowed && !self.boxes.contains_key(id) {
+                    Answer::plain(Status::Unavailable)
+                } else if self.boxes.entry(*id).or_insert_with(|| (body.clone(), now)).0 == *body {
                     Answer::plain(Status::Stored)
                 } else {
                     Answer::plain(Status::Taken)
                 }
             }
-            Operation::Get { id } => self.boxes.get(id).map_or(Answer::plain(Status::Empty), |body| Answer {
+            Operation::Get { id } => self.boxes.get(id).map_or(Answer::plain(Status::Empty), |(body, _)| Answer {
                 status: Status::Found,
                 number: 0,
                 body: Some(body.clone()),
             }),
             Operation::Append { id, nonce, body } => {
-                if append_work(id, GENERATION, epoch, body, self.bits, nonce) {
+                if generations.iter().any(|number| append_work(id, *number, epoch, body, self.bits, nonce)) {
                     self.inboxes.entry(*id).or_default().push(body.clone());
                     Answer::plain(Status::Stored)
                 } else {
@@ -325,7 +334,14 @@ impl World {
     /// What a courier does: first replica, second replica, full answer of the first that answered, short of the other.
     fn serve(&mut self, want: &Want) -> Answers {
         let epoch = self.consensus.schedule().epoch_at(self.now);
-        let placed = boxes::placement(&self.consensus.generations[0], want.operation.id()).expect("five stores");
+        let Some(generation) = self.consensus.generation(want.generation) else {
+            // drawn away while the request was on its way
+            return Answers { replicas: want.replicas, by_replica: [None, None] };
+        };
+        let placed = boxes::placement(generation, want.operation.id()).expect("five stores");
+        let ordered = matches!(want.operation, Operation::PutOrdered { .. });
+        assert!(!ordered || placed == want.replicas, "an ordered write names the replicas in the order of placement");
+        let numbers: Vec<u32> = self.consensus.generations.iter().map(|generation| generation.number).collect();
         assert_eq!(BTreeSet::from(placed), BTreeSet::from(want.replicas), "the box's own replicas are asked");
         let missing = self.rng.random_bool(self.half_loss).then(|| self.rng.random_range(0..2usize));
         let mut by_replica = [None, None];
@@ -334,13 +350,62 @@ impl World {
                 continue;
             }
             let replica = self.stores.get_mut(store).expect("listed");
-            by_replica[position] = replica.handle(&want.operation, epoch, &mut self.rng);
+            // the second replica takes an ordered write only with the first one's receipt
+            let allowed = !ordered
+                || position == 0
+                || by_replica[0].as_ref().is_some_and(|answer: &Answer| answer.status == Status::Stored);
+            let around = (self.now, epoch, numbers.as_slice());
+            by_replica[position] = replica.handle(&want.operation, allowed, around, &mut self.rng);
         }
         let full = usize::from(by_replica[0].is_none());
         if let Some(Some(short)) = by_replica.get_mut(1 - full) {
             short.body = None;
         }
         Answers { replicas: want.replicas, by_replica }
+    }
+
+    /// The consensus draws a generation of fresh stores; the one before is retired, and gone with its stores once its
+    /// retention is over.
+    pub(crate) fn draw(&mut self) {
+        self.draw_since(Duration::ZERO);
+    }
+
+    /// The same, so long ago as its members see it: less time is left in which to commit to it.
+    pub(crate) fn draw_since(&mut self, ago: Duration) {
+        let since = self.consensus.schedule().epoch_at(self.now.minus(ago));
+        let epoch = self.consensus.schedule().epoch_at(self.now);
+        let number = self.consensus.generations.last().expect("there is always one").number + 1;
+        let first = self.consensus.next_store_index;
+        let stores: Vec<StoreIndex> = (first..first + 5).map(StoreIndex).collect();
+        self.consensus.next_store_index = first + 5;
+        if let Some(last) = self.consensus.generations.last_mut() {
+            last.retired = Some(epoch);
+        }
+        let mut seed = [0; 32];
+        self.rng.fill(&mut seed);
+        let drawn = Generation { number, since, retired: None, seed, stores: stores.clone() };
+        self.consensus.generations.push(drawn);
+        let bits = self.consensus.parameters.append_bits;
+        self.stores.extend(stores.into_iter().map(|index| (index, Replica { bits, ..Replica::default() })));
+        self.retire();
+    }
+
+    /// Boxes older than the retention are gone, and so are generations that were replaced that long ago.
+    pub(crate) fn retire(&mut self) {
+        let retention = Duration::from_millis(self.consensus.parameters.retention_ms);
+        let (now, schedule) = (self.now, self.consensus.schedule());
+        let gone = |generation: &Generation| {
+            generation.retired.is_some_and(|retired| schedule.start(retired).plus(retention) <= now)
+        };
+        for generation in self.consensus.generations.iter().filter(|generation| gone(generation)) {
+            for store in &generation.stores {
+                self.stores.remove(store);
+            }
+        }
+        self.consensus.generations.retain(|generation| !gone(generation));
+        for store in self.stores.values_mut() {
+            store.boxes.retain(|_, (_, at)| at.plus(retention) > now);
+        }
     }
 
     // ---- what people saw ----

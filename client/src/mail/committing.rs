@@ -1,0 +1,318 @@
+//! Own commits: when one is due, how it is staged, written to its slot, and won.
+//!
+//! What is staged lies on the disk, with the body of its slot, before anything of it is sent; it is dropped only when
+//! another member's commit has ended the epoch.
+
+use super::flight::{Attempt, Flight, Purpose};
+use super::wants::postpone;
+use super::writing::outcome;
+use super::{Mail, MailError, provider};
+use crate::blobs::Manifest;
+use crate::chains::{self, STORED_BOTH, Side};
+use crate::commit_slots::{Entry, SlotKeys, commit_hash, signed_part};
+use crate::commits::{self, Draft};
+use crate::commits_mls::{self, PAST_EPOCHS_MAX};
+use crate::conversations::Conversation;
+use crate::polls::mean_gap;
+use crate::want::{Rank, Want};
+use crate::{blobs_store, contacts, conversations};
+use rand::{CryptoRng, RngExt as _};
+use rusqlite::Connection;
+use shoal_protocol::UnixMillis;
+use shoal_protocol::boxes::{BoxBody, WriteKey};
+use shoal_protocol::consensus::Consensus;
+use shoal_protocol::poisson::exponential;
+use shoal_protocol::request::{Answers, Operation};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// An own commit whose slot not both replicas have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PendingCommit {
+    pub(super) conversation: i64,
+    pub(super) blob: i64,
+    pub(super) attempt: Attempt,
+}
+
+impl Mail {
+    /// Draws times for commits that became due: at most one a conversation, kept over a restart.
+    pub(super) fn plan_commits(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        if !std::mem::take(&mut self.memory.plan) || self.rolled_back.is_some() {
+            return Ok(());
+        }
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        self.memory.commits_due.clear();
+        for conversation in conversations::all(db, vault)? {
+            if !self.may_commit(&conversation, consensus)? {
+                continue;
+            }
+            let at = match conversation.commit_at {
+                Some(at) => Some(at),
+                None => self.reason_to_commit(&conversation, now, consensus)?.map(|within| match within {
+                    Within::Soon => now.plus(exponential(mean_gap(Rank::Hot, &consensus.parameters) * 2, rng)),
+                    Within::Span(span) => now.plus(span.mul_f64(rng.random::<f64>())),
+                }),
+            };
+            if let Some(at) = at {
+                if conversation.commit_at.is_none() {
+                    conversations::set_commit_at(db, conversation.row, Some(at))?;
+                }
+                self.memory.commits_due.insert(conversation.row, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the rules let us commit in this conversation now: never in a stranger's request, nor from a state that
+    /// others have left, nor so far ahead of the peer that its messages could not be opened.
+    fn may_commit(&self, conversation: &Conversation, consensus: &Consensus) -> Result<bool, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        // SQLite counts no further; a founder may begin wherever it likes
+        let last = conversation.epoch >= u64::MAX >> 2;
+        if last
+            || conversation.request
+            || conversation.broken
+            || consensus.generation(conversation.generation).is_none()
+            || contacts::by_row(db, vault, conversation.contact)?.blocked
+            || commits::commit_of(db, vault, conversation.row, conversation.epoch)?.is_some()
+        {
+            return Ok(false);
+        }
+        let Some(epoch) = commits::epoch(db, vault, conversation.row, conversation.epoch)? else { return Ok(false) };
+        let reading = chains::reading(db, vault, conversation.row)?;
+        let behind = reading.map(|theirs| conversation.epoch.saturating_sub(theirs.epoch));
+        // none: the peer has ended this epoch, and its commit is looked for
+        Ok(epoch.fetching.is_none() && behind.is_some_and(|behind| behind < PAST_EPOCHS_MAX as u64))
+    }
+
+    fn reason_to_commit(
+        &self,
+        conversation: &Conversation,
+        now: UnixMillis,
+        consensus: &Consensus,
+    ) -> Result<Option<Within>, MailError> {
+        // a card's leaf is shared by all who wrote to that card, and its secrets are kept for long: leave it at once
+        if conversation.healed_at == UnixMillis(0) {
+            return Ok(Some(Within::Soon));
+        }
+        let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        if let Some(newest) = consensus.current_generation().filter(|newest| newest.number > conversation.generation) {
+            // at a random time within half the retention after the draw; who was away has what is left of it, and
+            // never so little that all who come back after it commit at once
+            let until = consensus.schedule().start(newest.since).plus(half);
+            return Ok(Some(Within::Span(until.since(now).min(half).max(half / 32))));
+        }
+        // healing: every half retention (7 days), which is how long a box waits before it is written again and thus the
+        // rhythm in which a conversation costs anything at all; only while it is used, and only when the peer follows
+        let healed = conversation.healed_at;
+        let stale = healed.plus(half) <= now && conversation.active_at > healed;
+        let theirs = chains::reading(&self.profile.db, &self.profile.vault, conversation.row)?;
+        let follows = theirs.is_some_and(|theirs| theirs.epoch == conversation.epoch && theirs.next > 0);
+        Ok((stale && follows).then_some(Within::Span(half / 8)))
+    }
+
+    /// Stages one commit whose time has come. Says whether it wrote to the disk.
+    pub(super) fn commit_due(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<bool, MailError> {
+        let due = self.memory.commits_due.iter().find(|(_, at)| **at <= now).map(|(row, _)| *row);
+        let Some(row) = due else { return Ok(false) };
+        self.memory.commits_due.remove(&row);
+        let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, row)?;
+        let reason = self.reason_to_commit(&conversation, now, consensus)?;
+        if reason.is_none() || !self.may_commit(&conversation, consensus)? {
+            conversations::set_commit_at(&self.profile.db, row, None)?;
+            return Ok(false);
+        }
+        self.stage_commit(&conversation, now, consensus, rng)?;
+        Ok(true)
+    }
+
+    /// One transaction: the group's pending commit, its blob, the body of its slot.
+    pub(super) fn stage_commit(
+        &mut self,
+        conversation: &Conversation,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let newest = consensus.current_generation().map(|generation| generation.number);
+        let transaction = db.unchecked_transaction()?;
+        let Some(epoch) = commits::epoch(&transaction, vault, conversation.row, conversation.epoch)? else {
+            return Ok(());
+        };
+        let writer = WriteKey::generate(rng);
+        let commit = commits_mls::stage(
+            &provider(&self.profile, &self.crypto, &transaction),
+            &self.profile.inbox,
+            &writer,
+            &conversation.id.0,
+            newest.filter(|newest| *newest > conversation.generation),
+            rng,
+        )?;
+        let mut secret = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut *secret);
+        let manifest = Manifest::of(&commit, *secret);
+        let blob = blobs_store::insert_out(&transaction, vault, &manifest, &commit)?;
+        blobs_store::activate(&transaction, blob, conversation.generation, now)?;
+        let keys = SlotKeys::new(&epoch.secret);
+        let body = self.seal_entry(&transaction, conversation, &keys, epoch.slot, &manifest, rng)?;
+        let draft = Draft {
+            conversation: conversation.row,
+            epoch: conversation.epoch,
+            hash: commit_hash(&commit),
+            manifest: &manifest,
+            blob,
+            slot: epoch.slot,
+            body: &body,
+            writer: &writer,
+        };
+        let row = commits::insert_commit(&transaction, vault, &draft)?;
+        conversations::set_commit_at(&transaction, conversation.row, None)?;
+        transaction.commit()?;
+        let pending = PendingCommit { conversation: conversation.row, blob, attempt: Attempt::default() };
+        self.memory.commits.insert(row, pending);
+        self.adopt_blobs()
+    }
+
+    /// The body with which an own commit goes to a slot.
+    pub(super) fn seal_entry(
+        &self,
+        db: &Connection,
+        conversation: &Conversation,
+        keys: &SlotKeys,
+        slot: u64,
+        manifest: &Manifest,
+        rng: &mut impl CryptoRng,
+    ) -> Result<BoxBody, MailError> {
+        let (leaf, signature) =
+            commits_mls::sign_entry(&provider(&self.profile, &self.crypto, db), &conversation.id.0, |leaf| {
+                signed_part(&conversation.id.0, conversation.epoch, slot, leaf, manifest)
+            })?;
+        keys.seal(slot, &Entry::new(leaf, manifest.clone(), signature), rng)
+            .map_err(|_| MailError::Mls("an entry does not fit into its slot".to_owned()))
+    }
+
+    pub(super) fn want_commit(
+        &mut self,
+        row: i64,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Want>, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let Some(commit) = commits::commit(db, vault, row)? else {
+            self.memory.commits.remove(&row);
+            return Ok(None);
+        };
+        let Some(epoch) = commits::epoch(db, vault, commit.conversation, commit.epoch)? else { return Ok(None) };
+        // another's commit may have lain in the slot and expired while we were away: first it must be in sight again
+        let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        let sight = epoch.sight;
+        if !commit.merged && (now < sight.hold_until || sight.touched_at.plus(half) < now) {
+            if let Some(slot) = self.memory.slots.get_mut(&commit.conversation) {
+                slot.hurry();
+            }
+            if let Some(pending) = self.memory.commits.get_mut(&row) {
+                postpone(&mut pending.attempt, now, consensus, rng);
+            }
+            return Ok(None);
+        }
+        let keys = SlotKeys::new(&epoch.secret);
+        let (id, signature) = (keys.id(commit.slot), keys.sign(commit.slot, &commit.body));
+        // the first replica of the placement decides who wins
+        let operation = Operation::PutOrdered { id, signature, body: commit.body };
+        let purpose = Purpose::PutCommit { row };
+        let want = self.launch(Rank::Send, epoch.generation, operation, purpose, None, now, consensus, rng);
+        if let Some(pending) = self.memory.commits.get_mut(&row) {
+            if want.is_some() {
+                pending.attempt.out = true;
+            } else {
+                postpone(&mut pending.attempt, now, consensus, rng);
+            }
+        }
+        Ok(want)
+    }
+
+    pub(super) fn slot_written(
+        &mut self,
+        row: i64,
+        flight: &Flight,
+        answers: Option<&Answers>,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        let Some(commit) = commits::commit(&self.profile.db, &self.profile.vault, row)? else { return Ok(()) };
+        let (stored, taken) = outcome(flight, answers, commit.stored);
+        if let Some(pending) = self.memory.commits.get_mut(&row) {
+            // as with boxes: the second copy is not urgent
+            let slowest = if stored == 0 { Rank::Warm } else { Rank::Idle };
+            pending.attempt.later(slowest, now, &consensus.parameters, rng);
+        }
+        if stored != commit.stored {
+            commits::set_stored(&self.profile.db, row, stored, now)?;
+        }
+        if stored == STORED_BOTH {
+            self.memory.commits.remove(&row);
+        }
+        if commit.merged {
+            return Ok(());
+        }
+        if taken {
+            // by whom? What lies there decides, not the word of one replica
+            if let Some(slot) = self.memory.slots.get_mut(&commit.conversation) {
+                slot.hurry();
+            }
+            return Ok(());
+        }
+        if stored != 0 { self.won(row, now, rng) } else { Ok(()) }
+    }
+
+    /// The own commit ends its epoch: the own chain ends, the group goes on. One transaction.
+    pub(super) fn won(&mut self, row: i64, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let Some(commit) = commits::commit(db, vault, row)?.filter(|commit| !commit.merged) else { return Ok(()) };
+        let conversation = conversations::by_row(db, vault, commit.conversation)?;
+        if conversation.epoch != commit.epoch {
+            return Err(MailError::Damaged("a staged commit of another epoch"));
+        }
+        let transaction = db.unchecked_transaction()?;
+        let own = chains::writing(&transaction, vault, conversation.row)?;
+        let sealed = self.seal_end(&transaction, &conversation, &own, commit.hash, rng)?;
+        let of_card = match &own.side {
+            Side::Own(writer) => {
+                self.card_writer(&transaction, &writer.public())?.is_some()
+                    || chains::writes_elsewhere(&transaction, vault, writer.seed().as_slice(), conversation.row)?
+            }
+            Side::OwnCard | Side::Peer(_) => false,
+        };
+        let begun = commits_mls::merge_staged(
+            &provider(&self.profile, &self.crypto, &transaction),
+            &self.profile.inbox.public(),
+            &conversation.id.0,
+            of_card,
+        )?;
+        commits::set_merged(&transaction, vault, row)?;
+        conversations::set_healed(&transaction, conversation.row, now)?;
+        let entered = self.next_epoch(&transaction, &conversation, &begun, &commit.writer, &commit.hash, now)?;
+        transaction.commit()?;
+        self.sealed(&sealed);
+        self.went_on(conversation.row, entered)
+    }
+}
+
+/// When a commit that is due is drawn.
+enum Within {
+    Soon,
+    Span(Duration),
+}

@@ -1,0 +1,258 @@
+//! Commits as a member may make them and must not: what counts, what is skipped, and what an old state can read.
+
+use super::flight::{Flight, Purpose as Aim};
+use super::malice::{Scene, text};
+use super::*;
+use crate::blobs::Manifest;
+use crate::commit_slots::{SlotKeys, commit_hash};
+use crate::commits::{self, OwnCommit};
+use crate::commits_mls;
+use crate::conversations::Conversation;
+use crate::conversations_mls;
+use crate::records::{Content, Record, Seen};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use shoal_protocol::boxes::{BoxBody, WriteKey};
+use shoal_protocol::request::{Answer, Status};
+use shoal_protocol::{Hash, StoreIndex};
+use std::time::Duration;
+
+fn conversation(mail: &Mail) -> Conversation {
+    conversations::all(&mail.profile.db, &mail.profile.vault).unwrap().remove(0)
+}
+
+/// A member stages a commit: its row, and its bytes.
+fn stage(scene: &mut Scene, who: fn(&mut Scene) -> &mut Mail) -> (OwnCommit, Vec<u8>) {
+    let (now, consensus) = (scene.now, scene.consensus.clone());
+    let mut rng = StdRng::from_rng(&mut scene.rng);
+    let mail = who(scene);
+    let at = conversation(mail);
+    mail.stage_commit(&at, now, &consensus, &mut rng).unwrap();
+    let mail = who(scene);
+    let (db, vault) = (&mail.profile.db, &mail.profile.vault);
+    let commit = commits::commit_of(db, vault, at.row, at.epoch).unwrap().unwrap();
+    let parts =
+        (0..commit.manifest.boxes()).map(|j| blobs_store::part_out(db, vault, commit.blob, j).unwrap().unwrap());
+    let bytes = parts.flat_map(|stored| stored.part.to_vec()).collect();
+    (commit, bytes)
+}
+
+fn bob(scene: &mut Scene) -> &mut Mail {
+    &mut scene.bob
+}
+
+fn mallory(scene: &mut Scene) -> &mut Mail {
+    &mut scene.mallory
+}
+
+/// Bob reads a slot of his group's epoch; only the first replica has something.
+fn read_slot(scene: &mut Scene, slot: u64, body: &BoxBody) {
+    let at = conversation(&scene.bob);
+    let replicas = [StoreIndex(0), StoreIndex(1)];
+    let found = Answer { status: Status::Found, number: 0, body: Some(body.clone()) };
+    let answers = Answers { replicas, by_replica: [Some(found), Some(Answer::plain(Status::Empty))] };
+    let purpose = Aim::GetSlot { conversation: at.row, epoch: at.epoch, slot };
+    let flight = Flight { purpose, placement: replicas, since: scene.now };
+    let place = (at.row, at.epoch, slot);
+    scene.bob.slot_read(place, &flight, Some(&answers), scene.now, &scene.consensus, &mut scene.rng).unwrap();
+}
+
+/// Bob reads slot 0 and learns nothing but this of the two replicas.
+fn miss_slot(scene: &mut Scene, said: [Option<Status>; 2]) {
+    let at = conversation(&scene.bob);
+    let replicas = [StoreIndex(0), StoreIndex(1)];
+    let answers = Answers { replicas, by_replica: said.map(|status| status.map(Answer::plain)) };
+    let purpose = Aim::GetSlot { conversation: at.row, epoch: at.epoch, slot: 0 };
+    let flight = Flight { purpose, placement: replicas, since: scene.now };
+    let place = (at.row, at.epoch, 0);
+    scene.bob.slot_read(place, &flight, Some(&answers), scene.now, &scene.consensus, &mut scene.rng).unwrap();
+}
+
+#[test]
+fn a_slot_whose_deciding_store_is_dead_is_given_up_in_time() {
+    let mut scene = Scene::new(53);
+    scene.acquaint();
+    let (own, _) = stage(&mut scene, bob);
+    let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
+    let (began, dead) = (scene.now, [None, Some(Status::Empty)]);
+    miss_slot(&mut scene, dead);
+    scene.now = began.plus(quarter / 2);
+    miss_slot(&mut scene, [Some(Status::Empty), None]);
+    scene.now = began.plus(quarter + quarter / 4);
+    miss_slot(&mut scene, dead);
+    assert_eq!(slot_of(&scene), 0, "it was heard in between");
+    scene.bob.reload().unwrap();
+    scene.now = began.plus(quarter * 5 / 2);
+    miss_slot(&mut scene, [None, None]);
+    assert_eq!(slot_of(&scene), 0, "perhaps we are offline");
+    miss_slot(&mut scene, dead);
+    assert_eq!(slot_of(&scene), 1);
+    let moved = commits::commit(&scene.bob.profile.db, &scene.bob.profile.vault, own.row).unwrap().unwrap();
+    assert_eq!((moved.slot, moved.merged), (1, false));
+}
+
+#[test]
+fn who_was_away_for_long_watches_a_slot_before_writing_to_it() {
+    let mut scene = Scene::new(54);
+    scene.acquaint();
+    let (own, _) = stage(&mut scene, bob);
+    let put = |scene: &mut Scene| {
+        scene.bob.want_commit(own.row, scene.now, &scene.consensus, &mut scene.rng).unwrap().is_some()
+    };
+    assert!(put(&mut scene));
+    let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
+    scene.now = scene.now.plus(quarter * 7 / 2);
+    assert!(!put(&mut scene), "another commit may have been there, and expired");
+    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
+    assert!(!put(&mut scene), "empty now says nothing of before");
+    scene.now = scene.now.plus(quarter * 9 / 10);
+    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
+    assert!(!put(&mut scene));
+    scene.now = scene.now.plus(quarter / 5);
+    assert!(put(&mut scene), "who committed would have written the slot again");
+}
+
+/// The blob that Bob fetches has come.
+fn deliver(scene: &mut Scene, content: &[u8]) {
+    let row = *scene.bob.memory.blobs_in.keys().next().unwrap();
+    let (db, vault) = (&scene.bob.profile.db, &scene.bob.profile.vault);
+    for (j, part) in (0..).zip(content.chunks(shoal_protocol::geometry::BOX_PLAINTEXT_SIZE)) {
+        blobs_store::insert_part(db, vault, row, j, part).unwrap();
+    }
+    scene.bob.end_blob(row, true, scene.now, &mut scene.rng).unwrap();
+}
+
+fn slot_of(scene: &Scene) -> u64 {
+    let at = conversation(&scene.bob);
+    let epoch = commits::epoch(&scene.bob.profile.db, &scene.bob.profile.vault, at.row, at.epoch).unwrap();
+    epoch.unwrap().slot
+}
+
+fn keys(scene: &Scene) -> SlotKeys {
+    let at = conversation(&scene.mallory);
+    let epoch = commits::epoch(&scene.mallory.profile.db, &scene.mallory.profile.vault, at.row, at.epoch).unwrap();
+    SlotKeys::new(&epoch.unwrap().secret)
+}
+
+#[test]
+fn what_is_no_commit_of_a_member_is_skipped_and_the_own_one_moves_on() {
+    let mut scene = Scene::new(50);
+    scene.acquaint();
+    let (own, _) = stage(&mut scene, bob);
+    assert_eq!((own.slot, slot_of(&scene)), (0, 0));
+    let at = conversation(&scene.bob);
+    let moved = |scene: &Scene| {
+        commits::commit(&scene.bob.profile.db, &scene.bob.profile.vault, own.row).unwrap().unwrap().slot
+    };
+    // a body that no member sealed, at the replica that decides, and nothing at the other
+    let garbage = BoxBody::random(&mut scene.rng);
+    read_slot(&mut scene, 0, &garbage);
+    assert_eq!((slot_of(&scene), moved(&scene)), (1, 1));
+    // sealed by a member, and no entry
+    let slots = keys(&scene);
+    let (writer, chain) = shoal_protocol::boxes::commit_keys(
+        &commits::epoch(&scene.bob.profile.db, &scene.bob.profile.vault, at.row, at.epoch).unwrap().unwrap().secret,
+    );
+    let id = shoal_protocol::boxes::id(&writer.public(), &chain, 1);
+    let body = shoal_protocol::boxes::seal(&chain, 1, &id, b"junk", &mut scene.rng).unwrap();
+    read_slot(&mut scene, 1, &body);
+    assert_eq!((slot_of(&scene), moved(&scene)), (2, 2));
+    // an entry that its leaf did not sign for this slot
+    let (theirs, bytes) = stage(&mut scene, mallory);
+    let forged = crate::commit_slots::Entry::new(0, theirs.manifest.clone(), [7; 64]);
+    let body = slots.seal(2, &forged, &mut scene.rng).unwrap();
+    read_slot(&mut scene, 2, &body);
+    assert_eq!((slot_of(&scene), moved(&scene)), (3, 3));
+    // signed, but what it names is no commit
+    let their_conversation = conversation(&scene.mallory);
+    let junk = Manifest::of(b"no commit", [9; 32]);
+    let mallory = &scene.mallory;
+    let body = mallory.seal_entry(&mallory.profile.db, &their_conversation, &slots, 3, &junk, &mut scene.rng).unwrap();
+    read_slot(&mut scene, 3, &body);
+    deliver(&mut scene, b"no commit");
+    assert_eq!((slot_of(&scene), moved(&scene)), (4, 4));
+    assert!(scene.bob.memory.blobs_in.is_empty());
+    // and the real one counts: the own one gives way
+    let mallory = &scene.mallory;
+    let body =
+        mallory.seal_entry(&mallory.profile.db, &their_conversation, &slots, 4, &theirs.manifest, &mut scene.rng);
+    read_slot(&mut scene, 4, &body.unwrap());
+    deliver(&mut scene, &bytes);
+    assert_eq!(conversation(&scene.bob).epoch, at.epoch + 1);
+    assert!(commits::commit(&scene.bob.profile.db, &scene.bob.profile.vault, own.row).unwrap().is_none());
+    assert!(!conversation(&scene.bob).broken);
+}
+
+#[test]
+fn an_end_that_names_another_commit_breaks_the_conversation_and_nothing_else() {
+    let mut scene = Scene::new(51);
+    scene.acquaint();
+    let end = scene.write(Seen::default(), Content::End { commit: Hash::from_bytes([3; 32]) });
+    scene.read(&end);
+    assert!(!conversation(&scene.bob).broken, "the commit may still come");
+    let (theirs, bytes) = stage(&mut scene, mallory);
+    read_slot(&mut scene, 0, &theirs.body);
+    deliver(&mut scene, &bytes);
+    assert!(conversation(&scene.bob).broken);
+    assert!(scene.warned("conversation_broken"));
+    let to = conversation(&scene.bob).id.to_string();
+    let sent = scene.bob.send(&to, "lost", scene.now, &mut scene.rng);
+    assert!(matches!(sent, Err(MailError::Broken(_))));
+    scene.bob.reload().unwrap();
+    scene.ticks(50);
+    assert!(scene.bob.memory.readers.is_empty() && scene.bob.memory.slots.is_empty());
+}
+
+#[test]
+fn an_old_state_reads_nothing_after_its_owner_committed() {
+    let mut scene = Scene::new(52);
+    scene.acquaint();
+    // who seizes Bob's disk now reads what comes in this epoch ...
+    let path = scene.bob.dir().join("seized.db");
+    scene.bob.profile.db.execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
+    let copy = rusqlite::Connection::open(path).unwrap();
+    let id = conversation(&scene.bob).id.0;
+    let leaf = conversations_mls::testing::peer_leaf(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id);
+    let seal = |scene: &Scene, n| {
+        let record = Record { seen: Seen::default(), content: text(n, 0) };
+        let provider = provider(&scene.mallory.profile, &scene.mallory.crypto, &scene.mallory.profile.db);
+        conversations_mls::seal(&provider, &id, &record.to_bytes()).unwrap()
+    };
+    let open = |scene: &Scene, db: &rusqlite::Connection, message: &[u8]| {
+        let provider = provider(&scene.bob.profile, &scene.bob.crypto, db);
+        conversations_mls::open(&provider, &id, leaf, message).is_ok()
+    };
+    let before = seal(&scene, 1);
+    assert!(open(&scene, &copy, &before));
+    // ... and loses it with Bob's commit, which the old state cannot apply
+    let (own, bytes) = stage(&mut scene, bob);
+    scene.bob.won(own.row, scene.now, &mut scene.rng).unwrap();
+    let theirs = &scene.mallory;
+    let applied = commits_mls::apply(
+        &provider(&theirs.profile, &theirs.crypto, &theirs.profile.db),
+        &theirs.profile.inbox.public(),
+        &id,
+        1 - leaf,
+        &bytes,
+    )
+    .unwrap();
+    assert_eq!(commit_hash(&bytes), own.hash);
+    let after = seal(&scene, 2);
+    let stolen = commits_mls::apply(
+        &provider(&scene.bob.profile, &scene.bob.crypto, &copy),
+        &scene.bob.profile.inbox.public(),
+        &id,
+        1 - leaf,
+        &bytes,
+    );
+    assert!(stolen.is_err());
+    assert!(!open(&scene, &copy, &after));
+    assert!(open(&scene, &scene.bob.profile.db, &after));
+    // neither the write key nor the epoch's secret of the old state says where the boxes are
+    let writer: WriteKey = own.writer;
+    assert_eq!(applied.peer.writer, writer.public());
+    assert_ne!(
+        conversations_mls::testing::exported(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id),
+        *applied.exported
+    );
+}

@@ -166,5 +166,4 @@ fn read(bytes: &[u8]) -> Parsed<(&[u8], Vec<&[u8]>)> {
 }
 
 #[cfg(test)]
-#[path = "list_message/tests.rs"]
 mod tests;

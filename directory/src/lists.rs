@@ -93,7 +93,8 @@ pub struct Judge<'a> {
     pub schedule: Schedule,
     /// Skew tolerance.
     pub skew: Duration,
-    /// Who is admitted; `None` in open mode, where everybody is.
+    /// Who is admitted, in which role and family; `None` in open mode (test networks), where everybody is and families are
+    /// taken as they are claimed.
     pub admitted: Option<&'a AdmittedList>,
 }
 

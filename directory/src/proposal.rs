@@ -372,5 +372,4 @@ impl AsListBytes for Vec<u8> {
 }
 
 #[cfg(test)]
-#[path = "proposal/tests.rs"]
 mod tests;

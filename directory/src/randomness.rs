@@ -250,5 +250,4 @@ impl Progress {
 }
 
 #[cfg(test)]
-#[path = "randomness/tests.rs"]
 mod tests;

@@ -332,5 +332,4 @@ fn join(content: &[u8], signature: &HybridSignature) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[path = "signed_list/tests.rs"]
 mod tests;

@@ -92,5 +92,4 @@ pub fn dissent(current: &[AuthorityKey], in_force: &Parameters, lists: &[SignedL
 }
 
 #[cfg(test)]
-#[path = "wishes/tests.rs"]
 mod tests;

@@ -5,7 +5,7 @@ use crate::testing::{Cast, Council, parameters, published};
 use proptest::prelude::*;
 
 fn council() -> (Council, Cast) {
-    (Council::new(4, 2, parameters(500)), Cast::new(1, 3, 3))
+    (Council::new(4, 2, parameters(500)), Cast::new(1, 6, 3))
 }
 
 fn open(bytes: &[u8], council: &Council) -> Result<SignedList, ListError> {
@@ -19,7 +19,7 @@ fn round_trip_keeps_the_exact_bytes() {
     let message = council.message_with(2, 5, &published(&cast.all(), 5), |list| list.authorities = Some(wanted));
     let read = open(message.list().bytes(), &council).expect("verifies");
     assert_eq!(&read, message.list());
-    assert_eq!((read.authority, read.entries.len(), read.epoch), (2, 7, Epoch(5)));
+    assert_eq!((read.authority, read.entries.len(), read.epoch), (2, 10, Epoch(5)));
     assert!(read.contribution.reveal.is_some(), "the first document draws from its own lists");
 }
 

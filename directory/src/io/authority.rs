@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::{ListHash, TrustAnchor, VerifiedConsensus, certify};
+use shoal_protocol::consensus::{TrustAnchor, VerifiedConsensus, certify};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::NetworkFile;
-use shoal_protocol::{Epoch, Hash, Identity, Role, UnixMillis};
+use shoal_protocol::{Epoch, Identity, Role, UnixMillis};
 
 use super::chain::Chain;
 use super::failure::{Failure, Kind};
@@ -17,10 +17,13 @@ use super::home::Home;
 use super::snapshot::{NodeStatus, Numbers, RefusedStatus, Status, role_label};
 use crate::admission::AdmittedList;
 use crate::config::{Config, files as names};
-use crate::document::{self, Contribution, Dropped, Ingredients, NotYet, Rules, known_role, next_draw};
+use crate::document::{self, Dropped, NotYet, Rules, known_role};
+use crate::list_message::ListMessage;
 use crate::lists::{Judge, Listing, Offered, Refusal};
+use crate::proposal::VerifiedProposal;
 use crate::randomness;
 use crate::schedule::{Due, RETRY, after_outage, due, patience, released_at};
+use crate::signed_list::{List, Place};
 
 /// Refusals remembered for `status`.
 const REFUSALS_KEPT: usize = 32;
@@ -160,32 +163,39 @@ impl Authority {
 
     fn make(&mut self, epoch: Epoch, now: UnixMillis) -> Result<Result<Arc<VerifiedConsensus>, Failure>, NotYet> {
         let previous = self.chain.newest().map(Arc::clone);
-        let number = next_draw(previous.as_ref().map(|previous| &***previous));
+        let before = previous.as_ref().map(|previous| &***previous);
         let network = self.anchor.network;
-        let lists = [ListHash { authority: 0, hash: self.listing.hash() }];
-        let contributions = [contribution(&self.secret, &network, number)];
-        let ingredients = Ingredients {
-            rules: Rules {
-                network,
-                schedule: self.schedule,
-                parameters: self.network.parameters,
-                authorities: &self.network.authorities,
-                genesis_stores: self.config.genesis_stores,
-                genesis_gateways: self.config.genesis_gateways,
-            },
-            previous: previous.as_deref(),
-            epoch,
-            descriptors: self.listing.descriptors(),
-            lists: &lists,
-            contributions: &contributions,
+        let rules = Rules {
+            network,
+            schedule: self.schedule,
+            parameters: self.network.parameters,
+            authorities: &self.network.authorities,
+            genesis_stores: self.config.genesis_stores,
+            genesis_gateways: self.config.genesis_gateways,
         };
-        if after_outage(previous.as_ref().map(|previous| previous.epoch), epoch) {
+        let descriptors = self.listing.descriptors();
+        if after_outage(before.map(|before| before.epoch), epoch) {
             let since = *self.overdue_since.get_or_insert(now);
-            if now < since.plus(patience(&self.schedule)) && !document::most_are_back(&ingredients) {
+            let patient = now < since.plus(patience(&self.schedule));
+            if patient && !document::most_are_back(&rules, before, epoch, descriptors) {
                 return Err(NotYet::Returning);
             }
         }
-        let draft = document::next_document(&ingredients)?;
+        let place = Place::after(&rules, previous.as_deref());
+        let head = List {
+            network,
+            authority: 0,
+            height: place.height,
+            epoch,
+            made_at: now,
+            entries: Vec::new(),
+            contribution: randomness::contribution(&self.secret, &network, before, epoch),
+            parameters: self.network.parameters,
+            authorities: None,
+        };
+        let message = ListMessage::freeze(head, descriptors, &self.secret)?;
+        let proposal = VerifiedProposal::compose(&place, epoch, &[&message])?;
+        let draft = document::next_document(&rules, previous.as_deref(), &proposal)?;
         let certified = certify(&draft.document, 0, &[(0, &self.secret)]);
         let appended = self.chain.append(&certified, &self.anchor);
         if appended.is_ok() {
@@ -320,18 +330,6 @@ impl Authority {
             self.refused.pop_front();
         }
         self.refused.push_back(RefusedStatus { at: now, count: count + 1, reason });
-    }
-}
-
-/// This authority's part in the shared randomness.
-fn contribution(secret: &AuthoritySecret, network: &Hash, number: u32) -> Contribution {
-    let value = |number| randomness::reveal(secret, network, number);
-    let commitment = |number| randomness::commitment(network, number, 0, &value(number));
-    Contribution {
-        authority: 0,
-        reveal: value(number),
-        commitment: commitment(number),
-        commitment_after: commitment(number.saturating_add(1)),
     }
 }
 

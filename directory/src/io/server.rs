@@ -100,11 +100,13 @@ fn answer(question: &[u8], shared: &Shared) -> Vec<u8> {
                 (authority.newest(now).map(Arc::clone), authority.waiting_for().map(shorten))
             };
             match newest {
-                Some(document) if have == Some(document.height) => ("newest", "up_to_date", DirectoryAnswer::UpToDate),
+                Some(document) if have == Some(document.hash()) => ("newest", "up_to_date", DirectoryAnswer::UpToDate),
                 Some(document) => ("newest", "document", DirectoryAnswer::Document(document.bytes().to_vec())),
                 None => ("newest", "not_yet", DirectoryAnswer::NotYet(waiting_for.unwrap_or_default())),
             }
         }
+        // the set of authorities does not change yet
+        Ok(DirectoryQuestion::Changes { .. }) => ("changes", "changes", DirectoryAnswer::Changes(Vec::new())),
         Err(_) => ("unreadable", "bad_question", DirectoryAnswer::BadQuestion),
     };
     shared.metrics.answered(kind, label);

@@ -6,6 +6,7 @@
 //! next consensus says, [`admission`] and [`config`] what the operator's files say. [`io`] acts: files, links, health.
 
 pub mod admission;
+pub mod agreement;
 pub mod config;
 pub mod document;
 pub mod io;

@@ -11,8 +11,8 @@ use crate::types::Hash;
 /// Most authorities a network may have; a certificate of 2f+1 = 43 signatures is 107 kB.
 pub const MAX_AUTHORITIES: usize = 64;
 
-/// Domain of a commit signature.
-const COMMIT: &str = "shoal/1 commit";
+/// Domain of a commit signature, which is also the signature of a precommit for a document (`agreement.md`).
+pub const COMMIT_CONTEXT: &str = "shoal/1 commit";
 
 /// One authority's signature under a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,12 +40,12 @@ impl Certificate {
     /// A certificate signed by `signers`, each with its index in the authority list.
     #[must_use]
     pub fn sign(network: &Hash, height: u64, round: u32, document: Hash, signers: &[(u16, &AuthoritySecret)]) -> Self {
-        let message = message(network, height, round, &document);
+        let message = commit_message(network, height, round, &document);
         let mut signatures: Vec<_> = signers
             .iter()
             .map(|(authority, secret)| CommitSignature {
                 authority: *authority,
-                signature: secret.sign(COMMIT, &message),
+                signature: secret.sign(COMMIT_CONTEXT, &message),
             })
             .collect();
         signatures.sort_by_key(|signature| signature.authority);
@@ -65,12 +65,12 @@ impl Certificate {
         if self.signatures.len() < needed {
             return Err(DocumentError::TooFewSignatures { valid: self.signatures.len(), needed });
         }
-        let message = message(network, self.height, self.round, &self.document);
+        let message = commit_message(network, self.height, self.round, &self.document);
         for CommitSignature { authority, signature } in &self.signatures {
             let key = authorities
                 .get(usize::from(*authority))
                 .ok_or(DocumentError::UnknownAuthority { authority: *authority })?;
-            if !key.verify(COMMIT, &message, signature) {
+            if !key.verify(COMMIT_CONTEXT, &message, signature) {
                 return Err(DocumentError::BadSignature { authority: *authority });
             }
         }
@@ -119,7 +119,8 @@ impl Certificate {
 }
 
 /// What a commit signature covers: network (32) ‖ height (8, big endian) ‖ round (4) ‖ document hash (32).
-fn message(network: &Hash, height: u64, round: u32, document: &Hash) -> Vec<u8> {
+#[must_use]
+pub fn commit_message(network: &Hash, height: u64, round: u32, document: &Hash) -> Vec<u8> {
     let mut message = Vec::with_capacity(76);
     message.extend_from_slice(network.as_bytes());
     message.extend_from_slice(&height.to_be_bytes());

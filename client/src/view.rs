@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::consensus::{DocumentError, Follower, Offered, TrustAnchor, VerifiedConsensus};
 use shoal_protocol::{Epoch, UnixMillis};
 
 /// What an offered document turned out to be.
@@ -21,7 +21,7 @@ pub enum Offer {
 /// Contract: [`View::offer`] whatever comes down the link, and what [`View::ripen`] gives a few times an epoch.
 #[derive(Debug)]
 pub struct View {
-    anchor: TrustAnchor,
+    follower: Follower,
     held: Option<Arc<VerifiedConsensus>>,
     /// At most one, at most 1 MiB.
     early: Option<Vec<u8>>,
@@ -31,46 +31,54 @@ impl View {
     /// Nothing held yet.
     #[must_use]
     pub fn new(anchor: TrustAnchor) -> Self {
-        Self { anchor, held: None, early: None }
+        Self { follower: Follower::new(anchor), held: None, early: None }
     }
 
-    /// Takes up the document that an earlier run kept, however old: it guards against rollback and may name gateways.
-    /// What does not verify is as good as none.
+    /// Takes up the document that an earlier run took and kept in this profile, however old: it guards against rollback,
+    /// names the authorities to believe next, and may name gateways. What cannot be read is as good as none.
     pub fn resume(&mut self, bytes: &[u8]) {
-        if let Ok(verified) =
-            UnverifiedConsensus::parse(bytes).and_then(|document| document.verify_any_time(&self.anchor))
-        {
-            self.hold(verified);
+        if let Ok(document) = self.follower.resume(bytes) {
+            self.held = Some(Arc::new(document));
         }
-    }
-
-    fn hold(&mut self, verified: VerifiedConsensus) -> Arc<VerifiedConsensus> {
-        // the set of authorities changes only through documents that the set before has certified
-        self.anchor.authorities.clone_from(&verified.authorities);
-        let verified = Arc::new(verified);
-        self.held = Some(Arc::clone(&verified));
-        verified
     }
 
     /// Verifies a document and takes it if it is newer.
     ///
     /// # Errors
-    /// Why it is refused. [`DocumentError::Conflict`] is evidence against the authorities: keep both, report, stop.
+    /// Why it is refused. [`DocumentError::Conflict`] is evidence against the authorities: keep both, report, stop. If
+    /// [`DocumentError::may_be_another_set`], the changes after [`View::height`] lead further ([`View::advance`]).
     pub fn offer(&mut self, bytes: Vec<u8>, now: UnixMillis) -> Result<Offer, DocumentError> {
         if self.held.as_ref().is_some_and(|held| held.bytes() == bytes) {
             return Ok(Offer::Known);
         }
-        let newest = self.held.as_ref().map(|held| held.mark());
-        match UnverifiedConsensus::parse(&bytes)?.verify(&self.anchor, now, newest) {
-            // the same document under another set of signatures
-            Ok(verified) if newest == Some(verified.mark()) => Ok(Offer::Known),
-            Ok(verified) => Ok(Offer::Newer(self.hold(verified))),
+        match self.follower.offer(&bytes, now) {
+            Ok(Offered::Known) => Ok(Offer::Known),
+            Ok(Offered::Newer(document)) => {
+                let document = Arc::new(*document);
+                self.held = Some(Arc::clone(&document));
+                Ok(Offer::Newer(document))
+            }
             Err(DocumentError::NotYetValid { .. }) => {
                 self.early = Some(bytes);
                 Ok(Offer::Early)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Height of the newest document seen; 0 before the first.
+    #[must_use]
+    pub fn height(&self) -> u64 {
+        self.follower.height()
+    }
+
+    /// Follows documents at which the set of authorities changed ([`Follower::advance`]); then offer again what was
+    /// refused.
+    ///
+    /// # Errors
+    /// The first that does not lead on.
+    pub fn advance<B: AsRef<[u8]>>(&mut self, changes: &[B]) -> Result<usize, DocumentError> {
+        self.follower.advance(changes)
     }
 
     /// Takes out the early document if there is one, to be offered again: it is kept anew if it is early still.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::descriptor::Descriptor;
 use shoal_protocol::{Identity, Role};
 use thiserror::Error;
 
@@ -21,6 +22,10 @@ pub struct Admitted {
     pub identity: Identity,
     /// The role it was admitted for.
     pub role: Role,
+    /// Its operator's family, if it has one. Routes visit a family at most once, so a family that strangers could claim would
+    /// keep its owner's nodes out of routes: only what is admitted counts.
+    #[serde(default, with = "hex_family", skip_serializing_if = "Option::is_none")]
+    pub family: Option<[u8; 32]>,
     /// The address its operator named; for people, not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -53,6 +58,15 @@ pub enum AdmissionError {
         /// Role on the list.
         was: Role,
     },
+    /// The node is on the list with another family.
+    #[error("{identity} is admitted with another family, or without one; remove it first to admit it with this one")]
+    OtherFamily {
+        /// The node.
+        identity: Identity,
+    },
+    /// The family is not one.
+    #[error("the admission line's family is not 64 hexadecimal digits")]
+    BadFamily,
     /// The list is full.
     #[error("the list holds {MAX_ADMITTED} nodes already")]
     Full,
@@ -99,11 +113,14 @@ impl AdmittedList {
     /// Puts a node on the list; `false` when it was there already.
     ///
     /// # Errors
-    /// The list is full, or has the node with another role.
+    /// The list is full, or has the node with another role or family.
     pub fn admit(&mut self, node: Admitted) -> Result<bool, AdmissionError> {
         if let Some(before) = self.0.get(&node.identity) {
             if before.role != node.role {
                 return Err(AdmissionError::OtherRole { identity: node.identity, was: before.role });
+            }
+            if before.family != node.family {
+                return Err(AdmissionError::OtherFamily { identity: node.identity });
             }
             return Ok(false);
         }
@@ -119,10 +136,17 @@ impl AdmittedList {
         self.0.remove(identity).is_some()
     }
 
-    /// The role a node is admitted for.
+    /// What a node is admitted as.
     #[must_use]
-    pub fn role(&self, identity: &Identity) -> Option<Role> {
-        self.0.get(identity).map(|node| node.role)
+    pub fn get(&self, identity: &Identity) -> Option<&Admitted> {
+        self.0.get(identity)
+    }
+
+    /// Whether the node is admitted as its descriptor says: in this role and family.
+    #[must_use]
+    pub fn allows(&self, descriptor: &Descriptor) -> bool {
+        let admitted = self.get(&descriptor.identity);
+        admitted.is_some_and(|node| node.role == descriptor.role && node.family == descriptor.family)
     }
 
     /// How many nodes are admitted.
@@ -138,8 +162,8 @@ impl AdmittedList {
     }
 }
 
-/// Reads the line that `shoal-node init` prints: an identity, a role and usually an address, in any order and between
-/// any other words.
+/// Reads the line that `shoal-node init` prints: an identity, a role, `family=…` if the node has one, and usually an
+/// address, in any order and between any other words.
 ///
 /// # Errors
 /// What the line lacks.
@@ -148,8 +172,16 @@ pub fn parse_line(line: &str) -> Result<Admitted, AdmissionError> {
     if line.is_empty() || line.len() > MAX_LINE || line.contains('\n') {
         return Err(AdmissionError::NotALine);
     }
-    let (mut identity, mut role, mut address) = (None, None, None);
+    let (mut identity, mut role, mut family, mut address) = (None, None, None, None);
     for word in line.split_whitespace() {
+        if let Some(digits) = word.strip_prefix("family=") {
+            let mut found = [0; 32];
+            hex::decode_to_slice(digits, &mut found).map_err(|_| AdmissionError::BadFamily)?;
+            if family.replace(found).is_some() {
+                return Err(AdmissionError::Ambiguous("families"));
+            }
+            continue;
+        }
         let word = word.rsplit_once('=').map_or(word, |(_, value)| value);
         if let Ok(found) = word.parse::<Identity>() {
             if identity.replace(found).is_some() {
@@ -166,8 +198,26 @@ pub fn parse_line(line: &str) -> Result<Admitted, AdmissionError> {
     Ok(Admitted {
         identity: identity.ok_or(AdmissionError::NoIdentity)?,
         role: role.ok_or(AdmissionError::NoRole)?,
+        family,
         address,
     })
+}
+
+/// Hex in TOML.
+mod hex_family {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(family: &Option<[u8; 32]>, serializer: S) -> Result<S::Ok, S::Error> {
+        family.map(hex::encode).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[u8; 32]>, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        let mut family = [0; 32];
+        hex::decode_to_slice(digits, &mut family)
+            .map_err(|_| D::Error::custom("family: expected 64 hexadecimal digits"))?;
+        Ok(Some(family))
+    }
 }
 
 /// `HOST:PORT`.
@@ -184,7 +234,7 @@ mod tests {
     }
 
     fn node(byte: u8, role: Role) -> Admitted {
-        Admitted { identity: Identity::from_bytes([byte; 32]), role, address: None }
+        Admitted { identity: Identity::from_bytes([byte; 32]), role, family: None, address: None }
     }
 
     #[test]
@@ -198,6 +248,16 @@ mod tests {
             assert_eq!(parse_line(&line), Ok(expected.clone()), "{line}");
         }
         assert_eq!(parse_line(&format!("{} store", hex(7))), Ok(node(7, Role::Store)));
+    }
+
+    #[test]
+    fn a_line_names_a_family_by_its_word_only() {
+        let expected = Admitted { family: Some([9; 32]), ..node(7, Role::Mix) };
+        assert_eq!(parse_line(&format!("shoal-node-1 mix {} family={}", hex(7), hex(9))), Ok(expected.clone()));
+        assert_eq!(parse_line(&format!("family={} mix identity={}", hex(9), hex(7))), Ok(expected));
+        let twice = format!("mix {} family={} family={}", hex(7), hex(9), hex(8));
+        assert_eq!(parse_line(&twice), Err(AdmissionError::Ambiguous("families")));
+        assert_eq!(parse_line(&format!("mix {} family=home", hex(7))), Err(AdmissionError::BadFamily));
     }
 
     #[test]
@@ -218,7 +278,12 @@ mod tests {
         assert!(matches!(list.admit(node(1, Role::Mix)), Err(AdmissionError::OtherRole { was: Role::Store, .. })));
         assert_eq!(list.admit(Admitted { address: Some("h:1".into()), ..node(2, Role::Mix) }), Ok(true));
         assert_eq!(AdmittedList::parse(&list.to_toml()), Ok(list.clone()));
-        assert_eq!((list.len(), list.role(&Identity::from_bytes([1; 32]))), (2, Some(Role::Store)));
+        assert_eq!((list.len(), list.get(&Identity::from_bytes([1; 32]))), (2, Some(&node(1, Role::Store))));
+        let named = Admitted { family: Some([9; 32]), ..node(3, Role::Mix) };
+        assert_eq!(list.admit(named.clone()), Ok(true));
+        assert_eq!(AdmittedList::parse(&list.to_toml()), Ok(list.clone()));
+        assert!(matches!(list.admit(node(3, Role::Mix)), Err(AdmissionError::OtherFamily { .. })));
+        assert!(AdmittedList::parse(&list.to_toml().replace(&hex(9), "xy")).is_err());
         assert!(AdmittedList::parse("config_version = 2").is_err());
         assert!(AdmittedList::parse("config_version = 1\ncolour = 1").is_err());
         assert!(AdmittedList::parse("config_version = 1").is_ok_and(|list| list.is_empty()));

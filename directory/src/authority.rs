@@ -24,6 +24,7 @@ use crate::document::{Dropped, Rules};
 use crate::list_message::ListMessage;
 use crate::lists::Listing;
 use crate::schedule::{Due, due, patience};
+use crate::wishes::Wishes;
 
 mod drafting;
 mod gathering;
@@ -58,18 +59,15 @@ impl Genesis {
     /// As the document is computed from it.
     #[must_use]
     pub fn rules(&self) -> Rules<'_> {
-        let Self { network, schedule, parameters, authorities, .. } = self;
-        Rules { network: *network, schedule: *schedule, parameters: *parameters, authorities }
+        Rules {
+            network: self.network,
+            schedule: self.schedule,
+            parameters: self.parameters,
+            authorities: &self.authorities,
+            genesis_stores: self.stores,
+            genesis_gateways: self.gateways,
+        }
     }
-}
-
-/// What this authority's operator asks for beside the nodes he admits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wishes {
-    /// Parameters; `None`: those in force.
-    pub parameters: Option<Parameters>,
-    /// Authorities; `None`: those in force.
-    pub authorities: Option<Vec<AuthorityKey>>,
 }
 
 /// What the shell must do, in this order.

@@ -1,12 +1,12 @@
-//! The next document: a function of the previous one, the listed descriptors and the shared randomness, and of nothing
-//! else, so that everybody who has these can compute it again.
+//! The next document: a function of the rules, the previous document and a proposal, and of nothing else, so that
+//! everybody who has these computes the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use shoal_protocol::authority::AuthorityKey;
 use shoal_protocol::consensus::{
-    AbsentNode, CONSENSUS_FORMAT, Commitment, Consensus, EPOCHS_COVERED, Generation, ListHash, MAX_CONSENSUS_SIZE,
-    NodeEntry, Reveal, VerifiedConsensus,
+    AbsentNode, CONSENSUS_FORMAT, Consensus, EPOCHS_COVERED, ListHash, MAX_CONSENSUS_SIZE, NodeEntry, VerifiedConsensus,
 };
 use shoal_protocol::descriptor::SignedDescriptor;
 use shoal_protocol::epoch::Schedule;
@@ -14,9 +14,13 @@ use shoal_protocol::parameters::Parameters;
 use shoal_protocol::{Epoch, Hash, Identity, Layer, Role, StoreIndex, UnixMillis};
 use thiserror::Error;
 
+use crate::proposal::{ProposalError, VerifiedProposal};
 use crate::randomness;
+use crate::signed_list::{ListError, Place};
+use crate::wishes;
 
 mod candidates;
+mod draw;
 mod memory;
 mod seats;
 
@@ -28,7 +32,7 @@ pub use candidates::Dropped;
 /// Fewest stores of a generation: a courier is never a replica of its request.
 pub const STORES_MIN: usize = 3;
 
-/// What is fixed at genesis, and the authority's conditions for the first document.
+/// What is fixed at genesis, and the conditions for the first document.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// Genesis hash.
@@ -45,42 +49,12 @@ pub struct Rules<'a> {
     pub genesis_gateways: usize,
 }
 
-/// What one authority adds to the shared randomness.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contribution {
-    /// Its index.
-    pub authority: u16,
-    /// Its value for the next draw.
-    pub reveal: [u8; 32],
-    /// Its commitment to that value.
-    pub commitment: Hash,
-    /// Its commitment for the draw after, in case this document draws.
-    pub commitment_after: Hash,
-}
-
-/// All that a document is made of.
-#[derive(Clone, Copy, Debug)]
-pub struct Ingredients<'a> {
-    /// Genesis.
-    pub rules: Rules<'a>,
-    /// The document before; `None` for the first.
-    pub previous: Option<&'a VerifiedConsensus>,
-    /// The epoch to make it for.
-    pub epoch: Epoch,
-    /// Listed descriptors.
-    pub descriptors: &'a BTreeMap<Identity, SignedDescriptor>,
-    /// Hashes of the lists they come from.
-    pub lists: &'a [ListHash],
-    /// Shared randomness, in the order of the authorities.
-    pub contributions: &'a [Contribution],
-}
-
 /// A document, and who did not make it into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// The document.
     pub document: Consensus,
-    /// Listed descriptors that it leaves out, and why.
+    /// Nodes that lists name and the document leaves out, and why.
     pub dropped: BTreeMap<Identity, Dropped>,
 }
 
@@ -109,41 +83,54 @@ pub enum NotYet {
     /// The directory was away for longer than descriptors last.
     #[error("waiting for nodes to publish again after an outage of the directory")]
     Returning,
+    /// The first document draws at once, and too few authorities reveal.
+    #[error("waiting for authorities: too few give their part of the first randomness")]
+    NoRandomness,
     /// The epoch is not after that of the document before.
     #[error("the document of epoch {0} exists")]
     Made(Epoch),
+    /// The proposal is not for the next document.
+    #[error("the proposal is for another height or predecessor than the next document's")]
+    Elsewhere,
     /// The document would not fit.
     #[error("the document would be {0} bytes long, more than anybody accepts")]
     TooLarge(usize),
-}
-
-/// Number of the next draw after `previous`.
-#[must_use]
-pub fn next_draw(previous: Option<&Consensus>) -> u32 {
-    previous.and_then(Consensus::current_generation).map_or(1, |generation| generation.number.saturating_add(1))
+    /// This authority's list cannot be made.
+    #[error("the list of this authority: {0}")]
+    List(#[from] ListError),
+    /// The proposal cannot be made.
+    #[error(transparent)]
+    Proposal(#[from] ProposalError),
 }
 
 /// Computes the next document.
 ///
 /// # Errors
-/// Why there can be none now; ask again when more descriptors are listed.
-pub fn next_document(ingredients: &Ingredients<'_>) -> Result<Draft, NotYet> {
-    let Ingredients { rules, previous, epoch, .. } = *ingredients;
+/// Why there can be none of this proposal.
+pub fn next_document(
+    rules: &Rules<'_>,
+    previous: Option<&VerifiedConsensus>,
+    proposal: &VerifiedProposal,
+) -> Result<Draft, NotYet> {
+    let place = Place::after(rules, previous);
+    let (epoch, lists) = (proposal.epoch(), proposal.lists());
+    if proposal.height() != place.height || proposal.previous() != place.previous {
+        return Err(NotYet::Elsewhere);
+    }
     if let Some(previous) = previous.filter(|previous| previous.epoch >= epoch) {
         return Err(NotYet::Made(previous.epoch));
     }
     let before = previous.map(|previous| &**previous);
-    let parameters = before.map_or(rules.parameters, |before| before.parameters);
-    let (mut nodes, dropped) = candidates::entries(ingredients);
-    let mut generations = memory::living_generations(before, epoch, &parameters);
+    let (mut nodes, dropped) = candidates::entries(rules, before, proposal);
     let mut next_store_index = memory::give_indices(before, &mut nodes);
     next_store_index = next_store_index.max(before.map_or(0, |before| before.next_store_index));
 
-    let drawn = draw(ingredients, &parameters, &nodes);
-    let randomness = match &drawn {
-        Some(drawn) => drawn.seed,
-        None => before.map_or([0; 32], |before| before.randomness),
-    };
+    let agreed =
+        |drawing| before.map_or((rules.parameters, epoch), |before| wishes::parameters(before, epoch, lists, drawing));
+    let seed = randomness::due_seed(&rules.network, before, epoch, lists, place.authorities);
+    let drawn = seed.and_then(|seed| draw::draw(seed, before, epoch, &agreed(true).0, &nodes));
+    let (parameters, mean_delay_since) = agreed(drawn.is_some());
+    let mut generations = memory::living_generations(before, epoch, &parameters);
     match &drawn {
         Some(drawn) => {
             seats::by_draw(&mut nodes, &drawn.seats);
@@ -153,34 +140,33 @@ pub fn next_document(ingredients: &Ingredients<'_>) -> Result<Draft, NotYet> {
         None => seats::between_draws(&mut nodes, before, &parameters),
     }
     memory::mark_standby_stores(&mut nodes, &generations);
-    check_enough(&rules, before, &parameters, &nodes, drawn.is_some())?;
+    check_enough(rules, before, &parameters, &nodes, drawn.is_some(), seed.is_some())?;
 
+    let authorities = wishes::authorities(place.authorities, lists);
+    let randomness::Progress { draw, commitments, reveals } =
+        randomness::progress(&rules.network, before, (epoch, &parameters), lists, place.authorities, drawn.is_some())
+            .renumbered(place.authorities, &authorities);
     let document = Consensus {
         version: CONSENSUS_FORMAT,
         network: rules.network,
-        height: before.map_or(1, |before| before.height + 1),
+        height: place.height,
         epoch,
-        previous: previous.map_or(rules.network, VerifiedConsensus::hash),
+        previous: place.previous,
         valid_from: rules.schedule.start(epoch),
         valid_until: rules.schedule.start(epoch.plus(EPOCHS_COVERED)),
         parameters,
         previous_mean_delay_ms: before.map_or(parameters.mean_delay_ms, |before| before.parameters.mean_delay_ms),
-        authorities: before.map_or_else(|| rules.authorities.to_vec(), |before| before.authorities.clone()),
+        mean_delay_since,
+        authorities,
         absent: memory::absent(before, &nodes, &generations, drawn.is_some()),
         nodes,
         next_store_index,
         generations,
-        randomness,
-        commitments: ingredients
-            .contributions
-            .iter()
-            .map(|from| Commitment {
-                authority: from.authority,
-                hash: if drawn.is_some() { from.commitment_after } else { from.commitment },
-            })
-            .collect(),
-        reveals: drawn.map_or_else(Vec::new, |drawn| drawn.reveals),
-        lists: ingredients.lists.to_vec(),
+        randomness: drawn.map_or_else(|| before.map_or([0; 32], |before| before.randomness), |drawn| drawn.seed),
+        draw,
+        commitments,
+        reveals,
+        lists: lists.iter().map(|list| ListHash { authority: list.authority, hash: list.hash() }).collect(),
     };
     let size = document.encode().len();
     if size > MAX_CONSENSUS_SIZE * 3 / 4 {
@@ -188,48 +174,6 @@ pub fn next_document(ingredients: &Ingredients<'_>) -> Result<Draft, NotYet> {
         return Err(NotYet::TooLarge(size));
     }
     Ok(Draft { document, dropped })
-}
-
-/// A draw that this document makes.
-struct Drawn {
-    seed: [u8; 32],
-    reveals: Vec<Reveal>,
-    seats: BTreeMap<Identity, Layer>,
-    generation: Generation,
-}
-
-/// Draws layers and generation when that is due and the nodes suffice; else the document keeps what is.
-fn draw(ingredients: &Ingredients<'_>, parameters: &Parameters, nodes: &[NodeEntry]) -> Option<Drawn> {
-    let Ingredients { rules, previous, epoch, contributions, .. } = *ingredients;
-    let before = previous.map(|previous| &**previous);
-    let current = before.and_then(Consensus::current_generation);
-    if current.is_some_and(|current| epoch.0 < current.since.0.saturating_add(parameters.draw_epochs.into())) {
-        return None;
-    }
-    // Only who was known before the randomness came out takes part, except at genesis.
-    let takes_part = |node: &&NodeEntry| before.is_none() || node.since < epoch;
-    let number = next_draw(before);
-    let reveals: Vec<Reveal> =
-        contributions.iter().map(|from| Reveal { authority: from.authority, value: from.reveal }).collect();
-    let committed = before.map(|before| before.commitments.as_slice());
-    let reveals = randomness::counted(&rules.network, number, committed, &reveals);
-    if reveals.is_empty() {
-        return None;
-    }
-    let seed = randomness::seed(&rules.network, number, &before.map_or([0; 32], |before| before.randomness), &reveals);
-    let width = usize::from(parameters.mixes_per_layer);
-    let mixes: Vec<_> =
-        nodes.iter().filter(takes_part).filter(|node| node.role == Role::Mix).map(seats::candidate).collect();
-    let seats = crate::topology::draw(&seed, width, &mixes);
-    let stores: BTreeSet<StoreIndex> = nodes.iter().filter(takes_part).filter_map(|node| node.store_index).collect();
-    let filled = crate::topology::filled(&seats);
-    let enough_mixes = filled.into_iter().all(|count| if current.is_none() { count == width } else { count > 0 });
-    if !enough_mixes || stores.len() < STORES_MIN {
-        return None;
-    }
-    let stores = memory::cap_generation(&seed, stores);
-    let generation = Generation { number, since: epoch, retired: None, seed, stores };
-    Some(Drawn { seed, reveals, seats, generation })
 }
 
 /// Whether enough nodes are there. At genesis these are what the operators asked for; later, what can carry a message at
@@ -241,6 +185,7 @@ fn check_enough(
     parameters: &Parameters,
     nodes: &[NodeEntry],
     drawn: bool,
+    randomness: bool,
 ) -> Result<(), NotYet> {
     let count = |role| nodes.iter().filter(|node| node.role == role).count();
     let active = Layer::ALL.map(|layer| nodes.iter().filter(|node| node.layer == Some(layer)).count());
@@ -258,7 +203,9 @@ fn check_enough(
     };
     let mixes_needed = 3 * width;
     let enough = gateways >= gateways_needed && stores >= stores_needed && mixes >= mixes_needed;
-    if enough && (drawn || !genesis) {
+    if enough && genesis && !randomness {
+        Err(NotYet::NoRandomness)
+    } else if enough && (drawn || !genesis) {
         Ok(())
     } else {
         Err(NotYet::Shortage { gateways, gateways_needed, mixes, mixes_needed, stores, stores_needed })
@@ -266,13 +213,21 @@ fn check_enough(
 }
 
 /// Whether at least two thirds of the nodes of the document before, in every role and every layer, can be listed in the
-/// document of `epoch`. After an outage of the directory longer than two epochs all must renew first, and a document made
-/// at once would hold only whoever was fastest.
+/// document of `epoch` by `descriptors`. After an outage of the directory longer than two epochs all must renew first, and
+/// an authority that froze its list at once would name only whoever was fastest.
 #[must_use]
-pub fn most_are_back(ingredients: &Ingredients<'_>) -> bool {
-    let Some(before) = ingredients.previous else { return true };
-    let (nodes, _) = candidates::entries(ingredients);
-    let back: BTreeSet<Identity> = nodes.iter().map(|node| node.identity).collect();
+pub fn most_are_back(
+    rules: &Rules<'_>,
+    before: Option<&Consensus>,
+    epoch: Epoch,
+    descriptors: &BTreeMap<Identity, Arc<SignedDescriptor>>,
+) -> bool {
+    let Some(before) = before else { return true };
+    let back: BTreeSet<Identity> = descriptors
+        .iter()
+        .filter(|(_, signed)| candidates::entry(rules, Some(before), epoch, &signed.descriptor).is_ok())
+        .map(|(identity, _)| *identity)
+        .collect();
     let mut counts: BTreeMap<(Role, Option<Layer>), (usize, usize)> = BTreeMap::new();
     for node in &before.nodes {
         let (there, all) = counts.entry((node.role, node.layer)).or_default();

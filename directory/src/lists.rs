@@ -1,11 +1,12 @@
 //! The descriptors an authority has collected: one a node, the newest wins, everything else is refused with a reason that
 //! the node's operator understands.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use minicbor::Encoder;
-use shoal_protocol::descriptor::{DescriptorError, SignedDescriptor, UnverifiedDescriptor};
+use shoal_protocol::descriptor::{Descriptor, DescriptorError, SignedDescriptor, UnverifiedDescriptor};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::{Epoch, Hash, Identity, Role, UnixMillis};
 use thiserror::Error;
@@ -41,6 +42,12 @@ pub enum Refusal {
         /// The role in the descriptor.
         wants: Role,
     },
+    /// The node was admitted as part of another family, or of none.
+    #[error(
+        "the descriptor's family is not the one the node was admitted with; send the admission line that `shoal-node \
+         init` prints now to the authority's operator, who removes the node and admits it again"
+    )]
+    OtherFamily,
     /// A newer descriptor of the node is listed.
     #[error(
         "a descriptor made {newer_by_ms} ms later is listed; check the node's clock, and that no second copy of the \
@@ -90,9 +97,28 @@ pub struct Judge<'a> {
     pub admitted: Option<&'a AdmittedList>,
 }
 
+impl Judge<'_> {
+    /// Whether the operator of this authority admits the node as it describes itself.
+    ///
+    /// # Errors
+    /// What its operator has to know.
+    pub fn admits(&self, descriptor: &Descriptor) -> Result<(), Refusal> {
+        let Some(list) = self.admitted else { return Ok(()) };
+        let Descriptor { identity, role, family, .. } = descriptor;
+        let admitted = list.get(identity).ok_or(Refusal::NotAdmitted { identity: *identity })?;
+        if admitted.role != *role {
+            return Err(Refusal::OtherRole { was: admitted.role, wants: *role });
+        }
+        if admitted.family != *family {
+            return Err(Refusal::OtherFamily);
+        }
+        Ok(())
+    }
+}
+
 /// The collected descriptors, by identity.
 #[derive(Clone, Debug, Default)]
-pub struct Listing(BTreeMap<Identity, SignedDescriptor>);
+pub struct Listing(BTreeMap<Identity, Arc<SignedDescriptor>>);
 
 impl Listing {
     /// Takes a descriptor's bytes if they verify, the node is admitted and the descriptor is its newest. `known_role` is
@@ -109,12 +135,7 @@ impl Listing {
     ) -> Result<Offered, Refusal> {
         let signed = UnverifiedDescriptor::parse(bytes)?.verify(&judge.network, now, judge.skew)?;
         let (identity, role) = (signed.descriptor.identity, signed.descriptor.role);
-        if let Some(list) = judge.admitted {
-            let was = list.role(&identity).ok_or(Refusal::NotAdmitted { identity })?;
-            if was != role {
-                return Err(Refusal::OtherRole { was, wants: role });
-            }
-        }
+        judge.admits(&signed.descriptor)?;
         if let Some(was) = known_role(&identity).filter(|was| *was != role) {
             return Err(Refusal::OtherRole { was, wants: role });
         }
@@ -127,21 +148,22 @@ impl Listing {
             if before > after {
                 return Err(Refusal::Older { newer_by_ms: before.0 - after.0 });
             }
-            if before == after && tie_break(&listed.bytes) <= tie_break(&signed.bytes) {
+            let order = |signed: &SignedDescriptor| precedence(after, descriptor_hash(&signed.bytes));
+            if before == after && order(listed) < order(&signed) {
                 return Err(Refusal::Twin);
             }
         } else if self.0.len() >= MAX_DESCRIPTORS {
             return Err(Refusal::Full);
         }
-        self.0.insert(identity, signed);
+        self.0.insert(identity, Arc::new(signed));
         Ok(Offered::Listed(identity))
     }
 
     /// Forgets descriptors without a key for `now` or later, and nodes that are no longer admitted. Returns who went.
     pub fn prune(&mut self, now: Epoch, admitted: Option<&AdmittedList>) -> Vec<Identity> {
-        let stays = |signed: &SignedDescriptor| {
+        let stays = |signed: &Arc<SignedDescriptor>| {
             let alive = signed.descriptor.mix_keys.last().is_some_and(|(epoch, _)| *epoch >= now);
-            alive && admitted.is_none_or(|list| list.role(&signed.descriptor.identity) == Some(signed.descriptor.role))
+            alive && admitted.is_none_or(|list| list.allows(&signed.descriptor))
         };
         let gone: Vec<_> = self.0.iter().filter(|(_, signed)| !stays(signed)).map(|(identity, _)| *identity).collect();
         for identity in &gone {
@@ -152,7 +174,7 @@ impl Listing {
 
     /// The descriptors by identity.
     #[must_use]
-    pub fn descriptors(&self) -> &BTreeMap<Identity, SignedDescriptor> {
+    pub fn descriptors(&self) -> &BTreeMap<Identity, Arc<SignedDescriptor>> {
         &self.0
     }
 
@@ -160,6 +182,16 @@ impl Listing {
     #[must_use]
     pub fn bytes_of(&self, identity: &Identity) -> Option<&[u8]> {
         self.0.get(identity).map(|signed| signed.bytes.as_slice())
+    }
+
+    /// Hash of what is listed: another one when anything changed.
+    #[must_use]
+    pub fn state(&self) -> Hash {
+        let mut hashes = Vec::with_capacity(32 * self.0.len());
+        for signed in self.0.values() {
+            hashes.extend_from_slice(descriptor_hash(&signed.bytes).as_bytes());
+        }
+        Hash::of("shoal directory listing", &hashes)
     }
 
     /// How many nodes of `role` are listed.
@@ -179,18 +211,6 @@ impl Listing {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// Hash of the whole list: of the CBOR array of all descriptors' exact bytes, in the order of their identities.
-    #[must_use]
-    pub fn hash(&self) -> Hash {
-        const IN_MEMORY: &str = "writing to a Vec cannot fail";
-        let mut encoder = Encoder::new(Vec::new());
-        encoder.array(self.0.len() as u64).expect(IN_MEMORY);
-        for signed in self.0.values() {
-            encoder.bytes(&signed.bytes).expect(IN_MEMORY);
-        }
-        Hash::of("shoal/1 descriptor list", &encoder.into_writer())
-    }
 }
 
 /// A document made now is for this epoch or the next: one of their keys must be there.
@@ -203,9 +223,16 @@ fn check_epochs(signed: &SignedDescriptor, now: Epoch) -> Result<(), Refusal> {
     }
 }
 
-/// Decides between two descriptors of one node and instant, the same way at every authority.
-fn tie_break(bytes: &[u8]) -> Hash {
-    Hash::of("shoal/1 descriptor tie", bytes)
+/// Hash of a descriptor's exact bytes: lists name descriptors by it.
+#[must_use]
+pub fn descriptor_hash(bytes: &[u8]) -> Hash {
+    Hash::of("shoal/1 descriptor hash", bytes)
+}
+
+/// Which of two descriptors of one node wins: the one that sorts first. The later one, or, of one instant, the one with the
+/// lower hash.
+pub(crate) fn precedence(published: UnixMillis, hash: Hash) -> (Reverse<UnixMillis>, Hash) {
+    (Reverse(published), hash)
 }
 
 #[cfg(test)]
@@ -259,12 +286,35 @@ mod tests {
         let mut listing = Listing::default();
         let refused = listing.offer(&bytes, NOW, &judge(Some(&list)), |_| None);
         assert_eq!(refused, Err(Refusal::NotAdmitted { identity: node.identity() }));
-        list.admit(Admitted { identity: node.identity(), role: Role::Store, address: None }).expect("room");
+        list.admit(Admitted { identity: node.identity(), role: Role::Store, family: None, address: None })
+            .expect("room");
         let refused = listing.offer(&bytes, NOW, &judge(Some(&list)), |_| None);
         assert_eq!(refused, Err(Refusal::OtherRole { was: Role::Store, wants: Role::Mix }));
         let refused = listing.offer(&bytes, NOW, &judge(None), |_| Some(Role::Gateway));
         assert_eq!(refused, Err(Refusal::OtherRole { was: Role::Gateway, wants: Role::Mix }));
         assert!(listing.is_empty());
+    }
+
+    #[test]
+    fn a_family_counts_only_as_it_was_admitted() {
+        let mut node = Node::new(Role::Mix, 1);
+        let alone = Admitted { identity: node.identity(), role: Role::Mix, family: None, address: None };
+        let mut strangers = AdmittedList::default();
+        strangers.admit(alone.clone()).expect("room");
+        let mut relatives = AdmittedList::default();
+        relatives.admit(Admitted { family: Some([7; 32]), ..alone }).expect("room");
+        let mut listing = Listing::default();
+        let mut refused = |bytes: &[u8], list: &AdmittedList| listing.offer(bytes, NOW, &judge(Some(list)), |_| None);
+        let without = node.descriptor(NOW);
+        assert_eq!(refused(&without, &relatives), Err(Refusal::OtherFamily), "it left the family it was admitted with");
+        node.family = Some([7; 32]);
+        let with = node.descriptor(NOW);
+        assert_eq!(refused(&with, &strangers), Err(Refusal::OtherFamily), "a stranger claims a family");
+        assert!(refused(&with, &relatives).is_ok());
+        // in open mode it is taken as claimed
+        assert!(offer(&mut Listing::default(), &with, NOW).is_ok());
+        // and who is dismissed from the family goes
+        assert_eq!(listing.prune(Epoch(0), Some(&strangers)), vec![node.identity()]);
     }
 
     #[test]
@@ -288,7 +338,7 @@ mod tests {
         for number in 0..MAX_DESCRIPTORS as u64 {
             let mut identity = [0; 32];
             identity[..8].copy_from_slice(&number.to_be_bytes());
-            listing.0.insert(Identity::from_bytes(identity), filler.clone());
+            listing.0.insert(Identity::from_bytes(identity), Arc::new(filler.clone()));
         }
         assert_eq!(offer(&mut listing, &Node::new(Role::Mix, 2).descriptor(NOW), NOW), Err(Refusal::Full));
     }
@@ -300,12 +350,10 @@ mod tests {
         offer(&mut listing, &one.descriptor(NOW), NOW).expect("listed");
         offer(&mut listing, &two.descriptor(NOW), NOW).expect("listed");
         let epoch = testing::schedule().epoch_at(NOW);
-        let before = listing.hash();
         assert!(listing.prune(epoch.plus(3), None).is_empty());
         let mut list = AdmittedList::default();
-        list.admit(Admitted { identity: one.identity(), role: Role::Mix, address: None }).expect("room");
+        list.admit(Admitted { identity: one.identity(), role: Role::Mix, family: None, address: None }).expect("room");
         assert_eq!(listing.prune(epoch, Some(&list)), vec![two.identity()]);
-        assert_ne!(listing.hash(), before);
         assert_eq!(listing.prune(epoch.plus(4), Some(&list)), vec![one.identity()]);
     }
 }

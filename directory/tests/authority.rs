@@ -234,7 +234,7 @@ async fn a_network_comes_up_and_its_document_verifies() {
     assert_eq!((document.signatures(), document.nodes.len()), (1, 7));
     assert!(Layer::ALL.into_iter().all(|layer| document.layer(layer).count() == 1));
     assert_eq!(document.current_generation().unwrap().stores.len(), 3);
-    let have = Some(document.height);
+    let have = Some(document.hash());
     assert!(matches!(
         authority.ask(&DirectoryQuestion::Newest { have }).await,
         DirectoryAnswer::UpToDate | DirectoryAnswer::Document(_)

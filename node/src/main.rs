@@ -194,7 +194,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 fn admission(setup: &Setup, json: bool, verb: &str) {
     let Setup { dir, config, network, identity } = setup;
     let identity = identity.identity();
-    let line = setup::admission_line(config.role, &identity, &config.address);
+    let line = setup::admission_line(config.role, &identity, &config.address, config.family.as_deref());
     let hints = &network.hints.authorities;
     if json {
         let send_to: Vec<Value> = hints

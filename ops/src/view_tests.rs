@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use shoal_protocol::{
-    consensus::{Generation, NodeEntry},
+    consensus::{DrawState, Generation, NodeEntry},
     parameters::Parameters,
     types::{Epoch, Hash, StoreIndex},
 };
@@ -42,6 +42,7 @@ fn document() -> Document {
         valid_until: NOW.plus(parameters.epoch() * 3),
         parameters,
         previous_mean_delay_ms: parameters.mean_delay_ms,
+        mean_delay_since: Epoch(0),
         authorities: Vec::new(),
         nodes: vec![
             node(1, Role::Gateway, None),
@@ -60,6 +61,7 @@ fn document() -> Document {
             stores: vec![StoreIndex(4)],
         }],
         randomness: [0; 32],
+        draw: DrawState::default(),
         commitments: Vec::new(),
         reveals: Vec::new(),
         lists: Vec::new(),

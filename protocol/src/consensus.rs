@@ -15,11 +15,13 @@ use crate::parameters::Parameters;
 use crate::types::{Epoch, Hash, Identity, Layer, Role, StoreIndex, UnixMillis};
 use crate::x25519::X25519Public;
 
-pub(crate) mod codec;
+pub mod codec;
 mod content;
+mod follower;
 mod verify;
 
-pub use verify::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, certify};
+pub use follower::{Follower, Offered};
+pub use verify::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, assemble, certify};
 
 use codec::{Parsed, Put, Reader, Writer};
 
@@ -59,6 +61,8 @@ pub struct Consensus {
     pub parameters: Parameters,
     /// Mean mixing delay of the document before it, in ms: packets built under that one are still on their way.
     pub previous_mean_delay_ms: u64,
+    /// Epoch of the document that brought the mean mixing delay in force: the next change is at least a day later.
+    pub mean_delay_since: Epoch,
     /// Authorities that certify the next document.
     pub authorities: Vec<AuthorityKey>,
     /// Listed nodes, strictly increasing by identity.
@@ -72,12 +76,48 @@ pub struct Consensus {
     /// Randomness of the last draw of layers and generation; zeros before the first.
     #[serde(serialize_with = "codec::hex_32")]
     pub randomness: [u8; 32],
-    /// Commitments of authorities to what they will reveal for the next draw, strictly increasing by authority.
+    /// The draw that comes next, and whom the one before may seat.
+    pub draw: DrawState,
+    /// Commitments to what authorities will reveal for the next draw, strictly increasing by authority. Once here, a
+    /// commitment stays until its draw.
     pub commitments: Vec<Commitment>,
-    /// What authorities revealed for the draw in this document; empty when it draws nothing.
+    /// What was revealed for the next draw so far, strictly increasing by authority.
     pub reveals: Vec<Reveal>,
-    /// Hashes of the descriptor lists this document was computed from, strictly increasing by authority.
+    /// Hashes of the authorities' lists this document was computed from, strictly increasing by authority. Indices into
+    /// the set that certifies this document; all other indices are into [`Self::authorities`].
     pub lists: Vec<ListHash>,
+}
+
+/// Where the shared randomness stands: when the next draw takes commitments, reveals, and is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DrawState {
+    /// Epoch from which on the randomness in force was revealed: only nodes known since an earlier one may be seated by
+    /// it.
+    pub revealed_from: Epoch,
+    /// Number of the next draw, and of the generation it makes. A draw that had to be begun anew has a new number.
+    pub number: u32,
+    /// Documents of earlier epochs take commitments.
+    pub commit_before: Epoch,
+    /// Documents from this epoch on count reveals; not before [`Self::commit_before`].
+    pub reveal_from: Epoch,
+    /// The first document from this epoch on draws, if enough was revealed in documents before it.
+    pub due: Epoch,
+    /// Authorities that committed and did not reveal for the draw before: they have no part in this one. Strictly
+    /// increasing.
+    pub excluded: Vec<u16>,
+}
+
+impl Default for DrawState {
+    fn default() -> Self {
+        Self {
+            revealed_from: Epoch(0),
+            number: 1,
+            commit_before: Epoch(1),
+            reveal_from: Epoch(1),
+            due: Epoch(2),
+            excluded: Vec::new(),
+        }
+    }
 }
 
 /// One listed node.
@@ -226,7 +266,7 @@ impl Consensus {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(|writer| {
-            writer.put_array(18);
+            writer.put_array(20);
             writer.put_uint(self.version.into());
             writer.put_bytes(self.network.as_bytes());
             writer.put_uint(self.height);
@@ -236,12 +276,14 @@ impl Consensus {
             writer.put_uint(self.valid_until.0);
             self.parameters.put(writer);
             writer.put_uint(self.previous_mean_delay_ms);
+            writer.put_uint(self.mean_delay_since.0);
             put_authorities(writer, &self.authorities);
             put_list(writer, &self.nodes, NodeEntry::put);
             put_list(writer, &self.absent, AbsentNode::put);
             writer.put_uint(self.next_store_index.into());
             put_list(writer, &self.generations, Generation::put);
             writer.put_bytes(&self.randomness);
+            self.draw.put(writer);
             put_list(writer, &self.commitments, |entry, writer| {
                 put_pair(writer, entry.authority, entry.hash.as_bytes())
             });
@@ -254,7 +296,7 @@ impl Consensus {
     fn decode(bytes: &[u8]) -> Parsed<Self> {
         let mut reader = Reader::new(bytes);
         let reader = &mut reader;
-        reader.array(18, "document fields")?;
+        reader.array(20, "document fields")?;
         let version = reader.u16("format")?;
         if version != CONSENSUS_FORMAT {
             return Err("format (made by another version of the protocol)");
@@ -269,18 +311,20 @@ impl Consensus {
             valid_until: UnixMillis(reader.u64("valid_until")?),
             parameters: Parameters::read(reader)?,
             previous_mean_delay_ms: reader.u64("previous mean delay")?,
+            mean_delay_since: Epoch(reader.u64("mean delay since")?),
             authorities: read_authorities(reader)?,
             nodes: reader.list(0, MAX_NODES, "nodes", NodeEntry::read)?,
             absent: reader.list(0, MAX_ABSENT, "absent nodes", AbsentNode::read)?,
             next_store_index: reader.u16("next store index")?,
             generations: reader.list(0, MAX_GENERATIONS, "generations", Generation::read)?,
             randomness: reader.bytes_of("randomness")?,
+            draw: DrawState::read(reader)?,
             commitments: read_pairs(reader, "commitments", |authority, bytes| Commitment {
                 authority,
                 hash: Hash::from_bytes(bytes),
             })?,
             reveals: read_pairs(reader, "reveals", |authority, value| Reveal { authority, value })?,
-            lists: read_pairs(reader, "descriptor lists", |authority, bytes| ListHash {
+            lists: read_pairs(reader, "lists", |authority, bytes| ListHash {
                 authority,
                 hash: Hash::from_bytes(bytes),
             })?,
@@ -292,7 +336,7 @@ impl Consensus {
 }
 
 /// `[[identity, ml-dsa], …]`.
-pub(crate) fn put_authorities(writer: &mut Writer, authorities: &[AuthorityKey]) {
+pub fn put_authorities(writer: &mut Writer, authorities: &[AuthorityKey]) {
     put_list(writer, authorities, |key, writer| {
         writer.put_array(2);
         writer.put_bytes(key.identity.as_bytes());
@@ -300,14 +344,23 @@ pub(crate) fn put_authorities(writer: &mut Writer, authorities: &[AuthorityKey])
     });
 }
 
-fn read_authorities(reader: &mut Reader<'_>) -> Parsed<Vec<AuthorityKey>> {
-    reader.list(1, MAX_AUTHORITIES, "authorities", |reader| {
+/// What [`put_authorities`] wrote: 1 to [`MAX_AUTHORITIES`] keys, strictly increasing by identity.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn read_authorities(reader: &mut Reader<'_>) -> Parsed<Vec<AuthorityKey>> {
+    let keys = reader.list(1, MAX_AUTHORITIES, "authorities", |reader| {
         reader.array(2, "authorities")?;
         Ok(AuthorityKey {
             identity: codec::read_identity(reader, "authorities")?,
             ml_dsa: reader.bytes_of::<ML_DSA_PUBLIC_SIZE>("authorities")?,
         })
-    })
+    })?;
+    if codec::strictly_sorted(&keys, |key| key.identity) {
+        Ok(keys)
+    } else {
+        Err("authorities (not sorted, or one twice)")
+    }
 }
 
 fn put_list<T>(writer: &mut Writer, items: &[T], put: impl Fn(&T, &mut Writer)) {
@@ -382,6 +435,31 @@ impl NodeEntry {
             envelope_keys: codec::read_keys(reader, 0, COVERED, "envelope keys")?,
             since: Epoch(reader.u64("since")?),
             standby: reader.bool("standby")?,
+        })
+    }
+}
+
+impl DrawState {
+    fn put(&self, writer: &mut Writer) {
+        writer.put_array(6);
+        writer.put_uint(self.revealed_from.0);
+        writer.put_uint(self.number.into());
+        writer.put_uint(self.commit_before.0);
+        writer.put_uint(self.reveal_from.0);
+        writer.put_uint(self.due.0);
+        put_list(writer, &self.excluded, |authority, writer| writer.put_uint((*authority).into()));
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Parsed<Self> {
+        reader.array(6, "draw")?;
+        Ok(Self {
+            revealed_from: Epoch(reader.u64("draw")?),
+            number: reader.u32("draw")?,
+            commit_before: Epoch(reader.u64("draw")?),
+            reveal_from: Epoch(reader.u64("draw")?),
+            due: Epoch(reader.u64("draw")?),
+            excluded: reader
+                .list(0, MAX_AUTHORITIES, "excluded authorities", |reader| reader.u16("excluded authorities"))?,
         })
     }
 }

@@ -5,6 +5,8 @@ use crate::geometry::{
     ENVELOPE_SIZE, FULL_ANSWER_SIZE, PACKET_SIZE, RECEIPT_SIZE, SHORT_ANSWER_SIZE, STORE_FRAME_SIZE,
 };
 use crate::request::{Envelope, SealedAnswer};
+use crate::types::Hash;
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use rand::CryptoRng;
 use std::fmt;
@@ -172,13 +174,27 @@ pub enum DirectoryQuestion {
     /// Take this signed descriptor.
     #[n(0)]
     Publish(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
-    /// Give the newest certified consensus, unless it has this height.
+    /// Give the newest certified consensus, unless it has this hash. Not its height: who holds another document of the
+    /// same height must not be told that all is well.
     #[n(1)]
     Newest {
-        /// Height of the newest document held.
+        /// Hash of the newest document held.
         #[n(0)]
-        have: Option<u64>,
+        have: Option<Hash>,
     },
+    /// Give the documents after this height at which the set of authorities changed, oldest first.
+    #[n(2)]
+    Changes {
+        /// Height of the newest document seen; 0 for none.
+        #[n(0)]
+        after_height: u64,
+    },
+    /// Between authorities: a message of the agreement.
+    #[n(3)]
+    Agree(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// Between authorities: the sender's list for the next document, with its descriptors.
+    #[n(4)]
+    List(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 /// An authority's answer; at most [`ANSWER_SIZE_MAX`] bytes.
@@ -202,6 +218,10 @@ pub enum DirectoryAnswer {
     /// The question could not be read.
     #[n(5)]
     BadQuestion,
+    /// Certified bytes of documents at which the set of authorities changed, oldest first; as many as fit in an answer,
+    /// none when there are no more. Ask again after the last one's height.
+    #[n(6)]
+    Changes(#[n(0)] Vec<ByteVec>),
 }
 
 /// A directory message that cannot be read.
@@ -267,7 +287,10 @@ mod tests {
         for question in [
             DirectoryQuestion::Publish(vec![1, 2, 3]),
             DirectoryQuestion::Newest { have: None },
-            DirectoryQuestion::Newest { have: Some(u64::MAX) },
+            DirectoryQuestion::Newest { have: Some(Hash::from_bytes([7; 32])) },
+            DirectoryQuestion::Changes { after_height: u64::MAX },
+            DirectoryQuestion::Agree(vec![1; 9]),
+            DirectoryQuestion::List(vec![2; 9]),
         ] {
             let mut bytes = question.to_bytes();
             assert_eq!(DirectoryQuestion::from_bytes(&bytes), Ok(question));
@@ -281,6 +304,8 @@ mod tests {
             DirectoryAnswer::UpToDate,
             DirectoryAnswer::NotYet("2 of 3 stores".into()),
             DirectoryAnswer::BadQuestion,
+            DirectoryAnswer::Changes(Vec::new()),
+            DirectoryAnswer::Changes(vec![vec![1; 40].into(), vec![2; 3].into()]),
         ] {
             assert_eq!(DirectoryAnswer::from_bytes(&answer.to_bytes()), Ok(answer));
         }

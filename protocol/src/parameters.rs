@@ -274,7 +274,8 @@ impl Parameters {
         Ok(())
     }
 
-    pub(crate) fn put(&self, writer: &mut Writer) {
+    /// Writes all fields as one array of integers.
+    pub fn put(&self, writer: &mut Writer) {
         writer.put_array(FIELDS);
         for value in self.as_integers() {
             writer.put_uint(value);
@@ -282,7 +283,10 @@ impl Parameters {
     }
 
     /// Reads the integers and says whether they are well-formed; ranges are [`Self::validate`]'s business.
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Parsed<Self> {
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn read(reader: &mut Reader<'_>) -> Parsed<Self> {
         const FIELD: &str = "parameters";
         reader.array(FIELDS, FIELD)?;
         Ok(Self {

@@ -11,7 +11,7 @@ use shoal_client::mail::{Event, Mail, MessageId, MessageState, RateClass, Receiv
 use shoal_client::want::{Rank, Ticket, Want};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, BoxId};
-use shoal_protocol::consensus::{CONSENSUS_FORMAT, Consensus, Generation};
+use shoal_protocol::consensus::{CONSENSUS_FORMAT, Consensus, DrawState, Generation};
 use shoal_protocol::inbox::{append_work, verify_read};
 use shoal_protocol::network::{Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
@@ -153,12 +153,14 @@ impl World {
             valid_until: UnixMillis(u64::MAX),
             parameters,
             previous_mean_delay_ms: parameters.mean_delay_ms,
+            mean_delay_since: Epoch(0),
             authorities: network.authorities.clone(),
             nodes: Vec::new(),
             absent: Vec::new(),
             next_store_index: 5,
             generations: vec![generation],
             randomness: [7; 32],
+            draw: DrawState::default(),
             commitments: Vec::new(),
             reveals: Vec::new(),
             lists: Vec::new(),

@@ -7,13 +7,13 @@ use shoal_protocol::{Epoch, Hash, Role, UnixMillis};
 
 use super::{Act, Authority, Genesis, Memory, needed};
 use crate::agreement::Value;
-use crate::document::{most_are_back, next_draw};
+use crate::document::most_are_back;
 use crate::list_message::ListMessage;
 use crate::lists::Listing;
 use crate::proposal::VerifiedProposal;
 use crate::randomness;
 use crate::schedule::{after_outage, patience};
-use crate::signed_list::{Contribution, List};
+use crate::signed_list::List;
 
 /// The list that was frozen last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Authority {
         let outage = after_outage(newest.as_ref().map(|newest| newest.epoch), epoch);
         if let Some(frozen) = &self.frozen {
             // for the first document and after an outage nodes are still coming: the list is renewed while they do
-            let renew = (first || outage) && now.since(frozen.at) >= wait && listing.hash() != frozen.listing;
+            let renew = (first || outage) && now.since(frozen.at) >= wait && listing.state() != frozen.listing;
             if frozen.epoch == epoch && !renew {
                 let mut acts = self.send_again(me, wait, now);
                 acts.extend(self.begin_if_silent(now));
@@ -45,7 +45,7 @@ impl Authority {
             self.waiting_for = Some(shortage);
             return Vec::new();
         }
-        if outage && now.since(since) < wait && !most_are_back(&self.judge.genesis.rules(), newest.as_deref(), epoch, listing) {
+        if outage && now.since(since) < wait && !most_are_back(&self.judge.genesis.rules(), newest.as_ref().map(|newest| &***newest), epoch, listing.descriptors()) {
             self.waiting_for = Some("waiting for nodes to publish again after an outage of the directory".to_owned());
             return Vec::new();
         }
@@ -57,7 +57,7 @@ impl Authority {
                 return Vec::new();
             }
         };
-        self.frozen = Some(Frozen { epoch, at: now, sent: now, listing: listing.hash() });
+        self.frozen = Some(Frozen { epoch, at: now, sent: now, listing: listing.state() });
         let bytes = message.to_bytes();
         self.gathering.keep(message);
         let mut acts = vec![Act::List(bytes)];
@@ -83,11 +83,7 @@ impl Authority {
     /// What this authority says beside its nodes.
     fn head(&self, me: u16, epoch: Epoch, now: UnixMillis) -> List {
         let Genesis { network, parameters, .. } = self.judge.genesis;
-        let newest = self.newest();
-        let number = next_draw(newest.map(|newest| &***newest));
-        let value = |number| randomness::reveal(&self.secret, &network, number);
-        let commitment = |number| randomness::commitment(&network, number, me, &value(number));
-        let reveals = newest.is_none_or(|newest| epoch >= newest.draw.reveal_from);
+        let newest = self.newest().map(|newest| &***newest);
         List {
             network,
             authority: me,
@@ -95,11 +91,7 @@ impl Authority {
             epoch,
             made_at: now,
             entries: Vec::new(),
-            contribution: Contribution {
-                commitment: commitment(number),
-                commitment_after: commitment(number.saturating_add(1)),
-                reveal: reveals.then(|| value(number)),
-            },
+            contribution: randomness::contribution(&self.secret, &network, newest, epoch),
             parameters: self.wishes.parameters.unwrap_or(newest.map_or(parameters, |newest| newest.parameters)),
             authorities: self
                 .wishes

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use shoal_protocol::consensus::{AbsentNode, Consensus, Generation, MAX_ABSENT, MAX_STORES, NodeEntry};
+use shoal_protocol::consensus::{
+    AbsentNode, Consensus, Generation, MAX_ABSENT, MAX_GENERATIONS, MAX_STORES, NodeEntry,
+};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::{Epoch, Hash, Identity, Role, StoreIndex};
 
@@ -22,7 +24,12 @@ pub(super) fn living_generations(before: Option<&Consensus>, epoch: Epoch, param
     let alive = |generation: &&Generation| {
         generation.retired.is_none_or(|retired| epoch <= retired.plus(parameters.retention_epochs()))
     };
-    before.map_or_else(Vec::new, |before| before.generations.iter().filter(alive).cloned().collect())
+    let mut living: Vec<_> =
+        before.map_or_else(Vec::new, |before| before.generations.iter().filter(alive).cloned().collect());
+    // parameters in force cannot make more; a change of them can, and then the oldest goes early
+    let room_for_one = living.len().saturating_sub(MAX_GENERATIONS - 1);
+    living.drain(..room_for_one);
+    living
 }
 
 /// Ends the current generation.

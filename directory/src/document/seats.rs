@@ -60,9 +60,7 @@ pub(super) fn between_draws(nodes: &mut [NodeEntry], before: Option<&Consensus>,
     by_draw(nodes, &seats);
 }
 
-/// Whether the randomness in force came out after the node was known. At genesis everybody published before it.
+/// Whether the node was known before the randomness in force was revealed. At genesis everybody was.
 fn may_be_seated(before: &Consensus, node: &NodeEntry) -> bool {
-    before
-        .current_generation()
-        .is_some_and(|current| node.since < current.since || (current.number == 1 && node.since == current.since))
+    node.since < before.draw.revealed_from
 }

@@ -2,30 +2,25 @@
 
 use super::*;
 use crate::lists::{Judge, Listing};
-use crate::testing::{self, EPOCH_MS, NETWORK, Node};
-use rand::{SeedableRng as _, rngs::StdRng};
-use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::{TrustAnchor, UnverifiedConsensus, certify};
+use crate::testing::{self, Cast, Council, NETWORK, Node, middle_of, parameters};
+use shoal_protocol::consensus::TrustAnchor;
 use std::time::Duration;
 
-/// An authority without files or links.
+mod council;
+
+/// One authority that remembers what was published.
 struct Paper {
-    secret: AuthoritySecret,
-    authorities: Vec<AuthorityKey>,
-    parameters: Parameters,
+    council: Council,
     listing: Listing,
-    chain: Vec<VerifiedConsensus>,
 }
 
 impl Paper {
     fn new(parameters: Parameters) -> Self {
-        let secret = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
-        let authorities = vec![secret.public().clone()];
-        Self { secret, authorities, parameters, listing: Listing::default(), chain: Vec::new() }
+        Self { council: Council::new(1, 0, parameters), listing: Listing::default() }
     }
 
     fn publish(&mut self, nodes: &[&Node], epoch: u64) {
-        let now = UnixMillis(testing::GENESIS.0 + epoch * EPOCH_MS + EPOCH_MS / 2);
+        let now = middle_of(epoch);
         let judge =
             Judge { network: NETWORK, schedule: testing::schedule(), skew: Duration::from_secs(2), admitted: None };
         for node in nodes {
@@ -34,82 +29,22 @@ impl Paper {
     }
 
     fn draft(&self, epoch: u64) -> Result<Draft, NotYet> {
-        self.with_ingredients(epoch, next_document)
+        self.council.draft(epoch, &self.council.messages(epoch, self.listing.descriptors()))
     }
 
-    fn with_ingredients<T>(&self, epoch: u64, ask: impl FnOnce(&Ingredients<'_>) -> T) -> T {
-        let previous = self.chain.last();
-        let number = next_draw(previous.map(|previous| &**previous));
-        let value = |number| randomness::reveal(&self.secret, &NETWORK, number);
-        let commitment = |number| randomness::commitment(&NETWORK, number, 0, &value(number));
-        ask(&Ingredients {
-            rules: Rules {
-                network: NETWORK,
-                schedule: testing::schedule(),
-                parameters: self.parameters,
-                authorities: &self.authorities,
-                genesis_stores: 3,
-                genesis_gateways: 1,
-            },
-            previous,
-            epoch: Epoch(epoch),
-            descriptors: self.listing.descriptors(),
-            lists: &[ListHash { authority: 0, hash: self.listing.hash() }],
-            contributions: &[Contribution {
-                authority: 0,
-                reveal: value(number),
-                commitment: commitment(number),
-                commitment_after: commitment(number + 1),
-            }],
-        })
+    fn most_are_back(&self, epoch: u64) -> bool {
+        let before = self.council.chain.last().map(|before| &**before);
+        most_are_back(&self.council.rules(), before, Epoch(epoch), self.listing.descriptors())
     }
 
     /// Makes, certifies, parses and verifies the document of `epoch`, as everybody else would.
     fn advance(&mut self, epoch: u64) -> &VerifiedConsensus {
         let draft = self.draft(epoch).expect("a document is possible");
-        let bytes = certify(&draft.document, 0, &[(0, &self.secret)]);
-        let anchor = TrustAnchor { network: NETWORK, authorities: self.authorities.clone() };
-        let verified = UnverifiedConsensus::parse(&bytes)
-            .expect("the document keeps every rule")
-            .verify(&anchor, draft.document.valid_from, self.chain.last().map(VerifiedConsensus::mark))
-            .expect("verifies");
-        self.chain.push(verified);
-        self.chain.last().expect("just pushed")
-    }
-}
-
-fn parameters(draw_epochs: u32) -> Parameters {
-    Parameters {
-        epoch_ms: EPOCH_MS,
-        draw_epochs,
-        retention_ms: 4 * EPOCH_MS,
-        mixes_per_layer: 2,
-        ..Parameters::test_network()
-    }
-}
-
-struct Cast {
-    gateways: Vec<Node>,
-    mixes: Vec<Node>,
-    stores: Vec<Node>,
-}
-
-impl Cast {
-    fn new(gateways: u16, mixes: u16, stores: u16) -> Self {
-        let make = |role, count: u16| (1..=count).map(|number| Node::new(role, number)).collect();
-        Self {
-            gateways: make(Role::Gateway, gateways),
-            mixes: make(Role::Mix, mixes),
-            stores: make(Role::Store, stores),
-        }
+        self.council.take(&draft)
     }
 
-    fn all(&self) -> Vec<&Node> {
-        self.gateways.iter().chain(&self.mixes).chain(&self.stores).collect()
-    }
-
-    fn all_but(&self, gone: &[Identity]) -> Vec<&Node> {
-        self.all().into_iter().filter(|node| !gone.contains(&node.identity())).collect()
+    fn newest(&self) -> &VerifiedConsensus {
+        self.council.chain.last().expect("made")
     }
 }
 
@@ -144,7 +79,7 @@ fn genesis_waits_for_enough_nodes_and_then_draws_at_once() {
     assert_eq!((generation.number, generation.since), (1, Epoch(5)));
     assert_eq!(generation.stores, [0, 1, 2].map(StoreIndex));
     assert_eq!(first.randomness, generation.seed);
-    assert_eq!((first.reveals.len(), first.commitments.len()), (1, 1));
+    assert_eq!((first.reveals.len(), first.commitments.len(), first.draw.number), (0, 1, 2));
     assert_eq!(first.next_store_index, 3);
 }
 
@@ -172,24 +107,24 @@ fn places_and_indices_are_kept_and_documents_are_chained() {
         assert_eq!(document.generations, first.generations);
         assert_eq!(document.randomness, first.randomness);
         assert!(document.reveals.is_empty() && document.absent.is_empty());
-        let before = &paper.chain[paper.chain.len() - 2];
+        let before = &paper.council.chain[paper.council.chain.len() - 2];
         assert_eq!((document.previous, document.height), (before.hash(), before.height + 1));
         for node in &document.nodes {
             assert_eq!(node.mix_keys.len(), 3, "keys for e, e+1, e+2");
         }
     }
-    assert_eq!(paper.draft(11), Err(NotYet::Made(Epoch(11))));
 }
 
 #[test]
-fn newcomers_stand_by_until_the_next_draw() {
+fn newcomers_stand_by_until_randomness_revealed_after_them() {
     let cast = Cast::new(1, 6, 3);
     let (mix, store) = (Node::new(Role::Mix, 50), Node::new(Role::Store, 50));
-    let mut paper = Paper::new(parameters(4));
+    let mut paper = Paper::new(parameters(8));
     paper.publish(&cast.all(), 5);
     let first = paper.advance(5).clone();
     let seed = first.randomness;
-    for epoch in 6..9 {
+    assert_eq!((first.draw.reveal_from, first.draw.due), (Epoch(10), Epoch(13)));
+    for epoch in 6..13 {
         paper.publish(&cast.all(), epoch - 1);
         paper.publish(&[&mix, &store], epoch - 1);
         let document = paper.advance(epoch);
@@ -198,29 +133,40 @@ fn newcomers_stand_by_until_the_next_draw() {
         assert!(document.node(&store.identity()).is_some_and(|node| node.standby));
         assert_eq!(document.stores().count(), 3);
     }
-    paper.publish(&cast.all(), 8);
-    paper.publish(&[&mix, &store], 8);
-    let drawn = paper.advance(9);
+    paper.publish(&cast.all(), 12);
+    paper.publish(&[&mix, &store], 12);
+    let drawn = paper.advance(13);
     let generation = drawn.current_generation().expect("drawn");
-    assert_eq!((generation.number, generation.since, generation.stores.len()), (2, Epoch(9), 4));
+    assert_eq!((generation.number, generation.since, generation.stores.len()), (2, Epoch(13), 4));
     assert_ne!(drawn.randomness, seed);
-    assert_eq!(drawn.generations[0].retired, Some(Epoch(9)));
     assert_eq!(layers(drawn).len(), 6, "seven mixes for six seats");
     assert!(drawn.node(&store.identity()).is_some_and(|node| !node.standby));
 }
 
 #[test]
-fn who_is_first_listed_in_the_drawing_document_is_not_drawn() {
+fn who_is_first_listed_while_values_are_revealed_is_not_drawn() {
     let cast = Cast::new(1, 6, 3);
     let late = Node::new(Role::Store, 60);
     let mut paper = Paper::new(parameters(2));
     paper.publish(&cast.all(), 5);
-    paper.advance(5);
-    paper.publish(&cast.all(), 6);
-    paper.publish(&[&late], 6);
+    let first = paper.advance(5);
+    assert_eq!((first.draw.commit_before, first.draw.reveal_from, first.draw.due), (Epoch(6), Epoch(6), Epoch(7)));
+    let everybody = |paper: &mut Paper, epoch| {
+        paper.publish(&cast.all(), epoch);
+        paper.publish(&[&late], epoch);
+    };
+    everybody(&mut paper, 5);
+    assert_eq!(paper.advance(6).reveals.len(), 1);
+    everybody(&mut paper, 6);
     let drawn = paper.advance(7);
+    assert_eq!(drawn.generations[0].retired, Some(Epoch(7)));
     assert_eq!(drawn.current_generation().map(|generation| (generation.number, generation.stores.len())), Some((2, 3)));
     assert!(drawn.node(&late.identity()).is_some_and(|node| node.standby));
+    everybody(&mut paper, 7);
+    paper.advance(8);
+    everybody(&mut paper, 8);
+    let drawn = paper.advance(9);
+    assert_eq!(drawn.current_generation().map(|generation| (generation.number, generation.stores.len())), Some((3, 4)));
 }
 
 #[test]
@@ -236,7 +182,7 @@ fn a_silent_node_is_dropped_and_its_seat_filled_from_genesis_standbys() {
         paper.publish(&cast.all_but(&[gone]), epoch - 1);
         paper.advance(epoch);
     }
-    let now = paper.chain.last().expect("made");
+    let now = paper.newest();
     assert!(now.node(&gone).is_none());
     assert_eq!(layers(now).get(&standby), Some(&seat), "the standby took the empty seat");
     assert_eq!(now.absent.iter().map(|node| node.identity).collect::<Vec<_>>(), [gone]);
@@ -260,7 +206,7 @@ fn an_empty_seat_waits_for_its_mix_when_nobody_may_take_it() {
         paper.publish(&[&newcomer], epoch - 1);
         paper.advance(epoch);
     }
-    let without = paper.chain.last().expect("made");
+    let without = paper.newest();
     assert_eq!(without.layer(seat).count(), 1);
     assert!(without.node(&newcomer.identity()).is_some_and(|node| node.standby), "too new for a vacancy");
     paper.publish(&cast.all(), 9);
@@ -304,7 +250,7 @@ fn a_forgotten_store_gets_a_new_index() {
         paper.publish(&cast.all_but(&[gone]), epoch - 1);
         paper.advance(epoch);
     }
-    let without = paper.chain.last().expect("made");
+    let without = paper.newest();
     assert!(without.absent.is_empty());
     assert!(without.generations.len() <= 4, "{} generations live", without.generations.len());
     paper.publish(&cast.all(), 18);
@@ -346,11 +292,11 @@ fn after_an_outage_two_thirds_of_every_layer_and_role_are_waited_for() {
     let first = paper.advance(5);
     let layer: Vec<_> = first.layer(Layer::L2).map(|node| node.identity).collect();
     // ten epochs later nobody has renewed; then all but a whole layer; then two of its three
-    assert!(!paper.with_ingredients(16, most_are_back));
+    assert!(!paper.most_are_back(16));
     paper.publish(&cast.all_but(&layer[1..]), 15);
-    assert!(!paper.with_ingredients(16, most_are_back));
+    assert!(!paper.most_are_back(16));
     paper.publish(&cast.all_but(&layer[2..]), 15);
-    assert!(paper.with_ingredients(16, most_are_back));
+    assert!(paper.most_are_back(16));
     assert_eq!(paper.advance(16).nodes.len(), 14);
 }
 
@@ -386,20 +332,6 @@ fn families_share_a_layer_through_draws_and_vacancies() {
     }
 }
 
-#[test]
-fn an_uncommitted_reveal_draws_nothing() {
-    let cast = Cast::new(1, 6, 3);
-    let mut paper = Paper::new(parameters(2));
-    paper.publish(&cast.all(), 5);
-    paper.advance(5);
-    // Another secret reveals what was never committed to.
-    paper.secret = AuthoritySecret::generate(&mut StdRng::seed_from_u64(99));
-    paper.publish(&cast.all(), 6);
-    let draft = paper.draft(7).expect("possible");
-    assert!(draft.document.reveals.is_empty());
-    assert_eq!(draft.document.generations.len(), 1);
-}
-
 /// Certified documents of `heights` epochs in a row, and what verifies them; a `fork` has one gateway more.
 pub(crate) fn certified_chain(heights: u64, fork: bool) -> (Vec<Vec<u8>>, TrustAnchor) {
     let cast = if fork { Cast::new(2, 6, 3) } else { Cast::new(1, 6, 3) };
@@ -408,6 +340,6 @@ pub(crate) fn certified_chain(heights: u64, fork: bool) -> (Vec<Vec<u8>>, TrustA
         paper.publish(&cast.all(), epoch);
         paper.advance(epoch);
     }
-    let documents = paper.chain.iter().map(|document| document.bytes().to_vec()).collect();
-    (documents, TrustAnchor { network: NETWORK, authorities: paper.authorities })
+    let documents = paper.council.chain.iter().map(|document| document.bytes().to_vec()).collect();
+    (documents, TrustAnchor { network: NETWORK, authorities: paper.council.genesis })
 }

@@ -175,7 +175,7 @@ impl Authority {
     pub fn examine(&self, bytes: &[u8], now: UnixMillis) -> Result<SignedDescriptor, Refusal> {
         let judge = self.judge();
         let signed = UnverifiedDescriptor::parse(bytes)?.verify(&judge.network, now, judge.skew)?;
-        judge.may_be_listed(&signed.descriptor)?;
+        judge.admits(&signed.descriptor)?;
         Ok(signed)
     }
 

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use super::failure::{Failure, Kind};
 use super::files;
 use crate::admission::AdmittedList;
-use crate::authority::Wishes;
 use crate::config::{Config, files as names};
+use crate::wishes::Wishes;
 
 /// The layout of `authorities.toml`: as in the network file.
 #[derive(Deserialize)]

@@ -189,11 +189,12 @@ impl Drop for OpenLink {
     }
 }
 
-const QUESTIONS: [(&str, &str); 7] = [
+const QUESTIONS: [(&str, &str); 8] = [
     ("publish", "accepted"),
     ("publish", "refused"),
     ("newest", "document"),
     ("newest", "up_to_date"),
+    ("changes", "changes"),
     ("newest", "not_yet"),
     ("unreadable", "bad_question"),
     ("any", "unanswered"),

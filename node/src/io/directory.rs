@@ -157,12 +157,15 @@ impl ConsensusTask {
             bail!("the network file names no authority to ask (hints.authorities)");
         }
         let hint = *hints.get(rng.random_range(0..hints.len())).context("an authority")?;
-        let have = self.consensus.borrow().as_ref().map(|document| document.height);
+        let have = self.consensus.borrow().as_ref().map(|document| document.hash());
         match self.authorities.ask(&hint, &DirectoryQuestion::Newest { have }).await? {
             DirectoryAnswer::UpToDate => Ok(()),
             DirectoryAnswer::Document(bytes) => self.take(&bytes),
             DirectoryAnswer::NotYet(reason) => bail!("no consensus yet: {reason}"),
-            DirectoryAnswer::Accepted | DirectoryAnswer::Refused(_) | DirectoryAnswer::BadQuestion => {
+            DirectoryAnswer::Accepted
+            | DirectoryAnswer::Refused(_)
+            | DirectoryAnswer::BadQuestion
+            | DirectoryAnswer::Changes(_) => {
                 Err(anyhow!("authority {} does not answer the question asked", hint.identity))
             }
         }

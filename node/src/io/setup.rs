@@ -53,10 +53,11 @@ pub struct InitRequest {
     pub dir: PathBuf,
 }
 
-/// The line an authority's operator is given: `shoal-node-1 ROLE IDENTITY ADDRESS`. (The operator's family is in the
-/// descriptor.)
-pub fn admission_line(role: Role, identity: &Identity, address: &str) -> String {
-    format!("shoal-node-1 {role} {identity} {address}")
+/// The line an authority's operator is given: `shoal-node-1 ROLE IDENTITY ADDRESS`, and ` family=FAMILY` if the node has
+/// one: only an admitted family counts.
+pub fn admission_line(role: Role, identity: &Identity, address: &str, family: Option<&str>) -> String {
+    let family = family.map(|family| format!(" family={family}")).unwrap_or_default();
+    format!("shoal-node-1 {role} {identity} {address}{family}")
 }
 
 fn configuration(message: String, next: &str) -> Failure {
@@ -237,7 +238,10 @@ mod tests {
     #[test]
     fn the_admission_line_has_its_parts_in_order() {
         let identity = Identity::from_bytes([0xab; 32]);
-        let line = admission_line(Role::Mix, &identity, "mix.example.org:4433");
-        assert_eq!(line, format!("shoal-node-1 mix {identity} mix.example.org:4433"));
+        let address = "mix.example.org:4433";
+        let line = admission_line(Role::Mix, &identity, address, None);
+        assert_eq!(line, format!("shoal-node-1 mix {identity} {address}"));
+        let line = admission_line(Role::Mix, &identity, address, Some(&"cd".repeat(32)));
+        assert_eq!(line, format!("shoal-node-1 mix {identity} {address} family={}", "cd".repeat(32)));
     }
 }

@@ -8,7 +8,9 @@ use shoal_node::io::control::{self, Command};
 use shoal_node::io::host::Clock;
 use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::{CONSENSUS_FORMAT, Consensus, EPOCHS_COVERED, Generation, NodeEntry, certify};
+use shoal_protocol::consensus::{
+    CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, Generation, NodeEntry, certify,
+};
 use shoal_protocol::descriptor::{Descriptor, UnverifiedDescriptor};
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
@@ -16,7 +18,7 @@ use shoal_protocol::network::{Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::quic::{Endpoint, FrameWriter, Link, Protocol, QUESTION_TIMEOUT, read_question};
 use shoal_protocol::sphinx::{Hop, Packet, Unwrapped, build, open_header};
-use shoal_protocol::types::{Epoch, Identity, IdentityKey, Layer, Role, StoreIndex, UnixMillis};
+use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Layer, Role, StoreIndex, UnixMillis};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
@@ -158,6 +160,7 @@ impl Paper {
                     let answer = match question {
                         DirectoryQuestion::Publish(bytes) => paper.publish(&bytes),
                         DirectoryQuestion::Newest { have } => paper.newest(have),
+                        DirectoryQuestion::Changes { .. } => DirectoryAnswer::Changes(Vec::new()),
                     };
                     // an asker that was killed takes no answer
                     let _ = answerer.answer(&answer.to_bytes()).await;
@@ -179,12 +182,12 @@ impl Paper {
         }
     }
 
-    fn newest(&self, have: Option<u64>) -> DirectoryAnswer {
+    fn newest(&self, have: Option<Hash>) -> DirectoryAnswer {
         let Some(descriptor) = self.descriptor.lock().expect("whole").clone() else {
             return DirectoryAnswer::NotYet("waiting for the node".into());
         };
         let document = self.document(&descriptor);
-        if have == Some(document.height) {
+        if have == Some(document.hash()) {
             return DirectoryAnswer::UpToDate;
         }
         DirectoryAnswer::Document(certify(&document, 0, &[(0, &self.authority)]))
@@ -229,6 +232,7 @@ impl Paper {
             valid_until: schedule.start(epoch.plus(EPOCHS_COVERED)),
             parameters: self.network.parameters,
             previous_mean_delay_ms: self.network.parameters.mean_delay_ms,
+            mean_delay_since: Epoch(0),
             authorities: self.network.authorities.clone(),
             nodes,
             absent: Vec::new(),
@@ -241,6 +245,7 @@ impl Paper {
                 stores: (0..3).map(StoreIndex).collect(),
             }],
             randomness: [1; 32],
+            draw: DrawState::default(),
             commitments: Vec::new(),
             reveals: Vec::new(),
             lists: Vec::new(),

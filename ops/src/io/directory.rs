@@ -94,7 +94,7 @@ impl Directory {
     }
 
     async fn ask(&mut self, link: &Link, now: UnixMillis) -> anyhow::Result<Newest> {
-        let question = DirectoryQuestion::Newest { have: self.have.map(|have| have.height) }.to_bytes();
+        let question = DirectoryQuestion::Newest { have: self.have.map(|have| have.hash) }.to_bytes();
         let bytes = timeout(LIMIT, ask(link, &question, ANSWER_SIZE_MAX)).await.context("no answer in time")??;
         match DirectoryAnswer::from_bytes(&bytes)? {
             DirectoryAnswer::Document(bytes) => {
@@ -109,7 +109,10 @@ impl Directory {
             }
             DirectoryAnswer::UpToDate => Ok(Newest::Unchanged),
             DirectoryAnswer::NotYet(reason) => Ok(Newest::NotYet(reason)),
-            DirectoryAnswer::Accepted | DirectoryAnswer::Refused(_) | DirectoryAnswer::BadQuestion => {
+            DirectoryAnswer::Accepted
+            | DirectoryAnswer::Refused(_)
+            | DirectoryAnswer::BadQuestion
+            | DirectoryAnswer::Changes(_) => {
                 bail!("the authority gave an answer to another question")
             }
         }

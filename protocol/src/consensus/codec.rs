@@ -1,4 +1,4 @@
-//! Strict CBOR for signed documents.
+//! Strict CBOR for signed documents, those of this crate and those that authorities exchange among themselves.
 //!
 //! Every document is one definite-length array of fields in a fixed order. A reader states how many elements it expects
 //! and how long a list may be *before* it reads one, so a hostile length costs nothing; that integers and lengths are in
@@ -12,20 +12,20 @@ use crate::types::{Epoch, Identity, Layer, Role};
 use crate::x25519::X25519Public;
 
 /// Writes into memory, which cannot fail.
-pub(crate) type Writer = Encoder<Vec<u8>>;
+pub type Writer = Encoder<Vec<u8>>;
 
 /// What a strict reader answers: the value, or which field was wrong.
-pub(crate) type Parsed<T> = Result<T, &'static str>;
+pub type Parsed<T> = Result<T, &'static str>;
 
 /// Encodes one document by `fill`.
-pub(crate) fn encode(fill: impl FnOnce(&mut Writer)) -> Vec<u8> {
+pub fn encode(fill: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut writer = Encoder::new(Vec::new());
     fill(&mut writer);
     writer.into_writer()
 }
 
 /// The infallible half of minicbor's encoder, so that document code need not repeat why writing to memory cannot fail.
-pub(crate) trait Put {
+pub trait Put {
     /// Opens an array of exactly `len` elements.
     fn put_array(&mut self, len: usize);
     /// One unsigned integer.
@@ -70,15 +70,17 @@ impl Put for Writer {
 }
 
 /// A strict reader over one document's bytes.
-pub(crate) struct Reader<'b>(Decoder<'b>);
+pub struct Reader<'b>(Decoder<'b>);
 
 impl<'b> Reader<'b> {
-    pub(crate) fn new(bytes: &'b [u8]) -> Self {
+    /// Reads `bytes` from their beginning.
+    #[must_use]
+    pub fn new(bytes: &'b [u8]) -> Self {
         Self(Decoder::new(bytes))
     }
 
     /// An array header with exactly `len` elements.
-    pub(crate) fn array(&mut self, len: usize, field: &'static str) -> Parsed<()> {
+    pub fn array(&mut self, len: usize, field: &'static str) -> Parsed<()> {
         match self.0.array() {
             Ok(Some(n)) if n == len as u64 => Ok(()),
             _ => Err(field),
@@ -86,7 +88,7 @@ impl<'b> Reader<'b> {
     }
 
     /// A list of `min..=max` elements, each read by `element`.
-    pub(crate) fn list<T>(
+    pub fn list<T>(
         &mut self,
         min: usize,
         max: usize,
@@ -108,44 +110,72 @@ impl<'b> Reader<'b> {
         Ok(items)
     }
 
-    pub(crate) fn u64(&mut self, field: &'static str) -> Parsed<u64> {
+    /// An unsigned integer of at most 64 bits.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn u64(&mut self, field: &'static str) -> Parsed<u64> {
         self.0.u64().map_err(|_| field)
     }
 
-    pub(crate) fn u32(&mut self, field: &'static str) -> Parsed<u32> {
+    /// An unsigned integer of at most 32 bits.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn u32(&mut self, field: &'static str) -> Parsed<u32> {
         self.0.u32().map_err(|_| field)
     }
 
-    pub(crate) fn u16(&mut self, field: &'static str) -> Parsed<u16> {
+    /// An unsigned integer of at most 16 bits.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn u16(&mut self, field: &'static str) -> Parsed<u16> {
         self.0.u16().map_err(|_| field)
     }
 
-    pub(crate) fn u8(&mut self, field: &'static str) -> Parsed<u8> {
+    /// An unsigned integer of at most 8 bits.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn u8(&mut self, field: &'static str) -> Parsed<u8> {
         self.0.u8().map_err(|_| field)
     }
 
-    pub(crate) fn bool(&mut self, field: &'static str) -> Parsed<bool> {
+    /// A boolean.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn bool(&mut self, field: &'static str) -> Parsed<bool> {
         self.0.bool().map_err(|_| field)
     }
 
-    pub(crate) fn bytes(&mut self, field: &'static str) -> Parsed<&'b [u8]> {
+    /// A byte string of any length.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn bytes(&mut self, field: &'static str) -> Parsed<&'b [u8]> {
         self.0.bytes().map_err(|_| field)
     }
 
-    pub(crate) fn bytes_of<const N: usize>(&mut self, field: &'static str) -> Parsed<[u8; N]> {
+    /// A byte string of exactly `N` bytes.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn bytes_of<const N: usize>(&mut self, field: &'static str) -> Parsed<[u8; N]> {
         self.bytes(field)?.try_into().map_err(|_| field)
     }
 
-    pub(crate) fn text(&mut self, field: &'static str) -> Parsed<&'b str> {
+    /// A text string.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn text(&mut self, field: &'static str) -> Parsed<&'b str> {
         self.0.str().map_err(|_| field)
     }
 
     /// `None` for null, else the value read by `read`.
-    pub(crate) fn optional<T>(
-        &mut self,
-        field: &'static str,
-        read: impl FnOnce(&mut Self) -> Parsed<T>,
-    ) -> Parsed<Option<T>> {
+    pub fn optional<T>(&mut self, field: &'static str, read: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<Option<T>> {
         match self.0.datatype() {
             Ok(minicbor::data::Type::Null) => {
                 self.0.null().map_err(|_| field)?;
@@ -157,13 +187,13 @@ impl<'b> Reader<'b> {
     }
 
     /// Nothing may follow.
-    pub(crate) fn end(&self, field: &'static str) -> Parsed<()> {
+    pub fn end(&self, field: &'static str) -> Parsed<()> {
         if self.0.position() == self.0.input().len() { Ok(()) } else { Err(field) }
     }
 }
 
 /// `[ip: bytes(4 | 16), port]`.
-pub(crate) fn put_address(writer: &mut Writer, address: &SocketAddr) {
+pub fn put_address(writer: &mut Writer, address: &SocketAddr) {
     writer.put_array(2);
     match address.ip() {
         IpAddr::V4(ip) => writer.put_bytes(&ip.octets()),
@@ -174,7 +204,7 @@ pub(crate) fn put_address(writer: &mut Writer, address: &SocketAddr) {
 
 /// An address another machine can be reached at: no port 0, no unspecified or multicast address. Loopback is allowed:
 /// test networks live there.
-pub(crate) fn read_address(reader: &mut Reader<'_>) -> Parsed<SocketAddr> {
+pub fn read_address(reader: &mut Reader<'_>) -> Parsed<SocketAddr> {
     const FIELD: &str = "address";
     reader.array(2, FIELD)?;
     let octets = reader.bytes(FIELD)?;
@@ -188,12 +218,12 @@ pub(crate) fn read_address(reader: &mut Reader<'_>) -> Parsed<SocketAddr> {
 }
 
 /// Whether `address` can name a machine at all.
-pub(crate) fn is_reachable(address: &SocketAddr) -> bool {
+pub fn is_reachable(address: &SocketAddr) -> bool {
     address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
 }
 
 /// `[[epoch, key], …]`.
-pub(crate) fn put_keys(writer: &mut Writer, keys: &[(Epoch, X25519Public)]) {
+pub fn put_keys(writer: &mut Writer, keys: &[(Epoch, X25519Public)]) {
     writer.put_array(keys.len());
     for (epoch, key) in keys {
         writer.put_array(2);
@@ -203,7 +233,7 @@ pub(crate) fn put_keys(writer: &mut Writer, keys: &[(Epoch, X25519Public)]) {
 }
 
 /// Keys in strictly increasing epochs; every key a canonical X25519 point of full order.
-pub(crate) fn read_keys(
+pub fn read_keys(
     reader: &mut Reader<'_>,
     min: usize,
     max: usize,
@@ -222,12 +252,12 @@ pub(crate) fn read_keys(
 }
 
 /// 32 bytes of an identity.
-pub(crate) fn read_identity(reader: &mut Reader<'_>, field: &'static str) -> Parsed<Identity> {
+pub fn read_identity(reader: &mut Reader<'_>, field: &'static str) -> Parsed<Identity> {
     Ok(Identity::from_bytes(reader.bytes_of::<32>(field)?))
 }
 
 /// Code of a role in documents.
-pub(crate) fn role_code(role: Role) -> u64 {
+pub fn role_code(role: Role) -> u64 {
     match role {
         Role::Gateway => 0,
         Role::Mix => 1,
@@ -236,7 +266,7 @@ pub(crate) fn role_code(role: Role) -> u64 {
 }
 
 /// The role a code stands for.
-pub(crate) fn read_role(reader: &mut Reader<'_>) -> Parsed<Role> {
+pub fn read_role(reader: &mut Reader<'_>) -> Parsed<Role> {
     match reader.u8("role")? {
         0 => Ok(Role::Gateway),
         1 => Ok(Role::Mix),
@@ -246,7 +276,7 @@ pub(crate) fn read_role(reader: &mut Reader<'_>) -> Parsed<Role> {
 }
 
 /// The layer's number, or null.
-pub(crate) fn put_layer(writer: &mut Writer, layer: Option<Layer>) {
+pub fn put_layer(writer: &mut Writer, layer: Option<Layer>) {
     match layer {
         Some(layer) => writer.put_uint(layer.number().into()),
         None => writer.put_null(),
@@ -254,7 +284,7 @@ pub(crate) fn put_layer(writer: &mut Writer, layer: Option<Layer>) {
 }
 
 /// A layer, or null.
-pub(crate) fn read_layer(reader: &mut Reader<'_>) -> Parsed<Option<Layer>> {
+pub fn read_layer(reader: &mut Reader<'_>) -> Parsed<Option<Layer>> {
     reader.optional("layer", |reader| match reader.u8("layer")? {
         1 => Ok(Layer::L1),
         2 => Ok(Layer::L2),
@@ -264,11 +294,11 @@ pub(crate) fn read_layer(reader: &mut Reader<'_>) -> Parsed<Option<Layer>> {
 }
 
 /// Whether `key` is strictly increasing along `items`: sorted and without duplicates.
-pub(crate) fn strictly_sorted<T, K: Ord>(items: &[T], key: impl Fn(&T) -> K) -> bool {
+pub fn strictly_sorted<T, K: Ord>(items: &[T], key: impl Fn(&T) -> K) -> bool {
     items.windows(2).all(|pair| key(&pair[0]) < key(&pair[1]))
 }
 
 /// Serialises 32 bytes as lower-case hex.
-pub(crate) fn hex_32<S: serde::Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+pub fn hex_32<S: serde::Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&hex::encode(bytes))
 }

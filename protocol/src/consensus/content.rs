@@ -1,7 +1,7 @@
 //! What must hold between the fields of a document, whoever signed it.
 
 use super::codec::{Parsed, strictly_sorted};
-use super::{AbsentNode, Consensus, EPOCHS_COVERED, Generation, NodeEntry};
+use super::{AbsentNode, Consensus, DrawState, EPOCHS_COVERED, Generation, NodeEntry};
 use crate::types::{Epoch, Role, StoreIndex};
 
 impl Consensus {
@@ -19,9 +19,6 @@ impl Consensus {
         if self.epoch.0.checked_mul(epoch_ms).is_none_or(|since_genesis| since_genesis > self.valid_from.0) {
             return Err("valid_from (before genesis)");
         }
-        if !strictly_sorted(&self.authorities, |key| key.identity) {
-            return Err("authorities (not sorted, or one twice)");
-        }
         if !strictly_sorted(&self.nodes, |node| node.identity) {
             return Err("nodes (not sorted, or one twice)");
         }
@@ -29,6 +26,7 @@ impl Consensus {
             return Err("absent nodes (not sorted, or one twice)");
         }
         self.check_generations()?;
+        self.check_draw()?;
         for node in &self.nodes {
             self.check_node(node)?;
         }
@@ -53,6 +51,31 @@ impl Consensus {
         }
         for generation in &self.generations {
             check_generation(generation, self.epoch, self.next_store_index)?;
+        }
+        Ok(())
+    }
+
+    fn check_draw(&self) -> Parsed<()> {
+        let DrawState { revealed_from, commit_before, reveal_from, due, ref excluded, .. } = self.draw;
+        if commit_before > reveal_from || reveal_from >= due || revealed_from > self.epoch.plus(1) {
+            return Err("draw (epochs contradict each other)");
+        }
+        if self.mean_delay_since > self.epoch {
+            return Err("mean delay since (a later epoch)");
+        }
+        if !strictly_sorted(excluded, |authority| *authority) {
+            return Err("excluded authorities (not sorted, or one twice)");
+        }
+        let committed = |authority: u16| self.commitments.iter().any(|entry| entry.authority == authority);
+        if self.commitments.iter().any(|entry| excluded.contains(&entry.authority)) {
+            return Err("commitments (of an excluded authority)");
+        }
+        if self.reveals.iter().any(|entry| !committed(entry.authority)) {
+            return Err("reveals (by one that did not commit)");
+        }
+        let named = self.commitments.iter().map(|entry| entry.authority).chain(excluded.iter().copied());
+        if named.into_iter().any(|authority| usize::from(authority) >= self.authorities.len()) {
+            return Err("draw (an authority that is not in the set)");
         }
         Ok(())
     }

@@ -98,6 +98,15 @@ pub enum DocumentError {
     },
 }
 
+impl DocumentError {
+    /// Whether the cause may be that another set of authorities certified the document than the reader knows: then the
+    /// documents that changed the set lead there ([`super::Follower::advance`]).
+    #[must_use]
+    pub fn may_be_another_set(&self) -> bool {
+        matches!(self, Self::TooFewSignatures { .. } | Self::UnknownAuthority { .. } | Self::BadSignature { .. })
+    }
+}
+
 /// What is remembered of the newest document ever seen, against rollback and forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -174,7 +183,20 @@ impl UnverifiedConsensus {
         Ok(self.into_verified())
     }
 
-    fn check_follows(&self, newest: &Mark) -> Result<(), DocumentError> {
+    /// Checks network, certificate, and that it is `newest` or follows it, but not the time: for an authority that takes
+    /// over what the others have agreed on while it was away.
+    ///
+    /// # Errors
+    /// Which of them failed, and how.
+    pub fn verify_after(self, anchor: &TrustAnchor, newest: Option<Mark>) -> Result<VerifiedConsensus, DocumentError> {
+        self.check_certificate(anchor)?;
+        if let Some(newest) = newest {
+            self.check_follows(&newest)?;
+        }
+        Ok(self.into_verified())
+    }
+
+    pub(super) fn check_follows(&self, newest: &Mark) -> Result<(), DocumentError> {
         let Consensus { height, epoch, previous, .. } = self.content;
         if self.hash == newest.hash {
             return Ok(());
@@ -195,6 +217,23 @@ impl UnverifiedConsensus {
     pub fn verify_any_time(self, anchor: &TrustAnchor) -> Result<VerifiedConsensus, DocumentError> {
         self.check_certificate(anchor)?;
         Ok(self.into_verified())
+    }
+
+    /// Takes the document as verified because whoever calls has verified it before and kept its bytes itself. Only
+    /// network and form are checked: the set that certified it may be long gone from memory.
+    ///
+    /// # Errors
+    /// A document of another network.
+    pub fn dangerously_trust_own_copy(self, network: &Hash) -> Result<VerifiedConsensus, DocumentError> {
+        if self.content.network != *network {
+            return Err(DocumentError::WrongNetwork { found: self.content.network, expected: *network });
+        }
+        Ok(self.into_verified())
+    }
+
+    /// Its place in the chain, as it claims.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { height: self.content.height, epoch: self.content.epoch, hash: self.hash }
     }
 
     fn check_certificate(&self, anchor: &TrustAnchor) -> Result<(), DocumentError> {
@@ -257,6 +296,20 @@ impl VerifiedConsensus {
     pub fn mark(&self) -> Mark {
         Mark { height: self.content.height, epoch: self.content.epoch, hash: self.hash }
     }
+}
+
+impl Consensus {
+    /// Hash of the document's exact bytes: what authorities agree on and certificates name.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        Hash::of(DOCUMENT, &self.encode())
+    }
+}
+
+/// The certified bytes of `document` under a certificate that others' signatures make up.
+#[must_use]
+pub fn assemble(document: &Consensus, certificate: &Certificate) -> Vec<u8> {
+    join(&document.encode(), &certificate.encode())
 }
 
 /// Certifies `document`: its bytes and the signatures of `signers`, each with its index in the authority list.

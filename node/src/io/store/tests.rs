@@ -10,7 +10,7 @@ use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey};
 use shoal_protocol::consensus::{
-    CONSENSUS_FORMAT, EPOCHS_COVERED, Generation, NodeEntry, TrustAnchor, UnverifiedConsensus, certify,
+    CONSENSUS_FORMAT, DrawState, EPOCHS_COVERED, Generation, NodeEntry, TrustAnchor, UnverifiedConsensus, certify,
 };
 use shoal_protocol::geometry::{PACKET_SIZE, PLAINTEXT_SIZE};
 use shoal_protocol::inbox::{InboxKey, find_nonce, inbox_id};
@@ -267,6 +267,7 @@ fn consensus(
         valid_until: UnixMillis(valid_from.0 + EPOCHS_COVERED * parameters.epoch_ms),
         parameters,
         previous_mean_delay_ms: parameters.mean_delay_ms,
+        mean_delay_since: Epoch(0),
         authorities: vec![authority.public().clone()],
         nodes,
         absent: Vec::new(),
@@ -279,6 +280,7 @@ fn consensus(
             stores: machines.keys().copied().collect(),
         }],
         randomness: [0; 32],
+        draw: DrawState::default(),
         commitments: Vec::new(),
         reveals: Vec::new(),
         lists: Vec::new(),

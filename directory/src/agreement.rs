@@ -27,6 +27,9 @@ pub mod scheme;
 mod timers;
 mod values;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -53,6 +56,9 @@ use values::{Intake, PROPOSALS_AHEAD};
 const EARLY_VOTES: usize = 8;
 /// Proposers of the next height whose proposal is kept: those of its first two rounds, 8 MiB.
 const EARLY_PROPOSALS: u32 = 2;
+/// How often the decided proposal is sent to who has the certificate and not the bytes: 16 MiB a height at most, whatever
+/// is asked.
+const PROPOSAL_TELLINGS: u8 = 4;
 
 /// What is agreed on.
 #[derive(Clone, PartialEq, Eq)]
@@ -168,6 +174,8 @@ pub struct Agreement<S = Keyring> {
     /// When the certificate of the decision was sent last, and whether somebody still needs it.
     told: Option<UnixMillis>,
     asked: bool,
+    /// How often it was sent.
+    tellings: u8,
     /// Messages that came after the decision, by sender.
     late: BTreeMap<u16, u8>,
     now: UnixMillis,
@@ -200,6 +208,7 @@ impl<S: Scheme + Clone> Agreement<S> {
             early: Vec::new(),
             told: None,
             asked: false,
+            tellings: 0,
             late: BTreeMap::new(),
             now,
         })
@@ -220,6 +229,7 @@ impl<S: Scheme + Clone> Agreement<S> {
         self.engine = Some(engine);
         (self.told, self.asked, self.now) = (None, false, now);
         self.late.clear();
+        self.tellings = 0;
         for Early { from, message } in std::mem::take(&mut self.early) {
             if message.height() == height {
                 actions.extend(self.handle(from, message, judge));
@@ -343,7 +353,10 @@ impl<S: Scheme + Clone> Agreement<S> {
 
     /// Sends the certificate of the decision to whoever still votes, at most once an interval.
     fn tell_decision(&mut self, now: UnixMillis) -> Vec<Action> {
-        let Some(certificate) = self.engine.as_ref().and_then(|engine| engine.around.certificate.as_ref()) else {
+        let Some(engine) = &self.engine else {
+            return Vec::new();
+        };
+        let Some(certificate) = &engine.around.certificate else {
             return Vec::new();
         };
         if !self.asked || self.next_telling() > now {
@@ -358,7 +371,14 @@ impl<S: Scheme + Clone> Agreement<S> {
             document: certificate.document,
             signatures: signatures.map(|s| (s.authority, Sig::new(s.signature.clone()))).collect(),
         });
-        vec![Action::Broadcast(message.encode())]
+        let mut actions = vec![Action::Broadcast(message.encode())];
+        // Who asks again lacks the bytes.
+        if (1..=PROPOSAL_TELLINGS).contains(&self.tellings) {
+            let proposal = engine.around.values.proposal(certificate.round, &certificate.document);
+            actions.extend(proposal.map(|message| Action::Broadcast(message.encode())));
+        }
+        self.tellings = self.tellings.saturating_add(1);
+        actions
     }
 
     fn next_telling(&self) -> UnixMillis {
@@ -395,11 +415,11 @@ fn take_vote<S: Scheme>(engine: &mut Engine<S>, from: u16, vote: SignedBallot, p
     let around = &engine.around;
     let round = vote.ballot.round;
     let in_reach = round >= around.floor() && round <= around.round.saturating_add(ROUNDS_AHEAD).min(ROUND_MAX);
-    if vote.ballot.authority != from || !in_reach || around.book.knows(&vote) && engine.has_voted(&vote) {
+    let counted = engine.has_voted(&vote);
+    if vote.ballot.authority != from || !in_reach || counted && around.book.is_spent(&vote.ballot) {
         return;
     }
-    let counted = engine.has_voted(&vote);
-    if counted && around.book.is_spent(&vote.ballot) || !pay(1) || !around.check(&vote) {
+    if !around.book.knows(&vote) && !(pay(1) && around.check(&vote)) {
         return;
     }
     engine.around.enter(vote.clone());
@@ -419,8 +439,9 @@ fn take_proposal<S: Scheme>(
     let around = &mut engine.around;
     let round = headline.round;
     // Rounds before the last one: their proposals are proposed again, if they matter.
-    let in_reach = round.saturating_add(1) >= around.round && round <= around.round.saturating_add(PROPOSALS_AHEAD);
-    if !in_reach || headline.lock_round.is_some_and(|lock| lock >= round) {
+    let decided = around.certificate.as_ref().is_some_and(|c| (c.round, c.document) == (round, headline.document));
+    let near = round.saturating_add(1) >= around.round && round <= around.round.saturating_add(PROPOSALS_AHEAD);
+    if !(near || decided) || headline.lock_round.is_some_and(|lock| lock >= round) {
         return;
     }
     match around.values.look_up(&headline, &bytes, &signature) {

@@ -39,9 +39,10 @@ impl Book {
         }
     }
 
-    /// Whether there is a vote of this authority, round and kind for something else already, and that is reported.
+    /// Whether another vote would say nothing new: this one is known, by whatever signature, or a contradiction is.
     pub(crate) fn is_spent(&self, ballot: &Ballot) -> bool {
-        self.votes.get(&(ballot.round, ballot.kind, ballot.authority)).is_some_and(|known| known.len() >= PER_PLACE)
+        let known = self.votes.get(&(ballot.round, ballot.kind, ballot.authority));
+        known.is_some_and(|known| known.len() >= PER_PLACE || known.iter().any(|(d, _)| *d == ballot.document))
     }
 
     /// Enters a vote whose signature holds.

@@ -71,6 +71,8 @@ pub(crate) struct Around<S> {
     repeats: u8,
     /// Whether this authority signs.
     signs: bool,
+    /// Whether it has a log: who only observes from the beginning has nothing to remember.
+    logs: bool,
     /// A certificate of this height, maybe without the document's bytes.
     pub(crate) certificate: Option<Certificate>,
     pub(crate) decided: bool,
@@ -116,6 +118,7 @@ impl<S: Scheme> Engine<S> {
             wanted: None,
             repeats: 0,
             signs,
+            logs: signs,
             certificate: None,
             decided: false,
             floor: 0,
@@ -372,6 +375,9 @@ impl<S: Scheme> Around<S> {
     }
 
     fn log(&mut self, record: &Record) {
+        if !self.logs {
+            return;
+        }
         let payload = record.encode();
         if self.replaying.as_ref().is_some_and(|held| held.contains(&entry_hash(&payload))) {
             return;
@@ -409,15 +415,17 @@ impl<S: Scheme> Around<S> {
             held.insert(entry_hash(&record.encode()));
         }
         let height = Height(self.height);
-        let restored = match record {
-            Record::Vote(vote) if vote.ballot.authority == self.me => {
-                self.guard.restore_vote(vote.ballot, vote.signature.clone())
-            }
-            Record::Proposal(headline, signature) if headline.authority == self.me => {
-                self.guard.restore_proposal(*headline, signature.clone())
-            }
-            _ => Ok(()),
-        };
+        let mut restored = Ok(());
+        if let Record::Vote(vote) = record
+            && vote.ballot.authority == self.me
+        {
+            restored = self.guard.restore_vote(vote.ballot, vote.signature.clone());
+        }
+        if let Record::Proposal(headline, signature) = record
+            && headline.authority == self.me
+        {
+            restored = self.guard.restore_proposal(*headline, signature.clone());
+        }
         if restored.is_err() {
             self.signs = false;
             self.actions.push(Action::Muted { reason: "the agreement log holds contradictory signatures of ours" });

@@ -152,10 +152,15 @@ impl Record {
                 document: reader.hash("document")?,
                 bytes: reader.optional_bytes("proposal")?.map(Arc::from),
             },
-            (4, 2) => match Message::decode(reader.bytes("certificate")?, |_, _| 0)? {
-                Message::Quorum(quorum) if quorum.height == height => Self::Polka(quorum),
-                _ => return Err("certificate"),
-            },
+            (4, 2) => {
+                let Message::Quorum(quorum) = Message::decode(reader.bytes("certificate")?, |_, _| 0)? else {
+                    return Err("certificate");
+                };
+                if quorum.height != height {
+                    return Err("certificate");
+                }
+                Self::Polka(quorum)
+            }
             (5, 3) => {
                 let kind = match reader.u32("timeout")? {
                     0 => TimeoutKind::Propose,
@@ -263,16 +268,19 @@ pub fn read(bytes: &[u8], network: &Hash, authority: u16, height: u64) -> Result
             return Err(Damaged::Broken { offset });
         }
         let record = Record::decode(found.payload, height).map_err(|field| Damaged::Unreadable { offset, field })?;
-        match (&record, entries.is_empty()) {
-            (Record::Opening { network: theirs, .. }, true) if theirs != network => {
+        let opens = if let Record::Opening { network: theirs, authority: them } = &record {
+            if theirs != network {
                 return Err(Damaged::Foreign { what: "network" });
             }
-            (Record::Opening { authority: theirs, .. }, true) if *theirs != authority => {
+            if *them != authority {
                 return Err(Damaged::Foreign { what: "authority" });
             }
-            (Record::Opening { .. }, first) if first => {}
-            (Record::Opening { .. }, _) | (_, true) => return Err(Damaged::Broken { offset }),
-            (_, false) => {}
+            true
+        } else {
+            false
+        };
+        if opens != entries.is_empty() {
+            return Err(Damaged::Broken { offset });
         }
         entries.push(Entry(record));
         offset += found.length;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use shoal_protocol::Hash;
 
 use super::evidence::Evidence;
+use super::message::Message;
 use super::scheme::{Headline, Sig, payload_hash};
 use super::{Judge, Value, Verdict};
 
@@ -111,6 +112,15 @@ impl Values {
     /// The proposal of a round for a document.
     pub(crate) fn headline(&self, round: u32, lock: Option<u32>, document: &Hash) -> Option<&(Headline, Sig)> {
         self.headlines.get(&round)?.iter().find(|(h, _)| h.lock_round == lock && h.document == *document)
+    }
+
+    /// The message that proposed a document in a round.
+    pub(crate) fn proposal(&self, round: u32, document: &Hash) -> Option<Message> {
+        let known = self.headlines.get(&round)?.iter().filter(|(headline, _)| headline.document == *document);
+        known.into_iter().find_map(|(headline, signature)| {
+            let bytes = self.bytes_of(headline)?;
+            Some(Message::Proposal { headline: *headline, bytes, signature: signature.clone() })
+        })
     }
 
     /// The bytes that belong to a proposal.

@@ -16,6 +16,16 @@ pub mod files {
     pub const CONFIG: &str = "authority.toml";
     /// Secret keys: 128 hexadecimal digits, mode 0600.
     pub const KEY: &str = "authority.key";
+    /// Public keys and address, for the founder of the network.
+    pub const PUBLIC: &str = "authority.pub";
+    /// What was signed and seen at the height under way.
+    pub const VOTES: &str = "votes.log";
+    /// A certified document that contradicts this authority's own.
+    pub const CONFLICT: &str = "conflicting.consensus";
+    /// Network-wide parameters that the operator wants; optional.
+    pub const PARAMETERS: &str = "parameters.toml";
+    /// Authorities that the operator wants; optional.
+    pub const AUTHORITIES: &str = "authorities.toml";
     /// The network.
     pub const NETWORK: &str = "network.toml";
     /// Admitted nodes.

@@ -4,11 +4,12 @@
 //! Pure rooms decide: [`schedule`] when a document is due, [`lists`] which descriptors are listed and why others are
 //! not, [`signed_list`] and [`list_message`] what one authority says, [`proposal`] what all of them compute from,
 //! [`randomness`] what they commit to and reveal, [`wishes`] what they want changed, [`topology`] who sits where,
-//! [`document`] what the next consensus says, [`admission`] and [`config`] what the operator's files say. [`io`] acts: files,
-//! links, health.
+//! [`document`] what the next consensus says, [`agreement`] when it is agreed, [`admission`] and [`config`] what the
+//! operator's files say. [`authority`] holds them together as one state machine; [`io`] acts: files, links, health.
 
 pub mod admission;
 pub mod agreement;
+pub mod authority;
 pub mod config;
 pub mod document;
 pub mod io;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_protocol::descriptor::{DescriptorError, SignedDescriptor, UnverifiedDescriptor};
+use shoal_protocol::descriptor::{Descriptor, DescriptorError, SignedDescriptor, UnverifiedDescriptor};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::{Epoch, Hash, Identity, Role, UnixMillis};
 use thiserror::Error;
@@ -98,6 +98,25 @@ pub struct Judge<'a> {
     pub admitted: Option<&'a AdmittedList>,
 }
 
+impl Judge<'_> {
+    /// Whether the operator of this authority admits the node as it describes itself.
+    ///
+    /// # Errors
+    /// What its operator has to know.
+    pub fn admits(&self, descriptor: &Descriptor) -> Result<(), Refusal> {
+        let Some(list) = self.admitted else { return Ok(()) };
+        let Descriptor { identity, role, family, .. } = descriptor;
+        let admitted = list.get(identity).ok_or(Refusal::NotAdmitted { identity: *identity })?;
+        if admitted.role != *role {
+            return Err(Refusal::OtherRole { was: admitted.role, wants: *role });
+        }
+        if admitted.family != *family {
+            return Err(Refusal::OtherFamily);
+        }
+        Ok(())
+    }
+}
+
 /// The collected descriptors, by identity.
 #[derive(Clone, Debug, Default)]
 pub struct Listing(BTreeMap<Identity, Arc<SignedDescriptor>>);
@@ -117,15 +136,7 @@ impl Listing {
     ) -> Result<Offered, Refusal> {
         let signed = UnverifiedDescriptor::parse(bytes)?.verify(&judge.network, now, judge.skew)?;
         let (identity, role) = (signed.descriptor.identity, signed.descriptor.role);
-        if let Some(list) = judge.admitted {
-            let admitted = list.get(&identity).ok_or(Refusal::NotAdmitted { identity })?;
-            if admitted.role != role {
-                return Err(Refusal::OtherRole { was: admitted.role, wants: role });
-            }
-            if admitted.family != signed.descriptor.family {
-                return Err(Refusal::OtherFamily);
-            }
-        }
+        judge.admits(&signed.descriptor)?;
         if let Some(was) = known_role(&identity).filter(|was| *was != role) {
             return Err(Refusal::OtherRole { was, wants: role });
         }
@@ -172,6 +183,16 @@ impl Listing {
     #[must_use]
     pub fn bytes_of(&self, identity: &Identity) -> Option<&[u8]> {
         self.0.get(identity).map(|signed| signed.bytes.as_slice())
+    }
+
+    /// Hash of what is listed: another one when anything changed.
+    #[must_use]
+    pub fn state(&self) -> Hash {
+        let mut hashes = Vec::with_capacity(32 * self.0.len());
+        for signed in self.0.values() {
+            hashes.extend_from_slice(descriptor_hash(&signed.bytes).as_bytes());
+        }
+        Hash::of("shoal directory listing", &hashes)
     }
 
     /// How many nodes of `role` are listed.

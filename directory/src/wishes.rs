@@ -10,6 +10,15 @@ use shoal_protocol::parameters::Parameters;
 
 use crate::signed_list::SignedList;
 
+/// What one authority's operator asks for, beside the nodes he admits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Parameters; `None`: those in force.
+    pub parameters: Option<Parameters>,
+    /// Authorities, strictly increasing by identity; `None`: those in force.
+    pub authorities: Option<Vec<AuthorityKey>>,
+}
+
 /// The mean mixing delay changes at most once in that time.
 const MEAN_DELAY_PAUSE_MS: u64 = 24 * 60 * 60 * 1000;
 /// Shortest mean mixing delay of a network with an anonymity floor, in ms.

@@ -31,8 +31,8 @@ pub(crate) enum Command {
 /// The size and the clockwork of a test network.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ShapeOptions {
-    /// Directory authorities (one is possible now)
-    #[arg(long, default_value_t = 1)]
+    /// Directory authorities: 1, or 3f+1, of which f may fail
+    #[arg(long, default_value_t = 4)]
     pub(crate) authorities: u16,
     /// Gateways
     #[arg(long, default_value_t = 2)]
@@ -55,6 +55,9 @@ pub(crate) struct ShapeOptions {
     /// How long boxes are kept
     #[arg(long, value_parser = duration::parse)]
     pub(crate) retention: Option<Duration>,
+    /// Epochs between two draws of layers and store generations
+    #[arg(long, value_name = "EPOCHS")]
+    pub(crate) draw: Option<u32>,
     /// Repeat the draw of ports; keys and packets are always fresh
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -72,6 +75,7 @@ impl ShapeOptions {
             mean_delay: self.mean_delay,
             lambda_p: self.lambda_p,
             retention: self.retention,
+            draw: self.draw,
             seed: self.seed,
         }
     }

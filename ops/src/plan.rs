@@ -38,6 +38,8 @@ pub(crate) struct Shape {
     pub(crate) lambda_p: Option<f64>,
     /// How long boxes are kept; the test network's default when absent.
     pub(crate) retention: Option<Duration>,
+    /// Epochs between two draws of layers and store generations; the test network's default when absent.
+    pub(crate) draw: Option<u32>,
     /// Makes this program's own draws (ports, the order of the start) repeatable. Keys and packets are never seeded.
     pub(crate) seed: Option<u64>,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
-            authorities: 1,
+            authorities: 4,
             gateways: 2,
             mixes_per_layer: 2,
             stores: STORES_MIN,
@@ -53,6 +55,7 @@ impl Default for Shape {
             mean_delay: Duration::from_millis(20),
             lambda_p: None,
             retention: None,
+            draw: None,
             seed: None,
         }
     }
@@ -61,9 +64,12 @@ impl Default for Shape {
 /// Why a test network of this shape cannot be.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub(crate) enum ShapeError {
-    /// Agreement between several authorities does not exist yet.
-    #[error("--authorities {0}: only one authority is possible until authorities agree among themselves")]
+    /// Not 3f+1.
+    #[error("--authorities {0}: 1, or 3f+1 (4, 7, 10, …) so that f of them may fail; at most {PARTIES_MAX}")]
     Authorities(u16),
+    /// Draws that nobody has time to prepare.
+    #[error("--draw: at least two epochs")]
+    Draw,
     /// A role without parties, or with too many.
     #[error("--{option} {given}: between {min} and {PARTIES_MAX} are possible")]
     Count {
@@ -91,7 +97,7 @@ pub(crate) enum ShapeError {
 impl Shape {
     /// Checks that such a network can be started.
     pub(crate) fn validate(&self) -> Result<(), ShapeError> {
-        if self.authorities != 1 {
+        if self.authorities % 3 != 1 || self.authorities > PARTIES_MAX {
             return Err(ShapeError::Authorities(self.authorities));
         }
         let counts = [
@@ -115,6 +121,9 @@ impl Shape {
         }
         if self.retention.is_some_and(|retention| retention < self.epoch * 3) {
             return Err(ShapeError::Retention);
+        }
+        if self.draw.is_some_and(|epochs| epochs < 2) {
+            return Err(ShapeError::Draw);
         }
         Ok(())
     }

@@ -189,6 +189,12 @@ pub enum DirectoryQuestion {
         #[n(0)]
         after_height: u64,
     },
+    /// Between authorities: a message of the agreement.
+    #[n(3)]
+    Agree(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// Between authorities: the sender's list for the next document, with its descriptors.
+    #[n(4)]
+    List(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 /// An authority's answer; at most [`ANSWER_SIZE_MAX`] bytes.
@@ -283,6 +289,8 @@ mod tests {
             DirectoryQuestion::Newest { have: None },
             DirectoryQuestion::Newest { have: Some(Hash::from_bytes([7; 32])) },
             DirectoryQuestion::Changes { after_height: u64::MAX },
+            DirectoryQuestion::Agree(vec![1; 9]),
+            DirectoryQuestion::List(vec![2; 9]),
         ] {
             let mut bytes = question.to_bytes();
             assert_eq!(DirectoryQuestion::from_bytes(&bytes), Ok(question));

@@ -15,7 +15,7 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use shoal_protocol::IdentityKey;
 use shoal_protocol::quic::{
     AskError, CloseReason, Endpoint, FrameError, FrameReader, FrameWriter, Limits, Link, Protocol, QuicError, ask,
-    read_question,
+    QUESTION_TIMEOUT, read_question,
 };
 use std::future::Future;
 use std::net::SocketAddr;
@@ -480,7 +480,7 @@ async fn questions_are_answered_within_their_limits() {
     let answering = tokio::spawn(async move {
         let mut refused = 0;
         loop {
-            match read_question(&accepted, 100).await {
+            match read_question(&accepted, 100, QUESTION_TIMEOUT).await {
                 Ok(Some((question, answerer))) if question == b"silence" => drop(answerer),
                 Ok(Some((question, answerer))) => {
                     let size = usize::from(question[0]) * 1_000;

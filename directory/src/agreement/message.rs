@@ -9,8 +9,8 @@ use shoal_protocol::certificate::MAX_AUTHORITIES;
 use super::codec::{self, Parsed, Reader, Writer};
 use super::scheme::{Ballot, Headline, Sig, VoteKind, payload_hash};
 
-/// Most bytes that may come with a proposal: the lists of 64 authorities at 64 kB.
-pub const MAX_PAYLOAD: usize = 4 * 1024 * 1024;
+/// Most bytes that may come with a proposal ([`crate::proposal::MAX_PROPOSAL_SIZE`]).
+pub const MAX_PAYLOAD: usize = crate::proposal::MAX_PROPOSAL_SIZE;
 /// Most bytes of a message with a proposal: the payload, and below 4 kB of hashes, numbers and signature.
 pub const MAX_MESSAGE: usize = MAX_PAYLOAD + 4096;
 /// Most bytes of any other message: a round certificate of 64 authorities with 2,484 + 64 bytes each is 163,072.

@@ -1,15 +1,19 @@
 //! `init`: keys, network file and configuration of a new network.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rand::{SeedableRng as _, rngs::StdRng, rngs::SysRng};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shoal_directory::config::{CONFIG_VERSION, Config, files as names};
 use shoal_directory::io::failure::{Failure, Kind};
+use shoal_directory::io::home::Home;
+use shoal_directory::io::votes::VoteLog;
 use shoal_directory::io::{files, now};
 use shoal_protocol::UnixMillis;
-use shoal_protocol::authority::AuthoritySecret;
+use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
 use shoal_protocol::network::{Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::{Parameters, Rate};
 
@@ -17,25 +21,44 @@ use super::Common;
 use super::units::{milliseconds, per_second};
 use crate::Output;
 
-/// Makes a network of one authority. Every parameter has a default: those of a public network, or with --test-network
-/// those of a network that lives for minutes on one machine. Durations are written as 20ms, 20s, 10m, 2h, 14d; rates as
-/// events per second.
+/// Prepares an authority. In three steps for several operators, or in one for a network of a single authority:
+///
+///   1. every operator:  init --dir D --key-only --listen IP:PORT --address IP:PORT --metrics 127.0.0.1:PORT
+///      makes the keys and writes D/authority.pub, which is public: send it to the founder.
+///   2. one founder:     init --dir D --name NAME --authority bob.pub --authority carol.pub ...
+///      writes D/network.toml with everybody's keys: send it to all.
+///   3. every other:     init --dir D --network network.toml
+///      takes it, if the own key is in it. Compare the fingerprint words by voice before you run.
+///
+/// With --name and no --authority the network has this authority only. Every parameter has a default: those of a public
+/// network, or with --test-network those of a network that lives for minutes on one machine. Durations are written as
+/// 20ms, 20s, 10m, 2h, 14d; rates as events per second.
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Init {
     #[command(flatten)]
     common: Common,
-    /// Name of the network: 1 to 64 printable ASCII characters.
-    #[arg(long)]
-    name: String,
+    /// Found a network of this name: 1 to 64 printable ASCII characters.
+    #[arg(long, required_unless_present_any = ["key_only", "network"], conflicts_with_all = ["key_only", "network"])]
+    name: Option<String>,
+    /// Make keys and configuration only.
+    #[arg(long, conflicts_with = "network")]
+    key_only: bool,
+    /// Take this network file.
+    #[arg(long, value_name = "FILE")]
+    network: Option<PathBuf>,
+    /// Another authority of the network: the authority.pub of its operator.
+    #[arg(long, value_name = "FILE", requires = "name")]
+    authority: Vec<PathBuf>,
     /// UDP address to listen on.
     #[arg(long, value_name = "IP:PORT")]
-    listen: SocketAddr,
+    listen: Option<SocketAddr>,
     /// UDP address that others reach the authority at, if it is not the one it listens on.
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
     /// Loopback TCP address of /livez, /readyz and /metrics.
     #[arg(long, value_name = "IP:PORT")]
-    metrics: SocketAddr,
+    metrics: Option<SocketAddr>,
     /// List every node that publishes a good descriptor, without admission.
     #[arg(long)]
     open: bool,
@@ -53,6 +76,16 @@ pub(super) struct Init {
     genesis_time: Option<u64>,
     #[command(flatten)]
     scale: Scale,
+}
+
+/// What an operator sends to the founder: `authority.pub`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublicHalf {
+    /// Where nodes and other authorities reach it.
+    address: SocketAddr,
+    /// Its keys.
+    key: AuthorityKey,
 }
 
 /// What a network may set otherwise than the default.
@@ -158,13 +191,50 @@ impl Scale {
 impl Init {
     pub(super) fn run(&self) -> Result<Output, Failure> {
         let home = self.common.home();
+        if home.path(names::NETWORK).exists() {
+            return Err(Failure::new(
+                Kind::Configuration,
+                format!("{} exists: this directory belongs to a network already", home.path(names::NETWORK).display()),
+                "use another --dir",
+            ));
+        }
+        let own = self.own(&home)?;
+        if let Some(path) = &self.network {
+            return self.join(&home, &own, path);
+        }
+        let Some(name) = &self.name else { return Ok(self.key_made(&home, &own)) };
+        let mut others = Vec::new();
+        for path in &self.authority {
+            let text = files::read_text(path)?;
+            let other: PublicHalf = toml::from_str(&text).map_err(|error| Failure::content(path, &error))?;
+            others.push(other);
+        }
         let base = if self.test_network { Parameters::test_network() } else { Parameters::production() };
-        let parameters = self.scale.apply(base);
-        let address = self.address.unwrap_or(self.listen);
+        let network = network(name, &own, others, self.scale.apply(base), self.genesis_time.map_or_else(now, UnixMillis));
+        // nothing is written unless all of it is right
+        network.validate().map_err(|error| usage(&error))?;
+        home.write_network(&network)?;
+        Ok(self.founded(&home, &own, &network))
+    }
+
+    /// Keys and configuration of this authority: those of the directory, or new ones.
+    fn own(&self, home: &Home) -> Result<PublicHalf, Failure> {
+        let path = home.path(names::PUBLIC);
+        if home.path(names::KEY).exists() {
+            let own: PublicHalf =
+                toml::from_str(&files::read_text(&path)?).map_err(|error| Failure::content(&path, &error))?;
+            return if own.key == *home.secret()?.public() {
+                Ok(own)
+            } else {
+                Err(Failure::content(&path, &"holds other keys than authority.key"))
+            };
+        }
+        let missing = |what: &str| usage(&format!("{what} is needed to make an authority"));
+        let listen = self.listen.ok_or_else(|| missing("--listen"))?;
         let config = Config {
             config_version: CONFIG_VERSION,
-            listen: self.listen,
-            metrics: self.metrics,
+            listen,
+            metrics: self.metrics.ok_or_else(|| missing("--metrics"))?,
             open: self.open,
             genesis_stores: self.genesis_stores,
             genesis_gateways: self.genesis_gateways,
@@ -173,38 +243,91 @@ impl Init {
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| Failure::new(Kind::InputOutput, format!("no randomness: {error}"), "try again"))?;
         let secret = AuthoritySecret::generate(&mut rng);
-        let identity = secret.public().identity;
-        let network = NetworkFile {
-            name: self.name.clone(),
-            genesis_time: self.genesis_time.map_or_else(now, UnixMillis),
-            authorities: vec![secret.public().clone()],
-            parameters,
-            hints: Hints { authorities: vec![Hint { identity, address }], gateways: Vec::new() },
-        };
-        // nothing is written unless all of it is right
-        network.validate().map_err(|error| usage(&error))?;
+        let own = PublicHalf { address: self.address.unwrap_or(listen), key: secret.public().clone() };
         files::create_dir(&self.common.dir)?;
         home.write_secret(&secret)?;
-        home.write_network(&network)?;
         files::replace(&home.path(names::CONFIG), config.to_toml().as_bytes(), files::PUBLIC, true)?;
-        let network_path = home.path(names::NETWORK);
-        let fingerprint = network.fingerprint_words();
-        Ok(Output {
-            json: json!({
-                "identity": identity,
-                "network": network_path,
-                "genesis": network.genesis_hash(),
-                "fingerprint": fingerprint,
-            }),
+        // an authority that never voted may vote at once; one whose log is gone must not
+        VoteLog::begin(&home.path(names::VOTES))?;
+        let text = toml::to_string(&own)
+            .map_err(|error| Failure::new(Kind::InputOutput, error.to_string(), "report this: it is a mistake"))?;
+        files::replace(&path, text.as_bytes(), files::PUBLIC, true)?;
+        Ok(own)
+    }
+
+    fn key_made(&self, home: &Home, own: &PublicHalf) -> Output {
+        let (identity, public) = (own.key.identity, home.path(names::PUBLIC));
+        Output {
+            json: json!({"identity": identity, "authority": public}),
             text: format!(
-                "Authority {identity} of network \"{}\".\nNetwork file: {}\nFingerprint:  {fingerprint}\n\nGive the \
-                 network file to node operators, compare the fingerprint with them, then start with\n  \
-                 shoal-directory run --dir {}",
-                self.name,
-                network_path.display(),
+                "Authority {identity} at {}.\nSend {} to the founder of the network; it is public. When you get \
+                 network.toml:\n  shoal-directory init --dir {} --network network.toml",
+                own.address,
+                public.display(),
                 self.common.dir.display()
             ),
-        })
+        }
+    }
+
+    fn join(&self, home: &Home, own: &PublicHalf, path: &Path) -> Result<Output, Failure> {
+        let network = NetworkFile::parse(&files::read_text(path)?).map_err(|error| Failure::content(path, &error))?;
+        if !network.authorities.contains(&own.key) {
+            return Err(Failure::new(
+                Kind::Configuration,
+                format!("{}: the key of this directory is not among the authorities", path.display()),
+                "send authority.pub to the founder, and take the network file that names it",
+            ));
+        }
+        home.write_network(&network)?;
+        Ok(self.founded(home, own, &network))
+    }
+
+    fn founded(&self, home: &Home, own: &PublicHalf, network: &NetworkFile) -> Output {
+        let identity = own.key.identity;
+        let (path, fingerprint) = (home.path(names::NETWORK), network.fingerprint_words());
+        let count = network.authorities.len();
+        let whom = if count == 1 { "node operators" } else { "the other authorities and node operators" };
+        Output {
+            json: json!({
+                "identity": identity,
+                "network": path,
+                "genesis": network.genesis_hash(),
+                "fingerprint": fingerprint,
+                "authorities": count,
+            }),
+            text: format!(
+                "Authority {identity}, one of {count}, of network \"{}\".\nNetwork file: {}\nFingerprint:  \
+                 {fingerprint}\n\nGive the network file to {whom}, compare the fingerprint with them, then start \
+                 with\n  shoal-directory run --dir {}",
+                network.name,
+                path.display(),
+                self.common.dir.display()
+            ),
+        }
+    }
+}
+
+/// A network of `own` and `others`.
+fn network(
+    name: &str,
+    own: &PublicHalf,
+    others: Vec<PublicHalf>,
+    parameters: Parameters,
+    genesis_time: UnixMillis,
+) -> NetworkFile {
+    let mut hints = vec![Hint { identity: own.key.identity, address: own.address }];
+    let mut authorities = vec![own.key.clone()];
+    for other in others.into_iter().filter(|other| other.key != own.key) {
+        hints.push(Hint { identity: other.key.identity, address: other.address });
+        authorities.push(other.key);
+    }
+    authorities.sort_by_key(|key| key.identity);
+    NetworkFile {
+        name: name.to_owned(),
+        genesis_time,
+        authorities,
+        parameters,
+        hints: Hints { authorities: hints, gateways: Vec::new() },
     }
 }
 

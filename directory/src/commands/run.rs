@@ -27,7 +27,7 @@ impl Run {
         tracing::info!(%listening, %health, "the authority serves");
         let reloading = tokio::spawn(reload_on(hangup, running.shared()));
         notify(NotifyState::Ready);
-        running
+        let ended = running
             .serve(async {
                 tokio::select! {
                     _ = terminate.recv() => {}
@@ -37,7 +37,7 @@ impl Run {
             })
             .await;
         reloading.abort();
-        Ok(())
+        ended
     }
 }
 

@@ -1,96 +1,140 @@
-//! The authority: applies the pure rooms to files and clock, one step at a time.
+//! An authority with its files: applies the pure rooms to disk and clock, one step at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::{TrustAnchor, VerifiedConsensus, certify};
+use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
+use shoal_protocol::descriptor::{SignedDescriptor, UnverifiedDescriptor};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::NetworkFile;
-use shoal_protocol::{Epoch, Identity, Role, UnixMillis};
+use shoal_protocol::{Hash, Identity, UnixMillis};
 
 use super::chain::Chain;
 use super::failure::{Failure, Kind};
 use super::files;
 use super::home::Home;
-use super::snapshot::{NodeStatus, Numbers, RefusedStatus, Status, role_label};
+use super::peers::Peers;
+use super::snapshot::RefusedStatus;
+use super::votes::VoteLog;
 use crate::admission::AdmittedList;
+use crate::agreement::log;
+use crate::authority::{self as core, Act, Beginning, Genesis};
 use crate::config::{Config, files as names};
-use crate::document::{self, Dropped, NotYet, Rules, known_role};
-use crate::list_message::ListMessage;
+use crate::document::known_role;
 use crate::lists::{Judge, Listing, Offered, Refusal};
-use crate::proposal::VerifiedProposal;
-use crate::randomness;
-use crate::schedule::{Due, RETRY, after_outage, due, patience, released_at};
-use crate::signed_list::{List, Place};
+use crate::schedule::released_at;
+use shoal_protocol::link::DirectoryQuestion;
+
+mod showing;
 
 /// Refusals remembered for `status`.
 const REFUSALS_KEPT: usize = 32;
 
-/// What a step of [`Authority::tick`] did.
-#[derive(Clone, Debug)]
-pub enum Tick {
-    /// A document was certified and written.
-    Certified(Arc<VerifiedConsensus>),
-    /// Nothing to do before this instant.
-    Wait(UnixMillis),
-}
-
-/// One authority of a network of one.
+/// One authority of a network.
 #[derive(Debug)]
 pub struct Authority {
     home: Home,
     config: Config,
     network: NetworkFile,
-    anchor: TrustAnchor,
+    id: Hash,
     schedule: Schedule,
-    secret: AuthoritySecret,
+    secret: Arc<AuthoritySecret>,
     admitted: AdmittedList,
     listing: Listing,
     chain: Chain,
-    waiting_for: Option<String>,
-    /// When the first document after an outage could first have been made.
-    overdue_since: Option<UnixMillis>,
-    dropped: BTreeMap<Identity, Dropped>,
+    core: core::Authority,
+    /// `None` while it is not known what was signed.
+    votes: Option<VoteLog>,
+    peers: Peers,
     refused: VecDeque<RefusedStatus>,
+    /// Whether the others are to be asked for their newest document.
+    ask: bool,
+    /// Why this process must end.
+    failed: Option<Failure>,
 }
 
 impl Authority {
-    /// Reads the directory and continues where it stopped.
+    /// Reads the directory and continues where it stopped. Only looks: nothing is written.
     ///
     /// # Errors
     /// A file is missing, wrong, or contradicts another.
     pub fn open(home: Home, now: UnixMillis) -> Result<Self, Failure> {
-        let (config, network, secret) = (home.config()?, home.network()?, home.secret()?);
-        if network.authorities != [secret.public().clone()] {
-            let several = network.authorities.len() > 1;
-            let problem = if several {
-                "names several authorities; agreement between authorities is not part of this version"
-            } else {
-                "names another authority than authority.key"
-            };
-            return Err(Failure::content(&home.path(names::NETWORK), &problem));
-        }
-        let anchor = network.trust_anchor();
-        let chain = Chain::open(&home.path(names::DOCUMENTS), &anchor)?;
+        let (config, network, secret) = (home.config()?, home.network()?, Arc::new(home.secret()?));
+        let id = network.genesis_hash();
+        let chain = Chain::open(&home.path(names::DOCUMENTS), &id)?;
+        let genesis = Genesis {
+            network: id,
+            schedule: network.schedule(),
+            parameters: network.parameters,
+            authorities: network.authorities.clone(),
+            stores: config.genesis_stores,
+            gateways: config.genesis_gateways,
+        };
+        let core = core::Authority::new(Beginning {
+            genesis,
+            secret: Arc::clone(&secret),
+            wishes: home.wishes()?,
+            newest: chain.newest().cloned(),
+        });
+        let others = network.hints.authorities.iter().filter(|hint| hint.identity != secret.public().identity);
         let mut authority = Self {
+            peers: Peers::new(others.copied().collect()),
             admitted: home.admitted()?,
             schedule: network.schedule(),
             listing: Listing::default(),
-            waiting_for: None,
-            overdue_since: None,
-            dropped: BTreeMap::new(),
             refused: VecDeque::new(),
+            votes: None,
+            ask: false,
+            failed: None,
             home,
             config,
             network,
-            anchor,
+            id,
             secret,
             chain,
+            core,
         };
+        if authority.core.index().is_none() && authority.chain.newest().is_none() {
+            let path = authority.home.path(names::NETWORK);
+            return Err(Failure::content(&path, &"does not name the key in authority.key among its authorities"));
+        }
         authority.load_descriptors(now)?;
         Ok(authority)
+    }
+
+    /// Takes up the votes of the document under way. Called once, by the process that holds the directory's lock.
+    ///
+    /// # Errors
+    /// The vote log cannot be read or written.
+    pub fn resume(&mut self, now: UnixMillis) -> Result<(), Failure> {
+        files::create_dir(&self.home.path(names::DESCRIPTORS))?;
+        let path = self.home.path(names::VOTES);
+        let height = self.core.height();
+        let me = self.core.index().unwrap_or_default();
+        let entries = match VoteLog::open(&path)? {
+            None => Err("there is no votes.log".to_owned()),
+            Some((mut votes, bytes)) => match log::read(&bytes, &self.id, me, height) {
+                Ok(recovered) => {
+                    votes.cut(recovered.length as u64)?;
+                    self.votes = Some(votes);
+                    Ok(recovered.entries)
+                }
+                // the document was kept, and the process ended before the next log began
+                Err(_) if log::read(&bytes, &self.id, me, height - 1).is_ok() => {
+                    self.votes = Some(VoteLog::begin(&path)?);
+                    Ok(Vec::new())
+                }
+                Err(damage) => Err(damage.to_string()),
+            },
+        };
+        if let Err(problem) = &entries {
+            tracing::warn!(problem, "what was signed is not known: this authority watches until there is a new document");
+        }
+        let acts = self.core.resume(entries.ok().as_deref(), now);
+        self.carry_out(acts);
+        Ok(())
     }
 
     /// The operator's settings.
@@ -103,6 +147,45 @@ impl Authority {
     #[must_use]
     pub fn secret(&self) -> &AuthoritySecret {
         &self.secret
+    }
+
+    /// Length of an epoch, in ms.
+    #[must_use]
+    pub fn epoch_ms(&self) -> u64 {
+        self.schedule.epoch_ms
+    }
+
+    /// The other authorities.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Index of another authority in the set that certifies the next document.
+    #[must_use]
+    pub fn index_of(&self, identity: &Identity) -> Option<u16> {
+        let set = self.core.set();
+        set.iter().position(|key| key.identity == *identity).and_then(|at| u16::try_from(at).ok())
+    }
+
+    /// Verifies a descriptor and says whether its node may be listed at all, before anybody dials it.
+    ///
+    /// # Errors
+    /// What its operator has to know.
+    pub fn examine(&self, bytes: &[u8], now: UnixMillis) -> Result<SignedDescriptor, Refusal> {
+        let judge = self.judge();
+        let signed = UnverifiedDescriptor::parse(bytes)?.verify(&judge.network, now, judge.skew)?;
+        judge.admits(&signed.descriptor)?;
+        Ok(signed)
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        Judge {
+            network: self.id,
+            schedule: self.schedule,
+            skew: self.network.parameters.skew(),
+            admitted: (!self.config.open).then_some(&self.admitted),
+        }
     }
 
     /// Takes a descriptor, or says why not. A listed one is kept across a restart.
@@ -119,14 +202,14 @@ impl Authority {
                 }
             }
             Ok(Offered::Known(_)) => {}
-            Err(refusal) => self.remember_refusal(refusal.to_string(), now),
+            Err(refusal) => self.refuse(refusal.to_string(), now),
         }
         result
     }
 
     fn offer_quietly(&mut self, bytes: &[u8], now: UnixMillis) -> Result<Offered, Refusal> {
         let judge = Judge {
-            network: self.anchor.network,
+            network: self.id,
             schedule: self.schedule,
             skew: self.network.parameters.skew(),
             admitted: (!self.config.open).then_some(&self.admitted),
@@ -135,73 +218,115 @@ impl Authority {
         self.listing.offer(bytes, now, &judge, |identity| newest.and_then(|newest| known_role(newest, identity)))
     }
 
-    /// Makes the document that is due, if one is. Call again at the instant it names, and, while there is no document,
-    /// whenever a descriptor was listed.
+    /// Takes a message of the agreement.
+    pub fn receive(&mut self, from: u16, bytes: &[u8], now: UnixMillis) {
+        let acts = self.core.receive(from, bytes, now);
+        self.carry_out(acts);
+    }
+
+    /// Takes another authority's list.
     ///
     /// # Errors
-    /// The document could not be written: nothing was shown to anybody.
-    pub fn tick(&mut self, now: UnixMillis) -> Result<Tick, Failure> {
-        let newest = self.chain.newest().map(|newest| newest.epoch);
-        match due(&self.schedule, newest, now) {
-            Due::Wait(until) => Ok(Tick::Wait(until)),
-            Due::Document(epoch) => {
-                self.prune(epoch);
-                match self.make(epoch, now) {
-                    Ok(document) => {
-                        self.waiting_for = None;
-                        self.overdue_since = None;
-                        document.map(Tick::Certified)
-                    }
-                    Err(reason) => {
-                        self.waiting_for = Some(reason.to_string());
-                        Ok(Tick::Wait(now.plus(RETRY)))
-                    }
+    /// Why it is refused.
+    pub fn take_list(&mut self, from: u16, bytes: &[u8], now: UnixMillis) -> Result<(), String> {
+        let acts = self.core.take_list(from, bytes, now)?;
+        self.carry_out(acts);
+        Ok(())
+    }
+
+    /// Takes a certified document of another authority.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn adopt(&mut self, bytes: &[u8], now: UnixMillis) -> Result<(), DocumentError> {
+        match self.core.adopt(bytes, now) {
+            Ok(acts) => {
+                self.carry_out(acts);
+                Ok(())
+            }
+            Err(error @ DocumentError::Conflict { .. }) => {
+                self.keep_evidence(bytes, &error);
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does what is due. Returns when to look again.
+    pub fn tick(&mut self, now: UnixMillis) -> UnixMillis {
+        self.prune(now);
+        let acts = self.core.wake(&self.listing, now);
+        self.carry_out(acts);
+        self.core.next_wake(now)
+    }
+
+    /// Why this process must end, if it must.
+    #[must_use]
+    pub fn failed(&self) -> Option<&Failure> {
+        self.failed.as_ref()
+    }
+
+    /// Whether the others are to be asked for their newest document; once.
+    pub fn take_ask(&mut self) -> bool {
+        std::mem::take(&mut self.ask)
+    }
+
+    fn carry_out(&mut self, acts: Vec<Act>) {
+        for act in acts {
+            if self.failed.is_some() {
+                return;
+            }
+            let done = match act {
+                Act::Log(entry) => self.votes.as_mut().map_or(Ok(()), |votes| votes.append(&entry)),
+                Act::Agree(message) => self.broadcast(&DirectoryQuestion::Agree(message)),
+                Act::List(message) => self.broadcast(&DirectoryQuestion::List(message)),
+                Act::Certified(document) => self.keep(document),
+                Act::Ask => {
+                    self.ask = true;
+                    Ok(())
                 }
+                Act::Misbehaviour(evidence) => {
+                    let authority = evidence.authority();
+                    tracing::error!(authority, "an authority signed two things that contradict each other: evidence kept");
+                    let bytes = evidence.encode();
+                    let name = format!("misbehaviour-{}", Hash::of("shoal evidence file", &bytes));
+                    // the network goes on without it
+                    let _ = files::replace(&self.home.path(&name), &bytes, files::PUBLIC, true);
+                    Ok(())
+                }
+            };
+            if let Err(failure) = done {
+                self.failed = Some(failure);
             }
         }
     }
 
-    fn make(&mut self, epoch: Epoch, now: UnixMillis) -> Result<Result<Arc<VerifiedConsensus>, Failure>, NotYet> {
-        let previous = self.chain.newest().map(Arc::clone);
-        let before = previous.as_ref().map(|previous| &***previous);
-        let network = self.anchor.network;
-        let rules = Rules {
-            network,
-            schedule: self.schedule,
-            parameters: self.network.parameters,
-            authorities: &self.network.authorities,
-            genesis_stores: self.config.genesis_stores,
-            genesis_gateways: self.config.genesis_gateways,
-        };
-        let descriptors = self.listing.descriptors();
-        if after_outage(before.map(|before| before.epoch), epoch) {
-            let since = *self.overdue_since.get_or_insert(now);
-            let patient = now < since.plus(patience(&self.schedule));
-            if patient && !document::most_are_back(&rules, before, epoch, descriptors) {
-                return Err(NotYet::Returning);
-            }
+    fn broadcast(&self, message: &DirectoryQuestion) -> Result<(), Failure> {
+        self.peers.broadcast(message, self.core.set());
+        Ok(())
+    }
+
+    /// The document first, the new log after it: in between, the old log is known to be over.
+    fn keep(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
+        let (epoch, height, nodes) = (document.epoch.0, document.height, document.nodes.len());
+        tracing::info!(epoch, height, nodes, signatures = document.signatures(), "a document is certified");
+        self.chain.append(document)?;
+        self.votes = Some(VoteLog::begin(&self.home.path(names::VOTES))?);
+        Ok(())
+    }
+
+    fn keep_evidence(&mut self, bytes: &[u8], error: &DocumentError) {
+        let path = self.home.path(names::CONFLICT);
+        tracing::error!(%error, file = %path.display(), "the authorities contradict themselves");
+        let kept = files::replace(&path, bytes, files::PUBLIC, true);
+        self.failed = Some(Failure::new(
+            Kind::Configuration,
+            format!("{error}; the other document is kept in {}", path.display()),
+            "more than f authorities are dishonest or were copied: compare with their operators before you run again",
+        ));
+        if let Err(failure) = kept {
+            tracing::error!(error = %failure, "the other document cannot be kept");
         }
-        let place = Place::after(&rules, previous.as_deref());
-        let head = List {
-            network,
-            authority: 0,
-            height: place.height,
-            epoch,
-            made_at: now,
-            entries: Vec::new(),
-            contribution: randomness::contribution(&self.secret, &network, before, epoch),
-            parameters: self.network.parameters,
-            authorities: None,
-        };
-        let message = ListMessage::freeze(head, descriptors, &self.secret)?;
-        let proposal = VerifiedProposal::compose(&place, epoch, &[&message])?;
-        let draft = document::next_document(&rules, previous.as_deref(), &proposal)?;
-        let certified = certify(&draft.document, 0, &[(0, &self.secret)]);
-        let appended = self.chain.append(&certified, &self.anchor);
-        if appended.is_ok() {
-            self.dropped = draft.dropped;
-        }
-        Ok(appended)
     }
 
     /// The newest document that may be handed out at `now`.
@@ -211,85 +336,40 @@ impl Authority {
             .newest_where(|document| now >= released_at(&self.schedule, document.epoch, document.parameters.skew()))
     }
 
+    /// The newest document, handed out or not: for other authorities.
+    #[must_use]
+    pub fn newest_certified(&self) -> Option<&Arc<VerifiedConsensus>> {
+        self.chain.newest()
+    }
+
+    /// Documents after `height` at which the set of authorities changed.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn changes_after(&self, height: u64) -> Result<Vec<Vec<u8>>, Failure> {
+        self.chain.changes_after(height)
+    }
+
     /// What the first document, or an overdue one, waits for.
     #[must_use]
     pub fn waiting_for(&self) -> Option<&str> {
-        self.waiting_for.as_deref()
+        self.core.waiting_for()
     }
 
-    /// Reads `admitted.toml` again. Nodes no longer on it are left out of the next document.
+    /// Reads `admitted.toml` and what the operator wishes again. Nodes no longer admitted are left out of the next list.
     ///
     /// # Errors
-    /// The file is unreadable or wrong; the list in force stays.
+    /// A file is unreadable or wrong; what is in force stays.
     pub fn reload(&mut self) -> Result<usize, Failure> {
-        self.admitted = self.home.admitted()?;
+        let (admitted, wishes) = (self.home.admitted()?, self.home.wishes()?);
+        self.admitted = admitted;
+        self.core.wish(wishes);
         Ok(self.admitted.len())
     }
 
-    /// The numbers behind `/readyz` and `/metrics`.
-    #[must_use]
-    pub fn numbers(&self, now: UnixMillis) -> Numbers {
-        let mut numbers = Numbers { waiting_for: self.waiting_for.clone(), ..Numbers::default() };
-        for role in [Role::Gateway, Role::Mix, Role::Store] {
-            numbers.listed.insert(role_label(role), self.listing.count(role));
-            for state in ["active", "standby"] {
-                numbers.in_consensus.insert((role_label(role), state), 0);
-            }
-        }
-        if let Some(document) = self.newest(now) {
-            numbers.ready = document.epoch >= self.schedule.epoch_at(now);
-            numbers.epoch = document.epoch.0;
-            numbers.valid_until = document.valid_until;
-            numbers.signatures = document.signatures();
-            for node in &document.nodes {
-                let state = if node.standby { "standby" } else { "active" };
-                *numbers.in_consensus.entry((role_label(node.role), state)).or_default() += 1;
-            }
-        }
-        numbers
-    }
-
-    /// Everything an operator asks.
-    #[must_use]
-    pub fn status(&self, now: UnixMillis, running: bool) -> Status {
-        let newest = self.newest(now);
-        let listed = self.listing.descriptors().values().map(|signed| &signed.descriptor);
-        let nodes = listed.map(|descriptor| {
-            let entry = newest.and_then(|newest| newest.node(&descriptor.identity));
-            NodeStatus {
-                identity: descriptor.identity,
-                role: descriptor.role,
-                published: descriptor.published,
-                version: descriptor.version.clone(),
-                in_consensus: entry.is_some(),
-                layer: entry.and_then(|entry| entry.layer),
-                standby: entry.is_some_and(|entry| entry.standby),
-                dropped: self.dropped.get(&descriptor.identity).map(ToString::to_string),
-            }
-        });
-        Status {
-            running,
-            identity: self.secret.public().identity,
-            name: self.network.name.clone(),
-            network: self.anchor.network,
-            fingerprint: self.network.fingerprint_words(),
-            epoch: newest.map(|newest| newest.epoch),
-            height: newest.map(|newest| newest.height),
-            document: newest.map(|newest| newest.hash()),
-            signatures: newest.map(|newest| newest.signatures()),
-            valid_until: newest.map(|newest| newest.valid_until),
-            ready: self.numbers(now).ready,
-            waiting_for: self.waiting_for.clone(),
-            open: self.config.open,
-            admitted: self.admitted.len(),
-            nodes: nodes.collect(),
-            refused: self.refused.iter().cloned().collect(),
-        }
-    }
-
-    fn prune(&mut self, epoch: Epoch) {
+    fn prune(&mut self, now: UnixMillis) {
         let admitted = (!self.config.open).then_some(&self.admitted);
-        for identity in self.listing.prune(epoch, admitted) {
+        for identity in self.listing.prune(self.schedule.epoch_at(now), admitted) {
             if let Err(error) = std::fs::remove_file(self.descriptor_path(&identity)) {
                 tracing::debug!(%identity, %error, "a descriptor's file cannot be removed");
             }
@@ -299,7 +379,9 @@ impl Authority {
     /// Lists what was listed before the restart and still verifies.
     fn load_descriptors(&mut self, now: UnixMillis) -> Result<(), Failure> {
         let dir = self.home.path(names::DESCRIPTORS);
-        files::create_dir(&dir)?;
+        if !dir.exists() {
+            return Ok(());
+        }
         let entries = std::fs::read_dir(&dir).map_err(|error| Failure::file("read", &dir, &error))?;
         for entry in entries {
             let path = entry.map_err(|error| Failure::file("read", &dir, &error))?.path();
@@ -317,7 +399,8 @@ impl Authority {
         self.home.path(names::DESCRIPTORS).join(identity.to_string())
     }
 
-    fn remember_refusal(&mut self, reason: String, now: UnixMillis) {
+    /// Remembers a refusal for `status`.
+    pub fn refuse(&mut self, reason: String, now: UnixMillis) {
         let count = match self.refused.iter().position(|before| before.reason == reason) {
             Some(at) => self.refused.remove(at).map_or(0, |before| before.count),
             None => {

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shoal_protocol::consensus::{TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::Hash;
+use shoal_protocol::authority::AuthorityKey;
+use shoal_protocol::consensus::{UnverifiedConsensus, VerifiedConsensus};
 
 use super::failure::{Failure, Kind};
 use super::files;
@@ -25,16 +27,17 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Opens the chain in `dir` and verifies its end.
+    /// Opens the chain in `dir`. Its documents were verified before they were written, and nobody else writes there.
     ///
     /// # Errors
-    /// A file cannot be read, or does not verify: then the authority must not sign, because what it signed is unclear.
-    pub fn open(dir: &Path, anchor: &TrustAnchor) -> Result<Self, Failure> {
+    /// A file cannot be read, or two do not belong together: then the authority must not sign, because what it signed is
+    /// unclear.
+    pub fn open(dir: &Path, network: &Hash) -> Result<Self, Failure> {
         files::create_dir(dir)?;
         let heights = heights(dir)?;
         let mut last: Vec<Arc<VerifiedConsensus>> = Vec::new();
         for height in heights.iter().rev().take(2).rev() {
-            let document = read(dir, *height, anchor)?;
+            let document = read(dir, *height, network)?;
             if let Some(before) = last.last() {
                 check_link(before, &document).map_err(|problem| broken(dir, *height, problem))?;
             }
@@ -56,18 +59,15 @@ impl Chain {
         self.newest.iter().chain(&self.before).find(|document| released(document))
     }
 
-    /// Makes `document` the newest: verifies it as everybody else will, writes it, fsyncs, and only then shows it.
+    /// Makes `document` the newest: writes it, fsyncs, and only then shows it.
     ///
     /// # Errors
     /// It does not follow the newest, or cannot be written. The chain is then as before.
-    pub fn append(&mut self, certified: &[u8], anchor: &TrustAnchor) -> Result<Arc<VerifiedConsensus>, Failure> {
-        let document = UnverifiedConsensus::parse(certified)
-            .and_then(|unverified| unverified.verify_any_time(anchor))
-            .map_err(|error| broken(&self.dir, 0, &error.to_string()))?;
+    pub fn append(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
         match &self.newest {
             Some(newest) => check_link(newest, &document),
-            None if document.height == 1 && document.previous == document.network => Ok(()),
-            None => Err("the first document must have height 1 and name the network as its predecessor"),
+            None if document.height > 1 || document.previous == document.network => Ok(()),
+            None => Err("the first document must name the network as its predecessor"),
         }
         .map_err(|problem| broken(&self.dir, document.height, problem))?;
         let path = path(&self.dir, document.height);
@@ -75,20 +75,54 @@ impl Chain {
             return Err(broken(&self.dir, document.height, "a document of this height exists"));
         }
         files::replace(&path, document.bytes(), files::PUBLIC, true)?;
-        let document = Arc::new(document);
-        self.before = self.newest.replace(Arc::clone(&document));
-        self.forget_old(document.height);
-        Ok(document)
+        let height = document.height;
+        self.before = self.newest.replace(document);
+        self.forget_old(height);
+        Ok(())
     }
 
-    /// Removes what is too old to be asked for. That it cannot be removed is no reason to stop.
+    /// Removes what is too old to be asked for, but for documents that change the set of authorities: they lead whoever
+    /// was away for long. That one cannot be removed is no reason to stop.
     fn forget_old(&self, newest: u64) {
-        if let Some(old) = newest.checked_sub(DOCUMENTS_KEPT)
-            && let Err(error) = std::fs::remove_file(path(&self.dir, old))
+        let Some(old) = newest.checked_sub(DOCUMENTS_KEPT) else { return };
+        let Some(network) = self.newest.as_ref().map(|newest| newest.network) else { return };
+        if self.changes_set(old, &network) {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(path(&self.dir, old))
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(height = old, %error, "an old document cannot be removed");
         }
+    }
+
+    /// Whether the document of this height names others than certified it, as far as the files tell.
+    fn changes_set(&self, height: u64, network: &Hash) -> bool {
+        let at = |height| read(&self.dir, height, network).ok();
+        match (height.checked_sub(1).and_then(at), at(height)) {
+            (Some(before), Some(document)) => before.authorities != document.authorities,
+            (None, Some(document)) => document.height == 1,
+            (_, None) => false,
+        }
+    }
+
+    /// Documents after `height` at which the set of authorities changed, oldest first.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn changes_after(&self, height: u64) -> Result<Vec<Vec<u8>>, Failure> {
+        let Some(network) = self.newest.as_ref().map(|newest| newest.network) else { return Ok(Vec::new()) };
+        let mut changes = Vec::new();
+        let mut before: Option<Vec<AuthorityKey>> = None;
+        for at in heights(&self.dir)? {
+            let document = read(&self.dir, at, &network)?;
+            let changed = before.as_ref().is_some_and(|before| *before != document.authorities);
+            if at > height && changed {
+                changes.push(document.bytes().to_vec());
+            }
+            before = Some(document.authorities.clone());
+        }
+        Ok(changes)
     }
 }
 
@@ -111,27 +145,27 @@ pub fn heights(dir: &Path) -> Result<Vec<u64>, Failure> {
     Ok(heights)
 }
 
-/// Reads the document of `height` and verifies its certificate.
+/// Reads the document of `height`, which was verified before it was written.
 ///
 /// # Errors
-/// It cannot be read or does not verify.
-pub fn read(dir: &Path, height: u64, anchor: &TrustAnchor) -> Result<VerifiedConsensus, Failure> {
+/// It cannot be read, or is none of this network.
+pub fn read(dir: &Path, height: u64, network: &Hash) -> Result<VerifiedConsensus, Failure> {
     let path = path(dir, height);
     let document = UnverifiedConsensus::parse(&files::read(&path)?)
-        .and_then(|unverified| unverified.verify_any_time(anchor))
+        .and_then(|unverified| unverified.dangerously_trust_own_copy(network))
         .map_err(|error| broken(dir, height, &error.to_string()))?;
     if document.height == height { Ok(document) } else { Err(broken(dir, height, "the file holds another height")) }
 }
 
-/// Whether `document` is the one after `before`.
+/// Whether `document` comes after `before`. Some may lie between: an authority that was away takes the newest.
 ///
 /// # Errors
 /// What contradicts it.
 pub fn check_link(before: &VerifiedConsensus, document: &VerifiedConsensus) -> Result<(), &'static str> {
-    if document.height != before.height + 1 {
+    if document.height <= before.height {
         return Err("its height does not follow the document before it");
     }
-    if document.previous != before.hash() {
+    if document.height == before.height + 1 && document.previous != before.hash() {
         return Err("it names another predecessor than the document before it");
     }
     if document.epoch <= before.epoch {

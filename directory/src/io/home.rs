@@ -2,14 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthoritySecret};
+use serde::Deserialize;
+use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthorityKey, AuthoritySecret};
+use shoal_protocol::certificate::MAX_AUTHORITIES;
 use shoal_protocol::network::NetworkFile;
+use shoal_protocol::parameters::Parameters;
 use zeroize::Zeroizing;
 
 use super::failure::{Failure, Kind};
 use super::files;
 use crate::admission::AdmittedList;
 use crate::config::{Config, files as names};
+use crate::wishes::Wishes;
+
+/// The layout of `authorities.toml`: as in the network file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedSet {
+    authorities: Vec<AuthorityKey>,
+}
 
 /// Where an authority keeps what it has.
 #[derive(Clone, Debug)]
@@ -74,6 +85,34 @@ impl Home {
     /// The file cannot be written.
     pub fn write_admitted(&self, list: &AdmittedList) -> Result<(), Failure> {
         files::replace(&self.path(names::ADMITTED), list.to_toml().as_bytes(), files::PUBLIC, true)
+    }
+
+    /// What the operator asks for beside the nodes he admits: `parameters.toml` and `authorities.toml`, both optional.
+    ///
+    /// # Errors
+    /// One of them is unreadable or wrong.
+    pub fn wishes(&self) -> Result<Wishes, Failure> {
+        let parameters: Option<Parameters> = self.optional(names::PARAMETERS)?;
+        if let Some(parameters) = &parameters {
+            parameters.validate().map_err(|error| Failure::content(&self.path(names::PARAMETERS), &error))?;
+        }
+        let authorities = self.optional::<WantedSet>(names::AUTHORITIES)?.map(|set| {
+            let mut authorities = set.authorities;
+            authorities.sort_by_key(|key| key.identity);
+            authorities
+        });
+        if authorities.as_ref().is_some_and(|set| set.is_empty() || set.len() > MAX_AUTHORITIES) {
+            return Err(Failure::content(&self.path(names::AUTHORITIES), &"names no authority, or too many"));
+        }
+        Ok(Wishes { parameters, authorities })
+    }
+
+    fn optional<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let path = self.path(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        toml::from_str(&files::read_text(&path)?).map(Some).map_err(|error| Failure::content(&path, &error))
     }
 
     /// `authority.key`.

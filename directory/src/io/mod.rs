@@ -1,6 +1,7 @@
 //! The shell: clock, files, links, health. Everything that is decided is decided in the pure rooms.
 
 pub mod authority;
+pub mod catch_up;
 pub mod chain;
 pub mod control;
 pub mod failure;
@@ -8,9 +9,12 @@ pub mod files;
 pub mod home;
 pub mod http;
 pub mod metrics;
+pub mod peers;
+pub mod reach;
 pub mod run;
 pub mod server;
 pub mod snapshot;
+pub mod votes;
 
 use shoal_protocol::UnixMillis;
 

@@ -8,19 +8,21 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::authority::{Authority, Tick};
+use super::authority::Authority;
 use super::failure::{Failure, Kind};
 use super::home::Home;
 use super::metrics::Metrics;
 use super::server::{self, Shared};
-use super::{control, files, http, now};
+use super::{catch_up, control, files, http, now};
 use crate::config::files as names;
 
 /// How long `run` waits for a lock that another process still holds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest sleep between two looks at the clock, so that a clock set forward is noticed.
 const LOOK: Duration = Duration::from_secs(1);
-/// Pause after a document could not be written.
+/// Shortest sleep: what comes in between is done together.
+const STEP: Duration = Duration::from_millis(5);
+/// Pause after a step that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long peers are told that we leave.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -44,7 +46,15 @@ pub async fn open(home: Home) -> Result<Running, Failure> {
     // before the lock: a wrong --dir is told as such
     home.config()?;
     let lock = files::lock(&home.path(names::LOCK), LOCK_PATIENCE).await?;
-    let authority = Authority::open(home.clone(), now())?;
+    let mut authority = Authority::open(home.clone(), now())?;
+    if home.path(names::CONFLICT).exists() {
+        return Err(Failure::new(
+            Kind::Configuration,
+            format!("{} holds a document that contradicts this authority's own", home.path(names::CONFLICT).display()),
+            "compare with the other operators; remove the file only when you know what happened",
+        ));
+    }
+    authority.resume(now())?;
     let (listen, metrics_address) = (authority.config().listen, authority.config().metrics);
     let taken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Kind::InputOutput, format!("{what}: {error}"), "choose a free address in authority.toml")
@@ -93,13 +103,19 @@ impl Running {
     }
 
     /// Serves until `stop` resolves, then says farewell to peers.
-    pub async fn serve(self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// What it signs or certifies cannot be kept, or the authorities contradict themselves: it must not go on.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         let Self { shared, endpoint, health, commands, control_path, _lock } = self;
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(server::serve(endpoint.clone(), Arc::clone(&shared)));
         tasks.spawn(control::serve(commands, Arc::clone(&shared)));
-        tasks.spawn(keep_time(Arc::clone(&shared)));
+        tasks.spawn(catch_up::serve(endpoint.clone(), Arc::clone(&shared)));
+        let peers = shared.authority().peers().clone();
+        tasks.spawn(peers.run(endpoint.clone()));
+        let mut clock = tokio::spawn(keep_time(Arc::clone(&shared)));
         let mut health_stop = stopped;
         let health_shared = Arc::clone(&shared);
         tasks.spawn(async move {
@@ -111,7 +127,13 @@ impl Running {
                 tracing::error!(%error, "health is no longer served");
             }
         });
-        stop.await;
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            failure = &mut clock => Err(failure.unwrap_or_else(|error| {
+                Failure::new(Kind::Temporary, format!("the clock's task ended: {error}"), "start again")
+            })),
+        };
+        clock.abort();
         tracing::info!("stopping");
         let _ = stopping.send(true);
         endpoint.close();
@@ -121,45 +143,44 @@ impl Running {
         if let Err(error) = std::fs::remove_file(&control_path) {
             tracing::debug!(%error, "the control socket cannot be removed");
         }
+        ended
     }
 }
 
-/// Makes every document when it is due.
-async fn keep_time(shared: Arc<Shared>) {
+/// Does what is due, when it is due. Returns only when the process must end.
+async fn keep_time(shared: Arc<Shared>) -> Failure {
     let mut waiting_for = None;
     loop {
         let worker = Arc::clone(&shared);
-        // signs, and waits for the disk
-        let ticked = tokio::task::spawn_blocking(move || worker.authority().tick(now())).await;
-        let wait = match ticked {
-            Ok(Ok(Tick::Certified(document))) => {
-                shared.metrics.voted(true);
-                let (epoch, height, nodes) = (document.epoch.0, document.height, document.nodes.len());
-                tracing::info!(epoch, height, nodes, hash = %document.hash(), "a document is certified");
-                Duration::ZERO
+        // verifies, signs, and waits for the disk
+        let ticked = tokio::task::spawn_blocking(move || {
+            let mut authority = worker.authority();
+            let wake = authority.tick(now());
+            if authority.take_ask() {
+                worker.asked.notify_one();
             }
-            Ok(Ok(Tick::Wait(until))) => until.since(now()),
-            Ok(Err(failure)) => {
-                shared.metrics.voted(false);
-                tracing::error!(error = %failure, next = failure.next, "no document could be made");
-                AFTER_FAILURE
+            (wake, authority.failed().cloned(), authority.waiting_for().map(str::to_owned))
+        })
+        .await;
+        let wait = match ticked {
+            Ok((_, Some(failure), _)) => return failure,
+            Ok((wake, None, now_waiting_for)) => {
+                if now_waiting_for != waiting_for {
+                    if let Some(reason) = &now_waiting_for {
+                        tracing::info!("{reason}");
+                    }
+                    waiting_for = now_waiting_for;
+                }
+                wake.since(now())
             }
             Err(error) => {
-                shared.metrics.voted(false);
                 tracing::error!(%error, "a step of the authority failed");
                 AFTER_FAILURE
             }
         };
-        let now_waiting_for = shared.authority().waiting_for().map(str::to_owned);
-        if now_waiting_for != waiting_for {
-            if let Some(reason) = &now_waiting_for {
-                tracing::info!("{reason}");
-            }
-            waiting_for = now_waiting_for;
-        }
         tokio::select! {
-            () = tokio::time::sleep(wait.min(LOOK)) => {}
-            () = shared.listed.notified(), if waiting_for.is_some() => {}
+            () = tokio::time::sleep(wait.clamp(STEP, LOOK)) => {}
+            () = shared.stirred.notified() => {}
         }
     }
 }

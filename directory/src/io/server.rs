@@ -1,17 +1,29 @@
-//! The authority's links: nodes and gateways ask, the authority answers.
+//! The authority's links: nodes, gateways and other authorities ask, the authority answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
-use shoal_protocol::quic::{AskError, CloseReason, Endpoint, Link, read_question};
-use tokio::sync::Notify;
+use shoal_protocol::UnixMillis;
+use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
+use shoal_protocol::quic::{
+    AskError, CloseReason, Endpoint, Link, PEER_QUESTION_TIMEOUT, QUESTION_TIMEOUT, read_question,
+};
+use tokio::sync::{Notify, Semaphore};
 
 use super::authority::Authority;
 use super::metrics::Metrics;
 use super::now;
+use super::reach::Reached;
+use crate::list_message::MAX_MESSAGE_SIZE;
 
 /// Longest reason sent to a node, in bytes.
 const REASON_MAX: usize = 200;
+/// Longest question of another authority: a list or a proposal, and framing.
+const PEER_QUESTION_MAX: usize = MAX_MESSAGE_SIZE + 64 * 1024;
+/// Questions of guests that are worked on at a time: a descriptor costs a signature, a document a copy of 1 MiB. Authorities
+/// are never held up by them.
+const GUESTS_AT_A_TIME: usize = 4;
+/// Nodes that are dialled at a time to prove that they can be reached, each for some seconds.
+const DIALS_AT_A_TIME: usize = 64;
 
 /// What the tasks of a running authority share.
 #[derive(Debug)]
@@ -19,15 +31,28 @@ pub struct Shared {
     authority: Mutex<Authority>,
     /// Counted for `/metrics`.
     pub metrics: Metrics,
-    /// Told when a descriptor was listed: the first document may be possible now.
-    pub listed: Notify,
+    /// Told when something came that may change when to act next.
+    pub stirred: Notify,
+    /// Told when the others are to be asked for their newest document.
+    pub asked: Notify,
+    reached: Reached,
+    guests: Semaphore,
+    dials: Semaphore,
 }
 
 impl Shared {
     /// Shares `authority` among tasks.
     #[must_use]
     pub fn new(authority: Authority, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { authority: Mutex::new(authority), metrics, listed: Notify::new() })
+        Arc::new(Self {
+            authority: Mutex::new(authority),
+            metrics,
+            stirred: Notify::new(),
+            asked: Notify::new(),
+            reached: Reached::default(),
+            guests: Semaphore::new(GUESTS_AT_A_TIME),
+            dials: Semaphore::new(DIALS_AT_A_TIME),
+        })
     }
 
     /// The authority, for one short step. Never held across an await. A step that panicked leaves no half-made document:
@@ -40,12 +65,12 @@ impl Shared {
 /// Accepts links until the endpoint is closed. Tasks are bounded by the endpoint's limits: one a link.
 pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
     while let Some(arrival) = endpoint.accept().await {
-        let shared = Arc::clone(&shared);
+        let (shared, endpoint) = (Arc::clone(&shared), endpoint.clone());
         tokio::spawn(async move {
             match arrival.admit().await {
                 Ok(link) => {
                     let open = shared.metrics.link_opened();
-                    answer_all(&link, &shared).await;
+                    answer_all(&link, &endpoint, &shared).await;
                     drop(open);
                 }
                 Err(error) => {
@@ -58,18 +83,26 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
 }
 
 /// Answers one question after the other until the link ends.
-async fn answer_all(link: &Link, shared: &Arc<Shared>) {
+async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
     loop {
-        match read_question(link, QUESTION_SIZE_MAX).await {
+        // looked up each time: the set of authorities may have changed
+        let authority = link.peer().and_then(|peer| shared.authority().index_of(&peer));
+        let (longest, within) = match authority {
+            Some(_) => (PEER_QUESTION_MAX, PEER_QUESTION_TIMEOUT),
+            None => (QUESTION_SIZE_MAX, QUESTION_TIMEOUT),
+        };
+        match read_question(link, longest, within).await {
             Ok(Some((question, answerer))) => {
-                let worker = Arc::clone(shared);
-                // verifies signatures and writes files
-                let answered = tokio::task::spawn_blocking(move || answer(&question, &worker)).await;
-                let Ok(bytes) = answered else {
+                let answer = match authority {
+                    Some(from) => answer_authority(from, question, shared).await,
+                    None => answer_guest(question, endpoint, shared).await,
+                };
+                let Some((kind, label, answer)) = answer else {
                     link.close(CloseReason::Leaving);
                     return;
                 };
-                if answerer.answer(&bytes).await.is_err() {
+                shared.metrics.answered(kind, label);
+                if answerer.answer(&answer.to_bytes()).await.is_err() {
                     shared.metrics.answered("any", "unanswered");
                 }
             }
@@ -83,18 +116,98 @@ async fn answer_all(link: &Link, shared: &Arc<Shared>) {
     }
 }
 
-/// The answer's bytes. A document's bytes are copied once, into the answer.
-fn answer(question: &[u8], shared: &Shared) -> Vec<u8> {
-    let now = now();
-    let (kind, label, answer) = match DirectoryQuestion::from_bytes(question) {
-        Ok(DirectoryQuestion::Publish(descriptor)) => match shared.authority().offer(&descriptor, now) {
-            Ok(_) => {
-                shared.listed.notify_one();
-                ("publish", "accepted", DirectoryAnswer::Accepted)
+/// Kind of question, kind of answer, answer.
+type Answered = Option<(&'static str, &'static str, DirectoryAnswer)>;
+
+/// Runs a step that verifies signatures or waits for the disk. `None`: it panicked.
+async fn step<T: Send + 'static>(shared: &Arc<Shared>, work: impl FnOnce(&Shared) -> T + Send + 'static) -> Option<T> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || work(&shared)).await.ok()
+}
+
+async fn answer_authority(from: u16, question: Vec<u8>, shared: &Arc<Shared>) -> Answered {
+    let answer = step(shared, move |shared| {
+        let now = now();
+        match DirectoryQuestion::from_bytes(&question) {
+            Ok(DirectoryQuestion::Agree(message)) => {
+                shared.authority().receive(from, &message, now);
+                ("agree", "accepted", DirectoryAnswer::Accepted)
             }
-            Err(refusal) => ("publish", "refused", DirectoryAnswer::Refused(shorten(&refusal.to_string()))),
-        },
-        Ok(DirectoryQuestion::Newest { have }) => {
+            Ok(DirectoryQuestion::List(message)) => match shared.authority().take_list(from, &message, now) {
+                Ok(()) => ("list", "accepted", DirectoryAnswer::Accepted),
+                Err(reason) => ("list", "refused", DirectoryAnswer::Refused(shorten(&reason))),
+            },
+            // an authority may have a document before it is handed out to others
+            Ok(DirectoryQuestion::Newest { have }) => {
+                let newest = shared.authority().newest_certified().map(Arc::clone);
+                match newest {
+                    Some(document) if have == Some(document.hash()) => ("newest", "up_to_date", DirectoryAnswer::UpToDate),
+                    Some(document) => ("newest", "document", DirectoryAnswer::Document(document.bytes().to_vec())),
+                    None => ("newest", "not_yet", DirectoryAnswer::NotYet(String::new())),
+                }
+            }
+            Ok(other) => answer_anybody(other, shared, now),
+            Err(_) => ("unreadable", "bad_question", DirectoryAnswer::BadQuestion),
+        }
+    })
+    .await?;
+    shared.stirred.notify_one();
+    if shared.authority().take_ask() {
+        shared.asked.notify_one();
+    }
+    Some(answer)
+}
+
+async fn answer_guest(question: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Shared>) -> Answered {
+    // closed never: it lives as long as the process
+    let _permit = shared.guests.acquire().await.ok()?;
+    match DirectoryQuestion::from_bytes(&question) {
+        Ok(DirectoryQuestion::Publish(descriptor)) => {
+            drop(_permit);
+            publish(descriptor, endpoint, shared).await
+        }
+        Ok(other) => step(shared, move |shared| answer_anybody(other, shared, now())).await,
+        Err(_) => Some(("unreadable", "bad_question", DirectoryAnswer::BadQuestion)),
+    }
+}
+
+/// Verifies, dials the node if it was not reached lately, and lists it.
+async fn publish(bytes: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Shared>) -> Answered {
+    let refused = |reason: &str| Some(("publish", "refused", DirectoryAnswer::Refused(shorten(reason))));
+    let now = now();
+    let permit = shared.guests.acquire().await.ok()?;
+    let (examined, bytes) = step(shared, move |shared| (shared.authority().examine(&bytes, now), bytes)).await?;
+    drop(permit);
+    let signed = match examined {
+        Ok(signed) => signed,
+        Err(refusal) => {
+            shared.authority().refuse(refusal.to_string(), now);
+            return refused(&refusal.to_string());
+        }
+    };
+    let (identity, addresses) = (signed.descriptor.identity, signed.descriptor.addresses);
+    let epoch_ms = shared.authority().epoch_ms();
+    if !shared.reached.lately(&identity, &addresses, now, epoch_ms) {
+        let _dial = shared.dials.acquire().await.ok()?;
+        if let Err(reason) = shared.reached.prove(endpoint, &identity, &addresses, now, epoch_ms).await {
+            shared.authority().refuse(format!("{identity}: {reason}"), now);
+            return refused(&reason);
+        }
+    }
+    let _permit = shared.guests.acquire().await.ok()?;
+    let offered = step(shared, move |shared| shared.authority().offer(&bytes, now)).await?;
+    match offered {
+        Ok(_) => {
+            shared.stirred.notify_one();
+            Some(("publish", "accepted", DirectoryAnswer::Accepted))
+        }
+        Err(refusal) => refused(&refusal.to_string()),
+    }
+}
+
+fn answer_anybody(question: DirectoryQuestion, shared: &Shared, now: UnixMillis) -> (&'static str, &'static str, DirectoryAnswer) {
+    match question {
+        DirectoryQuestion::Newest { have } => {
             let (newest, waiting_for) = {
                 let authority = shared.authority();
                 (authority.newest(now).map(Arc::clone), authority.waiting_for().map(shorten))
@@ -105,12 +218,19 @@ fn answer(question: &[u8], shared: &Shared) -> Vec<u8> {
                 None => ("newest", "not_yet", DirectoryAnswer::NotYet(waiting_for.unwrap_or_default())),
             }
         }
-        // the set of authorities does not change yet
-        Ok(DirectoryQuestion::Changes { .. }) => ("changes", "changes", DirectoryAnswer::Changes(Vec::new())),
-        Err(_) => ("unreadable", "bad_question", DirectoryAnswer::BadQuestion),
-    };
-    shared.metrics.answered(kind, label);
-    answer.to_bytes()
+        DirectoryQuestion::Changes { after_height } => {
+            let changes = shared.authority().changes_after(after_height).unwrap_or_default();
+            let mut size = 1024;
+            let fitting = changes.into_iter().take_while(|bytes| {
+                size += bytes.len() + 16;
+                size <= ANSWER_SIZE_MAX
+            });
+            ("changes", "documents", DirectoryAnswer::Changes(fitting.map(Into::into).collect()))
+        }
+        DirectoryQuestion::Publish(_) | DirectoryQuestion::Agree(_) | DirectoryQuestion::List(_) => {
+            ("forbidden", "bad_question", DirectoryAnswer::BadQuestion)
+        }
+    }
 }
 
 /// Cuts a reason at a character boundary.

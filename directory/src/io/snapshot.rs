@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use shoal_protocol::{Epoch, Hash, Identity, Layer, Role, UnixMillis};
 
+use crate::authority::PeerState;
+
 /// The answer to `shoal-directory status --json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -36,10 +38,28 @@ pub struct Status {
     pub open: bool,
     /// Nodes on the admission list.
     pub admitted: usize,
+    /// Authorities that certify the next document.
+    pub authorities: Vec<AuthorityStatus>,
     /// Listed nodes.
     pub nodes: Vec<NodeStatus>,
     /// Last refusals, newest last.
     pub refused: Vec<RefusedStatus>,
+}
+
+/// One authority, as this one sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuthorityStatus {
+    /// Its index in the set.
+    pub index: u16,
+    /// Its identity key.
+    pub identity: Identity,
+    /// Whether it is this one.
+    pub me: bool,
+    /// What its messages tell.
+    #[serde(flatten)]
+    pub state: PeerState,
+    /// What its operator should look at; empty when all is well.
+    pub remarks: Vec<String>,
 }
 
 /// One listed node.

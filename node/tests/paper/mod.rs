@@ -16,7 +16,7 @@ use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::network::{Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
-use shoal_protocol::quic::{Endpoint, FrameWriter, Link, Protocol, read_question};
+use shoal_protocol::quic::{Endpoint, FrameWriter, Link, Protocol, QUESTION_TIMEOUT, read_question};
 use shoal_protocol::sphinx::{Hop, Packet, Unwrapped, build, open_header};
 use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Layer, Role, StoreIndex, UnixMillis};
 use std::net::SocketAddr;
@@ -166,7 +166,7 @@ impl Paper {
             let paper = Arc::clone(&self);
             tokio::spawn(async move {
                 let Ok(link) = arrival.admit().await else { return };
-                while let Ok(Some((question, answerer))) = read_question(&link, QUESTION_SIZE_MAX).await {
+                while let Ok(Some((question, answerer))) = read_question(&link, QUESTION_SIZE_MAX, QUESTION_TIMEOUT).await {
                     let question = DirectoryQuestion::from_bytes(&question).expect("a question");
                     let answer = match question {
                         DirectoryQuestion::Publish(bytes) => paper.publish(&bytes),

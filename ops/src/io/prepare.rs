@@ -102,16 +102,9 @@ pub(crate) async fn init_all(
     dir: &Path,
     at: impl Fn(usize),
 ) -> anyhow::Result<(NetworkFile, Vec<Option<Identity>>)> {
-    let Some((authority, nodes)) = placed.split_first() else { bail!("a network without parties") };
-    let binary = parties::binary(PartyRole::Authority.binary())?;
-    parties::init(&binary, &authority_arguments(shape, authority)).await?;
-    at(1);
-    let made = network::read(&authority.dir.join("network.toml"))?;
-    let mut network = made.clone();
-    if network.hints.authorities.is_empty() {
-        let identity = network.authorities.first().map(|key| key.identity).context("a network without authorities")?;
-        network.hints.authorities.push(Hint { identity, address: authority.address });
-    }
+    let count = placed.iter().take_while(|party| party.name.role == PartyRole::Authority).count();
+    let (authorities, nodes) = placed.split_at(count);
+    let mut network = found(shape, authorities, &at).await?;
     // what the nodes are initialised with; clients get the file with the gateways in it
     let for_nodes = dir.join("network.toml");
     network::write(&for_nodes, &network)?;
@@ -121,9 +114,9 @@ pub(crate) async fn init_all(
     let mut running = JoinSet::new();
     for (index, party) in nodes.iter().cloned().enumerate() {
         let (binary, arguments) = (binary.clone(), node_arguments(&for_nodes, &party));
-        running.spawn(async move { (index + 1, parties::init(&binary, &arguments).await) });
+        running.spawn(async move { (index + count, parties::init(&binary, &arguments).await) });
     }
-    let mut done = 1;
+    let mut done = count;
     while let Some(joined) = running.join_next().await {
         let (index, output) = joined.context("an init was cut short")?;
         let identity = identity_of(&output?)?;
@@ -141,27 +134,68 @@ pub(crate) async fn init_all(
     Ok((network, identities))
 }
 
-fn authority_arguments(shape: &Shape, party: &Party) -> Vec<String> {
+/// Holds the key ceremony of the authorities, as operators would: everybody makes keys, the first founds the network with
+/// the public halves of the others, the others take the network file.
+async fn found(shape: &Shape, authorities: &[Party], at: impl Fn(usize)) -> anyhow::Result<NetworkFile> {
+    let Some((founder, others)) = authorities.split_first() else { bail!("a network without authorities") };
+    let binary = parties::binary(PartyRole::Authority.binary())?;
+    let mut public = Vec::new();
+    for party in others {
+        let mut arguments = place_arguments(shape, party);
+        arguments.push("--key-only".to_owned());
+        parties::init(&binary, &arguments).await?;
+        public.push(party.dir.join("authority.pub"));
+    }
+    parties::init(&binary, &founder_arguments(shape, founder, &public)).await?;
+    at(1);
+    let network_file = founder.dir.join("network.toml");
+    for (number, party) in others.iter().enumerate() {
+        let named = [("--dir", &party.dir), ("--network", &network_file)];
+        let mut arguments = vec!["init".to_owned(), "--json".to_owned()];
+        arguments.extend(named.into_iter().flat_map(|(name, path)| [name.to_owned(), path.display().to_string()]));
+        parties::init(&binary, &arguments).await?;
+        at(number + 2);
+    }
+    network::read(&network_file)
+}
+
+/// What every authority is told: where it lives and what its first document waits for.
+fn place_arguments(shape: &Shape, party: &Party) -> Vec<String> {
     let mut arguments: Vec<String> = ["init", "--dir"].map(Into::into).into();
     arguments.push(party.dir.display().to_string());
     let named = [
-        ("--name", "testnet".to_owned()),
         ("--listen", party.address.to_string()),
         ("--metrics", party.metrics.to_string()),
-        ("--epoch", format!("{}ms", shape.epoch.as_millis())),
-        ("--mean-delay", format!("{}ms", shape.mean_delay.as_millis())),
-        ("--mixes-per-layer", shape.mixes_per_layer.to_string()),
         // the first document draws places once and for long: it waits for everybody
         ("--genesis-gateways", shape.gateways.to_string()),
         ("--genesis-stores", shape.stores.to_string()),
     ];
     arguments.extend(named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-    arguments.extend(["--test-network", "--open", "--json"].map(Into::into));
+    arguments.extend(["--open", "--json"].map(Into::into));
+    arguments
+}
+
+fn founder_arguments(shape: &Shape, party: &Party, others: &[PathBuf]) -> Vec<String> {
+    let mut arguments = place_arguments(shape, party);
+    let named = [
+        ("--name", "testnet".to_owned()),
+        ("--epoch", format!("{}ms", shape.epoch.as_millis())),
+        ("--mean-delay", format!("{}ms", shape.mean_delay.as_millis())),
+        ("--mixes-per-layer", shape.mixes_per_layer.to_string()),
+    ];
+    arguments.extend(named.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    arguments.push("--test-network".to_owned());
+    for path in others {
+        arguments.extend(["--authority".to_owned(), path.display().to_string()]);
+    }
     if let Some(rate) = shape.lambda_p {
         arguments.extend(["--lambda-p".to_owned(), rate.to_string()]);
     }
     if let Some(retention) = shape.retention {
         arguments.extend(["--retention".to_owned(), format!("{}ms", retention.as_millis())]);
+    }
+    if let Some(draw) = shape.draw {
+        arguments.extend(["--draw".to_owned(), draw.to_string()]);
     }
     arguments
 }

@@ -183,6 +183,19 @@ impl UnverifiedConsensus {
         Ok(self.into_verified())
     }
 
+    /// Checks network, certificate, and that it is `newest` or follows it, but not the time: for an authority that takes
+    /// over what the others have agreed on while it was away.
+    ///
+    /// # Errors
+    /// Which of them failed, and how.
+    pub fn verify_after(self, anchor: &TrustAnchor, newest: Option<Mark>) -> Result<VerifiedConsensus, DocumentError> {
+        self.check_certificate(anchor)?;
+        if let Some(newest) = newest {
+            self.check_follows(&newest)?;
+        }
+        Ok(self.into_verified())
+    }
+
     pub(super) fn check_follows(&self, newest: &Mark) -> Result<(), DocumentError> {
         let Consensus { height, epoch, previous, .. } = self.content;
         if self.hash == newest.hash {

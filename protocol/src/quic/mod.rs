@@ -27,4 +27,4 @@ pub use frames::{FrameError, FrameReader, FrameWriter};
 pub use gate::Limits;
 pub use link::Link;
 pub use protocol::{DiallerKey, Protocol};
-pub use question::{ANSWER_TIMEOUT, Answerer, AskError, QUESTION_TIMEOUT, ask, read_question};
+pub use question::{ANSWER_TIMEOUT, Answerer, AskError, PEER_QUESTION_TIMEOUT, QUESTION_TIMEOUT, ask, read_question};

@@ -10,8 +10,10 @@ use super::link::Link;
 
 /// How long an asker waits for a whole answer: 1 MiB takes 34 s at 256 kbit/s.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the answering side waits for a whole question after its first byte, at most 16 KiB.
+/// How long the answering side waits for a whole question of a guest after its first byte: 16 KiB at most.
 pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it waits for a whole question of another authority: 4 MiB take 60 s at 560 kbit/s.
+pub const PEER_QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no answer, or no question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,15 +58,20 @@ pub async fn ask(link: &Link, question: &[u8], max_answer: usize) -> Result<Vec<
     timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(AskError::TimedOut))
 }
 
-/// Waits for the peer's next question, of at most `max` bytes. `None`: the link has ended. After an error that is not
-/// [`AskError::Closed`] the link still works; the question is dropped and its asker told.
+/// Waits for the peer's next question, of at most `max` bytes, that must be whole `within` this time after its first
+/// byte. `None`: the link has ended. After an error that is not [`AskError::Closed`] the link still works; the question is
+/// dropped and its asker told.
 ///
-/// One after the other: a slow question delays only those of its own link, and at most by [`QUESTION_TIMEOUT`]. Not
-/// cancel safe: a question whose stream has been taken is dropped with the call.
-pub async fn read_question(link: &Link, max: usize) -> Result<Option<(Vec<u8>, Answerer)>, AskError> {
+/// One after the other: a slow question delays only those of its own link. Not cancel safe: a question whose stream has
+/// been taken is dropped with the call.
+pub async fn read_question(
+    link: &Link,
+    max: usize,
+    within: Duration,
+) -> Result<Option<(Vec<u8>, Answerer)>, AskError> {
     let Ok((send, mut receive)) = link.connection.accept_bi().await else { return Ok(None) };
     let answerer = Answerer { stream: send, answered: false };
-    let read = timeout(QUESTION_TIMEOUT, receive.read_to_end(max)).await;
+    let read = timeout(within, receive.read_to_end(max)).await;
     let error = match read {
         Ok(Ok(question)) => return Ok(Some((question, answerer))),
         Ok(Err(error)) => error.into(),

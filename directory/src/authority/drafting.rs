@@ -1,0 +1,150 @@
+//! When this authority freezes its list, and the document it proposes.
+
+use std::time::Duration;
+
+use shoal_protocol::consensus::VerifiedConsensus;
+use shoal_protocol::{Epoch, Hash, Role, UnixMillis};
+
+use super::{Act, Authority, Genesis, Memory, needed};
+use crate::agreement::Value;
+use crate::document::most_are_back;
+use crate::list_message::ListMessage;
+use crate::lists::Listing;
+use crate::proposal::VerifiedProposal;
+use crate::randomness;
+use crate::schedule::{after_outage, patience};
+use crate::signed_list::List;
+
+/// The list that was frozen last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frozen {
+    epoch: Epoch,
+    at: UnixMillis,
+    sent: UnixMillis,
+    listing: Hash,
+}
+
+impl Authority {
+    /// Freezes and sends this authority's list for `epoch` when enough nodes are on it, and begins to agree.
+    pub(super) fn freeze_if_due(&mut self, epoch: Epoch, since: UnixMillis, listing: &Listing, now: UnixMillis) -> Vec<Act> {
+        let Some(me) = self.index() else { return Vec::new() };
+        let newest = self.newest().cloned();
+        let wait = patience(&self.judge.genesis.schedule);
+        let first = newest.is_none();
+        let outage = after_outage(newest.as_ref().map(|newest| newest.epoch), epoch);
+        if let Some(frozen) = &self.frozen {
+            // for the first document and after an outage nodes are still coming: the list is renewed while they do
+            let renew = (first || outage) && now.since(frozen.at) >= wait && listing.state() != frozen.listing;
+            if frozen.epoch == epoch && !renew {
+                let mut acts = self.send_again(me, wait, now);
+                acts.extend(self.begin_if_silent(now));
+                return acts;
+            }
+        }
+        if let Some(shortage) = shortage(&self.judge.genesis, newest.as_deref(), listing) {
+            self.waiting_for = Some(shortage);
+            return Vec::new();
+        }
+        if outage && now.since(since) < wait && !most_are_back(&self.judge.genesis.rules(), newest.as_ref().map(|newest| &***newest), epoch, listing.descriptors()) {
+            self.waiting_for = Some("waiting for nodes to publish again after an outage of the directory".to_owned());
+            return Vec::new();
+        }
+        let head = self.head(me, epoch, now);
+        let message = match ListMessage::freeze(head, listing.descriptors(), &self.secret) {
+            Ok(message) => message,
+            Err(error) => {
+                self.waiting_for = Some(format!("this authority's list: {error}"));
+                return Vec::new();
+            }
+        };
+        self.frozen = Some(Frozen { epoch, at: now, sent: now, listing: listing.state() });
+        let bytes = message.to_bytes();
+        self.gathering.keep(message);
+        let mut acts = vec![Act::List(bytes)];
+        acts.extend(self.begin_if_silent(now));
+        acts
+    }
+
+    /// A list that got lost, or came before its reader was there, is sent again while the document is still open.
+    fn send_again(&mut self, me: u16, after: Duration, now: UnixMillis) -> Vec<Act> {
+        let Some(frozen) = self.frozen.as_mut().filter(|frozen| now.since(frozen.sent) >= after) else {
+            return Vec::new();
+        };
+        frozen.sent = now;
+        self.gathering.of(me).map(|message| vec![Act::List(message.to_bytes())]).unwrap_or_default()
+    }
+
+    pub(super) fn begin_if_silent(&mut self, now: UnixMillis) -> Vec<Act> {
+        let height = self.height();
+        let at = self.seat.as_ref().and_then(|seat| seat.agreement.height()).map(|(height, _)| height);
+        if now >= self.silent_until && at != Some(height) { self.begin(Memory::Fresh, now) } else { Vec::new() }
+    }
+
+    /// What this authority says beside its nodes.
+    fn head(&self, me: u16, epoch: Epoch, now: UnixMillis) -> List {
+        let Genesis { network, parameters, .. } = self.judge.genesis;
+        let newest = self.newest().map(|newest| &***newest);
+        List {
+            network,
+            authority: me,
+            height: self.height(),
+            epoch,
+            made_at: now,
+            entries: Vec::new(),
+            contribution: randomness::contribution(&self.secret, &network, newest, epoch),
+            parameters: self.wishes.parameters.unwrap_or(newest.map_or(parameters, |newest| newest.parameters)),
+            authorities: self
+                .wishes
+                .authorities
+                .clone()
+                .filter(|wanted| *wanted != self.judge.place().authorities),
+        }
+    }
+
+    /// The document to propose, once the lists for it are there.
+    pub(super) fn value(&mut self, now: UnixMillis) -> Option<Value> {
+        let epoch = self.frozen.as_ref()?.epoch;
+        let (all, enough) = {
+            let place = self.judge.place();
+            (place.authorities.len(), needed(place.authorities))
+        };
+        let patience: Duration = self.timing().base() / 2;
+        if self.gathering.is_ripe(epoch, enough, all, patience, now).is_err() {
+            let there = self.gathering.for_epoch(epoch).len();
+            self.waiting_for = Some(format!("waiting for lists of other authorities: {there} of {enough} are here"));
+            return None;
+        }
+        let proposal = VerifiedProposal::compose(&self.judge.place(), epoch, &self.gathering.for_epoch(epoch));
+        let proposal = match proposal {
+            Ok(proposal) => proposal,
+            Err(error) => {
+                self.waiting_for = Some(error.to_string());
+                return None;
+            }
+        };
+        match self.judge.draft(&proposal) {
+            Some((document, _)) => {
+                self.waiting_for = None;
+                Some(Value { document, proposal: proposal.bytes().into() })
+            }
+            None => {
+                self.waiting_for = Some("the lists of the authorities do not make a document yet".to_owned());
+                None
+            }
+        }
+    }
+}
+
+/// What the first document lacks, by this authority's own list.
+fn shortage(genesis: &Genesis, newest: Option<&VerifiedConsensus>, listing: &Listing) -> Option<String> {
+    if newest.is_some() {
+        return None;
+    }
+    let mixes = 3 * usize::from(genesis.parameters.mixes_per_layer);
+    let parts = [("gateways", Role::Gateway, genesis.gateways.max(1)), ("mixes", Role::Mix, mixes), ("stores", Role::Store, genesis.stores)];
+    let short = parts.iter().any(|(_, role, needed)| listing.count(*role) < *needed);
+    short.then(|| {
+        let each = parts.map(|(name, role, needed)| format!("{} of {needed} {name}", listing.count(role).min(needed)));
+        format!("waiting for nodes: {}", each.join(", "))
+    })
+}

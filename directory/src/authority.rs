@@ -17,7 +17,7 @@ use shoal_protocol::authority::{AuthorityKey, AuthoritySecret, quorum};
 use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, assemble};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::parameters::Parameters;
-use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
+use shoal_protocol::{Hash, Identity, UnixMillis};
 
 use crate::agreement::{Action, Agreement, Evidence, Keyring, Memory, Setup, Timing, log};
 use crate::document::{Dropped, Rules};
@@ -259,10 +259,8 @@ impl Authority {
     pub fn adopt(&mut self, bytes: &[u8], now: UnixMillis) -> Result<Vec<Act>, DocumentError> {
         self.judge.now = now;
         let parsed = UnverifiedConsensus::parse(bytes)?;
-        let anchor = TrustAnchor {
-            network: self.judge.genesis.network,
-            authorities: self.judge.place().authorities.to_vec(),
-        };
+        let anchor =
+            TrustAnchor { network: self.judge.genesis.network, authorities: self.judge.place().authorities.to_vec() };
         let verified = parsed.verify_after(&anchor, self.newest().map(|newest| newest.mark()))?;
         if self.newest().is_some_and(|newest| newest.hash() == verified.hash()) {
             return Ok(Vec::new());
@@ -283,7 +281,9 @@ impl Authority {
                 let since = *self.due_since.get_or_insert(now);
                 acts.extend(self.freeze_if_due(epoch, since, listing, now));
                 acts.extend(self.try_to_propose(now));
-                if now.since(since) >= self.ask_after() && self.asked_at.is_none_or(|at| now.since(at) >= self.ask_after()) {
+                if now.since(since) >= self.ask_after()
+                    && self.asked_at.is_none_or(|at| now.since(at) >= self.ask_after())
+                {
                     acts.extend(self.ask(now));
                 }
             }

@@ -11,25 +11,13 @@ mod commands;
 
 use commands::Cli;
 
-/// Libraries whose log lines name addresses of peers, clients' among them: silent whatever the environment asks for.
-const SILENT: [&str; 4] = ["quinn=off", "quinn_proto=off", "quinn_udp=off", "rustls=off"];
-
 fn main() -> ExitCode {
     let wants_json = std::env::args_os().any(|argument| argument == "--json");
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error, wants_json),
     };
-    let level = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let level =
-        SILENT.iter().filter_map(|text| text.parse().ok()).fold(level, tracing_subscriber::EnvFilter::add_directive);
-    tracing_subscriber::fmt()
-        .with_env_filter(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(cli)),
@@ -93,4 +81,17 @@ impl Output {
         }
         stdout.flush()
     }
+}
+
+/// Starts the log at the level of `SHOAL_LOG`. Only our own code writes to it: libraries name peers' addresses, and the
+/// agreement's names every vote.
+fn log() {
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, filter, fmt};
+    let ours = |target: &str| target.starts_with("shoal_directory") || target.starts_with("shoal_protocol");
+    let level = EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
+    let lines = lines.with_filter(filter::filter_fn(move |metadata| ours(metadata.target())));
+    tracing_subscriber::registry().with(level).with(lines).init();
 }

@@ -14,8 +14,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use shoal_protocol::IdentityKey;
 use shoal_protocol::quic::{
-    AskError, CloseReason, Endpoint, FrameError, FrameReader, FrameWriter, Limits, Link, Protocol, QuicError, ask,
-    QUESTION_TIMEOUT, read_question,
+    AskError, CloseReason, Endpoint, FrameError, FrameReader, FrameWriter, Limits, Link, Protocol, QUESTION_TIMEOUT,
+    QuicError, ask, read_question,
 };
 use std::future::Future;
 use std::net::SocketAddr;

@@ -26,7 +26,13 @@ pub(super) struct Frozen {
 
 impl Authority {
     /// Freezes and sends this authority's list for `epoch` when enough nodes are on it, and begins to agree.
-    pub(super) fn freeze_if_due(&mut self, epoch: Epoch, since: UnixMillis, listing: &Listing, now: UnixMillis) -> Vec<Act> {
+    pub(super) fn freeze_if_due(
+        &mut self,
+        epoch: Epoch,
+        since: UnixMillis,
+        listing: &Listing,
+        now: UnixMillis,
+    ) -> Vec<Act> {
         let Some(me) = self.index() else { return Vec::new() };
         let newest = self.newest().cloned();
         let wait = patience(&self.judge.genesis.schedule);
@@ -45,7 +51,15 @@ impl Authority {
             self.waiting_for = Some(shortage);
             return Vec::new();
         }
-        if outage && now.since(since) < wait && !most_are_back(&self.judge.genesis.rules(), newest.as_ref().map(|newest| &***newest), epoch, listing.descriptors()) {
+        if outage
+            && now.since(since) < wait
+            && !most_are_back(
+                &self.judge.genesis.rules(),
+                newest.as_ref().map(|newest| &***newest),
+                epoch,
+                listing.descriptors(),
+            )
+        {
             self.waiting_for = Some("waiting for nodes to publish again after an outage of the directory".to_owned());
             return Vec::new();
         }
@@ -93,11 +107,7 @@ impl Authority {
             entries: Vec::new(),
             contribution: randomness::contribution(&self.secret, &network, newest, epoch),
             parameters: self.wishes.parameters.unwrap_or(newest.map_or(parameters, |newest| newest.parameters)),
-            authorities: self
-                .wishes
-                .authorities
-                .clone()
-                .filter(|wanted| *wanted != self.judge.place().authorities),
+            authorities: self.wishes.authorities.clone().filter(|wanted| *wanted != self.judge.place().authorities),
         }
     }
 
@@ -141,7 +151,11 @@ fn shortage(genesis: &Genesis, newest: Option<&VerifiedConsensus>, listing: &Lis
         return None;
     }
     let mixes = 3 * usize::from(genesis.parameters.mixes_per_layer);
-    let parts = [("gateways", Role::Gateway, genesis.gateways.max(1)), ("mixes", Role::Mix, mixes), ("stores", Role::Store, genesis.stores)];
+    let parts = [
+        ("gateways", Role::Gateway, genesis.gateways.max(1)),
+        ("mixes", Role::Mix, mixes),
+        ("stores", Role::Store, genesis.stores),
+    ];
     let short = parts.iter().any(|(_, role, needed)| listing.count(*role) < *needed);
     short.then(|| {
         let each = parts.map(|(name, role, needed)| format!("{} of {needed} {name}", listing.count(role).min(needed)));

@@ -194,12 +194,7 @@ impl World {
         }
         self.published_epoch = Some(epoch);
         let descriptors: Vec<_> = self.nodes.iter().map(|node| node.descriptor(now)).collect();
-        let judge = ListJudge {
-            network: NETWORK,
-            schedule: schedule(),
-            skew: Duration::from_secs(2),
-            admitted: None,
-        };
+        let judge = ListJudge { network: NETWORK, schedule: schedule(), skew: Duration::from_secs(2), admitted: None };
         for member in self.members.iter_mut().filter(|member| member.core.is_some()) {
             for bytes in &descriptors {
                 // with a wrong clock it refuses them: that is its own loss

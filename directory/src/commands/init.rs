@@ -210,7 +210,8 @@ impl Init {
             others.push(other);
         }
         let base = if self.test_network { Parameters::test_network() } else { Parameters::production() };
-        let network = network(name, &own, others, self.scale.apply(base), self.genesis_time.map_or_else(now, UnixMillis));
+        let network =
+            network(name, &own, others, self.scale.apply(base), self.genesis_time.map_or_else(now, UnixMillis));
         // nothing is written unless all of it is right
         network.validate().map_err(|error| usage(&error))?;
         home.write_network(&network)?;

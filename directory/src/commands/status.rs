@@ -55,6 +55,17 @@ fn text(status: &Value) -> String {
         lines.push(format!("next       {}", field("waiting_for")));
     }
     let list = |name: &str| status.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    for authority in list("authorities") {
+        let get = |name: &str| authority.get(name).map_or_else(String::new, word);
+        let remarks = authority.get("remarks").and_then(Value::as_array).cloned().unwrap_or_default();
+        let remarks: Vec<_> = remarks.iter().map(word).collect();
+        let state = match (get("me") == "true", remarks.is_empty()) {
+            (true, _) => "this one".to_owned(),
+            (false, true) => "well".to_owned(),
+            (false, false) => remarks.join("; "),
+        };
+        lines.push(format!("authority  {} {state}", get("identity")));
+    }
     for node in list("nodes") {
         let get = |name: &str| node.get(name).map_or_else(String::new, word);
         let place = if get("dropped") != "none" {

@@ -38,17 +38,20 @@ impl Verify {
         let heights = if dir.exists() { heights(&dir)? } else { Vec::new() };
         let (mut first, mut newest): (Option<VerifiedConsensus>, Option<VerifiedConsensus>) = (None, None);
         for height in &heights {
-            let document = read(&dir, *height, &anchor)?;
-            if let Some(before) = &newest {
-                check_link(before, &document).map_err(|problem| {
-                    Failure::new(
-                        Kind::Configuration,
-                        format!("document {height}: {problem}"),
-                        "restore the directory from a copy",
-                    )
-                })?;
-            } else {
-                first = Some(document.clone());
+            let document = read(&dir, *height, &anchor.network)?;
+            let wrong = |problem: &dyn std::fmt::Display| {
+                Failure::new(
+                    Kind::Configuration,
+                    format!("document {height}: {problem}"),
+                    "restore the directory from a copy",
+                )
+            };
+            // every document names who certifies the next one
+            let set = newest.as_ref().map_or(&anchor.authorities, |before| &before.authorities);
+            document.certificate().verify(&anchor.network, set).map_err(|error| wrong(&error))?;
+            match &newest {
+                Some(before) => check_link(before, &document).map_err(|problem| wrong(&problem))?,
+                None => first = Some(document.clone()),
             }
             newest = Some(document);
         }

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::lists::{Judge, Listing};
-use crate::testing::{self, Cast, Council, NETWORK, Node, middle_of, parameters};
-use shoal_protocol::consensus::TrustAnchor;
+use crate::testing::{self, Cast, Council, EPOCH_MS, NETWORK, Node, middle_of, parameters};
 use std::time::Duration;
 
 mod council;
@@ -333,15 +332,14 @@ fn families_share_a_layer_through_draws_and_vacancies() {
 }
 
 /// Certified documents of `heights` epochs in a row, and what verifies them; a `fork` has one gateway more.
-pub(crate) fn certified_chain(heights: u64, fork: bool) -> (Vec<Vec<u8>>, TrustAnchor) {
+pub(crate) fn certified_chain(heights: u64, fork: bool) -> Vec<Arc<VerifiedConsensus>> {
     let cast = if fork { Cast::new(2, 6, 3) } else { Cast::new(1, 6, 3) };
     let mut paper = Paper::new(parameters(500));
     for epoch in 5..5 + heights {
         paper.publish(&cast.all(), epoch);
         paper.advance(epoch);
     }
-    let documents = paper.council.chain.iter().map(|document| document.bytes().to_vec()).collect();
-    (documents, TrustAnchor { network: NETWORK, authorities: paper.council.genesis })
+    paper.council.chain.iter().cloned().map(Arc::new).collect()
 }
 
 #[test]

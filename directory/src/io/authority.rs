@@ -130,7 +130,10 @@ impl Authority {
             },
         };
         if let Err(problem) = &entries {
-            tracing::warn!(problem, "what was signed is not known: this authority watches until there is a new document");
+            tracing::warn!(
+                problem,
+                "what was signed is not known: this authority watches until there is a new document"
+            );
         }
         let acts = self.core.resume(entries.ok().as_deref(), now);
         self.carry_out(acts);
@@ -287,7 +290,10 @@ impl Authority {
                 }
                 Act::Misbehaviour(evidence) => {
                     let authority = evidence.authority();
-                    tracing::error!(authority, "an authority signed two things that contradict each other: evidence kept");
+                    tracing::error!(
+                        authority,
+                        "an authority signed two things that contradict each other: evidence kept"
+                    );
                     let bytes = evidence.encode();
                     let name = format!("misbehaviour-{}", Hash::of("shoal evidence file", &bytes));
                     // the network goes on without it

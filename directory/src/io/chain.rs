@@ -194,37 +194,50 @@ mod tests {
     #[test]
     fn a_chain_is_continued_after_a_restart() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let (documents, anchor) = certified_chain(3, false);
-        let mut chain = Chain::open(dir.path(), &anchor).expect("empty");
+        let documents = certified_chain(4, false);
+        let network = documents[0].network;
+        let mut chain = Chain::open(dir.path(), &network).expect("empty");
         assert!(chain.newest().is_none());
         for document in &documents[..2] {
-            chain.append(document, &anchor).expect("follows");
+            chain.append(Arc::clone(document)).expect("follows");
         }
-        let mut chain = Chain::open(dir.path(), &anchor).expect("verifies");
-        assert_eq!(chain.newest().map(|newest| newest.bytes()), Some(documents[1].as_slice()));
-        assert_eq!(chain.newest_where(|document| document.height == 1).map(|old| old.bytes()), Some(&*documents[0]));
-        chain.append(&documents[2], &anchor).expect("follows");
-        assert_eq!(heights(dir.path()), Ok(vec![1, 2, 3]));
+        let mut chain = Chain::open(dir.path(), &network).expect("readable");
+        assert_eq!(chain.newest(), Some(&documents[1]));
+        assert_eq!(chain.newest_where(|document| document.height == 1), Some(&documents[0]));
+        // the third was missed
+        chain.append(Arc::clone(&documents[3])).expect("follows");
+        assert_eq!(heights(dir.path()), Ok(vec![1, 2, 4]));
+        assert!(Chain::open(dir.path(), &network).is_ok());
+        assert!(Chain::open(dir.path(), &Hash::from_bytes([9; 32])).is_err(), "another network's");
     }
 
     #[test]
     fn no_second_document_of_a_height_is_ever_taken() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let (documents, anchor) = certified_chain(2, false);
-        let (others, _) = certified_chain(2, true);
-        let mut chain = Chain::open(dir.path(), &anchor).expect("empty");
-        assert!(chain.append(&documents[1], &anchor).is_err(), "must begin at height 1");
-        chain.append(&documents[0], &anchor).expect("the first");
+        let (documents, others) = (certified_chain(2, false), certified_chain(2, true));
+        let network = documents[0].network;
+        let mut chain = Chain::open(dir.path(), &network).expect("empty");
+        chain.append(Arc::clone(&documents[0])).expect("the first");
         for wrong in [&documents[0], &others[0], &others[1]] {
-            assert!(chain.append(wrong, &anchor).is_err());
+            assert!(chain.append(Arc::clone(wrong)).is_err());
         }
-        assert!(chain.append(b"junk", &anchor).is_err());
         // A file that memory does not know of, as after a copied directory: it is not overwritten.
         let ahead = path(dir.path(), 2);
-        std::fs::write(&ahead, &others[1]).expect("written");
-        assert!(chain.append(&documents[1], &anchor).is_err());
-        assert_eq!(files::read(&ahead).as_deref(), Ok(others[1].as_slice()));
+        std::fs::write(&ahead, others[1].bytes()).expect("written");
+        assert!(chain.append(Arc::clone(&documents[1])).is_err());
+        assert_eq!(files::read(&ahead).as_deref(), Ok(others[1].bytes()));
         // And it does not follow what is there: the authority refuses to start.
-        assert_eq!(Chain::open(dir.path(), &anchor).map(|_| ()).map_err(|f| f.kind), Err(Kind::Configuration));
+        assert_eq!(Chain::open(dir.path(), &network).map(|_| ()).map_err(|f| f.kind), Err(Kind::Configuration));
+    }
+
+    #[test]
+    fn changes_of_the_set_are_found() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let documents = certified_chain(3, false);
+        let mut chain = Chain::open(dir.path(), &documents[0].network).expect("empty");
+        for document in &documents {
+            chain.append(Arc::clone(document)).expect("follows");
+        }
+        assert_eq!(chain.changes_after(0), Ok(Vec::new()), "nothing changed");
     }
 }

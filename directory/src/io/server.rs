@@ -86,7 +86,7 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
 async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
     loop {
         // looked up each time: the set of authorities may have changed
-        let authority = link.peer().and_then(|peer| shared.authority().index_of(&peer));
+        let authority = link.peer.and_then(|peer| shared.authority().index_of(&peer));
         let (longest, within) = match authority {
             Some(_) => (PEER_QUESTION_MAX, PEER_QUESTION_TIMEOUT),
             None => (QUESTION_SIZE_MAX, QUESTION_TIMEOUT),
@@ -141,7 +141,9 @@ async fn answer_authority(from: u16, question: Vec<u8>, shared: &Arc<Shared>) ->
             Ok(DirectoryQuestion::Newest { have }) => {
                 let newest = shared.authority().newest_certified().map(Arc::clone);
                 match newest {
-                    Some(document) if have == Some(document.hash()) => ("newest", "up_to_date", DirectoryAnswer::UpToDate),
+                    Some(document) if have == Some(document.hash()) => {
+                        ("newest", "up_to_date", DirectoryAnswer::UpToDate)
+                    }
                     Some(document) => ("newest", "document", DirectoryAnswer::Document(document.bytes().to_vec())),
                     None => ("newest", "not_yet", DirectoryAnswer::NotYet(String::new())),
                 }
@@ -205,7 +207,11 @@ async fn publish(bytes: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Shared>) -> A
     }
 }
 
-fn answer_anybody(question: DirectoryQuestion, shared: &Shared, now: UnixMillis) -> (&'static str, &'static str, DirectoryAnswer) {
+fn answer_anybody(
+    question: DirectoryQuestion,
+    shared: &Shared,
+    now: UnixMillis,
+) -> (&'static str, &'static str, DirectoryAnswer) {
     match question {
         DirectoryQuestion::Newest { have } => {
             let (newest, waiting_for) = {

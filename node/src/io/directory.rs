@@ -7,7 +7,8 @@ use crate::io::host::{Clock, generator};
 use crate::io::phase::{self, Phase};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::RngExt as _;
-use shoal_protocol::consensus::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
+use rand::seq::SliceRandom as _;
+use shoal_protocol::consensus::{DocumentError, Follower, Offered, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
@@ -18,9 +19,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Shortest step between two questions for the newest document.
 const STEP_MIN: Duration = Duration::from_millis(250);
+/// How long one authority may take before the next one is asked.
+const SERVER_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two lines of the log about the same trouble.
 const QUIET: Duration = Duration::from_secs(60);
 /// File with the newest certified document, in the node's directory.
@@ -88,8 +92,8 @@ pub async fn contradicted(mut fetch: watch::Receiver<FetchState>) {
 pub struct ConsensusTask {
     /// Whom to ask.
     pub authorities: Arc<Authorities>,
-    /// What to trust.
-    pub anchor: TrustAnchor,
+    /// Whom to believe now, and the newest document ever seen: nothing older and nothing of another chain is accepted.
+    pub follower: Follower,
     /// Epochs.
     pub schedule: Schedule,
     /// Directory of the consensus file and of evidence.
@@ -100,8 +104,6 @@ pub struct ConsensusTask {
     pub consensus: watch::Sender<Option<Arc<VerifiedConsensus>>>,
     /// What is said about the work.
     pub state: watch::Sender<FetchState>,
-    /// Newest document ever seen: nothing older and nothing of another chain is accepted.
-    pub newest: Option<Mark>,
     /// Whether the newest document was found stale, and said to be.
     pub stale: bool,
     /// Monotonic time from which on the log may hold the next problem.
@@ -117,14 +119,10 @@ impl ConsensusTask {
             return Ok(());
         }
         let Some(bytes) = files::read_optional(&self.dir.join(CONSENSUS_FILE))? else { return Ok(()) };
-        let parsed = UnverifiedConsensus::parse(&bytes).and_then(|document| {
-            let mark = document.clone().verify_any_time(&self.anchor)?.mark();
-            Ok((mark, document.verify(&self.anchor, self.clock.wall(), Some(mark))))
-        });
-        match parsed {
-            Ok((mark, valid)) => {
-                self.newest = Some(mark);
-                if let Ok(document) = valid {
+        match self.follower.resume(&bytes) {
+            Ok(document) => {
+                let (now, skew) = (self.clock.wall(), document.parameters.skew());
+                if now <= document.valid_until.plus(skew) && now.plus(skew) >= document.valid_from {
                     self.consensus.send_replace(Some(Arc::new(document)));
                 }
             }
@@ -216,23 +214,65 @@ impl ConsensusTask {
         });
     }
 
+    /// Asks one authority; others as well when it cannot give the document of the current epoch. A slow, dead or lying one
+    /// costs seconds.
     async fn fetch(&mut self, rng: &mut impl rand::CryptoRng) -> Result<()> {
-        let hints = self.authorities.hints();
+        let mut hints = self.authorities.hints().to_vec();
         if hints.is_empty() {
             bail!("the network file names no authority to ask (hints.authorities)");
         }
-        let hint = *hints.get(rng.random_range(0..hints.len())).context("an authority")?;
+        hints.shuffle(rng);
+        let mut result = Ok(());
+        for hint in hints {
+            let asked = timeout(SERVER_PATIENCE, self.fetch_from(&hint)).await;
+            let asked = asked.unwrap_or_else(|_| Err(anyhow!("authority {} does not answer in time", hint.identity)));
+            if self.is_current() || self.state.borrow().contradiction.is_some() {
+                return asked;
+            }
+            if asked.is_err() {
+                result = asked;
+            }
+        }
+        result
+    }
+
+    /// Whether the document of the current epoch is here.
+    fn is_current(&self) -> bool {
+        let current = self.schedule.epoch_at(self.clock.wall());
+        self.consensus.borrow().as_ref().is_some_and(|held| held.epoch >= current)
+    }
+
+    async fn fetch_from(&mut self, hint: &Hint) -> Result<()> {
         let have = self.consensus.borrow().as_ref().map(|document| document.hash());
-        match self.authorities.ask(&hint, &DirectoryQuestion::Newest { have }).await? {
+        let unexpected = || Err(anyhow!("authority {} does not answer the question asked", hint.identity));
+        match self.authorities.ask(hint, &DirectoryQuestion::Newest { have }).await? {
             DirectoryAnswer::UpToDate => Ok(()),
-            DirectoryAnswer::Document(bytes) => self.take(&bytes),
+            DirectoryAnswer::Document(bytes) => match self.take(&bytes) {
+                Err(error) if error.downcast_ref().is_some_and(DocumentError::may_be_another_set) => {
+                    // the authorities may have changed while this node was away
+                    let after_height = self.follower.height();
+                    match self.authorities.ask(hint, &DirectoryQuestion::Changes { after_height }).await? {
+                        DirectoryAnswer::Changes(changes) if !changes.is_empty() => {
+                            let changes: Vec<&[u8]> = changes.iter().map(|bytes| bytes.as_slice()).collect();
+                            self.follower.advance(&changes)?;
+                            self.take(&bytes)
+                        }
+                        DirectoryAnswer::Changes(_) => Err(error),
+                        DirectoryAnswer::UpToDate
+                        | DirectoryAnswer::Document(_)
+                        | DirectoryAnswer::NotYet(_)
+                        | DirectoryAnswer::Accepted
+                        | DirectoryAnswer::Refused(_)
+                        | DirectoryAnswer::BadQuestion => unexpected(),
+                    }
+                }
+                taken => taken,
+            },
             DirectoryAnswer::NotYet(reason) => bail!("no consensus yet: {}", printable(&reason)),
             DirectoryAnswer::Accepted
             | DirectoryAnswer::Refused(_)
             | DirectoryAnswer::BadQuestion
-            | DirectoryAnswer::Changes(_) => {
-                Err(anyhow!("authority {} does not answer the question asked", hint.identity))
-            }
+            | DirectoryAnswer::Changes(_) => unexpected(),
         }
     }
 
@@ -246,9 +286,9 @@ impl ConsensusTask {
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        let parsed = UnverifiedConsensus::parse(bytes)?;
-        let document = match parsed.verify(&self.anchor, self.clock.wall(), self.newest) {
-            Ok(document) => document,
+        let document = match self.follower.offer(bytes, self.clock.wall()) {
+            Ok(Offered::Newer(document)) => *document,
+            Ok(Offered::Known) => return Ok(()),
             // made ahead of its epoch: asked for again at the next step
             Err(DocumentError::NotYetValid { in_ms, .. }) if Duration::from_millis(in_ms) <= self.epoch() => {
                 return Ok(());
@@ -263,12 +303,11 @@ impl ConsensusTask {
             }
             Err(error) => return Err(error.into()),
         };
-        if self.newest == Some(document.mark()) && self.consensus.borrow().is_some() {
-            return Ok(());
+        // remembered before it is used: an older one must not pass after a crash. A disk that fails does not stop the node:
+        // until the next document is kept, only this process remembers this one
+        if let Err(error) = files::write_private(&self.dir.join(CONSENSUS_FILE), document.bytes()) {
+            tracing::error!(error = format!("{error:#}"), "the newest consensus cannot be kept for a restart");
         }
-        // remembered before it is used: an older one must not pass after a crash
-        files::write_private(&self.dir.join(CONSENSUS_FILE), document.bytes())?;
-        self.newest = Some(document.mark());
         tracing::info!(epoch = %document.epoch, height = document.height, nodes = document.nodes.len(), "new consensus");
         self.consensus.send_replace(Some(Arc::new(document)));
         Ok(())

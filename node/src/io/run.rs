@@ -37,7 +37,7 @@ use crate::replay::{Fill, FillAlarm};
 use crate::view::View;
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
-use shoal_protocol::consensus::VerifiedConsensus;
+use shoal_protocol::consensus::{Follower, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::quic::{Endpoint, Limits, Link, Protocol};
 use shoal_protocol::types::{Identity, Role};
@@ -151,13 +151,12 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     let authorities = Arc::new(Authorities::new(Arc::clone(&endpoint), &network));
     let mut consensus_task = ConsensusTask {
         authorities: Arc::clone(&authorities),
-        anchor: network.trust_anchor(),
+        follower: Follower::new(network.trust_anchor()),
         schedule,
         dir: dir.clone(),
         clock,
         consensus: consensus_sender,
         state: fetch_sender,
-        newest: None,
         stale: false,
         quiet_until: Duration::ZERO,
     };

@@ -166,7 +166,9 @@ impl Paper {
             let paper = Arc::clone(&self);
             tokio::spawn(async move {
                 let Ok(link) = arrival.admit().await else { return };
-                while let Ok(Some((question, answerer))) = read_question(&link, QUESTION_SIZE_MAX, QUESTION_TIMEOUT).await {
+                while let Ok(Some((question, answerer))) =
+                    read_question(&link, QUESTION_SIZE_MAX, QUESTION_TIMEOUT).await
+                {
                     let question = DirectoryQuestion::from_bytes(&question).expect("a question");
                     let answer = match question {
                         DirectoryQuestion::Publish(bytes) => paper.publish(&bytes),

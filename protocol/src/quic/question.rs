@@ -64,11 +64,7 @@ pub async fn ask(link: &Link, question: &[u8], max_answer: usize) -> Result<Vec<
 ///
 /// One after the other: a slow question delays only those of its own link. Not cancel safe: a question whose stream has
 /// been taken is dropped with the call.
-pub async fn read_question(
-    link: &Link,
-    max: usize,
-    within: Duration,
-) -> Result<Option<(Vec<u8>, Answerer)>, AskError> {
+pub async fn read_question(link: &Link, max: usize, within: Duration) -> Result<Option<(Vec<u8>, Answerer)>, AskError> {
     let Ok((send, mut receive)) = link.connection.accept_bi().await else { return Ok(None) };
     let answerer = Answerer { stream: send, answered: false };
     let read = timeout(within, receive.read_to_end(max)).await;

@@ -85,7 +85,9 @@ impl Authority {
                     Some(_) => {}
                 }
                 if let Some(ahead) = state.clock_ahead_ms.filter(|ahead| ahead.abs() > tolerance) {
-                    remarks.push(format!("its clock is {ahead} ms ahead of ours, more than the tolerance of {tolerance} ms"));
+                    remarks.push(format!(
+                        "its clock is {ahead} ms ahead of ours, more than the tolerance of {tolerance} ms"
+                    ));
                 }
                 if !state.wants_other.is_empty() {
                     remarks.push(format!("wants other parameters: {}", state.wants_other.join(", ")));

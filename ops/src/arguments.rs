@@ -175,6 +175,7 @@ mod tests {
             epoch: Duration::from_secs(30),
             mean_delay: Duration::from_millis(5),
             lambda_p: Some(4.0),
+            draw: None,
             retention: Some(Duration::from_secs(600)),
             seed: Some(9),
         };

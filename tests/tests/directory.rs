@@ -1,5 +1,7 @@
 //! Four authorities as real processes: one is not missed, two are waited for, a wrong clock and a wrong file stop nothing.
 
+#![expect(clippy::disallowed_methods, reason = "measures how long authorities take, on the real clock")]
+
 use serde_json::Value;
 use shoal_tests::person::Person;
 use shoal_tests::testnet::{Party, Testnet};

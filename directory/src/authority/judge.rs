@@ -18,13 +18,16 @@ use crate::signed_list::Place;
 /// Proposals remembered with what came of them. A draft of 1,000 nodes takes about 1 MB: 16 MB.
 const KNOWN: usize = 16;
 
+/// A document with its hash.
+type Hashed = (Hash, Arc<Draft>);
+
 /// A proposal that was looked at.
 #[derive(Debug)]
 struct Known {
     /// Hash of its bytes.
     proposal: Hash,
     /// The document that follows from it, with its hash; `None` if none does.
-    draft: Option<(Hash, Arc<Draft>)>,
+    draft: Option<Hashed>,
     epoch: Epoch,
 }
 
@@ -65,7 +68,7 @@ impl Judge {
     }
 
     /// The document that follows from a verified proposal, if one does.
-    pub(super) fn draft(&self, proposal: &VerifiedProposal) -> Option<(Hash, Arc<Draft>)> {
+    pub(super) fn draft(&self, proposal: &VerifiedProposal) -> Option<Hashed> {
         let hash = agreement::scheme::payload_hash(proposal.bytes());
         if let Some(known) = self.known.borrow().iter().find(|known| known.proposal == hash) {
             return known.draft.clone();
@@ -83,7 +86,7 @@ impl Judge {
     }
 
     /// Epoch and draft of a proposal's bytes; `None` if they do not verify.
-    fn look(&self, bytes: &[u8]) -> Option<(Epoch, Option<(Hash, Arc<Draft>)>)> {
+    fn look(&self, bytes: &[u8]) -> Option<(Epoch, Option<Hashed>)> {
         let hash = agreement::scheme::payload_hash(bytes);
         if let Some(known) = self.known.borrow().iter().find(|known| known.proposal == hash) {
             return Some((known.epoch, known.draft.clone()));

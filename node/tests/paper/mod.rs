@@ -174,6 +174,7 @@ impl Paper {
                         DirectoryQuestion::Publish(bytes) => paper.publish(&bytes),
                         DirectoryQuestion::Newest { have } => paper.newest(have),
                         DirectoryQuestion::Changes { .. } => DirectoryAnswer::Changes(Vec::new()),
+                        DirectoryQuestion::Agree(_) | DirectoryQuestion::List(_) => DirectoryAnswer::BadQuestion,
                     };
                     // an asker that was killed takes no answer
                     let _ = answerer.answer(&answer.to_bytes()).await;

@@ -167,21 +167,32 @@ impl Drop for Authority {
     }
 }
 
-/// A node that can only publish.
+/// A node that publishes, and can be reached.
 struct Node {
     key: IdentityKey,
     role: Role,
     number: u8,
+    endpoint: Endpoint,
 }
 
 impl Node {
     /// A network that is just big enough.
     fn cast() -> Vec<Self> {
         let roles = [Role::Gateway, Role::Mix, Role::Mix, Role::Mix, Role::Store, Role::Store, Role::Store];
-        (1..)
-            .zip(roles)
-            .map(|(number, role)| Self { key: IdentityKey::from_seed(&[number; 32]), role, number })
-            .collect()
+        (1..).zip(roles).map(|(number, role)| Self::new(number, role)).collect()
+    }
+
+    fn new(number: u8, role: Role) -> Self {
+        let key = IdentityKey::from_seed(&[number; 32]);
+        let here = SocketAddr::from(([127, 0, 0, 1], 0));
+        let endpoint = Endpoint::bind(here, &key, &[Protocol::Mix]).expect("a free port");
+        let accepting = endpoint.clone();
+        tokio::spawn(async move {
+            while let Some(arrival) = accepting.accept().await {
+                tokio::spawn(arrival.admit());
+            }
+        });
+        Self { key, role, number, endpoint }
     }
 
     fn descriptor(&self, authority: &Authority, change: impl FnOnce(&mut Descriptor)) -> Vec<u8> {
@@ -194,7 +205,7 @@ impl Node {
             network: authority.network.genesis_hash(),
             identity: self.key.identity(),
             role: self.role,
-            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 5000 + u16::from(self.number)))],
+            addresses: vec![self.endpoint.local_addr().expect("bound")],
             family: None,
             published,
             version: "test".into(),
@@ -373,8 +384,8 @@ fn failures_have_codes_and_say_what_next() {
     for (arguments, code, word) in [
         (vec!["fly"], 64, "usage"),
         (vec!["run"], 64, "usage"),
-        (vec!["run", "--dir", nowhere], 78, "configuration"),
-        (vec!["status", "--dir", nowhere], 78, "configuration"),
+        (vec!["run", "--dir", nowhere], 74, "io"),
+        (vec!["status", "--dir", nowhere], 74, "io"),
         (vec!["show", "--dir", authority.path()], 75, "temporary"),
         (vec!["admit", "--dir", authority.path(), "nonsense"], 64, "usage"),
         (vec!["network", "--dir", authority.path(), "--add-gateway", "x"], 64, "usage"),

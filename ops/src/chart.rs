@@ -167,7 +167,7 @@ mod tests {
         let chart = round_trips(&[point(3, 0), point(0, 0), point(2, 1)]);
         let texts: Vec<&str> = chart.ticks.iter().map(|tick| &*tick.text).collect();
         assert_eq!(texts, ["0", "250ms", "500ms"]);
-        assert_eq!(since(Duration::from_secs(5)), "5 min ago");
+        assert_eq!(since(Duration::from_secs(5)), "5m ago");
         assert!(chart.median.starts_with('M') && chart.band.ends_with('Z'));
     }
 

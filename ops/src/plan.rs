@@ -252,7 +252,7 @@ mod tests {
         let shape = Shape::default();
         assert_eq!(shape.validate(), Ok(()));
         let names: Vec<String> = shape.names().iter().map(ToString::to_string).collect();
-        assert_eq!(names.len(), 12);
+        assert_eq!(names.len(), 15);
         assert_eq!(names.first().map(String::as_str), Some("authority-1"));
         assert_eq!(names.last().map(String::as_str), Some("mix-6"));
     }
@@ -267,7 +267,9 @@ mod tests {
         let said = |result: Result<(), String>, word: &str| {
             assert!(result.as_ref().is_err_and(|text| text.contains(word)), "{result:?} should name {word}");
         };
-        said(of(|shape| shape.authorities = 4), "--authorities 4");
+        said(of(|shape| shape.authorities = 3), "--authorities 3");
+        said(of(|shape| shape.authorities = 0), "--authorities 0");
+        said(of(|shape| shape.draw = Some(1)), "--draw");
         said(of(|shape| shape.gateways = 0), "--gateways 0");
         said(of(|shape| shape.stores = 2), "--stores 2");
         said(of(|shape| shape.mixes_per_layer = 1_000), "--mixes-per-layer 1000");
@@ -282,14 +284,14 @@ mod tests {
     #[test]
     fn every_party_has_two_ports_of_its_own() {
         let names = Shape::default().names();
-        let parties = place(&names, Path::new("/net"), &ports(24)).expect("ports suffice");
+        let parties = place(&names, Path::new("/net"), &ports(30)).expect("ports suffice");
         let mut seen: Vec<SocketAddr> = parties.iter().flat_map(|party| [party.address, party.metrics]).collect();
         seen.sort_unstable();
         seen.dedup();
-        assert_eq!(seen.len(), 24);
-        assert_eq!(parties[1].dir, Path::new("/net/gateway-1"));
-        assert_eq!(parties[1].log(), Path::new("/net/gateway-1/log"));
-        assert_eq!(place(&names, Path::new("/net"), &ports(23)), None);
+        assert_eq!(seen.len(), 30);
+        assert_eq!(parties[4].dir, Path::new("/net/gateway-1"));
+        assert_eq!(parties[4].log(), Path::new("/net/gateway-1/log"));
+        assert_eq!(place(&names, Path::new("/net"), &ports(29)), None);
     }
 
     #[test]

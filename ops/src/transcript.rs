@@ -224,7 +224,7 @@ mod tests {
         let lines = message().lines(Style::Plain);
         assert_eq!(
             lines,
-            "  ✓ Alice → Bob  hello\n      queued 3 ms · sent 110 ms · stored 700 ms · read by Bob 1.2 s · delivered 2.4 s\n"
+            "  ✓ Alice → Bob  hello\n      queued 3ms · sent 110ms · stored 700ms · read by Bob 1.2s · delivered 2.4s\n"
         );
     }
 

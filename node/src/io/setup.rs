@@ -150,10 +150,7 @@ pub fn load(dir: &Path) -> Result<Setup, Failure> {
 pub fn load_config(dir: &Path) -> Result<Config, Failure> {
     let path = dir.join(FILE_NAME);
     let next = "make a node with `shoal-node init`, or give its directory with --dir";
-    let bytes = files::read_optional(&path)
-        .map_err(|error| Failure::io(&error, next))?
-        // a data file that is missing is an input error; without this one there is no node to speak of
-        .ok_or_else(|| configuration(format!("{} does not exist", path.display()), next))?;
+    let bytes = files::read(&path).map_err(|error| Failure::io(&error, next))?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| configuration(format!("{} is not text", path.display()), "restore the file"))?;
     Config::parse(text).map_err(|error| {
@@ -235,9 +232,9 @@ mod tests {
     fn what_is_missing_decides_the_exit_code() {
         let dir = tempfile::tempdir().expect("a directory");
         let kind = |dir: &Path| load(dir).map(|_| ()).map_err(|failure| failure.kind);
-        assert_eq!(kind(&dir.path().join("none")), Err(Kind::Configuration));
-        assert_eq!(kind(dir.path()), Err(Kind::Configuration), "no node.toml");
-        assert_eq!(load_config(dir.path()).map(|_| ()).map_err(|failure| failure.kind), Err(Kind::Configuration));
+        assert_eq!(kind(&dir.path().join("none")), Err(Kind::InputOutput));
+        assert_eq!(kind(dir.path()), Err(Kind::InputOutput), "no node.toml");
+        assert_eq!(load_config(dir.path()).map(|_| ()).map_err(|failure| failure.kind), Err(Kind::InputOutput));
         let config = "config_version = 1\nrole = \"mix\"\nlisten = \"127.0.0.1:4433\"\naddress = \"127.0.0.1:4433\"\n\
                       metrics = \"127.0.0.1:9464\"\n";
         std::fs::write(dir.path().join(FILE_NAME), config).expect("written");

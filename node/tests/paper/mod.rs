@@ -115,6 +115,7 @@ pub(crate) struct Paper {
     authority: AuthoritySecret,
     place: Option<Layer>,
     descriptor: Mutex<Option<Descriptor>>,
+    made: Mutex<Option<Consensus>>,
     /// Whether the authority withholds new documents.
     pub(crate) frozen: AtomicBool,
     /// Whether it certifies another document at every question.
@@ -152,6 +153,7 @@ impl Paper {
             authority,
             place,
             descriptor: Mutex::default(),
+            made: Mutex::default(),
             frozen: AtomicBool::new(false),
             contradicting: AtomicBool::new(false),
             answers: AtomicU8::new(0),
@@ -214,9 +216,19 @@ impl Paper {
         DirectoryAnswer::Document(certify(&document, 0, &[(0, &self.authority)]))
     }
 
+    /// The document of the current epoch: made once, of what was published then.
     fn document(&self, descriptor: &Descriptor) -> Consensus {
         let schedule = self.network.schedule();
         let epoch = schedule.epoch_at(self.clock.wall());
+        let mut made = self.made.lock().expect("whole");
+        match made.as_ref().filter(|document| document.epoch == epoch) {
+            Some(document) => document.clone(),
+            None => made.insert(self.make_document(epoch, descriptor)).clone(),
+        }
+    }
+
+    fn make_document(&self, epoch: Epoch, descriptor: &Descriptor) -> Consensus {
+        let schedule = self.network.schedule();
         let covered = |keys: &[(Epoch, shoal_protocol::X25519Public)]| {
             keys.iter().filter(|(of, _)| (epoch..epoch.plus(EPOCHS_COVERED)).contains(of)).copied().collect()
         };

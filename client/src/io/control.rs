@@ -392,6 +392,8 @@ pub struct ConversationLine {
     pub request: bool,
     /// Own messages that are not delivered yet.
     pub undelivered: u64,
+    /// The members went on from different states and cannot read each other any more: begin anew.
+    pub broken: bool,
 }
 
 impl From<ConversationInfo> for ConversationLine {
@@ -402,6 +404,7 @@ impl From<ConversationInfo> for ConversationLine {
             address: conversation.address,
             request: conversation.request,
             undelivered: conversation.undelivered,
+            broken: conversation.broken,
         }
     }
 }

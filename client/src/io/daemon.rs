@@ -272,12 +272,15 @@ impl Daemon {
                 value(self.mail(line).await?)
             }
             Call::Status => {
-                let (queue, waiting) =
-                    self.mail(|desk| Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?))).await?;
+                let asked = |desk: &mut Desk<'_>| {
+                    let older_copy = desk.mail.rolled_back().map(|conversation| conversation.to_string());
+                    Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?, older_copy))
+                };
+                let (queue, waiting, older_copy) = self.mail(asked).await?;
                 let line =
                     |(contact, since): (ContactInfo, UnixMillis)| WaitingLine { name: contact.name, since: since.0 };
                 let waiting = waiting.into_iter().map(line).collect();
-                let status = Status { waiting, ..self.snapshot.borrow().status(queue) };
+                let status = Status { waiting, older_copy, ..self.snapshot.borrow().status(queue) };
                 value(status)
             }
             // both need the connection and are handled where it is

@@ -107,6 +107,7 @@ impl Snapshot {
             network,
             fingerprint,
             waiting: Vec::new(),
+            older_copy: None,
             test_network: self.consensus.as_ref().is_some_and(|held| held.parameters.anonymity_floor == 0),
             gateway: self.gateway,
             epoch: self.consensus.as_ref().map(|consensus| consensus.epoch.0),
@@ -162,6 +163,8 @@ pub struct Status {
     pub fingerprint: String,
     /// Contacts whose card is looked for: messages to them wait.
     pub waiting: Vec<WaitingLine>,
+    /// The conversation that proved this profile to be an older copy of one that went on: it sends nothing any more.
+    pub older_copy: Option<String>,
     /// The network has no anonymity floor: there is nobody to hide among, and nothing to measure.
     pub test_network: bool,
     /// `normal` or `low`.

@@ -67,6 +67,9 @@ pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Probl
     for conversation in &conversations {
         out.either(conversation, || {
             let waiting = match conversation.undelivered {
+                _ if conversation.broken => {
+                    "  (broken: its members cannot read each other any more; begin anew)".to_owned()
+                }
                 0 => String::new(),
                 some => format!("  ({some} not delivered yet)"),
             };

@@ -76,11 +76,18 @@ fn human(status: &Status) -> String {
             "            for {name} since {since}: no card found; they have not run shoal on this network yet"
         ));
     }
+    if status.older_copy.is_some() {
+        lines.push(format!("Profile     {OLDER_COPY}; {OLDER_COPY_NEXT}"));
+    }
     if !status.next.is_empty() {
         lines.push(format!("Next        {}", plain(&status.next)));
     }
     lines.join("\n")
 }
+
+/// What `older_copy` means.
+const OLDER_COPY: &str = "this profile is an older copy of one that went on: it reads, and sends nothing any more";
+const OLDER_COPY_NEXT: &str = "use the newer one; if it is lost, make a new profile and ask your contacts to add it";
 
 fn epoch(status: &Status) -> String {
     let (Some(epoch), Some(until), Some(signatures)) =
@@ -196,6 +203,9 @@ fn network_checks(status: &Status) -> Vec<Check> {
             "nodes may be out, or somebody drops packets: wait for the next epoch, and do not switch networks in haste",
         ),
     ];
+    if status.older_copy.is_some() {
+        checks.push(Check::new("older copy", false, OLDER_COPY.to_owned(), OLDER_COPY_NEXT.to_owned()));
+    }
     for WaitingLine { name, .. } in &status.waiting {
         let next = "ask them to run shoal once (shoal up), and compare the address and the network's words";
         checks.push(Check::new("waiting", false, format!("messages to {name} wait: no card of theirs is found"), next));

@@ -26,6 +26,22 @@ pub(crate) enum Command {
     Demo(DemoOptions),
     /// Send loops through a network and serve its status page
     Probe(ProbeOptions),
+    /// Measure what the design promises figures for
+    Bench(BenchOptions),
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchOptions {
+    /// Nodes in the document
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) nodes: u16,
+    /// Authorities that certify it
+    #[arg(long, default_value_t = 7)]
+    pub(crate) authorities: u16,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The size and the clockwork of a test network.
@@ -145,6 +161,7 @@ impl Arguments {
             Command::Testnet(_) => true,
             Command::Demo(options) => options.json,
             Command::Probe(options) => options.json,
+            Command::Bench(options) => options.json,
         }
     }
 }

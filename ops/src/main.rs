@@ -53,6 +53,7 @@ fn main() -> ExitCode {
                     Command::Testnet(options) => io::testnet::command(&options).await,
                     Command::Demo(options) => io::demo::command(&options).await,
                     Command::Probe(options) => io::probe::command(&options).await,
+                    Command::Bench(options) => io::bench::command(&options),
                 }
             })
         });
@@ -68,6 +69,6 @@ fn main() -> ExitCode {
 }
 
 /// Writes a line to standard output; one that is closed is no reason for another exit code.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

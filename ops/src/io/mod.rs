@@ -1,5 +1,6 @@
 //! The shell: processes, sockets, files and the clock.
 
+pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod clock;
 pub(crate) mod conversation;

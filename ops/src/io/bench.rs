@@ -1,0 +1,248 @@
+//! `shoal-ops bench`: the figures of the design, as ratios and sizes measured in one run, on the machine that is named.
+//!
+//! For now the directory's: what a document of many nodes costs its makers, its readers and a client's line.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use rand::{SeedableRng as _, rngs::StdRng};
+use serde::Serialize;
+use shoal_directory::{
+    document::{Rules, next_document},
+    list_message::{DescriptorCache, ListMessage},
+    proposal::{UnverifiedProposal, VerifiedProposal},
+    randomness,
+    signed_list::{List, Place},
+};
+use shoal_protocol::{
+    authority::{AuthoritySecret, quorum},
+    certificate::Certificate,
+    consensus::{TrustAnchor, UnverifiedConsensus, assemble},
+    descriptor::{Descriptor, SignedDescriptor, UnverifiedDescriptor},
+    epoch::Schedule,
+    parameters::Parameters,
+    types::{Epoch, Hash, Identity, IdentityKey, Role, UnixMillis},
+    x25519::X25519Secret,
+};
+
+use super::clock::Stopwatch;
+use crate::arguments::BenchOptions;
+
+/// Each time is the median of so many runs.
+const RUNS: usize = 5;
+/// Sizes of the sample network; a third of the mixes in each layer.
+const GATEWAYS: u16 = 20;
+const STORES: u16 = 50;
+
+/// What a document of many nodes costs.
+#[derive(Debug, Serialize)]
+struct DirectoryFigures {
+    nodes: usize,
+    authorities: usize,
+    /// The certified document.
+    document_bytes: usize,
+    /// One authority's list with its descriptors, as it travels.
+    list_bytes: usize,
+    /// A proposal, as it travels.
+    proposal_bytes: usize,
+    /// Taking another authority's list whose descriptors are all new.
+    list_first_ms: f64,
+    /// The same when another list has brought the descriptors already.
+    list_again_ms: f64,
+    /// Computing the document from a proposal.
+    build_ms: f64,
+    /// Judging a proposal of others: signatures of its lists, and the document computed again.
+    judge_ms: f64,
+    /// Verifying the certified document from its bytes, as a client does.
+    verify_ms: f64,
+    /// What a client downloads a day: every document whole.
+    client_bytes_a_day: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    machine: String,
+    profile: &'static str,
+    directory: DirectoryFigures,
+}
+
+struct Sample {
+    secrets: Vec<AuthoritySecret>,
+    parameters: Parameters,
+    network: Hash,
+    schedule: Schedule,
+    descriptors: BTreeMap<Identity, Arc<SignedDescriptor>>,
+}
+
+impl Sample {
+    fn new(nodes: u16, authorities: usize) -> anyhow::Result<Self> {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut secrets: Vec<_> = (0..authorities).map(|_| AuthoritySecret::generate(&mut rng)).collect();
+        secrets.sort_by_key(|secret| secret.public().identity);
+        let mixes = nodes.saturating_sub(GATEWAYS + STORES);
+        let parameters = Parameters { mixes_per_layer: mixes / 3, ..Parameters::production() };
+        let network = Hash::of("shoal bench", b"network");
+        let schedule = Schedule { genesis: UnixMillis(1_750_000_000_000), epoch_ms: parameters.epoch_ms };
+        let roles = [(Role::Gateway, GATEWAYS), (Role::Mix, mixes / 3 * 3), (Role::Store, STORES)];
+        let mut descriptors = BTreeMap::new();
+        let all = roles.iter().flat_map(|(role, count)| (0..*count).map(|_| *role));
+        for (number, role) in (0_u16..).zip(all) {
+            let key = IdentityKey::generate(&mut rng);
+            let mut keys =
+                || (0..4).map(|n| (Epoch(n), X25519Secret::generate(&mut rng).public())).collect::<Vec<_>>();
+            let [high, low] = number.to_be_bytes();
+            let descriptor = Descriptor {
+                network,
+                identity: key.identity(),
+                role,
+                addresses: vec![SocketAddr::from(([10, 0, high, low], 4000))],
+                family: None,
+                published: schedule.genesis,
+                version: env!("CARGO_PKG_VERSION").into(),
+                mix_keys: keys(),
+                envelope_keys: if role == Role::Store { keys() } else { Vec::new() },
+                loops: Vec::new(),
+            };
+            let bytes = descriptor.sign(&key);
+            let signed = UnverifiedDescriptor::parse(&bytes)?.verify(&network, schedule.genesis, Duration::ZERO)?;
+            descriptors.insert(key.identity(), Arc::new(signed));
+        }
+        Ok(Self { secrets, parameters, network, schedule, descriptors })
+    }
+
+    fn measure(&self) -> anyhow::Result<DirectoryFigures> {
+        let keys: Vec<_> = self.secrets.iter().map(|secret| secret.public().clone()).collect();
+        let rules = Rules {
+            network: self.network,
+            schedule: self.schedule,
+            parameters: self.parameters,
+            authorities: &keys,
+            genesis_stores: 3,
+            genesis_gateways: 1,
+        };
+        let place = Place::after(&rules, None);
+        let mut messages = Vec::new();
+        for (authority, secret) in (0_u16..).zip(&self.secrets) {
+            let head = List {
+                network: self.network,
+                authority,
+                height: 1,
+                epoch: Epoch(0),
+                made_at: self.schedule.genesis,
+                entries: Vec::new(),
+                contribution: randomness::contribution(secret, &self.network, None, Epoch(0)),
+                parameters: self.parameters,
+                authorities: None,
+            };
+            messages.push(ListMessage::freeze(head, &self.descriptors, secret)?);
+        }
+        let (first, second) = (messages.first().context("a list")?.to_bytes(), messages.last().context("a list")?);
+        let second = second.to_bytes();
+        let list_first_ms = median(|| {
+            let mut cache = DescriptorCache::new(self.network);
+            ListMessage::open(&first, &place, &mut cache).map(drop)
+        })?;
+        let mut cache = DescriptorCache::new(self.network);
+        ListMessage::open(&first, &place, &mut cache)?;
+        let list_again_ms = median(|| ListMessage::open(&second, &place, &mut cache).map(drop))?;
+
+        let all: Vec<_> = messages.iter().collect();
+        let proposal = VerifiedProposal::compose(&place, Epoch(0), &all)?;
+        let build_ms = median(|| next_document(&rules, None, &proposal).map(drop))?;
+        let judge_ms = median(|| -> anyhow::Result<()> {
+            let proposal = UnverifiedProposal::parse(proposal.bytes())?.verify(&place, &mut cache)?;
+            next_document(&rules, None, &proposal)?.document.hash();
+            Ok(())
+        })?;
+
+        let document = next_document(&rules, None, &proposal)?.document;
+        let signers: Vec<_> = (0_u16..).zip(&self.secrets).take(quorum(self.secrets.len())).collect();
+        let certificate = Certificate::sign(&self.network, 1, 0, document.hash(), &signers);
+        let certified = assemble(&document, &certificate);
+        let anchor = TrustAnchor { network: self.network, authorities: keys.clone() };
+        let now = document.valid_from;
+        let verify_ms =
+            median(|| UnverifiedConsensus::parse(&certified).and_then(|parsed| parsed.verify(&anchor, now, None)).map(drop))?;
+        let a_day = usize::try_from(86_400_000 / self.parameters.epoch_ms)?;
+        Ok(DirectoryFigures {
+            nodes: document.nodes.len(),
+            authorities: keys.len(),
+            document_bytes: certified.len(),
+            list_bytes: first.len(),
+            proposal_bytes: proposal.bytes().len(),
+            list_first_ms,
+            list_again_ms,
+            build_ms,
+            judge_ms,
+            verify_ms,
+            client_bytes_a_day: a_day * certified.len(),
+        })
+    }
+}
+
+/// Median of the times that `work` takes, in ms.
+fn median<E: Into<anyhow::Error>>(mut work: impl FnMut() -> Result<(), E>) -> anyhow::Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..RUNS {
+        let watch = Stopwatch::start();
+        work().map_err(Into::into)?;
+        times.push(watch.elapsed());
+    }
+    times.sort_unstable();
+    let middle = times.get(RUNS / 2).context("at least one run")?;
+    Ok((middle.as_secs_f64() * 1e6).round() / 1e3)
+}
+
+/// The processor's name, as the system tells it.
+fn machine() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{cores} cores, {}", name.map_or("unknown processor", str::trim))
+}
+
+/// Measures and prints.
+pub(crate) fn command(options: &BenchOptions) -> anyhow::Result<()> {
+    ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
+    let directory = Sample::new(options.nodes, usize::from(options.authorities))?.measure()?;
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let figures = Figures { machine: machine(), profile, directory };
+    if options.json {
+        crate::say(&serde_json::to_string(&figures)?);
+        return Ok(());
+    }
+    let Figures { machine, profile, directory: of } = figures;
+    let mib = |bytes: usize| bytes as f64 / 1024.0 / 1024.0;
+    crate::say(&format!(
+        "{machine}; {profile} build\n\
+         a document of {} nodes and {} authorities, medians of {RUNS}\n  \
+         certified document  {:>9} bytes; a client downloads {:.1} MiB a day\n  \
+         verified in         {:>9.2} ms\n  \
+         computed in         {:>9.2} ms from a proposal of {} bytes, judged in {:.2} ms\n  \
+         another's list      {:>9.2} ms when all its descriptors are new, {:.2} ms when they are known ({} bytes)",
+        of.nodes,
+        of.authorities,
+        of.document_bytes,
+        mib(of.client_bytes_a_day),
+        of.verify_ms,
+        of.build_ms,
+        of.proposal_bytes,
+        of.judge_ms,
+        of.list_first_ms,
+        of.list_again_ms,
+        of.list_bytes,
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_of_many_nodes_holds_them_all() {
+        let figures = Sample::new(160, 4).expect("a sample").measure().expect("measured");
+        assert_eq!((figures.nodes, figures.authorities), (160, 4));
+        assert!(figures.document_bytes > 10_000 && figures.verify_ms > 0.0);
+    }
+}

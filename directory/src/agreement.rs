@@ -388,6 +388,12 @@ impl<S: Scheme + Clone> Agreement<S> {
         self.told.map_or(self.now, |told| told.min(self.now).plus(self.timing.base()))
     }
 
+    /// Leaves its height: what others have decided there is known by other means. Nothing is signed or logged until the
+    /// next [`Self::start`].
+    pub fn stop(&mut self) {
+        (self.engine, self.told, self.asked) = (None, None, false);
+    }
+
     /// When [`Self::wake`] wants to be called.
     #[must_use]
     pub fn next_wake(&self) -> Option<UnixMillis> {

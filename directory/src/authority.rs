@@ -204,8 +204,8 @@ impl Authority {
         self.judge.now = now;
         self.peers.entry(from).or_default().heard = Some(now);
         let mut acts = Vec::new();
-        // one whose clock is a little ahead of ours, or who has enough nodes already, may begin
-        if self.is_nearly_due(now) {
+        // one whose clock is a little ahead of ours may begin; the first document needs enough nodes here as well
+        if self.is_nearly_due(now) && (self.newest().is_some() || self.frozen.is_some()) {
             acts.extend(self.begin_if_silent(now));
         }
         if let Some(seat) = &mut self.seat {
@@ -224,7 +224,8 @@ impl Authority {
         self.judge.now = now;
         let state = self.peers.entry(from).or_default();
         state.heard = Some(now);
-        if !self.gathering.may_come(from, now) {
+        let count = self.judge.place().authorities.len();
+        if !self.gathering.may_come(from, count, now) {
             return Err("too many lists in a short time".to_owned());
         }
         let opened = ListMessage::open(bytes, &self.judge.place(), &mut self.judge.cache.borrow_mut());
@@ -268,6 +269,17 @@ impl Authority {
         Ok(self.certified(Arc::new(verified), now))
     }
 
+    /// Stops signing this document, because what is signed cannot be kept any more. Watches until others have made it.
+    pub fn watch(&mut self, now: UnixMillis) {
+        let height = self.height();
+        self.muted = Some("the vote log is full: this authority only watches until there is a new document");
+        if let Some(seat) = &mut self.seat {
+            seat.proposing = None;
+            // one that only watches has nothing to log or to say
+            let _ = seat.agreement.start(height, Memory::Lost, now, &self.judge);
+        }
+    }
+
     /// Lets time pass.
     pub fn wake(&mut self, listing: &Listing, now: UnixMillis) -> Vec<Act> {
         self.judge.now = now;
@@ -282,7 +294,7 @@ impl Authority {
                 acts.extend(self.freeze_if_due(epoch, since, listing, now));
                 acts.extend(self.try_to_propose(now));
                 if now.since(since) >= self.ask_after()
-                    && self.asked_at.is_none_or(|at| now.since(at) >= self.ask_after())
+                    && self.asked_at.is_none_or(|at| at > now || now.since(at) >= self.ask_after())
                 {
                     acts.extend(self.ask(now));
                 }
@@ -363,7 +375,10 @@ impl Authority {
     fn carry_out(&mut self, actions: Vec<Action>, now: UnixMillis) -> Vec<Act> {
         let mut acts = Vec::new();
         for action in actions {
+            // the next log has begun: what is still said about the height before belongs into none
+            let over = acts.iter().any(|act| matches!(act, Act::Certified(_)));
             match action {
+                Action::Log(_) if over => {}
                 Action::Log(entry) => acts.push(Act::Log(entry)),
                 Action::Broadcast(message) => acts.push(Act::Agree(message)),
                 Action::Propose { height, round } => {
@@ -399,13 +414,20 @@ impl Authority {
 
     /// Moves behind a certified document.
     fn certified(&mut self, document: Arc<VerifiedConsensus>, now: UnixMillis) -> Vec<Act> {
+        let height = document.height;
         let same_set = self.judge.place().authorities == document.authorities.as_slice();
         self.judge.follow(Arc::clone(&document));
         self.gathering.clear();
         (self.frozen, self.due_since, self.waiting_for, self.muted) = (None, None, None, None);
         self.silent_until = self.silent_until.min(now);
         match &mut self.seat {
-            Some(seat) if same_set => seat.proposing = None,
+            Some(seat) if same_set => {
+                seat.proposing = None;
+                // one that decided goes on telling the others; one that did not must not sign at an old height
+                if seat.agreement.height() != Some((height, true)) {
+                    seat.agreement.stop();
+                }
+            }
             Some(_) | None => self.take_seat(),
         }
         vec![Act::Certified(document)]

@@ -84,6 +84,15 @@ pub enum Offered {
     Known(Identity),
 }
 
+/// What would become of a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Examined {
+    /// It would be listed.
+    New(Box<SignedDescriptor>),
+    /// It is listed already, byte for byte.
+    Known(Identity),
+}
+
 /// What descriptors are judged by.
 #[derive(Clone, Copy, Debug)]
 pub struct Judge<'a> {
@@ -122,18 +131,18 @@ impl Judge<'_> {
 pub struct Listing(BTreeMap<Identity, Arc<SignedDescriptor>>);
 
 impl Listing {
-    /// Takes a descriptor's bytes if they verify, the node is admitted and the descriptor is its newest. `known_role` is
-    /// the role the node has in the newest document, if it is known there.
+    /// Whether a descriptor would be listed, without listing it. `known_role` is the role the node has in the newest
+    /// document, if it is known there.
     ///
     /// # Errors
-    /// Why it is not listed.
-    pub fn offer(
-        &mut self,
+    /// Why it would not.
+    pub fn examine(
+        &self,
         bytes: &[u8],
         now: UnixMillis,
         judge: &Judge<'_>,
         known_role: impl Fn(&Identity) -> Option<Role>,
-    ) -> Result<Offered, Refusal> {
+    ) -> Result<Examined, Refusal> {
         let signed = UnverifiedDescriptor::parse(bytes)?.verify(&judge.network, now, judge.skew)?;
         let (identity, role) = (signed.descriptor.identity, signed.descriptor.role);
         judge.admits(&signed.descriptor)?;
@@ -143,7 +152,7 @@ impl Listing {
         check_epochs(&signed, judge.schedule.epoch_at(now))?;
         if let Some(listed) = self.0.get(&identity) {
             if listed.bytes == signed.bytes {
-                return Ok(Offered::Known(identity));
+                return Ok(Examined::Known(identity));
             }
             let (before, after) = (listed.descriptor.published, signed.descriptor.published);
             if before > after {
@@ -156,8 +165,28 @@ impl Listing {
         } else if self.0.len() >= MAX_DESCRIPTORS {
             return Err(Refusal::Full);
         }
-        self.0.insert(identity, Arc::new(signed));
-        Ok(Offered::Listed(identity))
+        Ok(Examined::New(Box::new(signed)))
+    }
+
+    /// Takes a descriptor's bytes if they verify, the node is admitted and the descriptor is its newest.
+    ///
+    /// # Errors
+    /// Why it is not listed.
+    pub fn offer(
+        &mut self,
+        bytes: &[u8],
+        now: UnixMillis,
+        judge: &Judge<'_>,
+        known_role: impl Fn(&Identity) -> Option<Role>,
+    ) -> Result<Offered, Refusal> {
+        match self.examine(bytes, now, judge, known_role)? {
+            Examined::Known(identity) => Ok(Offered::Known(identity)),
+            Examined::New(signed) => {
+                let identity = signed.descriptor.identity;
+                self.0.insert(identity, Arc::new(*signed));
+                Ok(Offered::Listed(identity))
+            }
+        }
     }
 
     /// Forgets descriptors without a key for `now` or later, and nodes that are no longer admitted. Returns who went.

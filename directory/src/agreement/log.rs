@@ -247,6 +247,12 @@ fn any_frame(bytes: &[u8]) -> bool {
         .any(|start| bytes.get(start..).is_some_and(|rest| rest.starts_with(MAGIC) && frame(rest).is_some()))
 }
 
+/// The height of the first frame, if there is a whole one: a log is about one height only.
+#[must_use]
+pub fn height(bytes: &[u8]) -> Option<u64> {
+    frame(bytes).map(|found| found.height)
+}
+
 /// Reads the log file of `height`. An empty or torn first entry gives no entries: then nothing was ever signed.
 ///
 /// # Errors

@@ -40,7 +40,9 @@ impl Authority {
         let outage = after_outage(newest.as_ref().map(|newest| newest.epoch), epoch);
         if let Some(frozen) = &self.frozen {
             // for the first document and after an outage nodes are still coming: the list is renewed while they do
-            let renew = (first || outage) && now.since(frozen.at) >= wait && listing.state() != frozen.listing;
+            let renew = (first || outage)
+                && (frozen.at > now || now.since(frozen.at) >= wait)
+                && listing.state() != frozen.listing;
             if frozen.epoch == epoch && !renew {
                 let mut acts = self.send_again(me, wait, now);
                 acts.extend(self.begin_if_silent(now));
@@ -73,7 +75,7 @@ impl Authority {
         };
         self.frozen = Some(Frozen { epoch, at: now, sent: now, listing: listing.state() });
         let bytes = message.to_bytes();
-        self.gathering.keep(message);
+        self.gathering.keep_own(message);
         let mut acts = vec![Act::List(bytes)];
         acts.extend(self.begin_if_silent(now));
         acts
@@ -81,7 +83,8 @@ impl Authority {
 
     /// A list that got lost, or came before its reader was there, is sent again while the document is still open.
     fn send_again(&mut self, me: u16, after: Duration, now: UnixMillis) -> Vec<Act> {
-        let Some(frozen) = self.frozen.as_mut().filter(|frozen| now.since(frozen.sent) >= after) else {
+        let Some(frozen) = self.frozen.as_mut().filter(|frozen| frozen.sent > now || now.since(frozen.sent) >= after)
+        else {
             return Vec::new();
         };
         frozen.sent = now;

@@ -64,7 +64,9 @@ impl Judge {
         let schedule = &self.genesis.schedule;
         let skew = self.genesis.parameters.skew();
         let ahead = self.now.plus(lead(schedule));
-        (schedule.epoch_at(ahead.minus(skew)), schedule.epoch_at(ahead.plus(skew)))
+        // the first document is of the epoch in which it is made
+        let from = if self.previous.is_none() { self.now } else { ahead };
+        (schedule.epoch_at(from.minus(skew)), schedule.epoch_at(ahead.plus(skew)))
     }
 
     /// The document that follows from a verified proposal, if one does.

@@ -151,6 +151,13 @@ impl World {
                 Act::Misbehaviour(evidence) => panic!("nobody here contradicts himself: {evidence:?}"),
             }
         }
+        let member = &self.members[who];
+        if let (Some(core), Some(votes)) = (&member.core, &member.votes)
+            && let Some(me) = core.index()
+        {
+            let read = log::read(votes, &NETWORK, me, core.height());
+            assert!(read.is_ok(), "the log of {who} is of another height than the next document: {read:?}");
+        }
     }
 
     fn broadcast(&mut self, from: usize, message: Message) {

@@ -47,6 +47,9 @@ pub(super) struct Init {
     /// Take this network file.
     #[arg(long, value_name = "FILE")]
     network: Option<PathBuf>,
+    /// The network runs already: this authority watches until the others have taken it into their set.
+    #[arg(long, requires = "network")]
+    later: bool,
     /// Another authority of the network: the authority.pub of its operator.
     #[arg(long, value_name = "FILE", requires = "name")]
     authority: Vec<PathBuf>,
@@ -272,11 +275,12 @@ impl Init {
 
     fn join(&self, home: &Home, own: &PublicHalf, path: &Path) -> Result<Output, Failure> {
         let network = NetworkFile::parse(&files::read_text(path)?).map_err(|error| Failure::content(path, &error))?;
-        if !network.authorities.contains(&own.key) {
+        if !network.authorities.contains(&own.key) && !self.later {
             return Err(Failure::new(
                 Kind::Configuration,
                 format!("{}: the key of this directory is not among the authorities", path.display()),
-                "send authority.pub to the founder, and take the network file that names it",
+                "send authority.pub to the founder, and take the network file that names it; if the network runs already and \
+                 is to take this authority in, say --later",
             ));
         }
         home.write_network(&network)?;

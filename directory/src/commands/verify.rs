@@ -1,14 +1,15 @@
 //! `verify`: whether stored documents are what they claim to be.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 use shoal_directory::config::files as names;
-use shoal_directory::io::chain::{check_link, heights, read};
+use shoal_directory::io::chain::{changes_dir, check_link, heights, read};
 use shoal_directory::io::failure::{Failure, Kind};
 use shoal_directory::io::files;
-use shoal_protocol::consensus::{UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::authority::AuthorityKey;
+use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
 
 use super::Common;
 use crate::Output;
@@ -27,15 +28,18 @@ impl Verify {
         let home = self.common.home();
         let anchor = home.network()?.trust_anchor();
         if let Some(path) = &self.file {
-            let document = UnverifiedConsensus::parse(&files::read(path)?)
-                .and_then(|unverified| unverified.verify_any_time(&anchor))
-                .map_err(|error| {
-                    Failure::new(Kind::Configuration, format!("{}: {error}", path.display()), "do not use it")
-                })?;
+            let wrong = |error: DocumentError| {
+                Failure::new(Kind::Configuration, format!("{}: {error}", path.display()), "do not use it")
+            };
+            let parsed = UnverifiedConsensus::parse(&files::read(path)?).map_err(wrong)?;
+            let changes = changes(&home.path(names::DOCUMENTS), &anchor)?;
+            let authorities = set_before(&changes, parsed.height(), &anchor).to_vec();
+            let document = parsed.verify_any_time(&TrustAnchor { authorities, ..anchor }).map_err(wrong)?;
             return Ok(output(1, Some(&document), Some(&document)));
         }
         let dir = home.path(names::DOCUMENTS);
         let heights = if dir.exists() { heights(&dir)? } else { Vec::new() };
+        let changes = changes(&dir, &anchor)?;
         let (mut first, mut newest): (Option<VerifiedConsensus>, Option<VerifiedConsensus>) = (None, None);
         for height in &heights {
             let document = read(&dir, *height, &anchor.network)?;
@@ -46,8 +50,11 @@ impl Verify {
                     "restore the directory from a copy",
                 )
             };
-            // every document names who certifies the next one
-            let set = newest.as_ref().map_or(&anchor.authorities, |before| &before.authorities);
+            // every document names who certifies the next one; what lies before the first one kept is in the changes
+            let set = match &newest {
+                Some(before) => before.authorities.as_slice(),
+                None => set_before(&changes, *height, &anchor),
+            };
             document.certificate().verify(&anchor.network, set).map_err(|error| wrong(&error))?;
             match &newest {
                 Some(before) => check_link(before, &document).map_err(|problem| wrong(&problem))?,
@@ -57,6 +64,28 @@ impl Verify {
         }
         Ok(output(heights.len(), first.as_ref(), newest.as_ref()))
     }
+}
+
+/// The documents that changed the set of authorities, each certified by the set before.
+fn changes(dir: &Path, anchor: &TrustAnchor) -> Result<Vec<VerifiedConsensus>, Failure> {
+    let dir = changes_dir(dir);
+    let mut changes: Vec<VerifiedConsensus> = Vec::new();
+    for height in if dir.exists() { heights(&dir)? } else { Vec::new() } {
+        let document = read(&dir, height, &anchor.network)?;
+        let set = set_before(&changes, height, anchor);
+        document.certificate().verify(&anchor.network, set).map_err(|error| {
+            let problem = format!("the change of authorities in document {height}: {error}");
+            Failure::new(Kind::Configuration, problem, "restore the directory from a copy")
+        })?;
+        changes.push(document);
+    }
+    Ok(changes)
+}
+
+/// Who certified the document of `height`.
+fn set_before<'a>(changes: &'a [VerifiedConsensus], height: u64, anchor: &'a TrustAnchor) -> &'a [AuthorityKey] {
+    let before = changes.iter().rev().find(|change| change.height < height);
+    before.map_or(&anchor.authorities, |change| &change.authorities)
 }
 
 fn output(count: usize, first: Option<&VerifiedConsensus>, newest: Option<&VerifiedConsensus>) -> Output {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
-use shoal_protocol::descriptor::{SignedDescriptor, UnverifiedDescriptor};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::{Hash, Identity, UnixMillis};
@@ -23,7 +22,7 @@ use crate::agreement::log;
 use crate::authority::{self as core, Act, Beginning, Genesis};
 use crate::config::{Config, files as names};
 use crate::document::known_role;
-use crate::lists::{Judge, Listing, Offered, Refusal};
+use crate::lists::{Examined, Judge, Listing, Offered, Refusal};
 use crate::schedule::released_at;
 use shoal_protocol::link::DirectoryQuestion;
 
@@ -63,7 +62,7 @@ impl Authority {
     pub fn open(home: Home, now: UnixMillis) -> Result<Self, Failure> {
         let (config, network, secret) = (home.config()?, home.network()?, Arc::new(home.secret()?));
         let id = network.genesis_hash();
-        let chain = Chain::open(&home.path(names::DOCUMENTS), &id)?;
+        let chain = Chain::open(&home.path(names::DOCUMENTS), &id, &network.authorities)?;
         let genesis = Genesis {
             network: id,
             schedule: network.schedule(),
@@ -96,9 +95,8 @@ impl Authority {
             chain,
             core,
         };
-        if authority.core.index().is_none() && authority.chain.newest().is_none() {
-            let path = authority.home.path(names::NETWORK);
-            return Err(Failure::content(&path, &"does not name the key in authority.key among its authorities"));
+        if authority.core.index().is_none() {
+            tracing::warn!("this key is not among those who certify the next document: the authority only watches");
         }
         authority.load_descriptors(now)?;
         Ok(authority)
@@ -121,8 +119,9 @@ impl Authority {
                     self.votes = Some(votes);
                     Ok(recovered.entries)
                 }
-                // the document was kept, and the process ended before the next log began
-                Err(_) if log::read(&bytes, &self.id, me, height - 1).is_ok() => {
+                // the document was kept, and the process ended before the next log began. Nothing is signed for the next
+                // document before its log begins, so a log of an earlier height is over, whatever it holds
+                Err(_) if log::height(&bytes).is_some_and(|of| of < height) => {
                     self.votes = Some(VoteLog::begin(&path)?);
                     Ok(Vec::new())
                 }
@@ -136,7 +135,7 @@ impl Authority {
             );
         }
         let acts = self.core.resume(entries.ok().as_deref(), now);
-        self.carry_out(acts);
+        self.carry_out(acts, now);
         Ok(())
     }
 
@@ -171,15 +170,14 @@ impl Authority {
         set.iter().position(|key| key.identity == *identity).and_then(|at| u16::try_from(at).ok())
     }
 
-    /// Verifies a descriptor and says whether its node may be listed at all, before anybody dials it.
+    /// Verifies a descriptor and says whether it would be listed, before anybody dials its node.
     ///
     /// # Errors
     /// What its operator has to know.
-    pub fn examine(&self, bytes: &[u8], now: UnixMillis) -> Result<SignedDescriptor, Refusal> {
-        let judge = self.judge();
-        let signed = UnverifiedDescriptor::parse(bytes)?.verify(&judge.network, now, judge.skew)?;
-        judge.admits(&signed.descriptor)?;
-        Ok(signed)
+    pub fn examine(&self, bytes: &[u8], now: UnixMillis) -> Result<Examined, Refusal> {
+        let newest = self.chain.newest();
+        let known = |identity: &Identity| newest.and_then(|newest| known_role(newest, identity));
+        self.listing.examine(bytes, now, &self.judge(), known)
     }
 
     fn judge(&self) -> Judge<'_> {
@@ -224,7 +222,7 @@ impl Authority {
     /// Takes a message of the agreement.
     pub fn receive(&mut self, from: u16, bytes: &[u8], now: UnixMillis) {
         let acts = self.core.receive(from, bytes, now);
-        self.carry_out(acts);
+        self.carry_out(acts, now);
     }
 
     /// Takes another authority's list.
@@ -233,7 +231,7 @@ impl Authority {
     /// Why it is refused.
     pub fn take_list(&mut self, from: u16, bytes: &[u8], now: UnixMillis) -> Result<(), String> {
         let acts = self.core.take_list(from, bytes, now)?;
-        self.carry_out(acts);
+        self.carry_out(acts, now);
         Ok(())
     }
 
@@ -244,7 +242,7 @@ impl Authority {
     pub fn adopt(&mut self, bytes: &[u8], now: UnixMillis) -> Result<(), DocumentError> {
         match self.core.adopt(bytes, now) {
             Ok(acts) => {
-                self.carry_out(acts);
+                self.carry_out(acts, now);
                 Ok(())
             }
             Err(error @ DocumentError::Conflict { .. }) => {
@@ -259,8 +257,21 @@ impl Authority {
     pub fn tick(&mut self, now: UnixMillis) -> UnixMillis {
         self.prune(now);
         let acts = self.core.wake(&self.listing, now);
-        self.carry_out(acts);
+        self.carry_out(acts, now);
         self.core.next_wake(now)
+    }
+
+    /// Ends this process at the next tick.
+    pub fn fail(&mut self, problem: &str) {
+        let failure =
+            || Failure::new(Kind::Temporary, problem, "report this; the authority continues when it is started again");
+        self.failed.get_or_insert_with(failure);
+    }
+
+    /// Who certifies the next document.
+    #[must_use]
+    pub fn set(&self) -> Vec<Identity> {
+        self.core.set().iter().map(|key| key.identity).collect()
     }
 
     /// Why this process must end, if it must.
@@ -274,13 +285,22 @@ impl Authority {
         std::mem::take(&mut self.ask)
     }
 
-    fn carry_out(&mut self, acts: Vec<Act>) {
+    fn carry_out(&mut self, acts: Vec<Act>, now: UnixMillis) {
         for act in acts {
             if self.failed.is_some() {
                 return;
             }
             let done = match act {
-                Act::Log(entry) => self.votes.as_mut().map_or(Ok(()), |votes| votes.append(&entry)),
+                Act::Log(entry) => match self.votes.as_mut().map_or(Ok(true), |votes| votes.append(&entry)) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => {
+                        tracing::error!("the vote log is full: this authority watches until there is a new document");
+                        self.votes = None;
+                        self.core.watch(now);
+                        return;
+                    }
+                    Err(failure) => Err(failure),
+                },
                 Act::Agree(message) => self.broadcast(&DirectoryQuestion::Agree(message)),
                 Act::List(message) => self.broadcast(&DirectoryQuestion::List(message)),
                 Act::Certified(document) => self.keep(document),
@@ -348,11 +368,9 @@ impl Authority {
         self.chain.newest()
     }
 
-    /// Documents after `height` at which the set of authorities changed.
-    ///
-    /// # Errors
-    /// One cannot be read.
-    pub fn changes_after(&self, height: u64) -> Result<Vec<Vec<u8>>, Failure> {
+    /// Documents after `height` at which the set of authorities changed, oldest first.
+    #[must_use]
+    pub fn changes_after(&self, height: u64) -> Vec<Arc<VerifiedConsensus>> {
         self.chain.changes_after(height)
     }
 

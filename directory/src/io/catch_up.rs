@@ -3,49 +3,68 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_protocol::Hash;
+use shoal_protocol::consensus::DocumentError;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::Hint;
-use shoal_protocol::quic::{Endpoint, Protocol, ask};
+use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::now;
 use super::server::Shared;
 
-/// How long one authority gets. The others are asked at the same time, so a slow one costs nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Shortest and longest time that one authority gets.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// Asks whenever the authority wants to know.
 pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
+    // others are asked at the same time, but the next turn waits for the slowest
+    let patience = Duration::from_millis(shared.authority().epoch_ms() / 20).clamp(PATIENCE.0, PATIENCE.1);
     loop {
         shared.asked.notified().await;
         let (peers, have) = {
             let authority = shared.authority();
             (authority.peers().clone(), authority.newest_certified().map(|newest| newest.hash()))
         };
-        let question: Arc<[u8]> = DirectoryQuestion::Newest { have }.to_bytes().into();
         let mut asked = JoinSet::new();
         for peer in peers.list() {
-            let (endpoint, question, peer) = (endpoint.clone(), Arc::clone(&question), *peer);
-            asked.spawn(async move { timeout(PATIENCE, ask_one(&endpoint, &peer, &question)).await.ok().flatten() });
+            let (endpoint, shared, peer) = (endpoint.clone(), Arc::clone(&shared), *peer);
+            asked.spawn(async move { timeout(patience, follow(&endpoint, &shared, &peer, have)).await });
         }
-        while let Some(answer) = asked.join_next().await {
-            let Ok(Some(document)) = answer else { continue };
-            let worker = Arc::clone(&shared);
-            // verifies signatures and waits for the disk
-            let adopted = tokio::task::spawn_blocking(move || worker.authority().adopt(&document, now())).await;
-            if let Ok(Err(error)) = adopted {
-                tracing::debug!(%error, "another authority's newest document is not taken");
-            }
-            shared.stirred.notify_one();
-        }
+        while asked.join_next().await.is_some() {}
+        shared.stirred.notify_one();
     }
 }
 
-async fn ask_one(endpoint: &Endpoint, peer: &Hint, question: &[u8]) -> Option<Vec<u8>> {
+/// Takes over what one authority has, first the documents that changed the set of authorities if there were any.
+async fn follow(endpoint: &Endpoint, shared: &Arc<Shared>, peer: &Hint, have: Option<Hash>) -> Option<()> {
     let link = endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await.ok()?;
-    match DirectoryAnswer::from_bytes(&ask(&link, question, ANSWER_SIZE_MAX).await.ok()?) {
-        Ok(DirectoryAnswer::Document(bytes)) => Some(bytes),
-        Ok(_) | Err(_) => None,
+    let newest = match question(&link, &DirectoryQuestion::Newest { have }).await? {
+        DirectoryAnswer::Document(bytes) => bytes,
+        _ => return None,
+    };
+    let Err(error) = adopt(shared, newest.clone()).await? else { return Some(()) };
+    if !error.may_be_another_set() {
+        tracing::debug!(%error, "another authority's newest document is not taken");
+        return None;
     }
+    let after_height = shared.authority().newest_certified().map_or(0, |newest| newest.height);
+    let DirectoryAnswer::Changes(changes) = question(&link, &DirectoryQuestion::Changes { after_height }).await? else {
+        return None;
+    };
+    for change in changes {
+        adopt(shared, change.to_vec()).await?.ok()?;
+    }
+    adopt(shared, newest).await?.ok()
+}
+
+async fn question(link: &Link, question: &DirectoryQuestion) -> Option<DirectoryAnswer> {
+    DirectoryAnswer::from_bytes(&ask(link, &question.to_bytes(), ANSWER_SIZE_MAX).await.ok()?).ok()
+}
+
+/// Verifies signatures and waits for the disk.
+async fn adopt(shared: &Arc<Shared>, document: Vec<u8>) -> Option<Result<(), DocumentError>> {
+    let worker = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || worker.authority().adopt(&document, now())).await.ok()
 }

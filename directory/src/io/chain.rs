@@ -3,6 +3,7 @@
 //! A document is on the disk, fsynced, before anybody else sees it: after a crash the authority continues the chain it
 //! had shown, and never signs a second document for one height or epoch.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,10 +19,16 @@ pub const DOCUMENTS_KEPT: u64 = 1024;
 
 const SUFFIX: &str = "consensus";
 
+/// Folder of the documents that changed the set of authorities: kept for ever, they lead whoever was away for long.
+const CHANGES: &str = "changes";
+
 /// The newest documents in memory, the others on disk.
 #[derive(Debug)]
 pub struct Chain {
     dir: PathBuf,
+    genesis: Vec<AuthorityKey>,
+    /// By height. Changes are rare and agreed on by a quorum: 100 of 400 kB are 40 MB.
+    changes: BTreeMap<u64, Arc<VerifiedConsensus>>,
     before: Option<Arc<VerifiedConsensus>>,
     newest: Option<Arc<VerifiedConsensus>>,
 }
@@ -32,8 +39,13 @@ impl Chain {
     /// # Errors
     /// A file cannot be read, or two do not belong together: then the authority must not sign, because what it signed is
     /// unclear.
-    pub fn open(dir: &Path, network: &Hash) -> Result<Self, Failure> {
-        files::create_dir(dir)?;
+    pub fn open(dir: &Path, network: &Hash, genesis: &[AuthorityKey]) -> Result<Self, Failure> {
+        let changing = dir.join(CHANGES);
+        files::create_dir(&changing)?;
+        let mut changes = BTreeMap::new();
+        for height in heights(&changing)? {
+            changes.insert(height, Arc::new(read(&changing, height, network)?));
+        }
         let heights = heights(dir)?;
         let mut last: Vec<Arc<VerifiedConsensus>> = Vec::new();
         for height in heights.iter().rev().take(2).rev() {
@@ -44,7 +56,7 @@ impl Chain {
             last.push(Arc::new(document));
         }
         let newest = last.pop();
-        Ok(Self { dir: dir.to_owned(), before: last.pop(), newest })
+        Ok(Self { dir: dir.to_owned(), genesis: genesis.to_vec(), changes, before: last.pop(), newest })
     }
 
     /// The newest document, handed out or not.
@@ -74,56 +86,39 @@ impl Chain {
         if path.exists() {
             return Err(broken(&self.dir, document.height, "a document of this height exists"));
         }
-        files::replace(&path, document.bytes(), files::PUBLIC, true)?;
         let height = document.height;
+        let set = self.newest.as_ref().map_or(&self.genesis, |newest| &newest.authorities);
+        if *set != document.authorities {
+            files::replace(&self::path(&self.dir.join(CHANGES), height), document.bytes(), files::PUBLIC, true)?;
+            self.changes.insert(height, Arc::clone(&document));
+        }
+        files::replace(&path, document.bytes(), files::PUBLIC, true)?;
         self.before = self.newest.replace(document);
         self.forget_old(height);
         Ok(())
     }
 
-    /// Removes what is too old to be asked for, but for documents that change the set of authorities: they lead whoever
-    /// was away for long. That one cannot be removed is no reason to stop.
+    /// Removes what is too old to be asked for. That it cannot be removed is no reason to stop.
     fn forget_old(&self, newest: u64) {
-        let Some(old) = newest.checked_sub(DOCUMENTS_KEPT) else { return };
-        let Some(network) = self.newest.as_ref().map(|newest| newest.network) else { return };
-        if self.changes_set(old, &network) {
-            return;
-        }
-        if let Err(error) = std::fs::remove_file(path(&self.dir, old))
+        if let Some(old) = newest.checked_sub(DOCUMENTS_KEPT)
+            && let Err(error) = std::fs::remove_file(path(&self.dir, old))
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(height = old, %error, "an old document cannot be removed");
         }
     }
 
-    /// Whether the document of this height names others than certified it, as far as the files tell.
-    fn changes_set(&self, height: u64, network: &Hash) -> bool {
-        let at = |height| read(&self.dir, height, network).ok();
-        match (height.checked_sub(1).and_then(at), at(height)) {
-            (Some(before), Some(document)) => before.authorities != document.authorities,
-            (None, Some(document)) => document.height == 1,
-            (_, None) => false,
-        }
-    }
-
     /// Documents after `height` at which the set of authorities changed, oldest first.
-    ///
-    /// # Errors
-    /// One cannot be read.
-    pub fn changes_after(&self, height: u64) -> Result<Vec<Vec<u8>>, Failure> {
-        let Some(network) = self.newest.as_ref().map(|newest| newest.network) else { return Ok(Vec::new()) };
-        let mut changes = Vec::new();
-        let mut before: Option<Vec<AuthorityKey>> = None;
-        for at in heights(&self.dir)? {
-            let document = read(&self.dir, at, &network)?;
-            let changed = before.as_ref().is_some_and(|before| *before != document.authorities);
-            if at > height && changed {
-                changes.push(document.bytes().to_vec());
-            }
-            before = Some(document.authorities.clone());
-        }
-        Ok(changes)
+    #[must_use]
+    pub fn changes_after(&self, height: u64) -> Vec<Arc<VerifiedConsensus>> {
+        self.changes.range(height.saturating_add(1)..).map(|(_, document)| Arc::clone(document)).collect()
     }
+}
+
+/// The documents that changed the set of authorities, in a chain's folder.
+#[must_use]
+pub fn changes_dir(dir: &Path) -> PathBuf {
+    dir.join(CHANGES)
 }
 
 /// Heights on disk, increasing.
@@ -195,28 +190,28 @@ mod tests {
     fn a_chain_is_continued_after_a_restart() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let documents = certified_chain(4, false);
-        let network = documents[0].network;
-        let mut chain = Chain::open(dir.path(), &network).expect("empty");
+        let (network, genesis) = (documents[0].network, documents[0].authorities.clone());
+        let mut chain = Chain::open(dir.path(), &network, &genesis).expect("empty");
         assert!(chain.newest().is_none());
         for document in &documents[..2] {
             chain.append(Arc::clone(document)).expect("follows");
         }
-        let mut chain = Chain::open(dir.path(), &network).expect("readable");
+        let mut chain = Chain::open(dir.path(), &network, &genesis).expect("readable");
         assert_eq!(chain.newest(), Some(&documents[1]));
         assert_eq!(chain.newest_where(|document| document.height == 1), Some(&documents[0]));
         // the third was missed
         chain.append(Arc::clone(&documents[3])).expect("follows");
         assert_eq!(heights(dir.path()), Ok(vec![1, 2, 4]));
-        assert!(Chain::open(dir.path(), &network).is_ok());
-        assert!(Chain::open(dir.path(), &Hash::from_bytes([9; 32])).is_err(), "another network's");
+        assert!(Chain::open(dir.path(), &network, &genesis).is_ok());
+        assert!(Chain::open(dir.path(), &Hash::from_bytes([9; 32]), &genesis).is_err(), "another network's");
     }
 
     #[test]
     fn no_second_document_of_a_height_is_ever_taken() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (documents, others) = (certified_chain(2, false), certified_chain(2, true));
-        let network = documents[0].network;
-        let mut chain = Chain::open(dir.path(), &network).expect("empty");
+        let (network, genesis) = (documents[0].network, documents[0].authorities.clone());
+        let mut chain = Chain::open(dir.path(), &network, &genesis).expect("empty");
         chain.append(Arc::clone(&documents[0])).expect("the first");
         for wrong in [&documents[0], &others[0], &others[1]] {
             assert!(chain.append(Arc::clone(wrong)).is_err());
@@ -227,17 +222,25 @@ mod tests {
         assert!(chain.append(Arc::clone(&documents[1])).is_err());
         assert_eq!(files::read(&ahead).as_deref(), Ok(others[1].bytes()));
         // And it does not follow what is there: the authority refuses to start.
-        assert_eq!(Chain::open(dir.path(), &network).map(|_| ()).map_err(|f| f.kind), Err(Kind::Configuration));
+        assert_eq!(
+            Chain::open(dir.path(), &network, &genesis).map(|_| ()).map_err(|f| f.kind),
+            Err(Kind::Configuration)
+        );
     }
 
     #[test]
-    fn changes_of_the_set_are_found() {
+    fn a_change_of_the_set_is_kept_and_found_again() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let documents = certified_chain(3, false);
-        let mut chain = Chain::open(dir.path(), &documents[0].network).expect("empty");
+        // by another genesis, the first document changed the set
+        let genesis = Vec::new();
+        let mut chain = Chain::open(dir.path(), &documents[0].network, &genesis).expect("empty");
         for document in &documents {
             chain.append(Arc::clone(document)).expect("follows");
         }
-        assert_eq!(chain.changes_after(0), Ok(Vec::new()), "nothing changed");
+        let chain = Chain::open(dir.path(), &documents[0].network, &genesis).expect("readable");
+        assert_eq!(chain.changes_after(0), [Arc::clone(&documents[0])]);
+        assert!(chain.changes_after(1).is_empty());
+        assert_eq!(heights(dir.path()), Ok(vec![1, 2, 3]));
     }
 }

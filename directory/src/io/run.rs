@@ -22,8 +22,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 /// Shortest sleep: what comes in between is done together.
 const STEP: Duration = Duration::from_millis(5);
-/// Pause after a step that failed.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long peers are told that we leave.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -115,7 +113,7 @@ impl Running {
         tasks.spawn(catch_up::serve(endpoint.clone(), Arc::clone(&shared)));
         let peers = shared.authority().peers().clone();
         tasks.spawn(peers.run(endpoint.clone()));
-        let mut clock = tokio::spawn(keep_time(Arc::clone(&shared)));
+        let mut clock = tokio::spawn(keep_time(Arc::clone(&shared), endpoint.clone()));
         let mut health_stop = stopped;
         let health_shared = Arc::clone(&shared);
         tasks.spawn(async move {
@@ -148,9 +146,12 @@ impl Running {
 }
 
 /// Does what is due, when it is due. Returns only when the process must end.
-async fn keep_time(shared: Arc<Shared>) -> Failure {
+async fn keep_time(shared: Arc<Shared>, endpoint: Endpoint) -> Failure {
     let mut waiting_for = None;
     loop {
+        // authorities get in however many guests there are
+        let set = shared.authority().set();
+        endpoint.reserve(set);
         let worker = Arc::clone(&shared);
         // verifies, signs, and waits for the disk
         let ticked = tokio::task::spawn_blocking(move || {
@@ -173,9 +174,13 @@ async fn keep_time(shared: Arc<Shared>) -> Failure {
                 }
                 wake.since(now())
             }
+            // what was signed in it may not be in the log
             Err(error) => {
-                tracing::error!(%error, "a step of the authority failed");
-                AFTER_FAILURE
+                return Failure::new(
+                    Kind::Temporary,
+                    format!("a step of the authority failed: {error}"),
+                    "report this; the authority continues when it is started again",
+                );
             }
         };
         tokio::select! {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_protocol::UnixMillis;
+use shoal_protocol::certificate::MAX_AUTHORITIES;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::quic::{
     AskError, CloseReason, Endpoint, Link, PEER_QUESTION_TIMEOUT, QUESTION_TIMEOUT, read_question,
@@ -14,6 +15,7 @@ use super::metrics::Metrics;
 use super::now;
 use super::reach::Reached;
 use crate::list_message::MAX_MESSAGE_SIZE;
+use crate::lists::Examined;
 
 /// Longest reason sent to a node, in bytes.
 const REASON_MAX: usize = 200;
@@ -22,6 +24,9 @@ const PEER_QUESTION_MAX: usize = MAX_MESSAGE_SIZE + 64 * 1024;
 /// Questions of guests that are worked on at a time: a descriptor costs a signature, a document a copy of 1 MiB. Authorities
 /// are never held up by them.
 const GUESTS_AT_A_TIME: usize = 4;
+/// Links of one other authority at a time: its messages, a question, and those of a process that has just ended. Each may
+/// hold a question of 8 MiB: 96 MiB with four authorities that are all dishonest.
+const LINKS_OF_AN_AUTHORITY: usize = 4;
 /// Nodes that are dialled at a time to prove that they can be reached, each for some seconds.
 const DIALS_AT_A_TIME: usize = 64;
 
@@ -36,6 +41,7 @@ pub struct Shared {
     /// Told when the others are to be asked for their newest document.
     pub asked: Notify,
     reached: Reached,
+    places: Vec<Semaphore>,
     guests: Semaphore,
     dials: Semaphore,
 }
@@ -50,6 +56,7 @@ impl Shared {
             stirred: Notify::new(),
             asked: Notify::new(),
             reached: Reached::default(),
+            places: (0..MAX_AUTHORITIES).map(|_| Semaphore::new(LINKS_OF_AN_AUTHORITY)).collect(),
             guests: Semaphore::new(GUESTS_AT_A_TIME),
             dials: Semaphore::new(DIALS_AT_A_TIME),
         })
@@ -84,9 +91,19 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
 
 /// Answers one question after the other until the link ends.
 async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
+    // who is an authority does not change while a link lasts: links end within seconds of silence
+    let authority = link.peer.and_then(|peer| shared.authority().index_of(&peer));
+    let _place = match authority {
+        Some(from) => match shared.places.get(usize::from(from)).map(|places| places.try_acquire()) {
+            Some(Ok(place)) => Some(place),
+            Some(Err(_)) | None => {
+                link.close(CloseReason::Busy);
+                return;
+            }
+        },
+        None => None,
+    };
     loop {
-        // looked up each time: the set of authorities may have changed
-        let authority = link.peer.and_then(|peer| shared.authority().index_of(&peer));
         let (longest, within) = match authority {
             Some(_) => (PEER_QUESTION_MAX, PEER_QUESTION_TIMEOUT),
             None => (QUESTION_SIZE_MAX, QUESTION_TIMEOUT),
@@ -119,10 +136,16 @@ async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
 /// Kind of question, kind of answer, answer.
 type Answered = Option<(&'static str, &'static str, DirectoryAnswer)>;
 
-/// Runs a step that verifies signatures or waits for the disk. `None`: it panicked.
+/// Runs a step that verifies signatures or waits for the disk. `None`: it panicked, and the process ends: what was signed
+/// in it may not be in the log.
 async fn step<T: Send + 'static>(shared: &Arc<Shared>, work: impl FnOnce(&Shared) -> T + Send + 'static) -> Option<T> {
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || work(&shared)).await.ok()
+    let worker = Arc::clone(shared);
+    let done = tokio::task::spawn_blocking(move || work(&worker)).await;
+    if let Err(error) = &done {
+        shared.authority().fail(&format!("a step of the authority failed: {error}"));
+        shared.stirred.notify_one();
+    }
+    done.ok()
 }
 
 async fn answer_authority(from: u16, question: Vec<u8>, shared: &Arc<Shared>) -> Answered {
@@ -181,7 +204,8 @@ async fn publish(bytes: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Shared>) -> A
     let (examined, bytes) = step(shared, move |shared| (shared.authority().examine(&bytes, now), bytes)).await?;
     drop(permit);
     let signed = match examined {
-        Ok(signed) => signed,
+        Ok(Examined::New(signed)) => signed,
+        Ok(Examined::Known(_)) => return Some(("publish", "accepted", DirectoryAnswer::Accepted)),
         Err(refusal) => {
             shared.authority().refuse(refusal.to_string(), now);
             return refused(&refusal.to_string());
@@ -190,6 +214,10 @@ async fn publish(bytes: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Shared>) -> A
     let (identity, addresses) = (signed.descriptor.identity, signed.descriptor.addresses);
     let epoch_ms = shared.authority().epoch_ms();
     if !shared.reached.lately(&identity, &addresses, now, epoch_ms) {
+        // one at a time for each node, so that none of them takes all the places
+        let Some(_turn) = shared.reached.turn(identity) else {
+            return refused("this node is being dialled already; try again in some seconds");
+        };
         let _dial = shared.dials.acquire().await.ok()?;
         if let Err(reason) = shared.reached.prove(endpoint, &identity, &addresses, now, epoch_ms).await {
             shared.authority().refuse(format!("{identity}: {reason}"), now);
@@ -225,13 +253,14 @@ fn answer_anybody(
             }
         }
         DirectoryQuestion::Changes { after_height } => {
-            let changes = shared.authority().changes_after(after_height).unwrap_or_default();
+            let changes = shared.authority().changes_after(after_height);
             let mut size = 1024;
-            let fitting = changes.into_iter().take_while(|bytes| {
-                size += bytes.len() + 16;
+            let fitting = changes.iter().take_while(|document| {
+                size += document.bytes().len() + 16;
                 size <= ANSWER_SIZE_MAX
             });
-            ("changes", "documents", DirectoryAnswer::Changes(fitting.map(Into::into).collect()))
+            let fitting = fitting.map(|document| document.bytes().to_vec().into()).collect();
+            ("changes", "changes", DirectoryAnswer::Changes(fitting))
         }
         DirectoryQuestion::Publish(_) | DirectoryQuestion::Agree(_) | DirectoryQuestion::List(_) => {
             ("forbidden", "bad_question", DirectoryAnswer::BadQuestion)

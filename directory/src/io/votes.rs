@@ -70,14 +70,16 @@ impl VoteLog {
     /// Appends an entry and returns when the disk has it. After an error the file ends where it ended before, or the
     /// next entry is refused as well: a hole is never written over.
     ///
+    /// Returns whether there was room: a full log takes nothing more, and nothing that depends on the entry may leave.
+    ///
     /// # Errors
-    /// The disk does not take it: nothing that depends on the entry may leave.
-    pub fn append(&mut self, entry: &[u8]) -> Result<(), Failure> {
+    /// The disk does not take it: the same.
+    pub fn append(&mut self, entry: &[u8]) -> Result<bool, Failure> {
         let end = self.length.saturating_add(entry.len() as u64);
+        if end > LOG_MAX {
+            return Ok(false);
+        }
         let mut write = || {
-            if end > LOG_MAX {
-                return Err(std::io::ErrorKind::FileTooLarge.into());
-            }
             self.file.seek(SeekFrom::Start(self.length))?;
             self.file.write_all(entry)?;
             self.file.sync_data()
@@ -85,7 +87,7 @@ impl VoteLog {
         match write() {
             Ok(()) => {
                 self.length = end;
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 if self.file.set_len(self.length).is_err() {
@@ -107,8 +109,10 @@ mod tests {
         let path = dir.path().join("votes.log");
         assert!(VoteLog::open(&path).expect("readable").is_none());
         let mut log = VoteLog::begin(&path).expect("written");
-        log.append(b"one").expect("written");
-        log.append(b"two").expect("written");
+        assert_eq!(log.append(b"one"), Ok(true));
+        assert_eq!(log.append(b"two"), Ok(true));
+        log.length = LOG_MAX - 1;
+        assert_eq!(log.append(b"xx"), Ok(false), "full");
         drop(log);
         let (mut log, bytes) = VoteLog::open(&path).expect("readable").expect("there");
         assert_eq!(bytes, b"onetwo");

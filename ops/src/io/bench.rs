@@ -88,8 +88,7 @@ impl Sample {
         let all = roles.iter().flat_map(|(role, count)| (0..*count).map(|_| *role));
         for (number, role) in (0_u16..).zip(all) {
             let key = IdentityKey::generate(&mut rng);
-            let mut keys =
-                || (0..4).map(|n| (Epoch(n), X25519Secret::generate(&mut rng).public())).collect::<Vec<_>>();
+            let mut keys = || (0..4).map(|n| (Epoch(n), X25519Secret::generate(&mut rng).public())).collect::<Vec<_>>();
             let [high, low] = number.to_be_bytes();
             let descriptor = Descriptor {
                 network,
@@ -151,7 +150,7 @@ impl Sample {
         let build_ms = median(|| next_document(&rules, None, &proposal).map(drop))?;
         let judge_ms = median(|| -> anyhow::Result<()> {
             let proposal = UnverifiedProposal::parse(proposal.bytes())?.verify(&place, &mut cache)?;
-            next_document(&rules, None, &proposal)?.document.hash();
+            let _ = next_document(&rules, None, &proposal)?.document.hash();
             Ok(())
         })?;
 
@@ -161,8 +160,9 @@ impl Sample {
         let certified = assemble(&document, &certificate);
         let anchor = TrustAnchor { network: self.network, authorities: keys.clone() };
         let now = document.valid_from;
-        let verify_ms =
-            median(|| UnverifiedConsensus::parse(&certified).and_then(|parsed| parsed.verify(&anchor, now, None)).map(drop))?;
+        let verify_ms = median(|| {
+            UnverifiedConsensus::parse(&certified).and_then(|parsed| parsed.verify(&anchor, now, None)).map(drop)
+        })?;
         let a_day = usize::try_from(86_400_000 / self.parameters.epoch_ms)?;
         Ok(DirectoryFigures {
             nodes: document.nodes.len(),

@@ -183,6 +183,12 @@ impl UnverifiedConsensus {
         Ok(self.into_verified())
     }
 
+    /// The height that it claims.
+    #[must_use]
+    pub fn height(&self) -> u64 {
+        self.content.height
+    }
+
     /// Checks network, certificate, and that it is `newest` or follows it, but not the time: for an authority that takes
     /// over what the others have agreed on while it was away.
     ///

@@ -77,6 +77,12 @@ impl Endpoint {
         Ok(Self { quic, key, gate: Gate::new(limits) })
     }
 
+    /// Keeps places for these identities where anybody may come without one: they do not count as guests. Replaces those
+    /// named before.
+    pub fn reserve(&self, identities: impl IntoIterator<Item = Identity>) {
+        self.gate.reserve(identities);
+    }
+
     /// Where the port is, with the number that the system chose if none was asked for.
     pub fn local_addr(&self) -> Result<SocketAddr, QuicError> {
         Ok(self.quic.local_addr()?)
@@ -180,6 +186,7 @@ impl Arrival {
             (DiallerKey::Forbidden, Some(_)) => {
                 return refuse(CloseReason::NotAdmitted, QuicError::IdentityForbidden(protocol));
             }
+            (DiallerKey::Optional, Some(peer)) if seat.is_reserved(&peer) => {}
             (DiallerKey::Forbidden, None) | (DiallerKey::Optional, _) => {
                 if !seat.seat_guest() {
                     return refuse(CloseReason::Busy, QuicError::Busy);

@@ -1,9 +1,11 @@
 //! Who gets in when many knock: caps on connections, on handshakes and per address prefix, and when an unvalidated
 //! address has to prove itself by QUIC Retry. Pure: it is told what knocks and answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::types::Identity;
 
 /// Caps of an accepting endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub(super) enum Verdict {
 pub(super) struct Gate {
     limits: Limits,
     counts: Mutex<Counts>,
+    /// Identities that are no guests where an identity is optional. At most 64 authorities.
+    reserved: Mutex<BTreeSet<Identity>>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +84,16 @@ fn prefix(address: IpAddr) -> Option<Prefix> {
 
 impl Gate {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, counts: Mutex::default() })
+        Arc::new(Self { limits, counts: Mutex::default(), reserved: Mutex::default() })
+    }
+
+    pub(super) fn reserve(&self, identities: impl IntoIterator<Item = Identity>) {
+        let identities = identities.into_iter().collect();
+        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = identities;
+    }
+
+    pub(super) fn is_reserved(&self, identity: &Identity) -> bool {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).contains(identity)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -124,6 +137,11 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    /// Whether places are kept for this identity.
+    pub(super) fn is_reserved(&self, identity: &Identity) -> bool {
+        self.gate.is_reserved(identity)
+    }
+
     /// Counts the connection among the guests; `false`: there are enough of them.
     pub(super) fn seat_guest(&mut self) -> bool {
         let mut counts = self.gate.counts();

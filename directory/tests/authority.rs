@@ -352,7 +352,8 @@ async fn a_killed_authority_continues_its_chain() {
 }
 
 fn newest_document(dir: &Path) -> std::path::PathBuf {
-    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).max().unwrap()
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.is_file()).max().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

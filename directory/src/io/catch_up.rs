@@ -40,9 +40,8 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
 /// Takes over what one authority has, first the documents that changed the set of authorities if there were any.
 async fn follow(endpoint: &Endpoint, shared: &Arc<Shared>, peer: &Hint, have: Option<Hash>) -> Option<()> {
     let link = endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await.ok()?;
-    let newest = match question(&link, &DirectoryQuestion::Newest { have }).await? {
-        DirectoryAnswer::Document(bytes) => bytes,
-        _ => return None,
+    let DirectoryAnswer::Document(newest) = question(&link, &DirectoryQuestion::Newest { have }).await? else {
+        return None;
     };
     let Err(error) = adopt(shared, newest.clone()).await? else { return Some(()) };
     if !error.may_be_another_set() {

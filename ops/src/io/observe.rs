@@ -110,10 +110,15 @@ fn mix(party: &Party, samples: &Samples) -> Sight {
 
 fn store(party: &Party, samples: &Samples) -> [Sight; 2] {
     let requests = number(samples, "shoal_packets_received_total");
-    let boxes = number(samples, "shoal_store_boxes");
-    let bytes = samples
-        .sum("shoal_store_bytes")
-        .map_or(String::new(), |bytes| format!(", {} kB on disk", count((bytes / 1_000.0).round() as u64)));
+    // a store tells of its boxes in steps of a hundred and a megabyte, once an epoch: single writes must not show
+    let boxes = match samples.sum("shoal_store_boxes") {
+        Some(some) if some < 100.0 => "fewer than 100".to_owned(),
+        _ => number(samples, "shoal_store_boxes"),
+    };
+    let bytes = match samples.sum("shoal_store_bytes") {
+        Some(bytes) if bytes >= 1_000_000.0 => format!(", {} kB on disk", count((bytes / 1_000.0).round() as u64)),
+        Some(_) | None => String::new(),
+    };
     let sight = |role: &str, observed: String, may_see: &str| Sight {
         party: party.name.clone(),
         role: role.into(),

@@ -209,8 +209,16 @@ impl Init {
         let mut others = Vec::new();
         for path in &self.authority {
             let text = files::read_text(path)?;
-            let other: PublicHalf = toml::from_str(&text).map_err(|error| Failure::content(path, &error))?;
+            // without the text around the mistake: it may be a secret key, given by mistake
+            let other: PublicHalf = toml::from_str(&text)
+                .map_err(|error| Failure::content(path, &format!("is no authority.pub: {}", error.message())))?;
             others.push(other);
+        }
+        let count = 1 + others.iter().filter(|other| other.key != own.key).count();
+        if count % 3 != 1 {
+            return Err(usage(&format!(
+                "{count} authorities: there must be 3f+1 (1, 4, 7, 10, …), so that f of them may fail"
+            )));
         }
         let base = if self.test_network { Parameters::test_network() } else { Parameters::production() };
         let network =
@@ -247,7 +255,11 @@ impl Init {
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| Failure::new(Kind::InputOutput, format!("no randomness: {error}"), "try again"))?;
         let secret = AuthoritySecret::generate(&mut rng);
-        let own = PublicHalf { address: self.address.unwrap_or(listen), key: secret.public().clone() };
+        let address = self.address.unwrap_or(listen);
+        if address.ip().is_unspecified() || address.port() == 0 {
+            return Err(usage(&format!("nobody can be reached at {address}: name the public address with --address")));
+        }
+        let own = PublicHalf { address, key: secret.public().clone() };
         files::create_dir(&self.common.dir)?;
         home.write_secret(&secret)?;
         files::replace(&home.path(names::CONFIG), config.to_toml().as_bytes(), files::PUBLIC, true)?;
@@ -291,6 +303,10 @@ impl Init {
         let identity = own.key.identity;
         let (path, fingerprint) = (home.path(names::NETWORK), network.fingerprint_words());
         let count = network.authorities.len();
+        let member = network.authorities.contains(&own.key);
+        let place = if member { format!(", one of {count}") } else { ", not yet one of those who certify".to_owned() };
+        let members: Vec<_> = network.authorities.iter().map(|key| format!("  {}", key.identity)).collect();
+        let members = members.join("\n");
         let whom = if count == 1 { "node operators" } else { "the other authorities and node operators" };
         Output {
             json: json!({
@@ -301,8 +317,8 @@ impl Init {
                 "authorities": count,
             }),
             text: format!(
-                "Authority {identity}, one of {count}, of network \"{}\".\nNetwork file: {}\nFingerprint:  \
-                 {fingerprint}\n\nGive the network file to {whom}, compare the fingerprint with them, then start \
+                "Authority {identity}{place}, of network \"{}\".\nNetwork file: {}\nFingerprint:  {fingerprint}\n\
+                 Authorities:\n{members}\n\nCompare each identity with its operator by voice. Give the network file to {whom}, compare the fingerprint with them, then start \
                  with\n  shoal-directory run --dir {}",
                 network.name,
                 path.display(),

@@ -25,12 +25,13 @@ use crate::Output;
 ///
 ///   1. every operator:  init --dir D --key-only --listen IP:PORT --address IP:PORT --metrics 127.0.0.1:PORT
 ///      makes the keys and writes D/authority.pub, which is public: send it to the founder.
-///   2. one founder:     init --dir D --name NAME --authority bob.pub --authority carol.pub ...
-///      writes D/network.toml with everybody's keys: send it to all.
+///   2. one founder, who has done step 1 too, with the others' files:
+///                       init --dir D --name NAME --authority bob.pub --authority carol.pub ...
+///      writes D/network.toml with everybody's keys: send it to all. The own key is taken from D.
 ///   3. every other:     init --dir D --network network.toml
 ///      takes it, if the own key is in it. Compare the fingerprint words by voice before you run.
 ///
-/// With --name and no --authority the network has this authority only. Every parameter has a default: those of a public
+/// A network of this authority alone takes one step: step 2 without --authority, with the addresses of step 1. Every parameter has a default: those of a public
 /// network, or with --test-network those of a network that lives for minutes on one machine. Durations are written as
 /// 20ms, 20s, 10m, 2h, 14d; rates as events per second.
 #[derive(Debug, Args)]
@@ -208,7 +209,11 @@ impl Init {
         let Some(name) = &self.name else { return Ok(self.key_made(&home, &own)) };
         let mut others = Vec::new();
         for path in &self.authority {
-            let text = files::read_text(path)?;
+            let text = read(
+                path,
+                "--authority",
+                "ask that authority's operator for authority.pub, which step 1 of init made",
+            )?;
             // without the text around the mistake: it may be a secret key, given by mistake
             let other: PublicHalf = toml::from_str(&text)
                 .map_err(|error| Failure::content(path, &format!("is no authority.pub: {}", error.message())))?;
@@ -241,12 +246,13 @@ impl Init {
                 Err(Failure::content(&path, &"holds other keys than authority.key"))
             };
         }
-        let missing = |what: &str| usage(&format!("{what} is needed to make an authority"));
-        let listen = self.listen.ok_or_else(|| missing("--listen"))?;
+        let (Some(listen), Some(metrics)) = (self.listen, self.metrics) else {
+            return Err(self.without_keys());
+        };
         let config = Config {
             config_version: CONFIG_VERSION,
             listen,
-            metrics: self.metrics.ok_or_else(|| missing("--metrics"))?,
+            metrics,
             open: self.open,
             genesis_stores: self.genesis_stores,
             genesis_gateways: self.genesis_gateways,
@@ -271,22 +277,42 @@ impl Init {
         Ok(own)
     }
 
+    /// The directory holds no keys, and not all is given that making them takes: all of it at once.
+    fn without_keys(&self) -> Failure {
+        let given = [("--listen IP:PORT", self.listen), ("--metrics 127.0.0.1:PORT", self.metrics)];
+        let missing: Vec<_> = given.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
+        let dir = self.common.dir.display();
+        let next = if self.network.is_some() {
+            format!(
+                "if the keys were made before, name their directory with --dir; else make them and send authority.pub to the \
+                 founder first: shoal-directory init --dir {dir} --key-only --listen IP:PORT --metrics 127.0.0.1:PORT"
+            )
+        } else {
+            "give them too, and --address IP:PORT if others reach it at another one; see shoal-directory init --help"
+                .to_owned()
+        };
+        let message = format!("{dir} holds no keys yet; what is missing to make them: {}", missing.join(", "));
+        Failure::new(Kind::Usage, message, next)
+    }
+
     fn key_made(&self, home: &Home, own: &PublicHalf) -> Output {
         let (identity, public) = (own.key.identity, home.path(names::PUBLIC));
         Output {
             json: json!({"identity": identity, "authority": public}),
             text: format!(
                 "Authority {identity} at {}.\nSend {} to the founder of the network; it is public. When you get \
-                 network.toml:\n  shoal-directory init --dir {} --network network.toml",
+                 network.toml:\n  shoal-directory init --dir {dir} --network network.toml\nIf you are the founder, and have the \
+                 others' files:\n  shoal-directory init --dir {dir} --name NAME --authority bob.pub --authority carol.pub ...",
                 own.address,
                 public.display(),
-                self.common.dir.display()
+                dir = self.common.dir.display()
             ),
         }
     }
 
     fn join(&self, home: &Home, own: &PublicHalf, path: &Path) -> Result<Output, Failure> {
-        let network = NetworkFile::parse(&files::read_text(path)?).map_err(|error| Failure::content(path, &error))?;
+        let network = NetworkFile::parse(&read(path, "--network", "ask the founder of the network for network.toml")?)
+            .map_err(|error| Failure::content(path, &error))?;
         if !network.authorities.contains(&own.key) && !self.later {
             return Err(Failure::new(
                 Kind::Configuration,
@@ -326,6 +352,14 @@ impl Init {
             ),
         }
     }
+}
+
+/// A file that another operator gave.
+fn read(path: &Path, option: &str, next: &str) -> Result<String, Failure> {
+    if path.exists() {
+        return files::read_text(path);
+    }
+    Err(Failure::new(Kind::InputOutput, format!("there is no file {} ({option})", path.display()), next))
 }
 
 /// A network of `own` and `others`.

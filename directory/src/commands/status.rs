@@ -1,5 +1,7 @@
 //! `status`: what the authority does now.
 
+use std::path::Path;
+
 use clap::Args;
 use serde_json::Value;
 use shoal_directory::config::files as names;
@@ -30,28 +32,41 @@ impl Status {
                 })?
             }
         };
-        let text = text(&json);
+        let text = text(&json, &self.common.dir);
         Ok(Output { json, text })
     }
 }
 
 /// The status for people. It may come from a running authority of another version, so it is read leniently.
-fn text(status: &Value) -> String {
+fn text(status: &Value, dir: &Path) -> String {
     let word = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => "none".to_owned(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
     let field = |name: &str| status.get(name).map_or_else(|| "unknown".to_owned(), word);
+    // what only a running authority knows is not known of one that does not run
+    let stopped = status.get("running").and_then(Value::as_bool) == Some(false);
+    let start = format!("no: start it with shoal-directory run --dir {}", dir.display());
     let mut lines = vec![
         format!("network    {} ({})", field("name"), field("fingerprint")),
         format!("identity   {}", field("identity")),
-        format!("running    {}", field("running")),
+        format!("running    {}", if stopped { start.clone() } else { field("running") }),
         format!("ready      {}", field("ready")),
-        format!("epoch      {} (document {}, {} signatures)", field("epoch"), field("height"), field("signatures")),
+        match status.get("epoch") {
+            Some(Value::Null) => "epoch      no document is in force".to_owned(),
+            Some(_) | None => {
+                format!(
+                    "epoch      {} (document {}, {} signatures)",
+                    field("epoch"),
+                    field("height"),
+                    field("signatures")
+                )
+            }
+        },
         format!("admitted   {} (open: {})", field("admitted"), field("open")),
     ];
-    if status.get("waiting_for").is_some_and(Value::is_string) {
+    if !stopped && status.get("waiting_for").is_some_and(Value::is_string) {
         lines.push(format!("next       {}", field("waiting_for")));
     }
     let list = |name: &str| status.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -61,6 +76,7 @@ fn text(status: &Value) -> String {
         let remarks: Vec<_> = remarks.iter().map(word).collect();
         let state = match (get("me") == "true", remarks.is_empty()) {
             (true, _) => "this one".to_owned(),
+            (false, _) if stopped => "unknown while this one does not run".to_owned(),
             (false, true) => "well".to_owned(),
             (false, false) => remarks.join("; "),
         };
@@ -86,4 +102,30 @@ fn text(status: &Value) -> String {
         lines.push(format!("refused    {} times: {}", get("count"), get("reason")));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_stopped_authority_says_that_it_does_not_run_and_nothing_of_others() {
+        let mut status = json!({
+            "name": "reef", "running": false, "ready": false, "epoch": null, "height": null, "signatures": null,
+            "waiting_for": "lists of others",
+            "authorities": [
+                {"identity": "aa", "me": true, "remarks": []},
+                {"identity": "bb", "me": false, "remarks": ["not heard since this authority started"]},
+            ],
+        });
+        let stopped = text(&status, Path::new("/srv/authority"));
+        assert!(stopped.contains("no: start it with shoal-directory run --dir /srv/authority"), "{stopped}");
+        assert!(stopped.contains("no document is in force"), "{stopped}");
+        assert!(!stopped.contains("not heard") && !stopped.contains("lists of others"), "{stopped}");
+        assert!(stopped.contains("bb unknown while this one does not run"), "{stopped}");
+        status["running"] = json!(true);
+        let running = text(&status, Path::new("/srv/authority"));
+        assert!(running.contains("not heard") && running.contains("lists of others"), "{running}");
+    }
 }

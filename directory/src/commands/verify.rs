@@ -9,6 +9,7 @@ use shoal_directory::io::chain::{changes_dir, check_link, heights, read};
 use shoal_directory::io::failure::{Failure, Kind};
 use shoal_directory::io::files;
 use shoal_protocol::authority::AuthorityKey;
+use shoal_protocol::certificate::Certificate;
 use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
 
 use super::Common;
@@ -18,7 +19,8 @@ use crate::Output;
 pub(super) struct Verify {
     #[command(flatten)]
     common: Common,
-    /// A certified document to verify against the network file, instead of the stored ones.
+    /// A certified document, or a certificate alone as clients keep it in conflict/, to verify against the network file
+    /// instead of the stored documents.
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -31,8 +33,14 @@ impl Verify {
             let wrong = |error: DocumentError| {
                 Failure::new(Kind::Configuration, format!("{}: {error}", path.display()), "do not use it")
             };
-            let parsed = UnverifiedConsensus::parse(&files::read(path)?).map_err(wrong)?;
+            let bytes = files::read(path)?;
             let changes = changes(&home.path(names::DOCUMENTS), &anchor)?;
+            if let Ok(certificate) = Certificate::decode(&bytes) {
+                let set = set_before(&changes, certificate.height, &anchor);
+                certificate.verify(&anchor.network, set).map_err(wrong)?;
+                return Ok(bare(&certificate));
+            }
+            let parsed = UnverifiedConsensus::parse(&bytes).map_err(wrong)?;
             let authorities = set_before(&changes, parsed.height(), &anchor).to_vec();
             let document = parsed.verify_any_time(&TrustAnchor { authorities, ..anchor }).map_err(wrong)?;
             return Ok(output(1, Some(&document), Some(&document)));
@@ -86,6 +94,15 @@ fn changes(dir: &Path, anchor: &TrustAnchor) -> Result<Vec<VerifiedConsensus>, F
 fn set_before<'a>(changes: &'a [VerifiedConsensus], height: u64, anchor: &'a TrustAnchor) -> &'a [AuthorityKey] {
     let before = changes.iter().rev().find(|change| change.height < height);
     before.map_or(&anchor.authorities, |change| &change.authorities)
+}
+
+/// A certificate says of a document its height and hash.
+fn bare(certificate: &Certificate) -> Output {
+    let Certificate { height, document, signatures, .. } = certificate;
+    Output {
+        json: json!({"certificate": {"height": height, "hash": document, "signatures": signatures.len()}}),
+        text: format!("{} authorities certified document {height}: {document}", signatures.len()),
+    }
 }
 
 fn output(count: usize, first: Option<&VerifiedConsensus>, newest: Option<&VerifiedConsensus>) -> Output {

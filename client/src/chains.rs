@@ -3,6 +3,7 @@
 
 use crate::mail::MailError;
 use crate::profile::Vault;
+use crate::profile::rows::{self, Sealed};
 use crate::records::Seen;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::UnixMillis;
@@ -61,38 +62,29 @@ impl Chain {
     }
 }
 
-const COLUMNS: &str = "SELECT c.chain, c.conversation, c.epoch, c.leaf, c.own, c.generation, c.secret, c.writer, c.next
-     FROM chain c";
+impl Sealed for Chain {
+    type Raw = (i64, Option<i64>, u64, u32, bool, u32, Vec<u8>, Vec<u8>, u64);
+    const SELECT: &'static str =
+        "SELECT chain, conversation, epoch, leaf, own, generation, secret, writer, next FROM chain";
 
-type Raw = (i64, Option<i64>, u64, u32, bool, u32, Vec<u8>, Vec<u8>, u64);
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
+        row.try_into()
+    }
 
-fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
-    Ok((
-        row.get(0)?,
-        row.get(1)?,
-        row.get(2)?,
-        row.get(3)?,
-        row.get(4)?,
-        row.get(5)?,
-        row.get(6)?,
-        row.get(7)?,
-        row.get(8)?,
-    ))
-}
-
-fn decode(vault: &Vault, raw: Raw) -> Result<Chain, MailError> {
-    const DAMAGED: MailError = MailError::Damaged("a chain does not open");
-    let (row, conversation, epoch, leaf, own, generation, secret, writer, next) = raw;
-    let open = |context, sealed: &[u8]| -> Result<[u8; 32], MailError> {
-        vault.open(context, sealed).map_err(|_| DAMAGED)?.as_slice().try_into().map_err(|_| DAMAGED)
-    };
-    let side = match (own, conversation) {
-        (true, Some(_)) => Side::Own(WriteKey::from_seed(&zeroize::Zeroizing::new(open(WRITER, &writer)?))),
-        (true, None) => Side::OwnCard,
-        (false, _) => Side::Peer(WritePublic::parse(open(WRITER, &writer)?).map_err(|_| DAMAGED)?),
-    };
-    let secret = ChainSecret::from_bytes(open(SECRET, &secret)?);
-    Ok(Chain { row, conversation, epoch, leaf, generation, secret, side, next })
+    fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
+        const DAMAGED: MailError = MailError::Damaged("a chain does not open");
+        let (row, conversation, epoch, leaf, own, generation, secret, writer, next) = raw;
+        let open = |context, sealed: &[u8]| -> Result<[u8; 32], MailError> {
+            vault.open(context, sealed).map_err(|_| DAMAGED)?.as_slice().try_into().map_err(|_| DAMAGED)
+        };
+        let side = match (own, conversation) {
+            (true, Some(_)) => Side::Own(WriteKey::from_seed(&zeroize::Zeroizing::new(open(WRITER, &writer)?))),
+            (true, None) => Side::OwnCard,
+            (false, _) => Side::Peer(WritePublic::parse(open(WRITER, &writer)?).map_err(|_| DAMAGED)?),
+        };
+        let secret = ChainSecret::from_bytes(open(SECRET, &secret)?);
+        Ok(Self { row, conversation, epoch, leaf, generation, secret, side, next })
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "one argument a column")]
@@ -120,26 +112,18 @@ pub(crate) fn insert(
 }
 
 pub(crate) fn by_row(db: &Connection, vault: &Vault, row: i64) -> Result<Chain, MailError> {
-    let found = db.prepare_cached(&format!("{COLUMNS} WHERE chain = ?1"))?.query_row([row], raw)?;
-    decode(vault, found)
+    rows::one(db, vault, "WHERE chain = ?1", [row])
 }
 
 /// The chain that we write in a conversation now: that of the group's current epoch.
 pub(crate) fn writing(db: &Connection, vault: &Vault, conversation: i64) -> Result<Chain, MailError> {
-    let found = db
-        .prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1 AND own = 1 ORDER BY epoch DESC LIMIT 1"))?
-        .query_row([conversation], raw)?;
-    decode(vault, found)
+    rows::one(db, vault, "WHERE conversation = ?1 AND own = 1 ORDER BY epoch DESC LIMIT 1", [conversation])
 }
 
 /// The chain of the peer that is followed: that of the peer's own epoch. `None`: its end was read, and the commit that it
 /// names is not applied yet.
 pub(crate) fn reading(db: &Connection, vault: &Vault, conversation: i64) -> Result<Option<Chain>, MailError> {
-    db.prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1 AND own = 0 AND ended = 0 ORDER BY epoch LIMIT 1"))?
-        .query_row([conversation], raw)
-        .optional()?
-        .map(|found| decode(vault, found))
-        .transpose()
+    rows::find(db, vault, "WHERE conversation = ?1 AND own = 0 AND ended = 0 ORDER BY epoch LIMIT 1", [conversation])
 }
 
 /// How far the peer's chains are settled: the first that is not settled to its end, else the last.

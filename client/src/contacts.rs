@@ -1,11 +1,13 @@
 //! The address book: people whom the user added, and strangers who wrote. A table of the profile.
 
-use crate::mail::MailError;
+use crate::mail::{ConversationId, MailError};
 use crate::profile::Vault;
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use crate::profile::rows::{self, Sealed};
+use rusqlite::{Connection, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::address::Address;
 use shoal_protocol::inbox::InboxPublic;
+use std::str::FromStr;
 
 const INBOX: &str = "contact.inbox";
 const NAME: &str = "contact.name";
@@ -37,52 +39,82 @@ impl Contact {
     }
 }
 
-const COLUMNS: &str = "SELECT contact, inbox, name, known, blocked, wanted_at FROM contact";
+/// A name that the user gave: one line that shows what it is, can be typed after a command, and is nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ContactName(String);
 
-type Raw = (i64, Vec<u8>, Option<Vec<u8>>, bool, bool, Option<u64>);
+impl FromStr for ContactName {
+    type Err = MailError;
 
-fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+    fn from_str(name: &str) -> Result<Self, MailError> {
+        let refuse = |why| Err(MailError::Name(name.to_owned(), why));
+        if name.is_empty() || name != name.trim() {
+            return refuse("it is empty, or begins or ends with a space");
+        }
+        if name.len() > NAME_SIZE_MAX {
+            return refuse("it is longer than 128 bytes");
+        }
+        if name.chars().any(|letter| letter.is_control() || unseen(letter)) {
+            return refuse("it has characters that cannot be seen, or that turn the direction of writing");
+        }
+        if name.contains(['/', '\\']) {
+            return refuse("it has a slash");
+        }
+        if name.starts_with('-') {
+            return refuse("it begins with a dash and would be taken for an option");
+        }
+        let lower = name.to_lowercase();
+        if lower.starts_with("shoal1") || lower.starts_with("shoal-invite") {
+            return refuse("it reads as an address");
+        }
+        if name.parse::<ConversationId>().is_ok() {
+            return refuse("it reads as a conversation");
+        }
+        Ok(Self(name.to_owned()))
+    }
 }
 
-fn decode(vault: &Vault, (row, inbox, name, known, blocked, wanted_at): Raw) -> Result<Contact, MailError> {
-    const DAMAGED: MailError = MailError::Damaged("a contact does not open");
-    let inbox = vault.open(INBOX, &inbox).map_err(|_| DAMAGED)?;
-    let inbox = <[u8; 32]>::try_from(inbox.as_slice()).ok().and_then(|bytes| InboxPublic::parse(bytes).ok());
-    let name = name
-        .map(|sealed| {
-            let bytes = vault.open(NAME, &sealed).map_err(|_| DAMAGED)?;
-            String::from_utf8(bytes.to_vec()).map_err(|_| DAMAGED)
-        })
-        .transpose()?;
-    Ok(Contact { row, inbox: inbox.ok_or(DAMAGED)?, name, known, blocked, wanted_at: wanted_at.map(UnixMillis) })
+/// Separators of lines, marks of direction, and letters of no width but the two joiners, which words and emoji need.
+fn unseen(letter: char) -> bool {
+    matches!(letter, '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+impl Sealed for Contact {
+    type Raw = (i64, Vec<u8>, Option<Vec<u8>>, bool, bool, Option<u64>);
+    const SELECT: &'static str = "SELECT contact, inbox, name, known, blocked, wanted_at FROM contact";
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
+        row.try_into()
+    }
+
+    fn open(vault: &Vault, (row, inbox, name, known, blocked, wanted_at): Self::Raw) -> Result<Self, MailError> {
+        const DAMAGED: MailError = MailError::Damaged("a contact does not open");
+        let inbox = vault.open(INBOX, &inbox).map_err(|_| DAMAGED)?;
+        let inbox = <[u8; 32]>::try_from(inbox.as_slice()).ok().and_then(|bytes| InboxPublic::parse(bytes).ok());
+        let name = name
+            .map(|sealed| {
+                let bytes = vault.open(NAME, &sealed).map_err(|_| DAMAGED)?;
+                String::from_utf8(bytes.to_vec()).map_err(|_| DAMAGED)
+            })
+            .transpose()?;
+        Ok(Self { row, inbox: inbox.ok_or(DAMAGED)?, name, known, blocked, wanted_at: wanted_at.map(UnixMillis) })
+    }
 }
 
 pub(crate) fn by_inbox(db: &Connection, vault: &Vault, inbox: &InboxPublic) -> Result<Option<Contact>, MailError> {
-    db.prepare_cached(&format!("{COLUMNS} WHERE inbox = ?1"))?
-        .query_row([vault.seal(INBOX, inbox.as_bytes())], raw)
-        .optional()?
-        .map(|found| decode(vault, found))
-        .transpose()
+    rows::find(db, vault, "WHERE inbox = ?1", [vault.seal(INBOX, inbox.as_bytes())])
 }
 
 pub(crate) fn by_name(db: &Connection, vault: &Vault, name: &str) -> Result<Option<Contact>, MailError> {
-    db.prepare_cached(&format!("{COLUMNS} WHERE name = ?1"))?
-        .query_row([vault.seal(NAME, name.as_bytes())], raw)
-        .optional()?
-        .map(|found| decode(vault, found))
-        .transpose()
+    rows::find(db, vault, "WHERE name = ?1", [vault.seal(NAME, name.as_bytes())])
 }
 
 pub(crate) fn by_row(db: &Connection, vault: &Vault, row: i64) -> Result<Contact, MailError> {
-    let found = db.prepare_cached(&format!("{COLUMNS} WHERE contact = ?1"))?.query_row([row], raw)?;
-    decode(vault, found)
+    rows::one(db, vault, "WHERE contact = ?1", [row])
 }
 
 pub(crate) fn all(db: &Connection, vault: &Vault) -> Result<Vec<Contact>, MailError> {
-    let mut statement = db.prepare_cached(&format!("{COLUMNS} ORDER BY contact"))?;
-    let rows = statement.query_map([], raw)?.collect::<Result<Vec<_>, _>>()?;
-    rows.into_iter().map(|found| decode(vault, found)).collect()
+    rows::all(db, vault, "ORDER BY contact", [])
 }
 
 /// Whether the address book takes nobody more.
@@ -101,23 +133,13 @@ pub(crate) fn insert(db: &Connection, vault: &Vault, inbox: &InboxPublic, known:
     by_row(db, vault, db.last_insert_rowid())
 }
 
-/// Gives a contact its name; refuses empty, long and ambiguous ones.
-pub(crate) fn set_name(db: &Connection, vault: &Vault, contact: i64, name: &str) -> Result<(), MailError> {
-    let refuse = |why| Err(MailError::Name(name.to_owned(), why));
-    if name.trim().is_empty() || name.chars().any(char::is_control) {
-        return refuse("it is empty or has control characters");
-    }
-    if name.len() > NAME_SIZE_MAX {
-        return refuse("it is longer than 128 bytes");
-    }
-    if name.parse::<Address>().is_ok() || name.parse::<crate::mail::ConversationId>().is_ok() {
-        return refuse("it reads as an address or a conversation");
-    }
-    if by_name(db, vault, name)?.is_some_and(|other| other.row != contact) {
-        return refuse("another contact has it");
+/// Gives a contact its name; refuses one that another has.
+pub(crate) fn set_name(db: &Connection, vault: &Vault, contact: i64, name: &ContactName) -> Result<(), MailError> {
+    if by_name(db, vault, &name.0)?.is_some_and(|other| other.row != contact) {
+        return Err(MailError::Name(name.0.clone(), "another contact has it"));
     }
     db.prepare_cached("UPDATE contact SET name = ?2 WHERE contact = ?1")?
-        .execute((contact, vault.seal(NAME, name.as_bytes())))?;
+        .execute((contact, vault.seal(NAME, name.0.as_bytes())))?;
     Ok(())
 }
 
@@ -135,4 +157,50 @@ pub(crate) fn set_wanted(db: &Connection, contact: i64, since: Option<UnixMillis
     db.prepare_cached("UPDATE contact SET wanted_at = ?2 WHERE contact = ?1")?
         .execute((contact, since.map(|at| at.0)))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_what_they_look_like() {
+        for name in ["bob", "Ann Lee", "שרה", "نامه\u{200c}ها", "👩\u{200d}🚀", "o'neill", "a.b@c", "7"] {
+            assert_eq!(name.parse::<ContactName>().unwrap().0, name);
+        }
+        let long = "x".repeat(NAME_SIZE_MAX + 1);
+        let conversation = "0123456789abcdef0123456789ABCDEF";
+        for name in [
+            "",
+            " ",
+            " bob",
+            "bob ",
+            "al/ice",
+            "al\\ice",
+            "bob\n",
+            "b\u{1b}[31mob",
+            "b\u{202e}ob",
+            "b\u{200b}ob",
+            "b\u{2028}ob",
+            "-bob",
+            "--json",
+            "shoal1bob",
+            "SHOAL1BOB",
+            "shoal-invite1x",
+            conversation,
+            &long,
+        ] {
+            assert!(matches!(name.parse::<ContactName>(), Err(MailError::Name(..))), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_one_line_and_one_word_to_the_command_line(name in "\\PC{0,20}|.{0,20}") {
+            if let Ok(ContactName(name)) = name.parse::<ContactName>() {
+                prop_assert!(!name.chars().any(char::is_control) && !name.starts_with('-') && name.parse::<Address>().is_err());
+            }
+        }
+    }
 }

@@ -6,7 +6,8 @@ use crate::commits;
 use crate::conversations_mls::{Begun, chain_secret};
 use crate::mail::{ConversationId, MailError, RateClass};
 use crate::profile::Vault;
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use crate::profile::rows::{self, Sealed};
+use rusqlite::{Connection, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::parameters::Parameters;
@@ -49,69 +50,41 @@ pub(crate) struct Conversation {
     pub(crate) broken: bool,
 }
 
-const COLUMNS: &str = "SELECT conversation, contact, group_id, request, active_at, epoch, generation, healed_at,
-        commit_at, broken FROM conversation";
+impl Sealed for Conversation {
+    type Raw = (i64, i64, Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool);
+    const SELECT: &'static str = "SELECT conversation, contact, group_id, request, active_at, epoch, generation,
+        healed_at, commit_at, broken FROM conversation";
 
-type Raw = (i64, i64, Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool);
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
+        row.try_into()
+    }
 
-fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
-    Ok((
-        row.get(0)?,
-        row.get(1)?,
-        row.get(2)?,
-        row.get(3)?,
-        row.get(4)?,
-        row.get(5)?,
-        row.get(6)?,
-        row.get(7)?,
-        row.get(8)?,
-        row.get(9)?,
-    ))
-}
-
-fn decode(vault: &Vault, raw: Raw) -> Result<Conversation, MailError> {
-    let (row, contact, group, request, active_at, epoch, generation, healed_at, commit_at, broken) = raw;
-    let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
-    let id = ConversationId(id.ok_or(MailError::Damaged("a conversation does not open"))?);
-    Ok(Conversation {
-        row,
-        contact,
-        id,
-        request,
-        active_at: UnixMillis(active_at),
-        epoch,
-        generation,
-        healed_at: UnixMillis(healed_at),
-        commit_at: commit_at.map(UnixMillis),
-        broken,
-    })
+    fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
+        let (row, contact, group, request, active_at, epoch, generation, healed_at, commit_at, broken) = raw;
+        let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
+        let id = ConversationId(id.ok_or(MailError::Damaged("a conversation does not open"))?);
+        let (active_at, healed_at) = (UnixMillis(active_at), UnixMillis(healed_at));
+        let commit_at = commit_at.map(UnixMillis);
+        Ok(Self { row, contact, id, request, active_at, epoch, generation, healed_at, commit_at, broken })
+    }
 }
 
 pub(crate) fn by_row(db: &Connection, vault: &Vault, row: i64) -> Result<Conversation, MailError> {
-    let found = db.prepare_cached(&format!("{COLUMNS} WHERE conversation = ?1"))?.query_row([row], raw)?;
-    decode(vault, found)
+    rows::one(db, vault, "WHERE conversation = ?1", [row])
 }
 
 pub(crate) fn by_id(db: &Connection, vault: &Vault, id: ConversationId) -> Result<Option<Conversation>, MailError> {
-    db.prepare_cached(&format!("{COLUMNS} WHERE group_id = ?1"))?
-        .query_row([vault.seal(GROUP, &id.0)], raw)
-        .optional()?
-        .map(|found| decode(vault, found))
-        .transpose()
+    rows::find(db, vault, "WHERE group_id = ?1", [vault.seal(GROUP, &id.0)])
 }
 
 pub(crate) fn all(db: &Connection, vault: &Vault) -> Result<Vec<Conversation>, MailError> {
-    let mut statement = db.prepare_cached(&format!("{COLUMNS} ORDER BY conversation"))?;
-    let rows = statement.query_map([], raw)?.collect::<Result<Vec<_>, _>>()?;
-    rows.into_iter().map(|found| decode(vault, found)).collect()
+    rows::all(db, vault, "ORDER BY conversation", [])
 }
 
 /// All conversations with a contact, the one to write to first: the lowest id, which both sides choose alike when each
 /// founded one at the same time.
 pub(crate) fn of_contact(db: &Connection, vault: &Vault, contact: i64) -> Result<Vec<Conversation>, MailError> {
-    let mut statement = db.prepare_cached(&format!("{COLUMNS} WHERE contact = ?1"))?;
-    let rows = statement.query_map([contact], raw)?.collect::<Result<Vec<_>, _>>()?;
-    let mut found = rows.into_iter().map(|raw| decode(vault, raw)).collect::<Result<Vec<_>, _>>()?;
+    let mut found: Vec<Conversation> = rows::all(db, vault, "WHERE contact = ?1", [contact])?;
     found.sort_by_key(|conversation| conversation.id);
     Ok(found)
 }

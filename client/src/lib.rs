@@ -27,6 +27,8 @@ pub mod inbox_letter;
 pub mod io;
 pub mod loops;
 pub mod mail;
+mod marks;
+mod marks_heard;
 pub mod polls;
 pub mod profile;
 pub mod records;

@@ -6,7 +6,9 @@
 
 use crate::blobs::Manifest;
 use minicbor::{Decode, Encode};
-use shoal_protocol::{Hash, UnixMillis};
+use shoal_protocol::certificate::MAX_AUTHORITIES;
+use shoal_protocol::consensus::Mark;
+use shoal_protocol::{Epoch, Hash, UnixMillis};
 
 /// Longest encoded record, bytes: what fits into one box ([`shoal_protocol::geometry::BOX_PLAINTEXT_SIZE`] = 1,758)
 /// after MLS has added its framing: 146 bytes measured with suite 0x004E and a short group id, plus up to 2 for longer
@@ -17,6 +19,18 @@ pub const RECORD_SIZE_MAX: usize = 1_580;
 pub const FILE_NAME_SIZE_MAX: usize = 255;
 /// Longest media type in a manifest, bytes.
 pub const MIME_SIZE_MAX: usize = 127;
+
+/// Bytes of a certificate in one record: 1,580 less 83 of `seen` (19), mark (54), frame and numbers (10) at their
+/// largest, rounded down.
+pub const PROOF_PART_SIZE: usize = 1_400;
+/// Most records of one certificate. Of 64 authorities 43 sign; a signature with its index is at most 2,490 bytes, the
+/// rest of the certificate 51: 107,121 bytes, 77 records.
+pub const PROOF_PARTS_MAX: u8 = 77;
+const _: () =
+    assert!(((MAX_AUTHORITIES * 2 + 1).div_ceil(3) * 2_490 + 51).div_ceil(PROOF_PART_SIZE) == PROOF_PARTS_MAX as usize);
+
+/// What a writer names that holds no document yet. No document has height 0.
+pub const NO_MARK: Mark = Mark { height: 0, epoch: Epoch(0), hash: Hash::from_bytes([0; 32]) };
 
 /// How far the writer of a record has shown the reader's chain: boxes `0..boxes` of group epoch `epoch` are on its disk
 /// and in front of its user.
@@ -36,8 +50,11 @@ pub struct Record {
     /// What the writer has shown of the reader's chain.
     #[n(0)]
     pub seen: Seen,
-    /// What the writer has to say.
+    /// The newest document of the consensus that the writer held when it sealed the record, or [`NO_MARK`].
     #[n(1)]
+    pub mark: Mark,
+    /// What the writer has to say.
+    #[n(2)]
     pub content: Content,
 }
 
@@ -82,6 +99,19 @@ pub enum Content {
         /// Hash of the commit that its writer applied.
         #[n(0)]
         commit: Hash,
+    },
+    /// A part of the certificate of a document that the writer held: the reader had named another of that height.
+    #[n(4)]
+    Proof {
+        /// Which part, from 0.
+        #[n(0)]
+        number: u8,
+        /// How many there are, at most [`PROOF_PARTS_MAX`].
+        #[n(1)]
+        parts: u8,
+        /// At most [`PROOF_PART_SIZE`] bytes.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        part: Vec<u8>,
     },
 }
 
@@ -133,11 +163,17 @@ impl Record {
         let (sent_at, length) = match &record.content {
             Content::Text { sent_at, .. } => (sent_at.0, 0),
             Content::Blob { sent_at, manifest, .. } => (sent_at.0, manifest.length()),
-            Content::Receipt | Content::End { .. } => (0, 0),
+            Content::Receipt | Content::End { .. } | Content::Proof { .. } => (0, 0),
         };
-        if [record.seen.epoch, record.seen.boxes, sent_at, length].iter().any(|number| i64::try_from(*number).is_err())
-        {
+        let Seen { epoch, boxes } = record.seen;
+        let Mark { height, epoch: Epoch(network_epoch), .. } = record.mark;
+        if [epoch, boxes, height, network_epoch, sent_at, length].iter().any(|number| i64::try_from(*number).is_err()) {
             return Err(NotARecord("a number is out of range"));
+        }
+        if let Content::Proof { number, parts, part } = &record.content
+            && (number >= parts || *parts > PROOF_PARTS_MAX || part.len() > PROOF_PART_SIZE)
+        {
+            return Err(NotARecord("no part of a proof"));
         }
         if let Content::Blob { kind: BlobKind::File { name, mime }, .. } = &record.content
             && (name.len() > FILE_NAME_SIZE_MAX || mime.len() > MIME_SIZE_MAX)
@@ -146,11 +182,15 @@ impl Record {
         }
         Ok(record)
     }
+}
 
-    /// Whether the record fits into one box.
+impl Content {
+    /// Whether a record that says this fits into one box, whatever else it carries.
     #[must_use]
     pub fn fits(&self) -> bool {
-        self.to_bytes().len() <= RECORD_SIZE_MAX
+        let seen = Seen { epoch: u64::MAX, boxes: u64::MAX };
+        let mark = Mark { height: u64::MAX, epoch: Epoch(u64::MAX), hash: Hash::from_bytes([255; 32]) };
+        Record { seen, mark, content: self.clone() }.to_bytes().len() <= RECORD_SIZE_MAX
     }
 }
 
@@ -184,26 +224,36 @@ mod tests {
                 manifest
             }),
             any::<[u8; 32]>().prop_map(|hash| Content::End { commit: Hash::from_bytes(hash) }),
+            (1..=PROOF_PARTS_MAX, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..PROOF_PART_SIZE))
+                .prop_map(|(parts, number, part)| Content::Proof { number: number % parts, parts, part }),
         ]
+    }
+
+    fn mark() -> impl Strategy<Value = Mark> {
+        (0..=COUNT_MAX, 0..=COUNT_MAX, any::<[u8; 32]>()).prop_map(|(height, epoch, hash)| Mark {
+            height,
+            epoch: Epoch(epoch),
+            hash: Hash::from_bytes(hash),
+        })
     }
 
     proptest! {
         #[test]
-        fn records_round_trip(content in content(), epoch in 0..=COUNT_MAX, boxes in 0..=COUNT_MAX) {
-            let record = Record { seen: Seen { epoch, boxes }, content };
+        fn records_round_trip(content in content(), mark in mark(), epoch in 0..=COUNT_MAX, boxes in 0..=COUNT_MAX) {
+            let record = Record { seen: Seen { epoch, boxes }, mark, content };
             prop_assert_eq!(Record::from_bytes(&record.to_bytes()), Ok(record));
         }
 
         #[test]
         fn nothing_may_follow(content in content(), extra in 1usize..20) {
-            let mut bytes = Record { seen: Seen::default(), content }.to_bytes();
+            let mut bytes = Record { seen: Seen::default(), mark: NO_MARK, content }.to_bytes();
             bytes.resize(bytes.len() + extra, 0);
             prop_assert!(Record::from_bytes(&bytes).is_err());
         }
 
         #[test]
         fn a_cut_record_is_refused(content in content(), cut in 1usize..40) {
-            let bytes = Record { seen: Seen::default(), content }.to_bytes();
+            let bytes = Record { seen: Seen::default(), mark: NO_MARK, content }.to_bytes();
             prop_assert!(Record::from_bytes(&bytes[..bytes.len().saturating_sub(cut)]).is_err());
         }
 
@@ -214,23 +264,36 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_manifest_fits_into_a_box() {
-        let record = Record {
-            seen: Seen { epoch: u64::MAX, boxes: u64::MAX },
-            content: Content::Blob {
-                id: [255; 16],
-                sent_at: UnixMillis(u64::MAX),
-                kind: BlobKind::File { name: "x".repeat(FILE_NAME_SIZE_MAX), mime: "y".repeat(MIME_SIZE_MAX) },
-                manifest: Manifest::new([255; 32], u64::MAX, Hash::from_bytes([255; 32])),
-            },
+    fn the_longest_contents_fit_into_a_box() {
+        let blob = Content::Blob {
+            id: [255; 16],
+            sent_at: UnixMillis(u64::MAX),
+            kind: BlobKind::File { name: "x".repeat(FILE_NAME_SIZE_MAX), mime: "y".repeat(MIME_SIZE_MAX) },
+            manifest: Manifest::new([255; 32], u64::MAX, Hash::from_bytes([255; 32])),
         };
-        assert!(record.fits());
+        assert!(blob.fits());
+        let proof = |size| Content::Proof { number: 76, parts: PROOF_PARTS_MAX, part: vec![255; size] };
+        assert!(proof(PROOF_PART_SIZE).fits());
+        assert!(!proof(PROOF_PART_SIZE + 100).fits(), "no more records than there must be");
+    }
+
+    #[test]
+    fn parts_of_proofs_are_bounded() {
+        let read = |number, parts, size| {
+            let content = Content::Proof { number, parts, part: vec![0; size] };
+            Record::from_bytes(&Record { seen: Seen::default(), mark: NO_MARK, content }.to_bytes())
+        };
+        assert!(read(0, 1, PROOF_PART_SIZE).is_ok());
+        for (number, parts, size) in [(0, 0, 1), (1, 1, 1), (0, PROOF_PARTS_MAX + 1, 1), (0, 1, PROOF_PART_SIZE + 1)] {
+            assert_eq!(read(number, parts, size), Err(NotARecord("no part of a proof")));
+        }
     }
 
     #[test]
     fn an_overlong_name_is_refused() {
         let record = Record {
             seen: Seen::default(),
+            mark: NO_MARK,
             content: Content::Blob {
                 id: [0; 16],
                 sent_at: UnixMillis(0),

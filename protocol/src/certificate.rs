@@ -95,7 +95,10 @@ impl Certificate {
     }
 
     /// Reads a certificate; no signature is checked.
-    pub(crate) fn decode(bytes: &[u8]) -> Parsed<Self> {
+    ///
+    /// # Errors
+    /// Which field was malformed.
+    pub fn decode(bytes: &[u8]) -> Parsed<Self> {
         const FIELD: &str = "certificate";
         let mut reader = Reader::new(bytes);
         reader.array(4, FIELD)?;

@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
-use super::control::{Call, EventLine, Failure, Reply, Request};
+use super::control::{Call, Reply, Request};
+use super::failure::Failure;
+use super::lines::EventLine;
 use super::socket;
 
 /// Events that come while a reply is awaited are kept; a caller that subscribes and then calls for minutes loses the

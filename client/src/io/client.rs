@@ -8,11 +8,11 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
-use super::evidence;
 use super::mailroom::{Desk, MailRoom, Stopped};
 use super::schedule::{CONSENSUS_SETTING, DECOYS_SETTING, GUARDS_SETTING, Kept, Schedule, Setup};
 use super::snapshot::{LoopReport, Snapshot};
 use crate::mail::{Event, Mail, MailError, RateClass};
+use crate::profile::evidence;
 
 /// Loop reports a slow listener may be behind: at 12 a second more than a minute.
 const REPORTS_MAX: usize = 1_024;

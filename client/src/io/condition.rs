@@ -17,7 +17,7 @@ pub enum Condition {
     Offline,
     /// Most loops are lost: messages wait, cover goes on.
     Pause,
-    /// Many loops are lost: messages go.
+    /// Many loops are lost, or a contact's network differs: messages go.
     Warn,
     /// Connected; no loop has been decided yet, so nobody knows whether packets come through.
     Starting,
@@ -46,8 +46,8 @@ impl Facts<'_> {
         let (name, words) = self.network;
         if let Some(folder) = self.conflict {
             let next = format!(
-                "the authorities signed two documents for one epoch; both are in {}. Compare the hashes in their names \
-                 with a friend's and ask who runs the network. To go on: shoal down, move that folder away, any command",
+                "the authorities signed two documents for one place in the chain; the proof is in {}. Compare the hashes in \
+                 its names with a friend's and ask who runs the network. To go on: shoal down, move that folder away, any command",
                 folder.display()
             );
             return (Condition::Stopped, next);

@@ -12,11 +12,11 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::client::Client;
-use super::control::{
-    Call, ContactLine, ConversationLine, EventLine, Exit, Failure, Page, PageEntry, Parts, Reply, Request, SentLine,
-};
+use super::control::{Call, Page, PageEntry, Reply, Request};
+use super::failure::{Exit, Failure};
+use super::lines::{ContactLine, ConversationLine, EventLine, Parts, SentLine};
 use super::mailroom::{Desk, MailRoom, Stopped};
-use super::snapshot::{Snapshot, Status, WaitingLine};
+use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
 use super::socket;
 use shoal_protocol::UnixMillis;
 
@@ -274,14 +274,15 @@ impl Daemon {
             Call::Status => {
                 let asked = |desk: &mut Desk<'_>| {
                     let older_copy = desk.mail.rolled_back().map(|conversation| conversation.to_string());
-                    Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?, older_copy))
+                    let disputes: Vec<DisputeLine> = desk.mail.disputes()?.into_iter().map(DisputeLine::from).collect();
+                    Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?, older_copy, disputes))
                 };
-                let (queue, waiting, older_copy) = self.mail(asked).await?;
+                let (queue, waiting, older_copy, disputes) = self.mail(asked).await?;
                 let line =
                     |(contact, since): (ContactInfo, UnixMillis)| WaitingLine { name: contact.name, since: since.0 };
                 let waiting = waiting.into_iter().map(line).collect();
                 let status = Status { waiting, older_copy, ..self.snapshot.borrow().status(queue) };
-                value(status)
+                value(status.with(disputes))
             }
             // both need the connection and are handled where it is
             Call::Subscribe | Call::Shutdown => Ok(json!({})),

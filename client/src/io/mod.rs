@@ -8,9 +8,10 @@ mod clock;
 mod condition;
 mod control;
 mod daemon;
-mod evidence;
+mod failure;
 mod gateway;
 mod health;
+mod lines;
 mod mailroom;
 mod schedule;
 mod snapshot;
@@ -20,12 +21,11 @@ pub use caller::{Caller, CallerError};
 pub use client::{Client, StartError, system_rng};
 pub use clock::Clock;
 pub use condition::Condition;
-pub use control::{
-    Call, ContactLine, ConversationLine, EventLine, Exit, Failure, FileLine, MessageLine, Page, PageEntry, Parts,
-    Reply, Request, SentLine, WaitsFor,
-};
+pub use control::{Call, Page, PageEntry, Reply, Request};
 pub use daemon::serve;
+pub use failure::{Exit, Failure};
 pub use health::{HealthError, serve_health};
+pub use lines::{ContactLine, ConversationLine, EventLine, FileLine, MessageLine, Parts, SentLine, WaitsFor};
 pub use mailroom::{Desk, MailRoom, Stopped};
-pub use snapshot::{LoopReport, Snapshot, Status, WaitingLine};
+pub use snapshot::{DisputeLine, LoopReport, Snapshot, Status, WaitingLine};
 pub use socket::{SOCKET_NAME, socket_path};

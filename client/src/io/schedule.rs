@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::{RngExt as _, rngs::StdRng};
@@ -13,7 +14,6 @@ use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::clock::Clock;
-use super::evidence;
 use super::gateway::{GatewayLink, LinkEvent, Target};
 use super::mailroom::{Desk, MailRoom};
 use super::snapshot::{LoopReport, Snapshot};
@@ -22,6 +22,7 @@ use crate::emission::{Emission, Gate, Step};
 use crate::guard::Guards;
 use crate::loops::{Health, Silence};
 use crate::mail::{Event, RateClass};
+use crate::profile::evidence::{self, Exhibit};
 use crate::requests::{Ask, Ended, LoopFate, Requests, Surroundings};
 use crate::session::Session;
 use crate::traffic::Traffic;
@@ -78,6 +79,10 @@ pub(super) struct Schedule {
     housekeeping: Duration,
     decoys_kept: Duration,
     complained: Option<Duration>,
+    /// Set by the mail thread: a contact proved that the authorities contradicted themselves.
+    forked: Arc<AtomicBool>,
+    /// Until when a client that stopped for that may still send what proves it.
+    last_words_until: Duration,
 }
 
 /// What the loop is started with.
@@ -153,8 +158,13 @@ impl Schedule {
             housekeeping: now,
             decoys_kept: now,
             complained: None,
+            forked: Arc::default(),
+            last_words_until: Duration::ZERO,
         };
         schedule.snapshot.consensus = schedule.view.held().cloned();
+        if let Some(held) = schedule.view.held().cloned() {
+            schedule.hold(held);
+        }
         if let Some(at) = &conflict {
             tracing::error!(at = %at.display(), "the authorities have contradicted themselves; no payload is sent");
         }
@@ -207,6 +217,12 @@ impl Schedule {
             }
         }
         let now = self.clock.now();
+        if self.forked.load(Ordering::Relaxed) && self.snapshot.conflict.is_none() {
+            tracing::error!("a contact has proved that the authorities contradicted themselves; payload stops");
+            self.snapshot.conflict = Some(evidence::folder(&self.profile.clone().unwrap_or_default()));
+            self.last_words_until = now.saturating_add(self.network.parameters.epoch());
+            self.publish();
+        }
         while let Some(ended) = self.requests.expire(now) {
             self.silence.unanswered();
             self.on_ended(ended);
@@ -240,7 +256,7 @@ impl Schedule {
             open: self.linked.is_some() && self.view.in_force(self.clock.unix()).is_some(),
             payload: self.mail.is_some()
                 && self.snapshot.loops.health() != Health::Pause
-                && self.snapshot.conflict.is_none(),
+                && (self.snapshot.conflict.is_none() || self.clock.now() < self.last_words_until),
         }
     }
 
@@ -315,7 +331,7 @@ impl Schedule {
 
     fn answer(&self, ticket: Ticket, answers: Option<shoal_protocol::request::Answers>) {
         let (Some(mail), Some(consensus)) = (&self.mail, self.view.held().cloned()) else { return };
-        let events = mail.announcer();
+        let (events, forked) = (mail.announcer(), Arc::clone(&self.forked));
         let submitted = mail.submit(move |desk: &mut Desk<'_>| {
             match desk.mail.answered(ticket, answers.as_ref(), desk.now, &consensus, desk.rng) {
                 Ok(happened) => happened.into_iter().for_each(|event| drop(events.send(event))),
@@ -325,6 +341,7 @@ impl Schedule {
                     drop(events.send(warning));
                 }
             }
+            forked.store(desk.mail.network_forked(), Ordering::Relaxed);
         });
         if submitted.is_err() {
             tracing::error!("the mail thread is gone or does not keep up");
@@ -439,6 +456,7 @@ impl Schedule {
 
     fn on_newer(&mut self, consensus: &Arc<VerifiedConsensus>) {
         tracing::debug!(epoch = consensus.epoch.0, "a newer consensus");
+        self.hold(Arc::clone(consensus));
         self.keep(CONSENSUS_SETTING, consensus.bytes().to_vec());
         self.emission.traffic().set_parameters(&consensus.parameters, self.clock.now());
         self.snapshot.consensus = Some(Arc::clone(consensus));
@@ -446,6 +464,19 @@ impl Schedule {
         self.attempts = 0;
         self.aim();
         self.publish();
+    }
+
+    /// The mail thread names the newest document to contacts.
+    fn hold(&self, consensus: Arc<VerifiedConsensus>) {
+        let Some(mail) = &self.mail else { return };
+        let held = mail.submit(move |desk: &mut Desk<'_>| {
+            if let Err(error) = desk.mail.held(&consensus, desk.now) {
+                tracing::warn!(%error, "the profile could not note a document");
+            }
+        });
+        if held.is_err() {
+            tracing::error!("the mail thread is gone or does not keep up");
+        }
     }
 
     fn keep(&self, name: &'static str, value: Vec<u8>) {
@@ -464,7 +495,9 @@ impl Schedule {
     fn keep_evidence(&self, profile: PathBuf, epoch: Epoch, held: (Hash, Vec<u8>), other: (Hash, Vec<u8>)) {
         let Some(mail) = &self.mail else { return };
         let kept = mail.submit(move |_: &mut Desk<'_>| {
-            if let Err(error) = evidence::keep(&profile, epoch, (held.0, &held.1), (other.0, &other.1)) {
+            if let Err(error) =
+                evidence::keep(&profile, Exhibit::Documents(epoch), (held.0, &held.1), (other.0, &other.1))
+            {
                 tracing::error!(%error, "the evidence against the authorities could not be kept");
             }
         });

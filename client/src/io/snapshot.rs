@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde::Serialize;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::network::NetworkFile;
-use shoal_protocol::{Identity, UnixMillis};
+use shoal_protocol::{Hash, Identity, UnixMillis};
 
 use super::condition::{Condition, Facts};
 use crate::anonymity::{self, Anonymity};
 use crate::loops::{LoopStatistics, Percentiles};
-use crate::mail::RateClass;
+use crate::mail::{Dispute, RateClass};
 use crate::view::Freshness;
 
 /// The client's state at one moment; republished when something changes and about once a second.
@@ -108,6 +108,7 @@ impl Snapshot {
             fingerprint,
             waiting: Vec::new(),
             older_copy: None,
+            disputes: Vec::new(),
             test_network: self.consensus.as_ref().is_some_and(|held| held.parameters.anonymity_floor == 0),
             gateway: self.gateway,
             epoch: self.consensus.as_ref().map(|consensus| consensus.epoch.0),
@@ -165,6 +166,9 @@ pub struct Status {
     pub waiting: Vec<WaitingLine>,
     /// The conversation that proved this profile to be an older copy of one that went on: it sends nothing any more.
     pub older_copy: Option<String>,
+    /// Contacts who hold documents of the consensus that no chain holds beside those held here.
+    #[serde(default)]
+    pub disputes: Vec<DisputeLine>,
     /// The network has no anonymity floor: there is nobody to hide among, and nothing to measure.
     pub test_network: bool,
     /// `normal` or `low`.
@@ -185,7 +189,7 @@ pub struct Status {
     pub consensus_signatures: Option<usize>,
     /// Why there is no link, in words.
     pub trouble: Option<String>,
-    /// The authorities certified two documents for one epoch: payload has stopped. Both are kept.
+    /// The authorities certified two documents for one epoch or height: payload has stopped. The proof is kept.
     #[serde(default)]
     pub conflict: bool,
     /// The folder in which they lie, or `null`.
@@ -195,6 +199,24 @@ pub struct Status {
     pub rolled_back: bool,
 }
 
+impl Status {
+    /// With what contacts say of their network: nothing is good while that is not explained.
+    pub(super) fn with(self, disputes: Vec<DisputeLine>) -> Self {
+        let Some(first) = disputes.first() else { return self };
+        let (state, next) = match self.state {
+            Condition::Starting | Condition::Good => (Condition::Warn, first.advice().1),
+            Condition::Stopped | Condition::Offline | Condition::Pause | Condition::Warn => (self.state, self.next),
+        };
+        Self { disputes, state, next, ..self }
+    }
+}
+
+impl From<Dispute> for DisputeLine {
+    fn from(Dispute { with, height, theirs, ours, since }: Dispute) -> Self {
+        Self { name: with, height, theirs, ours, since: since.0 }
+    }
+}
+
 /// A contact whose card is not found yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct WaitingLine {
@@ -202,6 +224,39 @@ pub struct WaitingLine {
     pub name: String,
     /// Since when a message waits, in Unix ms.
     pub since: u64,
+}
+
+/// A contact whose network differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct DisputeLine {
+    /// The contact's name, else the address.
+    pub name: String,
+    /// Height of the contact's document.
+    pub height: u64,
+    /// Its hash.
+    pub theirs: Hash,
+    /// Hash of the document of that height held here, or `null` if none was.
+    pub ours: Option<Hash>,
+    /// Since when that is known, in Unix ms.
+    pub since: u64,
+}
+
+impl DisputeLine {
+    /// What is wrong, and what to do.
+    #[must_use]
+    pub fn advice(&self) -> (String, String) {
+        let Self { name, height, theirs, ours, .. } = self;
+        let ours = ours.map_or_else(|| "none".to_owned(), |hash| hash.to_string());
+        let what = format!(
+            "{name}'s network differs from yours at document {height} ({name}: {theirs}, you: {ours}): one of you is shown \
+             a forged network, or {name} is not honest"
+        );
+        let next = format!(
+            "call {name} and compare what both of you see here, and the words in shoal status; until it is explained, \
+             write nothing that must stay hidden. The proof, if there is one, comes by itself and stops both"
+        );
+        (what, next)
+    }
 }
 
 /// How one measured decoy of a prober fared.

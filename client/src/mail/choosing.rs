@@ -59,6 +59,9 @@ impl Mail {
             self.reload()?;
         }
         self.memory.latest = now;
+        if self.network_forked {
+            return self.last_words(now, consensus, rng);
+        }
         self.wind_clocks(now, consensus, rng);
         self.give_up_flights(now, consensus, rng)?;
         self.upkeep(now, consensus, rng)?;
@@ -128,7 +131,7 @@ impl Mail {
     }
 
     /// Wants whose answer is long overdue are as good as unanswered: the window must not fill up with them.
-    fn give_up_flights(
+    pub(super) fn give_up_flights(
         &mut self,
         now: UnixMillis,
         consensus: &Consensus,

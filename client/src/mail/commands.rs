@@ -9,7 +9,7 @@ use super::{
 use crate::blobs::{BLOB_SIZE_MAX, Manifest, TEXT_SIZE_MAX};
 use crate::contacts::{self, Contact};
 use crate::conversations::Conversation;
-use crate::records::{BlobKind, Content, FILE_NAME_SIZE_MAX, MIME_SIZE_MAX, Record, Seen};
+use crate::records::{BlobKind, Content, FILE_NAME_SIZE_MAX, MIME_SIZE_MAX};
 use crate::{blobs_store, conversations};
 use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
@@ -28,6 +28,7 @@ impl Mail {
     /// # Errors
     /// When the address or the name cannot be used.
     pub fn add(&mut self, name: &str, address: &str, _now: UnixMillis) -> Result<ContactInfo, MailError> {
+        let name = name.parse::<contacts::ContactName>()?;
         let inbox = *self.parse_address(address)?.inbox();
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
@@ -35,7 +36,7 @@ impl Mail {
             Some(contact) => contact,
             None => contacts::insert(&transaction, vault, &inbox, true)?,
         };
-        contacts::set_name(&transaction, vault, contact.row, name)?;
+        contacts::set_name(&transaction, vault, contact.row, &name)?;
         transaction.commit()?;
         // a stranger with a name is still a stranger: accepting tells the other side, and that is the user's word to say
         let info = self.contact_info(contact.row)?;
@@ -139,7 +140,7 @@ impl Mail {
     ) -> Result<MessageId, MailError> {
         let id = fresh_id(rng);
         let content = Content::Text { id: id.0, sent_at: now, text: text.to_owned() };
-        if (Record { seen: Seen { epoch: u64::MAX, boxes: u64::MAX }, content: content.clone() }).fits() {
+        if content.fits() {
             return self.enqueue(to, id, content, None, now);
         }
         check_length(text.len() as u64, TEXT_SIZE_MAX)?;
@@ -294,7 +295,7 @@ impl Mail {
             message.conversation.map(|row| conversations::by_row(db, vault, row)).transpose()?.map(|found| found.id);
         let sent_at = match &message.content {
             Content::Text { sent_at, .. } | Content::Blob { sent_at, .. } => *sent_at,
-            Content::Receipt | Content::End { .. } => UnixMillis(0),
+            Content::Receipt | Content::End { .. } | Content::Proof { .. } => UnixMillis(0),
         };
         let to = contacts::by_row(db, vault, message.contact)?.label();
         Ok(SentMessage { id, conversation, to, state: message.state, sent_at })

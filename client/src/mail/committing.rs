@@ -3,8 +3,8 @@
 //! What is staged lies on the disk, with the body of its slot, before anything of it is sent; it is dropped only when
 //! another member's commit has ended the epoch.
 
-use super::flight::{Attempt, Flight, Purpose};
-use super::wants::postpone;
+use super::flight::{Attempt, Flight, Purpose, slowest};
+use super::wants::{launched, postpone};
 use super::writing::outcome;
 use super::{Mail, MailError, provider};
 use crate::blobs::Manifest;
@@ -234,11 +234,7 @@ impl Mail {
         let purpose = Purpose::PutCommit { row };
         let want = self.launch(Rank::Send, epoch.generation, operation, purpose, None, now, consensus, rng);
         if let Some(pending) = self.memory.commits.get_mut(&row) {
-            if want.is_some() {
-                pending.attempt.out = true;
-            } else {
-                postpone(&mut pending.attempt, now, consensus, rng);
-            }
+            launched(want.as_ref(), &mut pending.attempt, now, consensus, rng);
         }
         Ok(want)
     }
@@ -255,9 +251,7 @@ impl Mail {
         let Some(commit) = commits::commit(&self.profile.db, &self.profile.vault, row)? else { return Ok(()) };
         let (stored, taken) = outcome(flight, answers, commit.stored);
         if let Some(pending) = self.memory.commits.get_mut(&row) {
-            // as with boxes: the second copy is not urgent
-            let slowest = if stored == 0 { Rank::Warm } else { Rank::Idle };
-            pending.attempt.later(slowest, now, &consensus.parameters, rng);
+            pending.attempt.later(slowest(stored != 0), now, &consensus.parameters, rng);
         }
         if stored != commit.stored {
             commits::set_stored(&self.profile.db, row, stored, now)?;

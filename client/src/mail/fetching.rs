@@ -1,7 +1,7 @@
 //! Blobs coming in: parts in random order, verified as a whole by the manifest's hash; files land at their place by one
 //! rename.
 
-use super::flight::BlobIn;
+use super::parts::BlobIn;
 use super::showing::file_path;
 use super::stored::Received;
 use super::writing::each;

@@ -1,8 +1,9 @@
 //! First contact: a peer's card, the founding of a conversation, and joining what others founded.
 
-use super::flight::BlobIn;
+use super::letters::Letter;
+use super::parts::BlobIn;
 use super::writing::each;
-use super::{ContactInfo, Event, Mail, MailError, conversations, letter_of, provider, stored};
+use super::{ContactInfo, Event, Mail, MailError, conversations, provider, stored};
 use crate::blobs::Manifest;
 use crate::blobs_store;
 use crate::card::{self, Card, CardPlace};
@@ -122,7 +123,7 @@ impl Mail {
         blobs_store::activate(&transaction, blob, generation, now)?;
         let body = seal_letter(&card.pointer, &Pointer::new(generation, manifest), rng)
             .ok_or_else(|| MailError::Mls("the letter cannot be sealed".to_owned()))?;
-        let letter = letter_of(contact.row, Some(blob), generation, body);
+        let letter = Letter::new(contact.row, Some(blob), generation, body);
         let letter_row = stored::insert_letter(&transaction, conversation.row, &letter)?;
         stored::adopt(&transaction, contact.row, conversation.row)?;
         contacts::set_wanted(&transaction, contact.row, None)?;

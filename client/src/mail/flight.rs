@@ -1,18 +1,19 @@
 //! What is out and what waits: the part of the state that lives in memory and is rebuilt from the profile.
 
 use super::committing::PendingCommit;
+use super::letters::Letter;
+use super::parts::{BlobIn, BlobOut};
 use super::slots::SlotReader;
-use crate::blobs::{BlobKeys, Manifest};
-use crate::blobs_store::{Incoming, Outgoing};
 use crate::card::{CardChain, CardPlace};
 use crate::chains::Chain;
+use crate::marks::Marks;
+use crate::marks_heard::Heard;
 use crate::polls::{PollClock, class, mean_gap};
 use crate::want::{Rank, Ticket};
-use rand::{CryptoRng, RngExt as _};
-use shoal_protocol::boxes::{BoxBody, BoxId};
+use rand::CryptoRng;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::poisson::exponential;
-use shoal_protocol::{Epoch, StoreIndex, UnixMillis};
+use shoal_protocol::{StoreIndex, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Wants that may be out at a time. At 2 ticks a second and 8 s from request to reply 16 are; at 10 a second in a test
@@ -86,6 +87,13 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// One that failed so often before.
+    pub(super) fn after(tries: u32) -> Self {
+        Self { tries, ..Self::default() }
+    }
+    pub(super) fn tries(&self) -> u32 {
+        self.tries
+    }
     pub(super) fn ready(&self, now: UnixMillis) -> bool {
         !self.out && self.due <= now
     }
@@ -99,6 +107,12 @@ impl Attempt {
         self.due = now.plus(exponential(mean, rng));
         self.out = false;
     }
+}
+
+/// The slowest pace at which a write is repeated. What one replica has waits for the other at the pace of an idle chain:
+/// a dead replica must not take the ticks of new messages.
+pub(super) fn slowest(held: bool) -> Rank {
+    if held { Rank::Idle } else { Rank::Warm }
 }
 
 /// A sealed box that not both replicas have.
@@ -116,170 +130,10 @@ impl PendingBox {
     pub(super) fn new(chain: i64, held: bool) -> Self {
         Self { chain, attempt: Attempt::default(), held, contested: false }
     }
-    /// It failed: again later. What one replica has waits for the other at the pace of an idle chain: a dead replica
-    /// must not take the ticks of new messages.
+    /// It failed: again later.
     pub(super) fn later(&mut self, now: UnixMillis, parameters: &Parameters, rng: &mut impl CryptoRng) {
-        self.attempt.later(if self.held { Rank::Idle } else { Rank::Warm }, now, parameters, rng);
+        self.attempt.later(slowest(self.held), now, parameters, rng);
     }
-}
-
-/// Parts of a blob that are still to be written or read, handed out in random order.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PartQueue {
-    ready: Vec<u64>,
-    later: BTreeSet<(UnixMillis, u64)>,
-    tries: BTreeMap<u64, u32>,
-    /// Not done yet.
-    open: BTreeSet<u64>,
-    /// Not done yet, but one replica has it.
-    held: BTreeSet<u64>,
-}
-
-impl PartQueue {
-    pub(super) fn new(parts: Vec<u64>) -> Self {
-        Self { open: parts.iter().copied().collect(), ready: parts, ..Self::default() }
-    }
-    /// Parts to be written, each with whether one replica has it already.
-    pub(super) fn of_writer(parts: &[(u64, bool)]) -> Self {
-        let held = parts.iter().filter(|(_, held)| *held).map(|(j, _)| *j).collect();
-        Self { held, ..Self::new(parts.iter().map(|(j, _)| *j).collect()) }
-    }
-    /// One replica has the part.
-    pub(super) fn hold(&mut self, j: u64) {
-        if self.open.contains(&j) {
-            self.held.insert(j);
-        }
-    }
-    /// Whether a reader would find every part at one replica at least.
-    pub(super) fn readable(&self) -> bool {
-        self.held.len() == self.open.len()
-    }
-    /// Parts that are not done.
-    pub(super) fn open(&self) -> usize {
-        self.open.len()
-    }
-    pub(super) fn has_ready(&self, now: UnixMillis) -> bool {
-        !self.ready.is_empty() || self.later.first().is_some_and(|(due, _)| *due <= now)
-    }
-    /// One part that may be asked for now.
-    pub(super) fn take(&mut self, now: UnixMillis, rng: &mut impl CryptoRng) -> Option<u64> {
-        while let Some((due, j)) = self.later.first().copied() {
-            if due > now {
-                break;
-            }
-            self.later.pop_first();
-            self.ready.push(j);
-        }
-        self.ready.retain(|j| self.open.contains(j));
-        if self.ready.is_empty() {
-            return None;
-        }
-        let at = rng.random_range(0..self.ready.len());
-        Some(self.ready.swap_remove(at))
-    }
-    pub(super) fn later(
-        &mut self,
-        j: u64,
-        slowest: Rank,
-        now: UnixMillis,
-        parameters: &Parameters,
-        rng: &mut impl CryptoRng,
-    ) {
-        if self.open.contains(&j) {
-            let tries = self.tries.entry(j).or_default();
-            let mut attempt = Attempt { tries: *tries, ..Attempt::default() };
-            attempt.later(slowest, now, parameters, rng);
-            *tries = attempt.tries;
-            self.later.insert((attempt.due, j));
-        }
-    }
-    /// The part is done; `false` if it was before.
-    pub(super) fn done(&mut self, j: u64) -> bool {
-        self.tries.remove(&j);
-        self.held.remove(&j);
-        self.open.remove(&j)
-    }
-}
-
-/// A blob that is being written.
-pub(super) struct BlobOut {
-    pub(super) keys: BlobKeys,
-    pub(super) generation: u32,
-    pub(super) queue: PartQueue,
-}
-
-impl BlobOut {
-    pub(super) fn new(outgoing: &Outgoing) -> Self {
-        let queue = PartQueue::of_writer(&outgoing.parts);
-        Self { keys: outgoing.manifest.keys(), generation: outgoing.generation, queue }
-    }
-}
-
-/// A blob that is being read.
-pub(super) struct BlobIn {
-    pub(super) incoming: Incoming,
-    pub(super) keys: BlobKeys,
-    pub(super) queue: PartQueue,
-    /// Bodies that opened and were not what the manifest says: its writer lies.
-    pub(super) lies: u32,
-    /// The reading of which it was last given, to take turns.
-    pub(super) served: u64,
-    /// Since when both replicas have said of every part that is asked for that it is not there.
-    pub(super) absent_since: Option<UnixMillis>,
-    /// Own failures with it, and before when it is left alone because of them.
-    pub(super) failures: u32,
-    pub(super) resting: UnixMillis,
-}
-
-impl BlobIn {
-    pub(super) fn new(incoming: Incoming, here: &[u64]) -> Self {
-        let here: BTreeSet<u64> = here.iter().copied().collect();
-        let queue = PartQueue::new((0..incoming.manifest.boxes()).filter(|j| !here.contains(j)).collect());
-        Self {
-            keys: incoming.manifest.keys(),
-            incoming,
-            queue,
-            lies: 0,
-            served: 0,
-            absent_since: None,
-            failures: 0,
-            resting: UnixMillis::default(),
-        }
-    }
-    /// The same blob as it was before memory was rebuilt: what was learnt of it counts on.
-    pub(super) fn continuing(self, before: Option<&Self>) -> Self {
-        let Some(before) = before else { return self };
-        Self { absent_since: before.absent_since, failures: before.failures, resting: before.resting, ..self }
-    }
-    pub(super) fn manifest(&self) -> &Manifest {
-        &self.incoming.manifest
-    }
-}
-
-/// A letter to a stranger's inbox and the work it takes.
-#[derive(Clone, Debug)]
-pub(super) struct Letter {
-    pub(super) contact: i64,
-    pub(super) blob: Option<i64>,
-    pub(super) generation: u32,
-    pub(super) body: BoxBody,
-    pub(super) stored: u8,
-    pub(super) attempt: Attempt,
-    /// The nonce being searched, for one epoch and one price.
-    pub(super) work: Option<Work>,
-}
-
-/// A search for hashcash, continued from step to step.
-#[derive(Clone, Debug)]
-pub(super) struct Work {
-    pub(super) inbox: BoxId,
-    pub(super) epoch: Epoch,
-    /// What the inbox asks for, as far as it said in this epoch.
-    pub(super) bits: u8,
-    pub(super) nonce: [u8; 64],
-    /// Nonces tried.
-    pub(super) tried: u64,
-    pub(super) found: bool,
 }
 
 /// A peer's chain that is followed.
@@ -437,6 +291,13 @@ pub(super) struct Memory {
     pub(super) unsealed: bool,
     /// The own card that is on its way or stored.
     pub(super) card: Option<CardPlace>,
+    /// Documents that were held, and what contacts say of theirs.
+    pub(super) marks: Marks,
+    pub(super) heard: BTreeMap<i64, Heard>,
+    /// Conversations whose other member is to be sent the certificate of the document of a height.
+    pub(super) proofs_due: BTreeMap<i64, u64>,
+    /// Own chains into which certificates were sealed.
+    pub(super) proof_chains: BTreeSet<i64>,
     /// The latest time that was given.
     pub(super) latest: UnixMillis,
     /// When the upkeep is due.

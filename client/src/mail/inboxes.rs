@@ -1,6 +1,6 @@
 //! The own inbox: one cursor per replica and generation, equal bodies dropped, pointers to Welcomes taken up.
 
-use super::flight::BlobIn;
+use super::parts::BlobIn;
 use super::writing::each;
 use super::{Mail, MailError};
 use crate::blobs::WELCOME_SIZE_MAX;

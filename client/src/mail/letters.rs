@@ -1,7 +1,7 @@
 //! Letters to inboxes of people we do not share a conversation with: hashcash, appending.
 
-use super::flight::{Flight, Letter, Purpose, Work};
-use super::wants::postpone;
+use super::flight::{Attempt, Flight, Purpose};
+use super::wants::{launched, postpone};
 use super::writing::{each, outcome};
 use super::{Mail, MailError, stored};
 use crate::chains::STORED_BOTH;
@@ -23,6 +23,39 @@ const HASHES_PER_STEP: u64 = 8_192;
 const APPEND_BITS_MAX: u8 = 28;
 /// One replica alone is believed so many bits above the least: it may lie, and the other one may only be slow.
 const LONE_BITS_MAX: u8 = 4;
+
+/// A letter to a stranger's inbox and the work it takes.
+#[derive(Clone, Debug)]
+pub(super) struct Letter {
+    pub(super) contact: i64,
+    pub(super) blob: Option<i64>,
+    pub(super) generation: u32,
+    pub(super) body: BoxBody,
+    pub(super) stored: u8,
+    pub(super) attempt: Attempt,
+    /// The nonce being searched, for one epoch and one price.
+    pub(super) work: Option<Work>,
+}
+
+/// A search for hashcash, continued from step to step.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    pub(super) inbox: BoxId,
+    pub(super) epoch: Epoch,
+    /// What the inbox asks for, as far as it said in this epoch.
+    pub(super) bits: u8,
+    pub(super) nonce: [u8; 64],
+    /// Nonces tried.
+    pub(super) tried: u64,
+    pub(super) found: bool,
+}
+
+impl Letter {
+    /// One that no replica has yet.
+    pub(super) fn new(contact: i64, blob: Option<i64>, generation: u32, body: BoxBody) -> Self {
+        Self { contact, blob, generation, body, stored: 0, attempt: Attempt::default(), work: None }
+    }
+}
 
 impl Mail {
     /// Begins the search for the nonces that are missing. Prices of another epoch are forgotten: inboxes are emptied.
@@ -71,11 +104,7 @@ impl Mail {
         let purpose = Purpose::Append { letter: row };
         let want = self.launch(Rank::Send, generation, operation, purpose, None, now, consensus, rng);
         if let Some(letter) = self.memory.letters.get_mut(&row) {
-            if want.is_some() {
-                letter.attempt.out = true;
-            } else {
-                postpone(&mut letter.attempt, now, consensus, rng);
-            }
+            launched(want.as_ref(), &mut letter.attempt, now, consensus, rng);
         }
         Ok(want)
     }

@@ -1,6 +1,7 @@
 //! What peers and strangers may write, and what it must not do.
 
-use super::flight::{Flight, Letter, Purpose as Aim, Reader};
+use super::flight::{Flight, Purpose as Aim, Reader};
+use super::letters::Letter;
 use super::*;
 use crate::blobs::Manifest;
 use crate::blobs_store::Purpose;
@@ -8,12 +9,13 @@ use crate::card::{self, Card, CardChain, CardPlace};
 use crate::conversations::Origin;
 use crate::conversations_mls::{self, testing};
 use crate::profile::private_dir;
-use crate::records::{BlobKind, Content, Record, Seen};
+use crate::records::{BlobKind, Content, NO_MARK, Record, Seen};
 use crate::want::Rank;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, WriteKey};
+use shoal_protocol::consensus::Mark;
 use shoal_protocol::geometry::BOX_PLAINTEXT_SIZE;
 use shoal_protocol::inbox::card_period;
 use shoal_protocol::network::Hints;
@@ -33,24 +35,29 @@ pub(super) struct Scene {
     pub(super) consensus: Consensus,
     pub(super) now: UnixMillis,
     pub(super) rng: StdRng,
+    /// The only authority of the network.
+    pub(super) authority: AuthoritySecret,
     _folder: TempDir,
 }
 
 impl Scene {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let (consensus, _) = crate::testing::consensus(1, 1, 3);
+        let (mut consensus, _) = crate::testing::consensus(1, 1, 3);
+        let authority = AuthoritySecret::generate(&mut rng);
         let network = NetworkFile {
             name: "malice".to_owned(),
             genesis_time: NOW,
-            authorities: vec![AuthoritySecret::generate(&mut rng).public().clone()],
+            authorities: vec![authority.public().clone()],
             parameters: consensus.parameters,
             hints: Hints::default(),
         };
+        consensus.network = network.genesis_hash();
+        consensus.authorities.clone_from(&network.authorities);
         let folder = TempDir::new().unwrap();
         let mut mail = |name| Mail::create(&folder.path().join(name), &network, RateClass::Normal, &mut rng).unwrap();
         let (bob, mallory) = (mail("bob"), mail("mallory"));
-        Self { bob, mallory, consensus, now: NOW, rng, _folder: folder }
+        Self { bob, mallory, consensus, now: NOW, rng, authority, _folder: folder }
     }
 
     /// Bob's card, as he publishes it.
@@ -98,11 +105,16 @@ impl Scene {
 
     /// Mallory seals whatever record into her next box.
     pub(super) fn write(&mut self, seen: Seen, content: Content) -> (u64, BoxBody) {
+        self.write_under(NO_MARK, seen, content)
+    }
+
+    /// The same, and she says that she holds this document.
+    pub(super) fn write_under(&mut self, mark: Mark, seen: Seen, content: Content) -> (u64, BoxBody) {
         let (db, vault) = (&self.mallory.profile.db, &self.mallory.profile.vault);
         let conversation = conversations::all(db, vault).unwrap().remove(0);
         let own = chains::writing(db, vault, conversation.row).unwrap();
         let provider = provider(&self.mallory.profile, &self.mallory.crypto, db);
-        let bytes = Record { seen, content }.to_bytes();
+        let bytes = Record { seen, mark, content }.to_bytes();
         let sealed = conversations_mls::seal(&provider, &conversation.id.0, &bytes).unwrap();
         let id = own.id(own.next, &self.mallory.profile.inbox);
         let body = boxes::seal(&own.secret, own.next, &id, &sealed, &mut self.rng).unwrap();
@@ -239,7 +251,7 @@ fn one_replica_alone_sets_no_price_and_prices_end_with_the_epoch() {
     scene.acquaint();
     let contact = contacts::all(&scene.bob.profile.db, &scene.bob.profile.vault).unwrap()[0].row;
     let body = BoxBody::random(&mut scene.rng);
-    scene.bob.memory.letters.insert(1, letter_of(contact, None, GENERATION, body));
+    scene.bob.memory.letters.insert(1, Letter::new(contact, None, GENERATION, body));
     scene.ticks(1);
     let least = scene.consensus.parameters.append_bits;
     let bits =

@@ -9,7 +9,7 @@ use crate::commits::{self, OwnCommit};
 use crate::commits_mls;
 use crate::conversations::Conversation;
 use crate::conversations_mls;
-use crate::records::{Content, Record, Seen};
+use crate::records::{Content, NO_MARK, Record, Seen};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::boxes::{BoxBody, WriteKey};
@@ -214,7 +214,7 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     let id = conversation(&scene.bob).id.0;
     let leaf = conversations_mls::testing::peer_leaf(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id);
     let seal = |scene: &Scene, n| {
-        let record = Record { seen: Seen::default(), content: text(n, 0) };
+        let record = Record { seen: Seen::default(), mark: NO_MARK, content: text(n, 0) };
         let provider = provider(&scene.mallory.profile, &scene.mallory.crypto, &scene.mallory.profile.db);
         conversations_mls::seal(&provider, &id, &record.to_bytes()).unwrap()
     };

@@ -18,12 +18,16 @@ mod epochs;
 mod fetching;
 mod first_contact;
 mod flight;
+mod forks;
 mod inboxes;
 mod letters;
 #[cfg(test)]
 mod malice;
 #[cfg(test)]
 mod malice_commits;
+#[cfg(test)]
+mod malice_forks;
+mod parts;
 mod receiving;
 mod sending;
 mod showing;
@@ -39,11 +43,13 @@ pub use types::*;
 use crate::budget::Budget;
 use crate::chains::{self, Chain};
 use crate::conversations_mls::{GroupError, Provider};
-use crate::profile::Profile;
+use crate::marks::Marks;
+use crate::profile::{Profile, evidence};
 use crate::want::{Ticket, Want};
-use crate::{blobs_store, contacts, conversations};
-use flight::{BlobIn, BlobOut, CardFetch, Flight, Letter, Memory, PendingBox, Purpose, Reader};
+use crate::{blobs_store, contacts, conversations, marks_heard};
+use flight::{CardFetch, Flight, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
+use parts::{BlobIn, BlobOut};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::address::Address;
@@ -70,6 +76,8 @@ pub struct Mail {
     events: VecDeque<Event>,
     last_ticket: u64,
     rolled_back: Option<ConversationId>,
+    /// The authorities are proven to have contradicted themselves.
+    network_forked: bool,
 }
 
 impl std::fmt::Debug for Mail {
@@ -108,6 +116,7 @@ impl Mail {
             .transpose()
             .map_err(|_| MailError::Damaged("a setting"))?;
         let mut mail = Self {
+            network_forked: evidence::kept(profile.dir()).is_some(),
             profile,
             crypto: RustCrypto::default(),
             memory: Memory::default(),
@@ -263,7 +272,16 @@ impl Mail {
     fn reload(&mut self) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let owing = conversations::owing(db)?.into_iter().collect();
-        let mut memory = Memory { unsealed: true, plan: true, owing, ..Memory::default() };
+        let proof_chains = std::mem::take(&mut self.memory.proof_chains);
+        let mut memory = Memory {
+            unsealed: true,
+            plan: true,
+            owing,
+            marks: Marks::load(db, vault)?,
+            heard: marks_heard::load_heard(db, vault)?,
+            proof_chains,
+            ..Memory::default()
+        };
         for (row, chain, held) in chains::unstored(db)? {
             memory.boxes.insert(row, PendingBox::new(chain, held));
         }
@@ -286,6 +304,10 @@ impl Mail {
         for conversation in conversations::all(&self.profile.db, &self.profile.vault)? {
             self.refollow(conversation.row)?;
             self.repause(conversation.row)?;
+            let heard = self.memory.heard.get(&conversation.contact).filter(|heard| heard.proved.is_none());
+            if let Some(differs) = heard.and_then(|heard| heard.differs) {
+                self.memory.proofs_due.insert(conversation.row, differs.mark.height);
+            }
         }
         Ok(())
     }
@@ -312,7 +334,3 @@ const _: fn() = || {
     fn may_move<T: Send>() {}
     may_move::<Mail>();
 };
-
-fn letter_of(contact: i64, blob: Option<i64>, generation: u32, body: shoal_protocol::boxes::BoxBody) -> Letter {
-    Letter { contact, blob, generation, body, stored: 0, attempt: flight::Attempt::default(), work: None }
-}

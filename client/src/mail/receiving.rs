@@ -2,7 +2,8 @@
 //!
 //! One transaction holds the received record, the chain's position and the MLS ratchet that opened it.
 
-use super::flight::{AHEAD_MAX, BlobIn};
+use super::flight::AHEAD_MAX;
+use super::parts::BlobIn;
 use super::showing::held;
 use super::stored::Received;
 use super::writing::{Confirmed, each};
@@ -151,6 +152,7 @@ impl Mail {
         };
         chain.next += 1;
         chains::set_read(&transaction, chain.row, chain.next)?;
+        let word = self.listen(&transaction, &conversation, record.mark, &record.content, now)?;
         let applied = self.apply(&transaction, &conversation, &chain, record, now)?;
         let released = self.release(&transaction, &conversation, now)?;
         let ended = match &applied.end {
@@ -159,6 +161,7 @@ impl Mail {
         };
         transaction.commit()?;
 
+        self.listened(&conversation, word, now)?;
         self.owe(conversation.row, &released);
         self.settle(row, chain, applied, now, rng)?;
         if let Some(ended) = ended {
@@ -204,7 +207,7 @@ impl Mail {
         let confirmed = self.confirm(transaction, conversation, record.seen)?;
         let mut applied = Applied { confirmed, blob: None, content: false, refused: None, end: None };
         let (id, received, blob) = match record.content {
-            Content::Receipt => return Ok(applied),
+            Content::Receipt | Content::Proof { .. } => return Ok(applied),
             Content::End { commit } => {
                 applied.end = Some(commit);
                 return Ok(applied);

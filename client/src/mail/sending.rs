@@ -3,7 +3,8 @@
 //! One transaction holds the sealed body, the chain's counter and the MLS ratchet that sealed it, before the body is
 //! first sent; every retry sends the same body.
 
-use super::flight::{BlobOut, PendingBox};
+use super::flight::PendingBox;
+use super::parts::BlobOut;
 use super::{Mail, MailError, provider, stored};
 use crate::chains::{self, Chain};
 use crate::conversations::Conversation;
@@ -23,7 +24,7 @@ const PIPELINE: usize = 16;
 const RECEIPT_PIPELINE: usize = 4;
 
 impl Mail {
-    /// At most one piece of work that writes to the disk: the own card, a message, or a receipt is sealed.
+    /// At most one piece of work that writes to the disk: the own card, a certificate, a message, or a receipt is sealed.
     pub(super) fn prepare(
         &mut self,
         now: UnixMillis,
@@ -31,6 +32,9 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         if self.rolled_back.is_some() || self.publish_card(now, consensus, rng)? {
+            return Ok(());
+        }
+        if self.prove(now, rng)? {
             return Ok(());
         }
         if self.memory.unsealed {
@@ -111,7 +115,8 @@ impl Mail {
         Ok(true)
     }
 
-    /// Seals one record into the next box of the own chain, with the newest word on what was shown of the peer's.
+    /// Seals one record into the next box of the own chain, with the newest word on what was shown of the peer's and the
+    /// newest document held.
     pub(super) fn seal_record(
         &self,
         transaction: &Transaction<'_>,
@@ -121,7 +126,7 @@ impl Mail {
         message: Option<i64>,
         rng: &mut impl CryptoRng,
     ) -> Result<Sealed, MailError> {
-        let record = Record { seen: chains::seen(transaction, conversation.row)?, content };
+        let record = Record { seen: chains::seen(transaction, conversation.row)?, mark: self.mark(), content };
         let provider = provider(&self.profile, &self.crypto, transaction);
         let plaintext = zeroize::Zeroizing::new(record.to_bytes());
         let ciphertext = conversations_mls::seal(&provider, &conversation.id.0, &plaintext)?;
@@ -162,4 +167,11 @@ pub(super) struct Sealed {
     row: i64,
     chain: i64,
     conversation: i64,
+}
+
+impl Sealed {
+    /// The chain that it was sealed into.
+    pub(super) fn chain(&self) -> i64 {
+        self.chain
+    }
 }

@@ -1,6 +1,7 @@
 //! The slots of a group's current epoch, read: whose commit ends it.
 
-use super::flight::{Attempt, BlobIn, Flight, Purpose};
+use super::flight::{Attempt, Flight, Purpose};
+use super::parts::BlobIn;
 use super::writing::each;
 use super::{Mail, MailError, provider};
 use crate::blobs_store::{self, Purpose as Aim};

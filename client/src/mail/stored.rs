@@ -1,11 +1,12 @@
 //! How messages lie in the profile, out and in, and the letters.
 
-use super::flight::{Attempt, Letter};
+use super::letters::Letter;
 use super::{MailError, MessageId, MessageState};
 use crate::profile::Vault;
+use crate::profile::rows::{self, Sealed};
 use crate::records::Content;
 use minicbor::{Decode, Encode};
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::BoxBody;
 use zeroize::Zeroizing;
@@ -115,33 +116,29 @@ fn number_of(state: MessageState) -> u8 {
     }
 }
 
-type RawOut = (Vec<u8>, i64, Option<i64>, Vec<u8>, Option<i64>, u8);
+impl Sealed for OutMessage {
+    type Raw = (Vec<u8>, i64, Option<i64>, Vec<u8>, Option<i64>, u8);
+    const SELECT: &'static str = "SELECT id, contact, conversation, content, blob, state FROM message_out";
 
-fn decode_out(vault: &Vault, raw: RawOut) -> Result<OutMessage, MailError> {
-    const DAMAGED: MailError = MailError::Damaged("an own message does not open");
-    let (id, contact, conversation, content, blob, state) = raw;
-    let id = open_id(vault, OUT_ID, &id)?;
-    let content = minicbor::decode(&vault.open(OUT_CONTENT, &content).map_err(|_| DAMAGED)?).map_err(|_| DAMAGED)?;
-    Ok(OutMessage { id, contact, conversation, content, blob, state: state_of(state) })
-}
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
+        row.try_into()
+    }
 
-const OUT_COLUMNS: &str = "SELECT id, contact, conversation, content, blob, state FROM message_out";
-
-fn raw_out(row: &rusqlite::Row<'_>) -> rusqlite::Result<RawOut> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+    fn open(vault: &Vault, (id, contact, conversation, content, blob, state): Self::Raw) -> Result<Self, MailError> {
+        const DAMAGED: MailError = MailError::Damaged("an own message does not open");
+        let id = open_id(vault, OUT_ID, &id)?;
+        let content = vault.open(OUT_CONTENT, &content).map_err(|_| DAMAGED)?;
+        let content = minicbor::decode(&content).map_err(|_| DAMAGED)?;
+        Ok(Self { id, contact, conversation, content, blob, state: state_of(state) })
+    }
 }
 
 pub(super) fn out_by_id(db: &Connection, vault: &Vault, id: MessageId) -> Result<Option<OutMessage>, MailError> {
-    db.prepare_cached(&format!("{OUT_COLUMNS} WHERE id = ?1"))?
-        .query_row([vault.seal(OUT_ID, &id.0)], raw_out)
-        .optional()?
-        .map(|raw| decode_out(vault, raw))
-        .transpose()
+    rows::find(db, vault, "WHERE id = ?1", [vault.seal(OUT_ID, &id.0)])
 }
 
 pub(super) fn out_by_row(db: &Connection, vault: &Vault, row: i64) -> Result<OutMessage, MailError> {
-    let raw = db.prepare_cached(&format!("{OUT_COLUMNS} WHERE message = ?1"))?.query_row([row], raw_out)?;
-    decode_out(vault, raw)
+    rows::one(db, vault, "WHERE message = ?1", [row])
 }
 
 pub(super) fn insert_out(
@@ -223,8 +220,7 @@ pub(super) fn letters(db: &Connection) -> Result<Vec<(i64, Letter)>, MailError> 
     rows.into_iter()
         .map(|(row, contact, blob, generation, body, stored)| {
             let body = BoxBody::from_slice(&body).map_err(|_| MailError::Damaged("a letter"))?;
-            let attempt = Attempt::default();
-            Ok((row, Letter { contact, blob, generation, body, stored, attempt, work: None }))
+            Ok((row, Letter { stored, ..Letter::new(contact, blob, generation, body) }))
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use shoal_protocol::UnixMillis;
+use shoal_protocol::{Hash, UnixMillis};
 
 /// How fast a client sends, chosen when the profile is made (design §3.5). Visible on the wire, and users are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -124,6 +124,22 @@ pub struct ConversationInfo {
     pub epoch: u64,
     /// Generation of stores that keeps the boxes of that epoch.
     pub generation: u32,
+}
+
+/// A contact holds a document of the consensus that no chain holds beside those held here: one of the two is shown a
+/// forged network, or the contact lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispute {
+    /// Name of the contact, else its address.
+    pub with: String,
+    /// Height of its document.
+    pub height: u64,
+    /// Hash of its document.
+    pub theirs: Hash,
+    /// Hash of the document of that height held here, if one was.
+    pub ours: Option<Hash>,
+    /// Since when that is known.
+    pub since: UnixMillis,
 }
 
 /// Something the user may want to hear of. What an event says is already on disk.

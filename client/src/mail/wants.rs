@@ -241,3 +241,17 @@ fn card_places(now: UnixMillis, consensus: &Consensus) -> Vec<CardPlace> {
 pub(super) fn postpone(attempt: &mut Attempt, now: UnixMillis, consensus: &Consensus, rng: &mut impl CryptoRng) {
     attempt.later(Rank::Warm, now, &consensus.parameters, rng);
 }
+
+/// A want was made of it and is out; or the consensus could not place it now, and it is tried again later.
+pub(super) fn launched(
+    want: Option<&Want>,
+    attempt: &mut Attempt,
+    now: UnixMillis,
+    consensus: &Consensus,
+    rng: &mut impl CryptoRng,
+) {
+    match want {
+        Some(_) => attempt.out = true,
+        None => postpone(attempt, now, consensus, rng),
+    }
+}

@@ -1,12 +1,11 @@
 //! What becomes of writes: stored, taken, to be repeated; and the word of the peer that all of it was shown.
 
-use super::flight::Flight;
+use super::flight::{Flight, slowest};
 use super::{Mail, MailError, MessageState, ROLLED_BACK, stored};
 use crate::blobs_store::StoredPart;
 use crate::chains::{self, Chain, OutBox, STORED_BOTH, Side};
 use crate::conversations::Conversation;
 use crate::records::Seen;
-use crate::want::Rank;
 use crate::{blobs_store, conversations};
 use rand::CryptoRng;
 use rusqlite::Transaction;
@@ -167,9 +166,7 @@ impl Mail {
             if stored != 0 {
                 blob.queue.hold(j);
             }
-            // as with boxes: the second copy is not urgent
-            let slowest = if stored == 0 { Rank::Warm } else { Rank::Idle };
-            blob.queue.later(j, slowest, now, &consensus.parameters, rng);
+            blob.queue.later(j, slowest(stored != 0), now, &consensus.parameters, rng);
         }
         let last = blob.queue.open() == 0;
         if stored != before {

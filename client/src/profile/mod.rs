@@ -6,8 +6,11 @@
 //! <dir>/profile.db     SQLite: WAL, synchronous=FULL, secure_delete; sealed
 //! <dir>/network.toml   the network the profile belongs to
 //! <dir>/files/         what arrived, one folder a message
+//! <dir>/conflict/      evidence against the authorities, when there is any
 //! ```
 
+pub(crate) mod evidence;
+pub(crate) mod rows;
 mod schema;
 mod vault;
 
@@ -265,4 +268,16 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), MailError> {
 /// Makes a folder of mode 0700 inside the profile.
 pub(crate) fn private_dir(dir: &Path) -> Result<(), MailError> {
     make_private_dir(dir)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An empty database of this format, in memory.
+    pub(crate) fn database() -> Connection {
+        let mut db = Connection::open_in_memory().unwrap();
+        prepare(&mut db).unwrap();
+        db
+    }
 }

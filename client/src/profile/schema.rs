@@ -2,9 +2,9 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
-/// Everything of format 2.
+/// Everything of format 3.
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
@@ -189,5 +189,31 @@ CREATE TABLE inbox_cursor (
 CREATE TABLE letter_seen (
     hash BLOB PRIMARY KEY,                    -- sealed hash of the body
     at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- documents of the consensus that were held; which, says when the client ran: sealed
+CREATE TABLE document_held (
+    document INTEGER PRIMARY KEY AUTOINCREMENT,
+    mark BLOB NOT NULL,                       -- sealed
+    certificate BLOB                          -- sealed; NULL: no longer kept
+);
+
+CREATE TABLE authority_set (
+    authority_set INTEGER PRIMARY KEY,
+    keys BLOB NOT NULL UNIQUE                 -- sealed
+);
+
+-- what accepted contacts said of the documents that they hold
+CREATE TABLE mark_heard (
+    contact INTEGER PRIMARY KEY REFERENCES contact,
+    heard BLOB NOT NULL                       -- sealed
+);
+
+-- the certificate that a member is sending
+CREATE TABLE proof_in (
+    conversation INTEGER NOT NULL REFERENCES conversation,
+    number INTEGER NOT NULL,
+    part BLOB NOT NULL,                       -- sealed
+    PRIMARY KEY (conversation, number)
 ) WITHOUT ROWID;
 ";

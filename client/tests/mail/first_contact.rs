@@ -78,6 +78,23 @@ fn both_write_first_and_both_arrive() {
     assert!(world.run_until(MINUTE, |world| { world.all_delivered(0, &[three]) && world.all_delivered(1, &[four]) }));
     let last = |world: &mut World, who| world.shown(who).last().unwrap().conversation;
     assert_eq!(last(&mut world, 0), last(&mut world, 1));
+    let mut names = Vec::new();
+    for (who, texts) in [(0, ["from Bob", "again from Bob"]), (1, ["from Alice", "again from Alice"])] {
+        assert_eq!(world.texts(who), texts, "nothing is lost, nothing comes twice");
+        assert!(world.shown(who).iter().all(|message| !message.request));
+        let mut both: Vec<_> = world.mail(who).conversations().unwrap().iter().map(|found| found.id).collect();
+        both.sort();
+        let contact = world.mail(who).contacts().unwrap().remove(0);
+        assert_eq!(contact.conversation, both.first().copied(), "the one to write to, named alike at both");
+        names.push(both);
+    }
+    assert_eq!(names[0], names[1]);
+    assert_eq!(names[0].len(), 2);
+    // the other one stays open to whoever names it
+    let other = names[0][1];
+    let five = world.send(0, &other.to_string(), "in the other one");
+    assert!(world.run_until(MINUTE, |world| world.all_delivered(0, &[five])));
+    assert_eq!(last(&mut world, 1), other);
 }
 
 #[test]

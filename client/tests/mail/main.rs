@@ -1,5 +1,5 @@
 //! Two clients' states over an honest model of the stores, in virtual time: first contact, messages, blobs, lost answers,
-//! crashes, older copies of a profile, lying replicas.
+//! crashes, older copies of a profile, lying replicas, forked networks.
 //!
 //! Every random choice comes from the seed in the test's name or message; OpenMLS's own randomness does not, so a run is
 //! repeated in its schedule, not in its bytes.
@@ -9,5 +9,6 @@
 mod epochs;
 mod faults;
 mod first_contact;
+mod forks;
 mod messages;
 mod world;

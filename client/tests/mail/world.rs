@@ -11,7 +11,9 @@ use shoal_client::mail::{Event, Mail, MessageId, MessageState, RateClass, Receiv
 use shoal_client::want::{Rank, Ticket, Want};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, BoxId};
-use shoal_protocol::consensus::{CONSENSUS_FORMAT, Consensus, DrawState, Generation};
+use shoal_protocol::consensus::{
+    CONSENSUS_FORMAT, Consensus, DrawState, Generation, UnverifiedConsensus, VerifiedConsensus, certify,
+};
 use shoal_protocol::inbox::{append_work, verify_read};
 use shoal_protocol::network::{Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
@@ -133,7 +135,9 @@ pub(crate) struct World {
     pub(crate) half_loss: f64,
     steps: BTreeMap<(UnixMillis, u64), Step>,
     counter: u64,
-    network: NetworkFile,
+    pub(crate) network: NetworkFile,
+    /// Three of the four authorities: a quorum, whose keys somebody has stolen.
+    stolen: Vec<AuthoritySecret>,
     folder: TempDir,
 }
 
@@ -141,11 +145,12 @@ impl World {
     pub(crate) fn new(seed: u64, people: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let parameters = Parameters::test_network();
-        let authority = AuthoritySecret::generate(&mut rng);
+        let mut authorities: Vec<_> = (0..4).map(|_| AuthoritySecret::generate(&mut rng)).collect();
+        authorities.sort_by_key(|authority| authority.public().identity);
         let network = NetworkFile {
             name: "model".to_owned(),
             genesis_time: START,
-            authorities: vec![authority.public().clone()],
+            authorities: authorities.iter().map(|authority| authority.public().clone()).collect(),
             parameters,
             hints: Hints::default(),
         };
@@ -186,6 +191,7 @@ impl World {
             steps: BTreeMap::new(),
             counter: 0,
             network,
+            stolen: authorities.into_iter().take(3).collect(),
             folder: TempDir::new().expect("a temporary folder"),
         };
         for who in 0..people {
@@ -246,6 +252,32 @@ impl World {
         self.crash(who);
         self.people[who].dir = with.to_path_buf();
         self.restart(who);
+    }
+
+    /// A certified document of a height, on the chain that `branch` names: documents of one branch follow each other,
+    /// those of branch 0 are the trunk that all share up to height 10.
+    pub(crate) fn document(&self, height: u64, branch: u8) -> VerifiedConsensus {
+        let mut document = self.consensus.clone();
+        document.height = height;
+        document.epoch = Epoch(height + 5);
+        document.randomness = [if height > 10 { branch } else { 0 }; 32];
+        document.previous = Hash::from_bytes([0; 32]);
+        if height > 9 {
+            document.previous = self.document(height - 1, branch).hash();
+        }
+        document.valid_from = self.consensus.schedule().start(document.epoch);
+        document.valid_until = self.consensus.schedule().start(document.epoch.plus(3));
+        let signers: Vec<_> = (0..).zip(&self.stolen).collect();
+        let bytes = certify(&document, 0, &signers);
+        let unverified = UnverifiedConsensus::parse(&bytes).expect("well-formed");
+        unverified.verify_any_time(&self.network.trust_anchor()).expect("certified")
+    }
+
+    /// A client is handed a document.
+    pub(crate) fn hold(&mut self, who: usize, document: &VerifiedConsensus) {
+        let now = self.now;
+        self.mail(who).held(document, now).expect("the profile works");
+        self.listen(who);
     }
 
     fn listen(&mut self, who: usize) {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::ops::Deref;
 
+use minicbor::{Decode, Encode};
 use thiserror::Error;
 
 use super::codec::{self, Put, Reader};
@@ -107,14 +108,18 @@ impl DocumentError {
     }
 }
 
-/// What is remembered of the newest document ever seen, against rollback and forks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is remembered of the newest document ever seen, against rollback and forks; members of a conversation tell each
+/// other theirs (`conversations.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Mark {
     /// Its place in the chain.
+    #[n(0)]
     pub height: u64,
     /// Its epoch.
+    #[n(1)]
     pub epoch: Epoch,
     /// Its hash.
+    #[n(2)]
     pub hash: Hash,
 }
 

@@ -77,8 +77,10 @@ pub(crate) enum Command {
     /// List conversations
     Conversations,
     /// Accept a stranger's request: only then can they learn that you read it
+    ///
+    /// `shoal contacts` lists the requests, each with the command that accepts it.
     Accept {
-        /// Name, address or conversation
+        /// Address of the stranger, the conversation, or a name that you gave
         who: String,
     },
     /// Want nothing more from somebody; they do not learn of it
@@ -136,8 +138,8 @@ pub(crate) struct Patience {
     /// Wait until two stores have it on disk (stored) or the other side has it (delivered)
     #[arg(long, value_enum)]
     pub(crate) wait: Option<Wait>,
-    /// How long to wait: 500ms, 60s, 5m, 1h, 2d
-    #[arg(long, default_value = "60s", value_parser = duration::parse)]
+    /// How long to wait: 500ms, 60s, 5m, 1h, 2d; a plain number is seconds
+    #[arg(long, default_value = "60s", value_parser = patience)]
     pub(crate) timeout: Duration,
 }
 
@@ -154,6 +156,12 @@ impl Wait {
             Self::Delivered => MessageState::Delivered,
         }
     }
+}
+
+/// A time as all commands write it; of a plain number nobody means anything but seconds.
+fn patience(text: &str) -> Result<Duration, duration::DurationError> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { duration::parse(&format!("{text}s")) } else { duration::parse(text) }
 }
 
 /// The folder given, or the user's.
@@ -210,12 +218,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_has_a_unit_or_is_seconds() {
+        for (text, seconds) in [("5", 5), ("60", 60), ("5s", 5), ("2m", 120)] {
+            assert_eq!(patience(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "s", "5 weeks", "-5", "5.5", "99999999999999999999"] {
+            assert!(patience(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn wrong_use_is_refused() {
         for line in [
             &["send", "bob"][..],
             &["send", "bob", "hi", "--wait", "read"][..],
             &["send", "bob", "hi", "--timeout", "soon"][..],
-            &["send", "bob", "hi", "--timeout", "5"][..],
             &["init"][..],
             &["fly"][..],
             &[][..],

@@ -132,7 +132,7 @@ mod tests {
             (&["shoal", "init"][..], "--network <FILE>"),
             (&["shoal", "send", "bob"][..], "<TEXT>"),
             (&["shoal", "send", "bob", "hi", "--wait", "read"][..], "--wait"),
-            (&["shoal", "send", "bob", "hi", "--timeout", "5"][..], "--timeout"),
+            (&["shoal", "send", "bob", "hi", "--timeout", "soon"][..], "--timeout"),
             (&["shoal"][..], "command"),
         ] {
             let message = what_is_wrong(&Args::try_parse_from(line).unwrap_err());

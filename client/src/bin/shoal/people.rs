@@ -34,7 +34,14 @@ pub(crate) async fn block(profile: &Path, who: String, out: &Out) -> Result<(), 
 
 async fn changed(profile: &Path, call: Call, done: &str, out: &Out) -> Result<(), Problem> {
     let contact: ContactLine = reach(profile, out).await?.call(call).await?;
-    out.either(&contact, || format!("{done} {}", plain(&contact.name)))
+    out.either(&contact, || {
+        let name = plain(&contact.name);
+        if contact.name == contact.address && !contact.blocked {
+            format!("{done} {name}\n  to give it a name: shoal add NAME {name}")
+        } else {
+            format!("{done} {name}")
+        }
+    })
 }
 
 pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
@@ -43,7 +50,10 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
         out.either(contact, || {
             let note = match (contact.blocked, contact.request, contact.waiting_since) {
                 (true, ..) => "  (blocked)".to_owned(),
-                (false, true, _) => "  (a request: shoal accept, or shoal block)".to_owned(),
+                (false, true, _) => {
+                    let who = quoted(contact);
+                    format!("\n  a request: shoal accept {who}\n         or: shoal block {who}")
+                }
                 (false, false, Some(since)) => {
                     let since = readable(since);
                     format!(
@@ -62,6 +72,17 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
     Ok(())
 }
 
+/// What to type for somebody: the address of a stranger, the name of others, which has no character that a shell takes
+/// between single quotes but the quote.
+fn quoted(contact: &ContactLine) -> String {
+    let word = |letter: char| letter.is_alphanumeric() || "-_.@".contains(letter);
+    match contact.name.as_str() {
+        name if name.chars().all(word) => name.to_owned(),
+        name if !name.contains('\'') => format!("'{name}'"),
+        _ => contact.address.clone(),
+    }
+}
+
 pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Problem> {
     let conversations: Vec<ConversationLine> = reach(profile, out).await?.call(Call::Conversations).await?;
     for conversation in &conversations {
@@ -69,6 +90,10 @@ pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Probl
             let waiting = match conversation.undelivered {
                 _ if conversation.broken => {
                     "  (broken: its members cannot read each other any more; begin anew)".to_owned()
+                }
+                _ if conversation.request => {
+                    let id = &conversation.conversation;
+                    format!("\n  a request: shoal accept {id}\n         or: shoal block {id}")
                 }
                 0 => String::new(),
                 some => format!("  ({some} not delivered yet)"),

@@ -41,9 +41,12 @@ fn human(status: &Status) -> String {
         },
     };
     let state = match status.state {
-        Condition::Stopped => "STOPPED: the authorities certified two documents for one epoch; no message leaves",
+        Condition::Stopped => {
+            "STOPPED: the authorities certified two documents for one place in the chain; no message leaves"
+        }
         Condition::Offline => "OFFLINE: nothing is sent or received, no cover traffic either",
         Condition::Pause => "PAUSED: most test loops are lost; messages wait, cover traffic goes on",
+        Condition::Warn if !status.disputes.is_empty() => "WARNING: a contact is shown another network than you",
         Condition::Warn => "WARNING: many test loops are lost; something drops packets",
         Condition::Starting => "starting: no test loop is back yet",
         Condition::Good => "good: test loops come back",
@@ -75,6 +78,11 @@ fn human(status: &Status) -> String {
         lines.push(format!(
             "            for {name} since {since}: no card found; they have not run shoal on this network yet"
         ));
+    }
+    for dispute in &status.disputes {
+        let (what, next) = dispute.advice();
+        lines.push(format!("WARNING     since {}: {}", readable(dispute.since), plain(&what)));
+        lines.push(format!("            {}", plain(&next)));
     }
     if status.older_copy.is_some() {
         lines.push(format!("Profile     {OLDER_COPY}; {OLDER_COPY_NEXT}"));
@@ -165,9 +173,9 @@ fn network_checks(status: &Status) -> Vec<Check> {
     };
     let authorities = match (&status.conflict_files, status.conflict, status.rolled_back) {
         (Some(files), _, _) => {
-            format!("they certified two documents for one epoch; both are in {}", files.display())
+            format!("they certified two documents for one place in the chain; the proof is in {}", files.display())
         }
-        (None, true, _) => "they certified two documents for one epoch".to_owned(),
+        (None, true, _) => "they certified two documents for one place in the chain".to_owned(),
         (None, false, true) => "a gateway handed over a document older than the one held; it was refused".to_owned(),
         (None, false, false) => "nothing contradicts the documents held".to_owned(),
     };
@@ -205,6 +213,10 @@ fn network_checks(status: &Status) -> Vec<Check> {
     ];
     if status.older_copy.is_some() {
         checks.push(Check::new("older copy", false, OLDER_COPY.to_owned(), OLDER_COPY_NEXT.to_owned()));
+    }
+    for dispute in &status.disputes {
+        let (what, next) = dispute.advice();
+        checks.push(Check::new("contacts' networks", false, what, next));
     }
     for WaitingLine { name, .. } in &status.waiting {
         let next = "ask them to run shoal once (shoal up), and compare the address and the network's words";

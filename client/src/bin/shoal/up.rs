@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use shoal_client::io::{Client, Exit, Failure, HealthError, StartError, serve, serve_health};
+use shoal_client::io::{Caller, Client, Exit, Failure, HealthError, StartError, serve, serve_health};
 use shoal_client::mail::{Mail, MailError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
@@ -56,9 +56,23 @@ pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -
 
 async fn open(profile: &Path) -> Result<Mail, Failure> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
+    let mut said = false;
     loop {
         match Mail::open(profile) {
-            Err(MailError::Locked(_)) if Instant::now() < deadline => sleep(LOCK_RETRY).await,
+            // one that answers does not stop by itself; one that is stopping has taken its socket away first
+            Err(MailError::Locked(_)) if Caller::connect(profile).is_ok() => {
+                let message = format!("a daemon runs for {} already", profile.display());
+                let next = "nothing: every command uses it. To run it here: shoal down, then shoal up";
+                return Err(Failure::new(Exit::Temporary, "already_running", message, next));
+            }
+            Err(MailError::Locked(_)) if Instant::now() < deadline => {
+                if !said {
+                    said = true;
+                    let (at, seconds) = (profile.display(), LOCK_TIMEOUT.as_secs());
+                    tracing::warn!("another process still holds the profile {at}: waiting up to {seconds} s for it");
+                }
+                sleep(LOCK_RETRY).await;
+            }
             opened => return opened.map_err(Failure::from),
         }
     }

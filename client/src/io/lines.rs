@@ -1,0 +1,238 @@
+//! The objects that the daemon's socket and `--json` speak of: messages, contacts, conversations, events.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::mail::{ContactInfo, ConversationInfo, Event, MessageState, ReceivedMessage, SentMessage};
+
+/// An own message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentLine {
+    /// The same at the reader.
+    pub id: String,
+    /// How far it has come.
+    pub state: MessageState,
+    /// What has to happen for it to come further; not in events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
+    /// Of a file or long text: how much of it is written; only in answers to [`Call::State`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
+}
+
+/// How far the boxes of a file or long text have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// Boxes that both stores have.
+    pub written: u64,
+    /// Boxes in all.
+    pub all: u64,
+}
+
+/// What an own message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitsFor {
+    /// The other side's card: their client has to run once.
+    Card,
+    /// A tick of the schedule, and that nothing has paused it.
+    Turn,
+    /// That two stores answer.
+    Stores,
+    /// The other side's client: it has to run, and the other side to accept.
+    Reader,
+}
+
+impl From<SentMessage> for SentLine {
+    fn from(message: SentMessage) -> Self {
+        let waits_for = match (message.state, message.conversation) {
+            (MessageState::Queued, None) => Some(WaitsFor::Card),
+            (MessageState::Queued, Some(_)) => Some(WaitsFor::Turn),
+            (MessageState::Sent, _) => Some(WaitsFor::Stores),
+            (MessageState::Stored, _) => Some(WaitsFor::Reader),
+            (MessageState::Delivered, _) => None,
+        };
+        Self { id: message.id.to_string(), state: message.state, waits_for, parts: None }
+    }
+}
+
+/// A file of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileLine {
+    /// Its name, a plain file name.
+    pub name: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Where it lies, whole.
+    pub path: PathBuf,
+}
+
+/// A message of somebody else, as `read --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageLine {
+    /// The same at the writer.
+    pub id: String,
+    /// Name of the contact, or address of a stranger.
+    pub from: String,
+    /// The same at every member.
+    pub conversation: String,
+    /// The text, byte for byte.
+    pub text: String,
+    /// The file, or `null`.
+    pub file: Option<FileLine>,
+    /// When the sender says it was sent, in Unix ms.
+    pub sent_at: u64,
+    /// When it was whole here, in Unix ms.
+    pub received_at: u64,
+    /// `true`, and only then present, while the sender is a stranger who was not accepted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub request: bool,
+}
+
+impl From<ReceivedMessage> for MessageLine {
+    fn from(message: ReceivedMessage) -> Self {
+        Self {
+            id: message.id.to_string(),
+            from: message.from,
+            conversation: message.conversation.to_string(),
+            text: message.text,
+            file: message.file.map(|file| FileLine { name: file.name, size: file.size, path: file.path }),
+            sent_at: message.sent_at.0,
+            received_at: message.received_at.0,
+            request: message.request,
+        }
+    }
+}
+
+/// A contact, as `contacts --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactLine {
+    /// The given name, else the address.
+    pub name: String,
+    /// `shoal1…`.
+    pub address: String,
+    /// The conversation of two, or `null`.
+    pub conversation: Option<String>,
+    /// A stranger who waits to be accepted.
+    pub request: bool,
+    /// Nothing is wanted from this contact.
+    pub blocked: bool,
+    /// Since when messages wait for the contact's card, in Unix ms, or `null`.
+    #[serde(default)]
+    pub waiting_since: Option<u64>,
+}
+
+impl From<ContactInfo> for ContactLine {
+    fn from(contact: ContactInfo) -> Self {
+        Self {
+            name: contact.name,
+            address: contact.address,
+            conversation: contact.conversation.map(|id| id.to_string()),
+            request: contact.request,
+            blocked: contact.blocked,
+            waiting_since: None,
+        }
+    }
+}
+
+/// A conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConversationLine {
+    /// The same at every member.
+    pub conversation: String,
+    /// The other member.
+    pub with: String,
+    /// The other member's address.
+    pub address: String,
+    /// An unanswered request of a stranger.
+    pub request: bool,
+    /// Own messages that are not delivered yet.
+    pub undelivered: u64,
+    /// The members went on from different states and cannot read each other any more: begin anew.
+    pub broken: bool,
+}
+
+impl From<ConversationInfo> for ConversationLine {
+    fn from(conversation: ConversationInfo) -> Self {
+        Self {
+            conversation: conversation.id.to_string(),
+            with: conversation.with,
+            address: conversation.address,
+            request: conversation.request,
+            undelivered: conversation.undelivered,
+            broken: conversation.broken,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventLine {
+    /// An own message came further.
+    State(SentLine),
+    /// A message came in.
+    Message(MessageLine),
+    /// A contact changed.
+    Contact(ContactLine),
+    /// Something the user should know.
+    Warning {
+        /// Stable.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// The listener was too slow and so many events are lost to it: ask anew for what matters.
+    Missed(u64),
+}
+
+impl From<Event> for EventLine {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::State { id, state } => {
+                Self::State(SentLine { id: id.to_string(), state, waits_for: None, parts: None })
+            }
+            Event::Received(message) => Self::Message(message.into()),
+            Event::Contact(contact) => Self::Contact(contact.into()),
+            Event::Warning { code, message } => Self::Warning { code: code.to_owned(), message },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{ConversationId, MessageId, ReceivedFile};
+    use serde_json::json;
+    use shoal_protocol::UnixMillis;
+
+    fn received() -> ReceivedMessage {
+        ReceivedMessage {
+            cursor: 7,
+            id: MessageId([1; 16]),
+            from: "ann".to_owned(),
+            address: "shoal1x".to_owned(),
+            conversation: ConversationId([2; 16]),
+            request: false,
+            text: "שלום 🐟".to_owned(),
+            file: None,
+            sent_at: UnixMillis(1_750_000_000_000),
+            received_at: UnixMillis(1_750_000_001_000),
+        }
+    }
+
+    #[test]
+    fn a_message_line_has_exactly_the_agreed_fields() {
+        let line = serde_json::to_string(&MessageLine::from(received())).unwrap();
+        assert_eq!(
+            line,
+            r#"{"id":"01010101010101010101010101010101","from":"ann","conversation":"02020202020202020202020202020202","text":"שלום 🐟","file":null,"sent_at":1750000000000,"received_at":1750000001000}"#
+        );
+        let file = ReceivedFile { name: "a.png".into(), mime: "image/png".into(), size: 3, path: "/p/a.png".into() };
+        let stranger = ReceivedMessage { request: true, file: Some(file), ..received() };
+        let value = serde_json::to_value(MessageLine::from(stranger)).unwrap();
+        assert_eq!(value["request"], json!(true));
+        assert_eq!(value["file"], json!({"name": "a.png", "size": 3, "path": "/p/a.png"}));
+    }
+}

@@ -1,0 +1,143 @@
+//! Blobs on their way out and in: which parts are still to be written or read.
+
+use super::flight::Attempt;
+use crate::blobs::{BlobKeys, Manifest};
+use crate::blobs_store::{Incoming, Outgoing};
+use crate::want::Rank;
+use rand::{CryptoRng, RngExt as _};
+use shoal_protocol::UnixMillis;
+use shoal_protocol::parameters::Parameters;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Parts of a blob that are still to be written or read, handed out in random order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PartQueue {
+    ready: Vec<u64>,
+    later: BTreeSet<(UnixMillis, u64)>,
+    tries: BTreeMap<u64, u32>,
+    /// Not done yet.
+    open: BTreeSet<u64>,
+    /// Not done yet, but one replica has it.
+    held: BTreeSet<u64>,
+}
+
+impl PartQueue {
+    pub(super) fn new(parts: Vec<u64>) -> Self {
+        Self { open: parts.iter().copied().collect(), ready: parts, ..Self::default() }
+    }
+    /// Parts to be written, each with whether one replica has it already.
+    pub(super) fn of_writer(parts: &[(u64, bool)]) -> Self {
+        let held = parts.iter().filter(|(_, held)| *held).map(|(j, _)| *j).collect();
+        Self { held, ..Self::new(parts.iter().map(|(j, _)| *j).collect()) }
+    }
+    /// One replica has the part.
+    pub(super) fn hold(&mut self, j: u64) {
+        if self.open.contains(&j) {
+            self.held.insert(j);
+        }
+    }
+    /// Whether a reader would find every part at one replica at least.
+    pub(super) fn readable(&self) -> bool {
+        self.held.len() == self.open.len()
+    }
+    /// Parts that are not done.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+    pub(super) fn has_ready(&self, now: UnixMillis) -> bool {
+        !self.ready.is_empty() || self.later.first().is_some_and(|(due, _)| *due <= now)
+    }
+    /// One part that may be asked for now.
+    pub(super) fn take(&mut self, now: UnixMillis, rng: &mut impl CryptoRng) -> Option<u64> {
+        while let Some((due, j)) = self.later.first().copied() {
+            if due > now {
+                break;
+            }
+            self.later.pop_first();
+            self.ready.push(j);
+        }
+        self.ready.retain(|j| self.open.contains(j));
+        if self.ready.is_empty() {
+            return None;
+        }
+        let at = rng.random_range(0..self.ready.len());
+        Some(self.ready.swap_remove(at))
+    }
+    pub(super) fn later(
+        &mut self,
+        j: u64,
+        slowest: Rank,
+        now: UnixMillis,
+        parameters: &Parameters,
+        rng: &mut impl CryptoRng,
+    ) {
+        if self.open.contains(&j) {
+            let tries = self.tries.entry(j).or_default();
+            let mut attempt = Attempt::after(*tries);
+            attempt.later(slowest, now, parameters, rng);
+            *tries = attempt.tries();
+            self.later.insert((attempt.due, j));
+        }
+    }
+    /// The part is done; `false` if it was before.
+    pub(super) fn done(&mut self, j: u64) -> bool {
+        self.tries.remove(&j);
+        self.held.remove(&j);
+        self.open.remove(&j)
+    }
+}
+
+/// A blob that is being written.
+pub(super) struct BlobOut {
+    pub(super) keys: BlobKeys,
+    pub(super) generation: u32,
+    pub(super) queue: PartQueue,
+}
+
+impl BlobOut {
+    pub(super) fn new(outgoing: &Outgoing) -> Self {
+        let queue = PartQueue::of_writer(&outgoing.parts);
+        Self { keys: outgoing.manifest.keys(), generation: outgoing.generation, queue }
+    }
+}
+
+/// A blob that is being read.
+pub(super) struct BlobIn {
+    pub(super) incoming: Incoming,
+    pub(super) keys: BlobKeys,
+    pub(super) queue: PartQueue,
+    /// Bodies that opened and were not what the manifest says: its writer lies.
+    pub(super) lies: u32,
+    /// The reading of which it was last given, to take turns.
+    pub(super) served: u64,
+    /// Since when both replicas have said of every part that is asked for that it is not there.
+    pub(super) absent_since: Option<UnixMillis>,
+    /// Own failures with it, and before when it is left alone because of them.
+    pub(super) failures: u32,
+    pub(super) resting: UnixMillis,
+}
+
+impl BlobIn {
+    pub(super) fn new(incoming: Incoming, here: &[u64]) -> Self {
+        let here: BTreeSet<u64> = here.iter().copied().collect();
+        let queue = PartQueue::new((0..incoming.manifest.boxes()).filter(|j| !here.contains(j)).collect());
+        Self {
+            keys: incoming.manifest.keys(),
+            incoming,
+            queue,
+            lies: 0,
+            served: 0,
+            absent_since: None,
+            failures: 0,
+            resting: UnixMillis::default(),
+        }
+    }
+    /// The same blob as it was before memory was rebuilt: what was learnt of it counts on.
+    pub(super) fn continuing(self, before: Option<&Self>) -> Self {
+        let Some(before) = before else { return self };
+        Self { absent_since: before.absent_since, failures: before.failures, resting: before.resting, ..self }
+    }
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.incoming.manifest
+    }
+}

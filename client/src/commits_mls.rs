@@ -4,7 +4,8 @@
 //! generation of stores. Nothing else is written, and nothing else is accepted.
 
 use crate::commit_slots::ENTRY_CONTEXT;
-use crate::conversations_mls::{Begun, GroupError, OwnLeaf, Provider, begun, group_context, load, own_signer, state};
+use crate::conversations_mls::{Begun, GroupError, Provider, begun, load, own_signer, state};
+use crate::leaves_mls::{OwnLeaf, group_context};
 use openmls::credentials::NewSignerBundle;
 use openmls::group::PastEpochDeletion;
 use openmls::prelude::{

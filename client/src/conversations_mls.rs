@@ -4,14 +4,13 @@
 //! together or not at all. OpenMLS draws from the system's generator itself; nothing here can be reproduced from a seed.
 
 use crate::commits_mls::PAST_EPOCHS_MAX;
+use crate::leaves_mls::{GENERATION_EXTENSION, Member, OwnLeaf, capabilities, group_context, verify_leaf};
 use crate::profile::{Entered, SealedJson, Vault};
-use openmls::group::{GroupContext, PastEpochDeletionPolicy, StagedWelcome};
+use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
-    BasicCredential, Capabilities, Ciphersuite, Credential, CredentialType, CredentialWithKey, Extension,
-    ExtensionType, Extensions, GroupId, KeyPackage, KeyPackageBundle, KeyPackageIn, KeyPackageRef, LeafNode,
-    LeafNodeIndex, Lifetime, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn,
-    PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion, RequiredCapabilitiesExtension,
-    Sender, SenderRatchetConfiguration, UnknownExtension,
+    Ciphersuite, GroupId, KeyPackage, KeyPackageBundle, KeyPackageIn, KeyPackageRef, LeafNodeIndex, Lifetime, MlsGroup,
+    MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY,
+    ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::RustCrypto;
@@ -28,10 +27,6 @@ use zeroize::Zeroizing;
 
 /// ML-KEM-768 with X25519, AES-256-GCM, SHA-384, Ed25519 (draft-ietf-mls-pq-ciphersuites; provisional code point).
 pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519;
-/// LeafNode extension (private use): public half of the member's write key, 32 bytes.
-const WRITE_KEY_EXTENSION: u16 = 0xF0A1;
-/// GroupContext extension (private use): generation of stores that keeps this epoch's boxes, u32 big-endian.
-const GENERATION_EXTENSION: u16 = 0xF0A2;
 /// Exporter label of E_g, from which all chain secrets of an epoch come.
 const EXPORTER_LABEL: &str = "shoal boxes";
 const CHAIN: &str = "shoal/1 chain";
@@ -90,17 +85,6 @@ pub(crate) fn state(error: impl std::fmt::Debug) -> GroupError {
     GroupError::State(format!("{error:?}"))
 }
 
-/// One member of a conversation, verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Index of its leaf.
-    pub leaf: u32,
-    /// Whose it is.
-    pub inbox: InboxPublic,
-    /// The public half of its write key.
-    pub writer: WritePublic,
-}
-
 /// A conversation of two as it begins.
 #[derive(Debug)]
 pub struct Begun {
@@ -123,63 +107,6 @@ pub struct Begun {
 pub fn chain_secret(exported: &[u8], leaf: u32) -> ChainSecret {
     let material = Zeroizing::new([exported, &leaf.to_be_bytes()].concat());
     ChainSecret::derive(CHAIN, &material)
-}
-
-/// The own keys of a leaf in the making.
-pub(crate) struct OwnLeaf {
-    pub(crate) signer: SignatureKeyPair,
-    pub(crate) credential: CredentialWithKey,
-    pub(crate) extensions: Extensions<LeafNode>,
-}
-
-impl OwnLeaf {
-    /// Fresh signature key, credential over it, write key in the extension. The signer is stored with OpenMLS.
-    pub(crate) fn new(
-        provider: &Provider<'_>,
-        inbox: &InboxKey,
-        writer: &WriteKey,
-        rng: &mut impl CryptoRng,
-    ) -> Result<Self, GroupError> {
-        let key = shoal_protocol::IdentityKey::generate(rng);
-        let public = key.identity().as_bytes().to_vec();
-        let signer = SignatureKeyPair::from_raw(SignatureScheme::ED25519, key.seed().to_vec(), public.clone());
-        signer.store(provider.storage()).map_err(state)?;
-        let identity = [inbox.public().as_bytes().as_slice(), &inbox.sign_credential(&public)].concat();
-        let credential =
-            CredentialWithKey { credential: BasicCredential::new(identity).into(), signature_key: public.into() };
-        let extensions = Extensions::single(unknown(WRITE_KEY_EXTENSION, writer.public().as_bytes())).map_err(state)?;
-        Ok(Self { signer, credential, extensions })
-    }
-}
-
-fn unknown(kind: u16, value: &[u8]) -> Extension {
-    Extension::Unknown(kind, UnknownExtension(value.to_vec()))
-}
-
-/// The extensions of a group: the generation of its epoch, and that every leaf must know ours. OpenMLS takes a change of
-/// a private extension only when the group requires it of its members.
-pub(crate) fn group_context(generation: u32) -> Result<Extensions<GroupContext>, GroupError> {
-    let required = [ExtensionType::Unknown(WRITE_KEY_EXTENSION), ExtensionType::Unknown(GENERATION_EXTENSION)];
-    let required = RequiredCapabilitiesExtension::new(&required, &[], &[CredentialType::Basic]);
-    Extensions::from_vec(vec![
-        Extension::RequiredCapabilities(required),
-        unknown(GENERATION_EXTENSION, &generation.to_be_bytes()),
-    ])
-    .map_err(state)
-}
-
-fn capabilities() -> Capabilities {
-    Capabilities::new(
-        Some(&[ProtocolVersion::Mls10]),
-        Some(&[SUITE]),
-        Some(&[
-            ExtensionType::LastResort,
-            ExtensionType::Unknown(WRITE_KEY_EXTENSION),
-            ExtensionType::Unknown(GENERATION_EXTENSION),
-        ]),
-        None,
-        Some(&[CredentialType::Basic]),
-    )
 }
 
 /// A lifetime that never ends: OpenMLS would compare it with the system's clock, which pure rooms do not know. What
@@ -367,32 +294,6 @@ pub(crate) fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic
     })
 }
 
-/// Checks a leaf's credential (inbox key ‖ its signature over the leaf's signature key) and its write key.
-fn verify_leaf(index: u32, leaf: &LeafNode) -> Result<Member, GroupError> {
-    let inbox = verify_credential(leaf.credential(), leaf.signature_key().as_slice())?;
-    let writer = leaf
-        .extensions()
-        .unknown(WRITE_KEY_EXTENSION)
-        .and_then(|extension| <[u8; 32]>::try_from(extension.0.as_slice()).ok())
-        .and_then(|bytes| WritePublic::parse(bytes).ok())
-        .ok_or(GroupError::Refused("no write key in a leaf"))?;
-    Ok(Member { leaf: index, inbox, writer })
-}
-
-fn verify_credential(credential: &Credential, signature_key: &[u8]) -> Result<InboxPublic, GroupError> {
-    let credential =
-        BasicCredential::try_from(credential.clone()).map_err(|_| GroupError::Refused("credential of another type"))?;
-    let (inbox, signature) =
-        credential.identity().split_first_chunk::<32>().ok_or(GroupError::Refused("malformed credential"))?;
-    let inbox = InboxPublic::parse(*inbox).map_err(|_| GroupError::Refused("credential holds no inbox key"))?;
-    let signature: &[u8; 64] = signature.try_into().map_err(|_| GroupError::Refused("malformed credential"))?;
-    if inbox.verify_credential(signature_key, signature) {
-        Ok(inbox)
-    } else {
-        Err(GroupError::Refused("credential not signed by its inbox key"))
-    }
-}
-
 pub(crate) fn load(provider: &Provider<'_>, group_id: &[u8]) -> Result<MlsGroup, GroupError> {
     MlsGroup::load(provider.storage(), &GroupId::from_slice(group_id))
         .map_err(state)?
@@ -455,6 +356,7 @@ pub fn own_writer(provider: &Provider<'_>, group_id: &[u8]) -> Result<WritePubli
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use openmls::group::GroupContext;
 
     /// What a founder who breaks the rules can write: the Welcome of a group that is in any epoch but the first.
     pub(crate) fn welcome_of_epoch(

@@ -25,6 +25,7 @@ pub mod emission;
 pub mod guard;
 pub mod inbox_letter;
 pub mod io;
+pub mod leaves_mls;
 pub mod loops;
 pub mod mail;
 mod marks;

@@ -277,6 +277,15 @@ mod tests {
         assert!(!proof(PROOF_PART_SIZE + 100).fits(), "no more records than there must be");
     }
 
+    /// The example of conversations.md.
+    #[test]
+    fn a_receipt_has_the_bytes_of_the_specification() {
+        let mark = Mark { height: 12, epoch: Epoch(40), hash: Hash::from_bytes([0xab; 32]) };
+        let record = Record { seen: Seen { epoch: 1, boxes: 0 }, mark, content: Content::Receipt };
+        let expected = format!("83820100830c18285820{}820180", "ab".repeat(32));
+        assert_eq!(hex::encode(record.to_bytes()), expected);
+    }
+
     #[test]
     fn parts_of_proofs_are_bounded() {
         let read = |number, parts, size| {

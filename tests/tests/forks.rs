@@ -2,8 +2,6 @@
 //! quorum of the authorities are stolen, and with them every document is certified a second time, as another one in which
 //! the gateway's address is the liar's. The client of Ann hears of no other; Bob's sees the network as it is.
 
-#![expect(clippy::disallowed_methods, reason = "a test reads the real clock")]
-
 use serde_json::Value;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::certificate::Certificate;

@@ -98,9 +98,10 @@ impl Mail {
         Ok(disputes)
     }
 
-    /// The newest document held: what the next record names.
-    pub(super) fn mark(&self) -> Mark {
-        self.memory.marks.newest().unwrap_or(NO_MARK)
+    /// The newest document held: what the next record of a conversation names. Of what is sealed in a stranger's request
+    /// it would say, once that is accepted, when this client ran before.
+    pub(super) fn mark(&self, conversation: &Conversation) -> Mark {
+        self.memory.marks.newest().filter(|_| !conversation.request).unwrap_or(NO_MARK)
     }
 
     /// What a record of the other member says of its documents. A stranger's says nothing.

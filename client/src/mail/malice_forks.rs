@@ -2,10 +2,12 @@
 
 use super::malice::{Scene, text};
 use super::*;
+use crate::conversations_mls;
 use crate::marks_heard::Heard;
-use crate::records::{Content, PROOF_PART_SIZE, PROOF_PARTS_MAX, Seen};
+use crate::records::{Content, NO_MARK, PROOF_PART_SIZE, PROOF_PARTS_MAX, Record, Seen};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use shoal_protocol::authority::AuthoritySecret;
+use shoal_protocol::boxes;
 use shoal_protocol::certificate::Certificate;
 use shoal_protocol::consensus::{Mark, UnverifiedConsensus, VerifiedConsensus, certify};
 use shoal_protocol::{Epoch, Hash};
@@ -160,4 +162,33 @@ fn a_stranger_may_say_what_it_likes() {
     assert_eq!(marks_heard::load_heard(&scene.bob.profile.db, &scene.bob.profile.vault).unwrap().len(), 0);
     assert!(scene.bob.memory.heard.values().all(|heard| *heard == Heard::default()));
     assert_eq!(scene.bob.messages(0, 10).unwrap().len(), 1);
+}
+
+/// The mark in the last record that Bob has sealed, as Mallory reads it.
+fn last_mark(scene: &mut Scene) -> Mark {
+    let (bob, mallory) = (&scene.bob.profile, &scene.mallory.profile);
+    let theirs = conversations::all(&bob.db, &bob.vault).unwrap().remove(0);
+    let transaction = bob.db.unchecked_transaction().unwrap();
+    let own = chains::writing(&transaction, &bob.vault, theirs.row).unwrap();
+    let rng = &mut scene.rng;
+    scene.bob.seal_record(&transaction, &theirs, &own, Content::Receipt, None, rng).unwrap();
+    transaction.commit().unwrap();
+    let rows = chains::unstored(&bob.db).unwrap();
+    let mut of_chain = rows.iter().filter(|(_, chain, _)| *chain == own.row);
+    let out = chains::out_box(&bob.db, of_chain.next_back().unwrap().0).unwrap().unwrap();
+    let sealed = boxes::open(&own.secret, out.j, &own.id(out.j, &bob.inbox), &out.body).unwrap();
+    let provider = provider(mallory, &scene.mallory.crypto, &mallory.db);
+    let opened = conversations_mls::open(&provider, &theirs.id.0, own.leaf, &sealed).unwrap();
+    Record::from_bytes(&opened).unwrap().mark
+}
+
+#[test]
+fn what_is_sealed_before_acceptance_says_nothing_of_when() {
+    let mut scene = Scene::new(85);
+    scene.acquaint();
+    let newest = hold(&mut scene, 12);
+    assert_eq!(last_mark(&mut scene), NO_MARK);
+    let mallory = scene.mallory.address();
+    scene.bob.accept(&mallory, scene.now, &mut scene.rng).unwrap();
+    assert_eq!(last_mark(&mut scene), newest);
 }

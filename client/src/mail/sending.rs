@@ -126,7 +126,8 @@ impl Mail {
         message: Option<i64>,
         rng: &mut impl CryptoRng,
     ) -> Result<Sealed, MailError> {
-        let record = Record { seen: chains::seen(transaction, conversation.row)?, mark: self.mark(), content };
+        let record =
+            Record { seen: chains::seen(transaction, conversation.row)?, mark: self.mark(conversation), content };
         let provider = provider(&self.profile, &self.crypto, transaction);
         let plaintext = zeroize::Zeroizing::new(record.to_bytes());
         let ciphertext = conversations_mls::seal(&provider, &conversation.id.0, &plaintext)?;

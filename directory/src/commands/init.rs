@@ -26,7 +26,7 @@ use crate::Output;
 ///   1. every operator:  init --dir D --key-only --listen IP:PORT --address IP:PORT --metrics 127.0.0.1:PORT
 ///      makes the keys and writes D/authority.pub, which is public: send it to the founder.
 ///   2. one founder, who has done step 1 too, with the others' files:
-///                       init --dir D --name NAME --authority bob.pub --authority carol.pub ...
+///      init --dir D --name NAME --authority bob.pub --authority carol.pub ...
 ///      writes D/network.toml with everybody's keys: send it to all. The own key is taken from D.
 ///   3. every other:     init --dir D --network network.toml
 ///      takes it, if the own key is in it. Compare the fingerprint words by voice before you run.

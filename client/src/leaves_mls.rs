@@ -1,0 +1,114 @@
+//! Leaves of a group and what they and the group carry: whose a leaf is, its write key, the generation of an epoch.
+
+use crate::conversations_mls::{GroupError, Provider, SUITE, state};
+use openmls::group::GroupContext;
+use openmls::prelude::{
+    BasicCredential, Capabilities, Credential, CredentialType, CredentialWithKey, Extension, ExtensionType, Extensions,
+    LeafNode, ProtocolVersion, RequiredCapabilitiesExtension, UnknownExtension,
+};
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_traits::OpenMlsProvider as _;
+use openmls_traits::types::SignatureScheme;
+use rand::CryptoRng;
+use shoal_protocol::boxes::{WriteKey, WritePublic};
+use shoal_protocol::inbox::{InboxKey, InboxPublic};
+
+/// LeafNode extension (private use): public half of the member's write key, 32 bytes.
+const WRITE_KEY_EXTENSION: u16 = 0xF0A1;
+/// GroupContext extension (private use): generation of stores that keeps this epoch's boxes, u32 big-endian.
+pub(crate) const GENERATION_EXTENSION: u16 = 0xF0A2;
+
+/// One member of a conversation, verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Index of its leaf.
+    pub leaf: u32,
+    /// Whose it is.
+    pub inbox: InboxPublic,
+    /// The public half of its write key.
+    pub writer: WritePublic,
+}
+
+/// The own keys of a leaf in the making.
+pub(crate) struct OwnLeaf {
+    pub(crate) signer: SignatureKeyPair,
+    pub(crate) credential: CredentialWithKey,
+    pub(crate) extensions: Extensions<LeafNode>,
+}
+
+impl OwnLeaf {
+    /// Fresh signature key, credential over it, write key in the extension. The signer is stored with OpenMLS.
+    pub(crate) fn new(
+        provider: &Provider<'_>,
+        inbox: &InboxKey,
+        writer: &WriteKey,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, GroupError> {
+        let key = shoal_protocol::IdentityKey::generate(rng);
+        let public = key.identity().as_bytes().to_vec();
+        let signer = SignatureKeyPair::from_raw(SignatureScheme::ED25519, key.seed().to_vec(), public.clone());
+        signer.store(provider.storage()).map_err(state)?;
+        let identity = [inbox.public().as_bytes().as_slice(), &inbox.sign_credential(&public)].concat();
+        let credential =
+            CredentialWithKey { credential: BasicCredential::new(identity).into(), signature_key: public.into() };
+        let extensions = Extensions::single(unknown(WRITE_KEY_EXTENSION, writer.public().as_bytes())).map_err(state)?;
+        Ok(Self { signer, credential, extensions })
+    }
+}
+
+fn unknown(kind: u16, value: &[u8]) -> Extension {
+    Extension::Unknown(kind, UnknownExtension(value.to_vec()))
+}
+
+/// The extensions of a group: the generation of its epoch, and that every leaf must know ours. OpenMLS takes a change of
+/// a private extension only when the group requires it of its members.
+pub(crate) fn group_context(generation: u32) -> Result<Extensions<GroupContext>, GroupError> {
+    let required = [ExtensionType::Unknown(WRITE_KEY_EXTENSION), ExtensionType::Unknown(GENERATION_EXTENSION)];
+    let required = RequiredCapabilitiesExtension::new(&required, &[], &[CredentialType::Basic]);
+    Extensions::from_vec(vec![
+        Extension::RequiredCapabilities(required),
+        unknown(GENERATION_EXTENSION, &generation.to_be_bytes()),
+    ])
+    .map_err(state)
+}
+
+/// What every leaf can do.
+pub(crate) fn capabilities() -> Capabilities {
+    Capabilities::new(
+        Some(&[ProtocolVersion::Mls10]),
+        Some(&[SUITE]),
+        Some(&[
+            ExtensionType::LastResort,
+            ExtensionType::Unknown(WRITE_KEY_EXTENSION),
+            ExtensionType::Unknown(GENERATION_EXTENSION),
+        ]),
+        None,
+        Some(&[CredentialType::Basic]),
+    )
+}
+
+/// Checks a leaf's credential (inbox key ‖ its signature over the leaf's signature key) and its write key.
+pub(crate) fn verify_leaf(index: u32, leaf: &LeafNode) -> Result<Member, GroupError> {
+    let inbox = verify_credential(leaf.credential(), leaf.signature_key().as_slice())?;
+    let writer = leaf
+        .extensions()
+        .unknown(WRITE_KEY_EXTENSION)
+        .and_then(|extension| <[u8; 32]>::try_from(extension.0.as_slice()).ok())
+        .and_then(|bytes| WritePublic::parse(bytes).ok())
+        .ok_or(GroupError::Refused("no write key in a leaf"))?;
+    Ok(Member { leaf: index, inbox, writer })
+}
+
+fn verify_credential(credential: &Credential, signature_key: &[u8]) -> Result<InboxPublic, GroupError> {
+    let credential =
+        BasicCredential::try_from(credential.clone()).map_err(|_| GroupError::Refused("credential of another type"))?;
+    let (inbox, signature) =
+        credential.identity().split_first_chunk::<32>().ok_or(GroupError::Refused("malformed credential"))?;
+    let inbox = InboxPublic::parse(*inbox).map_err(|_| GroupError::Refused("credential holds no inbox key"))?;
+    let signature: &[u8; 64] = signature.try_into().map_err(|_| GroupError::Refused("malformed credential"))?;
+    if inbox.verify_credential(signature_key, signature) {
+        Ok(inbox)
+    } else {
+        Err(GroupError::Refused("credential not signed by its inbox key"))
+    }
+}

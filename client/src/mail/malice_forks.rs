@@ -173,9 +173,9 @@ fn last_mark(scene: &mut Scene) -> Mark {
     let rng = &mut scene.rng;
     scene.bob.seal_record(&transaction, &theirs, &own, Content::Receipt, None, rng).unwrap();
     transaction.commit().unwrap();
-    let rows = chains::unstored(&bob.db).unwrap();
-    let mut of_chain = rows.iter().filter(|(_, chain, _)| *chain == own.row);
-    let out = chains::out_box(&bob.db, of_chain.next_back().unwrap().0).unwrap().unwrap();
+    let last = "SELECT max(box) FROM box_out WHERE chain = ?1";
+    let row: i64 = bob.db.query_row(last, [own.row], |row| row.get(0)).unwrap();
+    let out = chains::out_box(&bob.db, row).unwrap().unwrap();
     let sealed = boxes::open(&own.secret, out.j, &own.id(out.j, &bob.inbox), &out.body).unwrap();
     let provider = provider(mallory, &scene.mallory.crypto, &mallory.db);
     let opened = conversations_mls::open(&provider, &theirs.id.0, own.leaf, &sealed).unwrap();

@@ -417,7 +417,22 @@ fn failures_have_codes_and_say_what_next() {
         assert!(!json["error"]["next"].as_str().unwrap().is_empty(), "{arguments:?}");
         assert!(!json["error"]["message"].as_str().unwrap().is_empty(), "{arguments:?}");
     }
+    // all that is missing at once, and who has a file that is not there
+    let (_, json) = shoal_directory(&["init", "--dir", nowhere, "--name", "x"]);
+    let message = json["error"]["message"].as_str().unwrap();
+    assert!(message.contains("--listen") && message.contains("--metrics"), "{message}");
     assert!(!Path::new(nowhere).exists(), "a refused init writes nothing");
+    let keys = ["init", "--dir", nowhere, "--key-only", "--listen", "127.0.0.1:1", "--metrics", "127.0.0.1:2"];
+    assert!(shoal_directory(&keys).0.status.success());
+    for (option, whom) in [("--network", "founder"), ("--authority", "operator")] {
+        let mut arguments = vec!["init", "--dir", nowhere, option, "/no/such/file"];
+        if option == "--authority" {
+            arguments.extend(["--name", "x"]);
+        }
+        let (output, json) = shoal_directory(&arguments);
+        assert_eq!(output.status.code(), Some(74), "{arguments:?}: {json}");
+        assert!(json["error"]["next"].as_str().unwrap().contains(whom), "{arguments:?}: {json}");
+    }
     let (output, _) = shoal_directory(&["--help"]);
     assert!(output.status.success());
 }

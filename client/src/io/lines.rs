@@ -16,7 +16,7 @@ pub struct SentLine {
     /// What has to happen for it to come further; not in events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<WaitsFor>,
-    /// Of a file or long text: how much of it is written; only in answers to [`Call::State`].
+    /// Of a file or long text: how much of it is written; only in answers to [`super::Call::State`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parts: Option<Parts>,
 }

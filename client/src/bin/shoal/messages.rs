@@ -236,7 +236,9 @@ async fn wait_for_message(caller: &mut Caller, out: &Out) -> Result<(), Problem>
 }
 
 fn human(message: &MessageLine) -> String {
-    let request = if message.request { " (request: shoal accept, or shoal block)" } else { "" };
+    let id = &message.conversation;
+    let request =
+        if message.request { format!(" (request: shoal accept {id}, or shoal block {id})") } else { String::new() };
     let file = message
         .file
         .as_ref()
@@ -305,7 +307,7 @@ mod tests {
         message.request = true;
         let text = human(&message);
         assert!(
-            text.ends_with("ann (request: shoal accept, or shoal block): [file a.png, 3 bytes: /f/a.png]"),
+            text.ends_with("ann (request: shoal accept 00, or shoal block 00): [file a.png, 3 bytes: /f/a.png]"),
             "{text}"
         );
     }

@@ -1,8 +1,6 @@
 //! One of four authorities whose clock is an hour wrong (row 16 of the attack table), as a real process under libfaketime: the
 //! others miss no epoch and name it, and it says itself that it is the wrong one.
 
-#![expect(clippy::disallowed_methods, reason = "a test reads the real clock")]
-
 use serde_json::Value;
 use shoal_tests::authority::{Kept, directory, remarks};
 use shoal_tests::testnet::Testnet;

@@ -116,6 +116,10 @@ pub struct Authority {
     evidence: VecDeque<Evidence>,
     waiting_for: Option<String>,
     muted: Option<&'static str>,
+    /// How the own clock differs from the others', when it is the own one that is wrong.
+    clock_wrong: Option<String>,
+    /// Height for which the others were told the time although nothing was due by the own clock.
+    spoke_for: Option<u64>,
 }
 
 /// What an authority begins with.
@@ -151,6 +155,8 @@ impl Authority {
             evidence: VecDeque::new(),
             waiting_for: None,
             muted: None,
+            clock_wrong: None,
+            spoke_for: None,
         };
         authority.take_seat();
         authority
@@ -244,6 +250,8 @@ impl Authority {
         };
         let in_force = self.judge.previous.as_ref().map_or(self.judge.genesis.parameters, |newest| newest.parameters);
         state.note(message.list(), &in_force, now);
+        self.look_at_own_clock();
+        let state = self.peers.entry(from).or_default();
         let (_, latest) = self.judge.due_epochs();
         if message.list().epoch > latest {
             let ahead = state.clock_ahead_ms.unwrap_or_default();
@@ -299,7 +307,12 @@ impl Authority {
                     acts.extend(self.ask(now));
                 }
             }
-            Due::Wait(_) => self.due_since = None,
+            Due::Wait(_) => {
+                self.due_since = None;
+                if self.is_to_speak_early() {
+                    acts.extend(self.speak_early(listing, now));
+                }
+            }
         }
         acts
     }
@@ -309,6 +322,7 @@ impl Authority {
     pub fn next_wake(&self, now: UnixMillis) -> UnixMillis {
         let agreement = self.seat.as_ref().and_then(|seat| seat.agreement.next_wake());
         let due = match due(&self.judge.genesis.schedule, self.newest().map(|newest| newest.epoch), now) {
+            Due::Wait(_) if self.is_to_speak_early() => now,
             Due::Wait(until) => until,
             Due::Document(_) => now.plus(self.timing().base() / 4),
         };
@@ -436,7 +450,22 @@ impl Authority {
     /// What the next document waits for.
     #[must_use]
     pub fn waiting_for(&self) -> Option<&str> {
-        self.waiting_for.as_deref().or(self.muted)
+        self.clock_wrong().or(self.waiting_for.as_deref()).or(self.muted)
+    }
+
+    /// How the own clock differs from the others', when it is the own one that is wrong.
+    #[must_use]
+    pub fn clock_wrong(&self) -> Option<&str> {
+        self.clock_wrong.as_deref()
+    }
+
+    fn look_at_own_clock(&mut self) {
+        let behind = peers::own_clock_behind(&self.peers, self.judge.genesis.parameters.skew());
+        self.clock_wrong = behind.map(|ms| {
+            // in seconds: what the way of a list adds must not make another text of it each time
+            let (seconds, side) = (ms.unsigned_abs() / 1_000, if ms > 0 { "behind" } else { "ahead of" });
+            format!("this authority's clock is {seconds} s {side} the others': set it right")
+        });
     }
 
     /// What is known of the others.

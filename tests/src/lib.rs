@@ -4,9 +4,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "a harness waits on the real clock")]
 
+pub mod authority;
+#[cfg(target_os = "linux")]
+pub mod hosts;
+pub mod liar;
 pub mod metrics;
+pub mod netns;
 pub mod person;
 pub mod testnet;
+#[cfg(target_os = "linux")]
+pub mod wire;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,14 +22,22 @@ use std::time::{Duration, Instant};
 ///
 /// # Panics
 /// When `deadline` has passed: the test has failed, and `what` says at what.
-pub fn until<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, deadline: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    until_every(Duration::from_millis(20), what, deadline, condition)
+}
+
+/// As [`until`], for a condition that costs so much that it is not asked for all the time: a command that is run.
+///
+/// # Panics
+/// As [`until`].
+pub fn until_every<T>(pause: Duration, what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
         assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A person at a shell: one profile, the real `shoal` command.
 
 use crate::binary;
+use crate::netns::in_namespace;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -15,6 +16,8 @@ pub struct Person {
     pub profile: PathBuf,
     /// `shoal1…`.
     pub address: String,
+    /// Network namespace in which all commands run; `None`: the machine's own network.
+    namespace: Option<String>,
     daemon: Option<Child>,
 }
 
@@ -35,7 +38,16 @@ impl Person {
     /// # Panics
     /// When either fails.
     pub fn new(name: &'static str, folder: &Path, network: &Path) -> Self {
-        let mut person = Self { name, profile: folder.join(name), address: String::new(), daemon: None };
+        Self::inside(None, name, folder, network)
+    }
+
+    /// As [`Person::new`], for somebody who lives in a network namespace.
+    ///
+    /// # Panics
+    /// When either fails.
+    pub fn inside(namespace: Option<&str>, name: &'static str, folder: &Path, network: &Path) -> Self {
+        let (profile, namespace) = (folder.join(name), namespace.map(str::to_owned));
+        let mut person = Self { name, profile, address: String::new(), namespace, daemon: None };
         let made = person.run([OsStr::new("init"), OsStr::new("--network"), network.as_os_str()]);
         assert_eq!(made.code, 0, "{name}: init: {}", made.stderr);
         person.address = made.lines[0]["address"].as_str().expect("init prints an address").to_owned();
@@ -53,9 +65,8 @@ impl Person {
             .append(true)
             .open(self.profile.with_extension("log"))
             .expect("log");
-        let mut child = Command::new(binary("shoal"))
-            .arg("--profile")
-            .arg(&self.profile)
+        let mut child = self
+            .command()
             .args(["up", "--json"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -67,6 +78,17 @@ impl Person {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
         assert_eq!(line.trim(), r#"{"ready":true}"#, "{}: up", self.name);
         self.daemon = Some(child);
+    }
+
+    /// `shoal --profile …`, where the person lives.
+    fn command(&self) -> Command {
+        let program = binary("shoal");
+        let mut command = match &self.namespace {
+            Some(namespace) => in_namespace(namespace, &program),
+            None => Command::new(program),
+        };
+        command.arg("--profile").arg(&self.profile);
+        command
     }
 
     /// Process id of the daemon.
@@ -97,9 +119,8 @@ impl Person {
     /// # Panics
     /// When the command cannot be started or prints what is no JSON.
     pub fn run_with_input<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, input: &[u8]) -> Ended {
-        let mut child = Command::new(binary("shoal"))
-            .arg("--profile")
-            .arg(&self.profile)
+        let mut child = self
+            .command()
             .args(arguments)
             .arg("--json")
             .stdin(Stdio::piped())

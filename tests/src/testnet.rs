@@ -107,11 +107,20 @@ impl Testnet {
     /// # Panics
     /// When the binary cannot be started.
     pub fn run_again(&mut self, dir: &Path, program: &str) -> u32 {
+        self.run_again_with(dir, program, &[])
+    }
+
+    /// As [`Testnet::run_again`], with these environment variables.
+    ///
+    /// # Panics
+    /// When the binary cannot be started.
+    pub fn run_again_with(&mut self, dir: &Path, program: &str, environment: &[(&str, &str)]) -> u32 {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("again.log")).expect("log");
         let child = Command::new(binary(program))
             .arg("run")
             .arg("--dir")
             .arg(dir)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -120,6 +129,17 @@ impl Testnet {
         let pid = child.id();
         self.restarted.push(child);
         pid
+    }
+
+    /// kill -9 of a party that [`Testnet::run_again`] started, and waits for its end: its lock and ports are free.
+    ///
+    /// # Panics
+    /// When there is no such party.
+    pub fn kill_again(&mut self, pid: u32) {
+        let at = self.restarted.iter().position(|child| child.id() == pid).expect("was started again");
+        let mut child = self.restarted.remove(at);
+        child.kill().expect("SIGKILL");
+        child.wait().expect("reaped");
     }
 }
 

@@ -81,6 +81,22 @@ impl Authority {
         acts
     }
 
+    /// Whether nothing was sent yet for the next document, while the own clock is known to be wrong.
+    pub(super) fn is_to_speak_early(&self) -> bool {
+        self.clock_wrong().is_some() && self.newest().is_some() && self.spoke_for != Some(self.height())
+    }
+
+    /// Sends a list once for each document although none is due by the own clock, which is far behind: the others learn
+    /// whose clock it is. It holds what is listed here, as any list does, and nothing is signed for it.
+    pub(super) fn speak_early(&mut self, listing: &Listing, now: UnixMillis) -> Vec<Act> {
+        self.spoke_for = Some(self.height());
+        let (Some(me), Some(newest)) = (self.index(), self.newest()) else { return Vec::new() };
+        let head = self.head(me, newest.epoch.plus(1), now);
+        // a list that cannot be made is not missed: it would only have told the time
+        let message = ListMessage::freeze(head, listing.descriptors(), &self.secret);
+        message.map(|message| vec![Act::List(message.to_bytes())]).unwrap_or_default()
+    }
+
     /// A list that got lost, or came before its reader was there, is sent again while the document is still open.
     fn send_again(&mut self, me: u16, after: Duration, now: UnixMillis) -> Vec<Act> {
         let Some(frozen) = self.frozen.as_mut().filter(|frozen| frozen.sent > now || now.since(frozen.sent) >= after)

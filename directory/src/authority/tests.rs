@@ -314,7 +314,17 @@ fn a_clock_wrong_by_an_hour_stops_nothing_and_is_named() {
             let epochs = world.epochs_of(who);
             assert!(epochs.len() >= 3 && epochs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{epochs:?}");
         }
+        for who in [0, 2, 3] {
+            let said = world.members[who].core.as_ref().expect("runs").peers()[&1].clock_ahead_ms;
+            assert!(said.is_some_and(|said| (said - ahead).unsigned_abs() < EPOCH_MS), "{ahead}: {said:?}");
+            assert_eq!(world.members[who].core.as_ref().expect("runs").clock_wrong(), None, "not with them");
+        }
         let wrong = world.members[1].core.as_ref().expect("runs");
+        assert!(
+            wrong.clock_wrong().is_some_and(|said| said.contains("3600 s ") || said.contains("3599 s ")),
+            "{ahead}"
+        );
+        assert_eq!(wrong.waiting_for(), wrong.clock_wrong());
         assert!(wrong.newest().is_none_or(|newest| world.members[0].chain.contains(newest)));
     }
 }

@@ -75,8 +75,9 @@ fn text(status: &Value, dir: &Path) -> String {
         let remarks = authority.get("remarks").and_then(Value::as_array).cloned().unwrap_or_default();
         let remarks: Vec<_> = remarks.iter().map(word).collect();
         let state = match (get("me") == "true", remarks.is_empty()) {
-            (true, _) => "this one".to_owned(),
             (false, _) if stopped => "unknown while this one does not run".to_owned(),
+            (true, true) => "this one".to_owned(),
+            (true, false) => format!("this one: {}", remarks.join("; ")),
             (false, true) => "well".to_owned(),
             (false, false) => remarks.join("; "),
         };

@@ -3,10 +3,11 @@
 //! A message that does not fit or does not arrive is lost; the agreement sends again what still matters.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, rngs::SysRng};
+use shoal_protocol::Identity;
 use shoal_protocol::authority::AuthorityKey;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::Hint;
@@ -19,6 +20,10 @@ use tokio::task::JoinSet;
 const WAITING_BYTES: usize = 12 * 1024 * 1024;
 /// Most messages that wait: an authority sends at most five kinds a round, and rounds get longer.
 const WAITING_MESSAGES: usize = 256;
+/// Messages on their way to one authority at a time: the streams that it lets us have open. One after the other, a message
+/// would wait for the answers to all before it, and rounds outrun what a long way carries: at a round trip of 400 ms and
+/// epochs of 30 s the authorities never agreed. They are shared between the others they go to, like those that wait.
+const AT_A_TIME: usize = 8;
 /// First and longest pause before the next attempt to reach an authority.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -28,10 +33,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 struct Waiting {
     messages: VecDeque<Arc<[u8]>>,
     bytes: usize,
+    /// Sent, and not answered yet; at most [`AT_A_TIME`].
+    under_way: Vec<Arc<[u8]>>,
 }
 
 impl Waiting {
+    /// What waits or is under way is not sent twice: it arrives, or its link fails. The agreement repeats itself faster than
+    /// a long way with losses carries, and the repeats would keep what is new from arriving at all.
     fn push(&mut self, message: Arc<[u8]>) {
+        if self.messages.iter().chain(&self.under_way).any(|held| *held == message) {
+            return;
+        }
         self.bytes += message.len();
         self.messages.push_back(message);
         while self.messages.len() > WAITING_MESSAGES || (self.bytes > WAITING_BYTES && self.messages.len() > 1) {
@@ -50,6 +62,33 @@ impl Waiting {
 struct Queue {
     waiting: Mutex<Waiting>,
     filled: Notify,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the oldest message, which is under way from then on. Cancel safe.
+    async fn next(&self) -> Arc<[u8]> {
+        loop {
+            let next = {
+                let mut waiting = self.waiting();
+                let next = waiting.pop();
+                waiting.under_way.extend(next.clone());
+                next
+            };
+            match next {
+                Some(message) => return message,
+                None => self.filled.notified().await,
+            }
+        }
+    }
+
+    /// A message is not under way any more.
+    fn ended(&self, message: &Arc<[u8]>) {
+        self.waiting().under_way.retain(|held| !Arc::ptr_eq(held, message));
+    }
 }
 
 /// The other authorities whose address is known, as somebody to send to.
@@ -73,7 +112,7 @@ impl Peers {
         let message: Arc<[u8]> = question.to_bytes().into();
         let here = |peer: &Hint| set.iter().any(|key| key.identity == peer.identity);
         for (_, queue) in self.0.iter().filter(|(peer, _)| here(peer)) {
-            queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&message));
+            queue.waiting().push(Arc::clone(&message));
             queue.filled.notify_one();
         }
     }
@@ -97,17 +136,33 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
     // it only spreads retries: without the system's randomness they come all the same
     let mut rng = StdRng::try_from_rng(&mut SysRng).unwrap_or_else(|_| StdRng::seed_from_u64(0));
     let mut link: Option<Link> = None;
+    // counts links, so that all that a broken one carried is one failure
+    let mut attempt = 0_u64;
     let mut pause = PAUSE_MIN;
     let mut held: Option<Arc<[u8]>> = None;
+    let mut under_way = JoinSet::new();
     loop {
         let message = match held.take() {
             Some(message) => message,
-            None => loop {
-                let next = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                match next {
-                    Some(message) => break message,
-                    None => queue.filled.notified().await,
+            None => tokio::select! {
+                biased;
+                Some(ended) = under_way.join_next() => {
+                    // nothing panics in there, and nothing is aborted
+                    let Ok((message, of, arrived)) = ended else { continue };
+                    queue.ended(&message);
+                    match arrived {
+                        true => pause = PAUSE_MIN,
+                        false if of != attempt => {}
+                        false => {
+                            link = None;
+                            attempt += 1;
+                            tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
+                            pause = (pause * 2).min(PAUSE_MAX);
+                        }
+                    }
+                    continue;
                 }
+                message = queue.next(), if under_way.len() < AT_A_TIME => message,
             },
         };
         let open = match link.take().filter(Link::is_open) {
@@ -115,24 +170,38 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
             None => endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await,
         };
         match open {
-            Ok(open) => match ask(&open, &message, ANSWER_SIZE_MAX).await {
-                Ok(answer) => {
-                    pause = PAUSE_MIN;
-                    if let Ok(DirectoryAnswer::Refused(reason)) = DirectoryAnswer::from_bytes(&answer) {
-                        tracing::debug!(authority = %peer.identity, reason, "another authority refuses a message");
-                    }
-                    link = Some(open);
-                    continue;
-                }
-                Err(error) => tracing::debug!(authority = %peer.identity, %error, "a message did not arrive"),
-            },
+            Ok(open) => {
+                let (carrier, identity) = (open.clone(), peer.identity);
+                under_way.spawn(async move {
+                    let arrived = deliver(&carrier, &message, &identity).await;
+                    (message, attempt, arrived)
+                });
+                link = Some(open);
+            }
             Err(error) => {
                 tracing::debug!(authority = %peer.identity, %error, "another authority is not reached");
                 held = Some(message);
+                attempt += 1;
+                tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
         }
-        tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Sends one message; whether it was answered.
+async fn deliver(link: &Link, message: &[u8], to: &Identity) -> bool {
+    match ask(link, message, ANSWER_SIZE_MAX).await {
+        Ok(answer) => {
+            if let Ok(DirectoryAnswer::Refused(reason)) = DirectoryAnswer::from_bytes(&answer) {
+                tracing::debug!(authority = %to, reason, "another authority refuses a message");
+            }
+            true
+        }
+        Err(error) => {
+            tracing::debug!(authority = %to, %error, "a message did not arrive");
+            false
+        }
     }
 }
 
@@ -152,5 +221,22 @@ mod tests {
         assert_eq!((waiting.messages.len(), waiting.bytes), (1, WAITING_BYTES), "the newest always fits");
         waiting.pop();
         assert_eq!(waiting.bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_or_is_under_way_is_not_sent_twice() {
+        let queue = Queue::default();
+        let message = |byte: u8| Arc::<[u8]>::from([byte; 3]);
+        for byte in [1, 1, 2, 1] {
+            queue.waiting().push(message(byte));
+        }
+        assert_eq!(queue.waiting().messages.len(), 2);
+        let first = queue.next().await;
+        assert_eq!(*first, [1; 3]);
+        queue.waiting().push(message(1));
+        assert_eq!(queue.waiting().messages.len(), 1, "it is under way");
+        queue.ended(&first);
+        queue.waiting().push(message(1));
+        assert_eq!(queue.waiting().messages.len(), 2, "it arrived, or failed: a repeat is sent");
     }
 }

@@ -9,6 +9,7 @@ use shoal_protocol::quic::{
     AskError, CloseReason, Endpoint, Link, PEER_QUESTION_TIMEOUT, QUESTION_TIMEOUT, read_question,
 };
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use super::authority::Authority;
 use super::metrics::Metrics;
@@ -27,6 +28,9 @@ const GUESTS_AT_A_TIME: usize = 4;
 /// Links of one other authority at a time: its messages, a question, and those of a process that has just ended. Each may
 /// hold a question of 8 MiB: 96 MiB with four authorities that are all dishonest.
 const LINKS_OF_AN_AUTHORITY: usize = 4;
+/// Answers on their way to another authority at a time, on one link: as many as questions may be on theirs. All but
+/// documents are short: 32 MiB for an authority that takes none of them.
+const ANSWERS_TO_AN_AUTHORITY: usize = 8;
 /// Nodes that are dialled at a time to prove that they can be reached, each for some seconds.
 const DIALS_AT_A_TIME: usize = 64;
 
@@ -103,7 +107,13 @@ async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
         },
         None => None,
     };
+    // its answers go out while its next questions are read: on a long way they would otherwise come once a round trip
+    let mut answering = JoinSet::new();
     loop {
+        while answering.try_join_next().is_some() {}
+        if answering.len() >= ANSWERS_TO_AN_AUTHORITY {
+            answering.join_next().await;
+        }
         let (longest, within) = match authority {
             Some(_) => (PEER_QUESTION_MAX, PEER_QUESTION_TIMEOUT),
             None => (QUESTION_SIZE_MAX, QUESTION_TIMEOUT),
@@ -119,8 +129,17 @@ async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
                     return;
                 };
                 shared.metrics.answered(kind, label);
-                if answerer.answer(&answer.to_bytes()).await.is_err() {
-                    shared.metrics.answered("any", "unanswered");
+                let (answer, theirs) = (answer.to_bytes(), Arc::clone(shared));
+                let sending = async move {
+                    if answerer.answer(&answer).await.is_err() {
+                        theirs.metrics.answered("any", "unanswered");
+                    }
+                };
+                match authority {
+                    Some(_) => {
+                        answering.spawn(sending);
+                    }
+                    None => sending.await,
                 }
             }
             Ok(None) | Err(AskError::Closed) => return,

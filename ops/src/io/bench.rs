@@ -33,6 +33,8 @@ const RUNS: usize = 5;
 /// Sizes of the sample network; a third of the mixes in each layer.
 const GATEWAYS: u16 = 20;
 const STORES: u16 = 50;
+/// The most that parameters may ask for.
+const MIXES_PER_LAYER_MAX: u16 = 256;
 
 /// What a document of many nodes costs.
 #[derive(Debug, Serialize)]
@@ -80,7 +82,9 @@ impl Sample {
         let mut secrets: Vec<_> = (0..authorities).map(|_| AuthoritySecret::generate(&mut rng)).collect();
         secrets.sort_by_key(|secret| secret.public().identity);
         let mixes = nodes.saturating_sub(GATEWAYS + STORES);
-        let parameters = Parameters { mixes_per_layer: mixes / 3, ..Parameters::production() };
+        // no more are drawn into a layer; the others stand by, and are as long in the document
+        let mixes_per_layer = (mixes / 3).min(MIXES_PER_LAYER_MAX);
+        let parameters = Parameters { mixes_per_layer, ..Parameters::production() };
         let network = Hash::of("shoal bench", b"network");
         let schedule = Schedule { genesis: UnixMillis(1_750_000_000_000), epoch_ms: parameters.epoch_ms };
         let roles = [(Role::Gateway, GATEWAYS), (Role::Mix, mixes / 3 * 3), (Role::Store, STORES)];

@@ -35,8 +35,8 @@ use crate::{
 
 /// A message can be sent after this long at most; on an idle machine it is a few seconds. Later is told as a fault.
 const START_GOAL: Duration = Duration::from_secs(20);
-/// When a slow machine is given up.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// When a slow machine is given up. Suites that share two cores with compilers needed more than a minute.
+const START_LIMIT: Duration = Duration::from_secs(180);
 /// How often parties are asked whether they are ready.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often the status page's figures are renewed.

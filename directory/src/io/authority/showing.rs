@@ -78,15 +78,18 @@ impl Authority {
         let status = set.map(|(key, index)| {
             let state = self.core.peers().get(&index).cloned().unwrap_or_default();
             let mut remarks = Vec::new();
-            if me != Some(index) {
+            if me == Some(index) {
+                remarks.extend(self.core.clock_wrong().map(str::to_owned));
+            } else {
                 match state.heard {
                     None => remarks.push("not heard since this authority started".to_owned()),
                     Some(heard) if now.since(heard) > silence => remarks.push("not heard for two epochs".to_owned()),
                     Some(_) => {}
                 }
                 if let Some(ahead) = state.clock_ahead_ms.filter(|ahead| ahead.abs() > tolerance) {
+                    let (apart, side) = (ahead.unsigned_abs(), if ahead > 0 { "ahead of" } else { "behind" });
                     remarks.push(format!(
-                        "its clock is {ahead} ms ahead of ours, more than the tolerance of {tolerance} ms"
+                        "its clock is {apart} ms {side} ours, more than the tolerance of {tolerance} ms"
                     ));
                 }
                 if !state.wants_other.is_empty() {

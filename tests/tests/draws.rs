@@ -1,0 +1,137 @@
+//! Stores that are drawn anew every two epochs: conversations move from generation to generation, also past those that are
+//! gone. Real processes.
+
+use serde_json::Value;
+use shoal_tests::authority::directory;
+use shoal_tests::person::Person;
+use shoal_tests::testnet::{Party, Testnet};
+use shoal_tests::until_every;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Draws that are watched. One every two epochs of 10 s. A conversation has to move within the retention after its generation
+/// was replaced: with 60 s, people on a machine that ran three such networks at once missed that, and stood still for good.
+const DRAWS: u64 = 6;
+/// Six draws take 120 s, and as long it takes until the first generation is gone, 100 s after it was replaced. Five times
+/// that: people and network go on meanwhile, however slow the machine is.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Pause between two messages of a person.
+const PAUSE: Duration = Duration::from_millis(1_500);
+
+/// Numbers of the generations that the newest document lists: still readable, the last one written to.
+fn generations(dir: &Path) -> Vec<u64> {
+    let shown = directory(&["show"], dir);
+    let listed = shown["generations"].as_array().expect("a list");
+    listed.iter().map(|generation| generation["number"].as_u64().expect("a number")).collect()
+}
+
+fn append_texts(person: &Person, to: &mut Vec<String>) {
+    to.extend(person.read().iter().map(|message: &Value| message["text"].as_str().unwrap_or_default().to_owned()));
+}
+
+#[test]
+fn conversations_outlive_the_generations_they_began_in() {
+    people_write_over_many_draws(false);
+}
+
+/// Not solved yet: a box whose generation names a store that has left cannot be written or read, since a request is sealed to
+/// both replicas. A conversation whose commit box lies there cannot even leave its generation: 29 messages stood still for
+/// good in the first run. Run it with `-- --ignored`.
+#[test]
+#[ignore = "a conversation stands still when a store that holds its next commit box has left for good"]
+fn conversations_outlive_a_store_that_leaves_for_good() {
+    people_write_over_many_draws(true);
+}
+
+/// Two people write to each other until the first generations are gone; `leaving`: a store ends half-way.
+fn people_write_over_many_draws(leaving: bool) {
+    let net = Testnet::start(&[
+        "--epoch",
+        "10s",
+        "--authorities",
+        "4",
+        "--draw",
+        "2",
+        "--retention",
+        "100s",
+        "--stores",
+        "5",
+        "--no-prober",
+    ]);
+    let authority = &net.ready.authorities[0].dir;
+    let folder = tempfile::tempdir().expect("folder");
+    let alice = Person::new("alice", folder.path(), &net.ready.network);
+    let bob = Person::new("bob", folder.path(), &net.ready.network);
+    for (person, name, peer) in [(&alice, "bob", &bob), (&bob, "alice", &alice)] {
+        assert_eq!(person.run(["add", name, &peer.address]).code, 0);
+    }
+    // one after the other: two who write first at once make two conversations
+    alice.send("bob", "the first one");
+    until_every(PAUSE, "bob has the first one", PATIENCE, || (bob.read().len() == 1).then_some(()));
+    let first = *generations(authority).last().expect("a generation");
+    let leaves = net.nodes("store", None).remove(1);
+    let mut seen: BTreeSet<u64> = BTreeSet::new();
+    let (mut from_alice, mut from_bob, mut at_alice, mut at_bob) = (vec![], vec![], vec![], vec![]);
+    let mut left = !leaving;
+
+    until_every(PAUSE, &format!("{DRAWS} draws and the end of the first generation"), PATIENCE, || {
+        let number = from_alice.len();
+        // not only ASCII, and of different lengths
+        for (person, to, sent) in [(&alice, "bob", &mut from_alice), (&bob, "alice", &mut from_bob)] {
+            let text = format!("{} \u{1f41f} {number} {}", person.name, "שלום ".repeat(number % 7));
+            person.send(to, &text);
+            sent.push(text);
+        }
+        append_texts(&alice, &mut at_alice);
+        append_texts(&bob, &mut at_bob);
+        let listed = generations(authority);
+        let newest = *listed.last().expect("a generation");
+        if seen.insert(newest) {
+            let (sent, read) = (from_alice.len() + from_bob.len(), at_alice.len() + at_bob.len());
+            eprintln!("  generations {listed:?}: {sent} sent, {read} read");
+        }
+        seen.extend(&listed);
+        if !left && newest >= first + DRAWS / 2 {
+            eprintln!("a store leaves for good, after {} messages", from_alice.len() + from_bob.len());
+            let asked = Command::new("kill").args(["-TERM", &leaves.pid.to_string()]).status().expect("kill runs");
+            assert!(asked.success());
+            left = true;
+        }
+        (newest >= first + DRAWS && listed[0] > first && left).then_some(())
+    });
+    let gone = seen.iter().filter(|number| **number < generations(authority)[0]).count();
+    eprintln!("{} generations seen, {gone} of them are gone", seen.len());
+    assert!(seen.len() as u64 > DRAWS && gone >= 1, "{seen:?}");
+    assert!(seen.iter().zip(first..).all(|(seen, number)| *seen == number), "no number is left out: {seen:?}");
+
+    if leaving {
+        has_left(authority, &leaves);
+    }
+    // whatever was written when it was written: all of it is there, and the last ones are in a generation drawn after it
+    for (from, to, name, sent) in [(&alice, &bob, "bob", &mut from_alice), (&bob, &alice, "alice", &mut from_bob)] {
+        assert_eq!(from.send_and_wait(name, "the last one", "stored"), "stored", "{} to {}", from.name, to.name);
+        sent.push("the last one".to_owned());
+    }
+    for (person, got, sent) in [(&bob, &mut at_bob, &from_alice), (&alice, &mut at_alice, &from_bob)] {
+        until_every(PAUSE, &format!("{} has {} messages", person.name, sent.len()), PATIENCE, || {
+            append_texts(person, got);
+            (got.len() >= sent.len()).then_some(())
+        });
+        assert_eq!(got, sent, "{}: byte for byte, once, in order", person.name);
+    }
+    eprintln!("{} messages both ways, all there, once, in order", from_alice.len() + from_bob.len());
+}
+
+/// Waits until a store that was asked to leave has ended, and is not in the document any more.
+fn has_left(authority: &Path, store: &Party) {
+    eprintln!("the store that was asked to leave has ended, and the document does not name it");
+    until_every(PAUSE, "the store has drained", PATIENCE, || {
+        (!Path::new(&format!("/proc/{}", store.pid)).exists()).then_some(())
+    });
+    let identity = store.identity.as_deref().expect("a node has one");
+    let shown = directory(&["show"], authority);
+    let listed = shown["nodes"].as_array().expect("a list").iter().any(|node| node["identity"] == identity);
+    assert!(!listed, "it is not in the document any more");
+}

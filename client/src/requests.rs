@@ -14,7 +14,7 @@ use shoal_protocol::request::{self, AnswerOpener, Answers, Operation};
 use shoal_protocol::route::{self, RouteError};
 use shoal_protocol::sphinx::{self, BuildError, Hop, Packet, Unwrapped};
 use shoal_protocol::surb::{self, Recovery};
-use shoal_protocol::{Epoch, Identity, StoreIndex, UnixMillis};
+use shoal_protocol::{Epoch, Identity, StoreIndex, UnixMillis, X25519Secret};
 
 use crate::decoys::{DecoyChains, Pretended};
 use crate::session::{Session, SurbIdentifier, SurbTable};
@@ -54,9 +54,6 @@ pub enum UnbuildableRequest {
     /// The current generation has fewer than two stores.
     #[error("the consensus has no placement for generation {0}")]
     NoPlacement(u32),
-    /// A replica is not listed, or has no envelope key for this epoch.
-    #[error("a replica is not listed with a key for epoch {0}")]
-    NoReplicaKey(Epoch),
     /// There is no generation at all yet.
     #[error("the consensus has no store generation")]
     NoGeneration,
@@ -190,12 +187,14 @@ impl Requests {
             Ask::Decoy | Ask::Loop => (&decoy, decoy_replicas),
         };
         let decoy_goes = !matches!(ask, Ask::Want(_));
-        let keyed = |store: StoreIndex| {
+        // a store that has left answers nobody, and the other replica answers still: its half is sealed to a key that nobody
+        // holds, and the courier finds a store that cannot be asked
+        let mut keyed = |store: StoreIndex| {
             let key = consensus.store(store).and_then(|entry| entry.envelope_key(epoch));
-            key.map(|key| (store, *key)).ok_or(UnbuildableRequest::NoReplicaKey(epoch))
+            (store, key.copied().unwrap_or_else(|| X25519Secret::generate(rng).public()))
         };
-        let [first, second] = replicas;
-        let (envelope, opener) = request::seal_envelope(operation, [keyed(first)?, keyed(second)?], rng);
+        let [first, second] = replicas.map(&mut keyed);
+        let (envelope, opener) = request::seal_envelope(operation, [first, second], rng);
 
         let courier = route::pick_courier(consensus, epoch, replicas, rng)?;
         let out = route::request_route(consensus, epoch, gateway, courier, rng)?;

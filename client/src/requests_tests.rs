@@ -191,14 +191,31 @@ fn a_broken_link_ends_everything_at_once() {
     assert_eq!(bench.requests.next_deadline(), None);
 }
 
+/// Seen by the courier it is a request like any other, and a request leaves in every tick, whoever is gone.
 #[test]
-fn an_unknown_replica_or_epoch_is_refused_without_a_trace() {
+fn a_replica_that_has_left_costs_its_own_answer_and_nothing_else() {
     let mut bench = Bench::new();
-    let want = Want { replicas: [StoreIndex(0), StoreIndex(77)], ..bench.want() };
-    assert!(matches!(bench.make(Ask::Want(want), Duration::ZERO), Err(UnbuildableRequest::NoReplicaKey(_))));
+    let (gone, here) = (StoreIndex(77), StoreIndex(1));
+    let want = Want { replicas: [gone, here], ..bench.want() };
+    let id = *want.operation.id();
+    let packet = bench.make(Ask::Want(want), Duration::ZERO).unwrap();
+    let (_, payload, _) = bench.carry(packet, *bench.gateway.as_bytes());
+    let (_, envelope) = request::parse_request(&payload.open().unwrap()).unwrap();
+    assert_eq!(envelope.replicas(), [gone, here]);
+    let identity = bench.consensus.store(here).unwrap().identity;
+    let key = &bench.secrets[identity.as_bytes()].1;
+    assert_eq!(envelope.open(here, key).unwrap().operation.unwrap().id(), &id);
+    for (_, key) in bench.secrets.values() {
+        assert!(envelope.open(gone, key).is_err());
+    }
+}
+
+#[test]
+fn an_epoch_without_keys_is_refused_without_a_trace() {
+    let mut bench = Bench::new();
     let (consensus, gateway) = (&bench.consensus, &bench.gateway);
     let around = Surroundings { consensus, epoch: EPOCH.plus(1), gateway, now: START };
     let made = bench.requests.make(Ask::Decoy, around, &mut bench.session, Duration::ZERO, &mut bench.rng);
-    assert!(matches!(made, Err(UnbuildableRequest::NoReplicaKey(_))));
+    assert!(matches!(made, Err(UnbuildableRequest::Route(_))));
     assert_eq!(bench.requests.awaited(), 0);
 }

@@ -82,7 +82,7 @@ pub struct Acceptor {
     pub workers: Workers,
     /// Open links of nodes.
     pub links: Arc<NodeLinks>,
-    /// Who serves clients; gateways only.
+    /// Who serves clients and those who ask for documents; gateways only.
     pub clients: Option<ClientService>,
     /// Where links of other stores go; stores only.
     pub stores: Option<mpsc::Sender<Link>>,
@@ -174,7 +174,10 @@ impl Acceptor {
                 self.links.leave(peer, link);
             }
             (Admission::Client, Some(clients), _) => clients.clone().serve(link.clone()).await,
-            (Admission::Store(_), _, None) | (Admission::Client, None, _) => return Err(Refusal::WrongProtocol),
+            (Admission::Asker, Some(clients), _) => clients.clone().answer_asker(link.clone()).await,
+            (Admission::Store(_), _, None) | (Admission::Client | Admission::Asker, None, _) => {
+                return Err(Refusal::WrongProtocol);
+            }
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 //!
 //! The way of a packet: `accept` or `gateway_io` reads it from a link → `workers` unwrap it → `delay_thread` holds it →
 //! `links` or `gateway_io` sends it on; at a store `store` takes what ends there. Beside it run the key task, the
-//! consensus task, the publisher, the loops and the supervision of all of them.
+//! consensus task, the publisher, the loops, at a gateway the shelf of documents, and the supervision of all of them.
 
 use crate::failure::{Failure, Kind};
 use crate::io::accept::{Acceptor, NodeLinks};
+use crate::io::changes;
 use crate::io::control;
 use crate::io::counters::{Counters, Machine, Published};
 use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
@@ -14,6 +15,7 @@ use crate::io::doctor;
 use crate::io::drain::{Drain, Hold};
 use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
+use crate::io::handing::{self, Handing};
 use crate::io::host::{Clock, generator};
 use crate::io::http;
 use crate::io::key_files::KeyFiles;
@@ -41,6 +43,7 @@ use shoal_protocol::consensus::{Follower, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::quic::{Endpoint, Limits, Link, Protocol};
 use shoal_protocol::types::{Identity, Role};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -115,7 +118,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
 
     // ports first: what is taken is said before anything else happens
     let accept: &[Protocol] = match role {
-        Role::Gateway => &[Protocol::Mix, Protocol::Client],
+        Role::Gateway => &[Protocol::Mix, Protocol::Client, Protocol::Directory],
         Role::Mix => &[Protocol::Mix],
         Role::Store => &[Protocol::Mix, Protocol::Store],
     };
@@ -149,9 +152,15 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     let (consensus_sender, consensus) = watch::channel(None);
     let (fetch_sender, fetch) = watch::channel(FetchState::default());
     let authorities = Arc::new(Authorities::new(Arc::clone(&endpoint), &network));
+    let changes = changes::Keeper::open(&dir, &network.trust_anchor())?;
+    let changes_shown = changes.subscribe();
     let mut consensus_task = ConsensusTask {
+        me,
         authorities: Arc::clone(&authorities),
         follower: Follower::new(network.trust_anchor()),
+        changes,
+        known: None,
+        failing: BTreeSet::new(),
         schedule,
         dir: dir.clone(),
         clock,
@@ -205,8 +214,17 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     };
     let node_links = Arc::new(NodeLinks::default());
     let (stores, arrivals) = mpsc::channel::<Link>(ARRIVALS);
+    let (shelf_sender, shelf) = watch::channel(Arc::default());
+    if by_epoch {
+        let (consensus, phases) = (consensus.clone(), phases.clone());
+        drop(
+            supervisor
+                .renewed("shelf", move || handing::keep_shelf(consensus.clone(), shelf_sender.clone(), phases.clone())),
+        );
+    }
     let clients = sessions.map(|sessions| ClientService {
         sessions,
+        handing: Handing::new(shelf, changes_shown, Arc::clone(&authorities), clock),
         workers: workers.clone(),
         consensus: consensus.clone(),
         genesis: network.parameters,

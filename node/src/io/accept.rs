@@ -78,6 +78,8 @@ pub struct Acceptor {
     pub endpoint: Arc<Endpoint>,
     /// The newest consensus.
     pub consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
+    /// The one before it, for the grace time: links that it allows stay, because packets built under it still come.
+    pub before: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
     /// Where packets go.
     pub workers: Workers,
     /// Open links of nodes.
@@ -112,6 +114,10 @@ impl Acceptor {
                     Ok(()) => self.recheck(),
                     Err(_) => return,
                 },
+                changed = self.before.changed() => match changed {
+                    Ok(()) => self.recheck(),
+                    Err(_) => return,
+                },
                 changed = self.fetch.changed() => match changed {
                     Ok(()) => self.recheck(),
                     Err(_) => return,
@@ -142,8 +148,15 @@ impl Acceptor {
         if self.is_contradicted() {
             return Err(Refusal::Contradiction);
         }
-        let consensus = self.consensus.borrow().clone();
-        decide(link.protocol, link.peer.as_ref(), consensus.as_deref().map(|document| &**document), &self.me, self.role)
+        let by = |consensus: &Option<Arc<VerifiedConsensus>>| {
+            let consensus = consensus.as_deref().map(|document| &**document);
+            decide(link.protocol, link.peer.as_ref(), consensus, &self.me, self.role)
+        };
+        let before = self.before.borrow().clone();
+        by(&self.consensus.borrow().clone()).or_else(|refusal| match before {
+            Some(_) => by(&before).map_err(|_| refusal),
+            None => Err(refusal),
+        })
     }
 
     fn is_contradicted(&self) -> bool {

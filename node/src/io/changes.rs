@@ -121,13 +121,11 @@ fn path(dir: &Path, height: u64) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{certified, content};
     use rand::{SeedableRng as _, rngs::StdRng};
     use shoal_protocol::authority::AuthoritySecret;
-    use shoal_protocol::consensus::{
-        CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, Follower, certify, set_hash,
-    };
-    use shoal_protocol::parameters::Parameters;
-    use shoal_protocol::types::{Epoch, UnixMillis};
+    use shoal_protocol::consensus::{Consensus, Follower, set_hash};
+    use shoal_protocol::types::UnixMillis;
 
     /// A network of one authority, and so many documents of which each names another one.
     fn changing_chain(count: usize) -> (TrustAnchor, Vec<VerifiedConsensus>) {
@@ -135,37 +133,13 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let mut secret = AuthoritySecret::generate(&mut rng);
         let first = TrustAnchor { network, authorities: vec![secret.public().clone()] };
-        let (mut anchor, mut previous, mut chain) = (first.clone(), network, Vec::new());
-        let parameters = Parameters::test_network();
+        let (mut previous, mut chain) = (network, Vec::new());
         for height in 1..=count as u64 {
             let next = AuthoritySecret::generate(&mut rng);
-            let start = 1_750_000_000_000 + height * parameters.epoch_ms;
-            let document = Consensus {
-                version: CONSENSUS_FORMAT,
-                network,
-                height,
-                epoch: Epoch(height),
-                previous,
-                valid_from: UnixMillis(start),
-                valid_until: UnixMillis(start + EPOCHS_COVERED * parameters.epoch_ms),
-                parameters,
-                previous_mean_delay_ms: parameters.mean_delay_ms,
-                mean_delay_since: Epoch(0),
-                authorities: vec![next.public().clone()],
-                nodes: Vec::new(),
-                absent: Vec::new(),
-                next_store_index: 0,
-                generations: Vec::new(),
-                randomness: [0; 32],
-                draw: DrawState::default(),
-                commitments: Vec::new(),
-                reveals: Vec::new(),
-                lists: Vec::new(),
-            };
-            let bytes = certify(&document, 0, &[(0, &secret)]);
-            let parsed = UnverifiedConsensus::parse(&bytes).expect("well-formed");
-            let verified = parsed.verify_any_time(&anchor).expect("certified");
-            (previous, anchor.authorities) = (verified.hash(), verified.authorities.clone());
+            let start = UnixMillis(1_750_000_000_000 + height * 20_000);
+            let named = vec![next.public().clone()];
+            let verified = certified(&Consensus { previous, authorities: named, ..content(height, start) }, &secret);
+            previous = verified.hash();
             chain.push(verified);
             secret = next;
         }

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 /// Links of askers at a time, beside the clients. A node asks for a second or two an epoch, and only when its authorities
 /// give it nothing.
 const ASKERS_MAX: usize = 64;
-/// Questions on one link: the longest chain of changes has one document an answer.
-const QUESTIONS_MAX: usize = crate::io::changes::KEPT_MAX + 16;
+/// Questions for changes on one link: the longest chain of changes has one document an answer.
+const CHANGES_MAX: usize = crate::io::changes::KEPT_MAX + 16;
 /// How long a client may take to receive a document: 1 MiB at 256 kbit/s.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(40);
 /// Time between two questions to the authorities for changes that are not kept here.
@@ -99,7 +99,8 @@ impl Handing {
     }
 
     async fn answer(&self, link: &Link, wanted: impl Fn(DirectoryQuestion) -> Option<Wanted>) -> CloseReason {
-        for _ in 0..QUESTIONS_MAX {
+        let mut changes = 0;
+        loop {
             let (question, answerer) = match read_question(link, QUESTION_SIZE_MAX, QUESTION_TIMEOUT).await {
                 Ok(Some(asked)) => asked,
                 Ok(None) | Err(AskError::Closed) => return CloseReason::Done,
@@ -110,14 +111,17 @@ impl Handing {
             };
             let (pieces, _held) = match wanted {
                 Wanted::Newest(have) => (self.newest(have.as_ref()), None),
-                Wanted::Changes(after) => self.changes(after).await,
+                Wanted::Changes(_) if changes == CHANGES_MAX => return CloseReason::Busy,
+                Wanted::Changes(after) => {
+                    changes += 1;
+                    self.changes(after).await
+                }
             };
             match answerer.answer(pieces).await {
                 Ok(()) | Err(AskError::Closed | AskError::TooLarge) => {}
                 Err(AskError::TimedOut) => return CloseReason::Malformed,
             }
         }
-        CloseReason::Busy
     }
 
     fn newest(&self, have: Option<&Hash>) -> Pieces {
@@ -132,7 +136,7 @@ impl Handing {
         let kept = self.changes.borrow().after(&after).map(Pieces::changes);
         match kept {
             Some(pieces) => (pieces, None),
-            None => match self.from_authorities(after).await {
+            None => match self.ask_authorities(after).await {
                 Some((pieces, held)) => (pieces, Some(held)),
                 None => (Pieces::changes(&[]), None),
             },
@@ -140,7 +144,7 @@ impl Handing {
     }
 
     /// Passes on what an authority knows of a set that is not known here, unread: a reader believes none of us.
-    async fn from_authorities(&self, after: Hash) -> Option<(Pieces, tokio::sync::OwnedMutexGuard<Duration>)> {
+    async fn ask_authorities(&self, after: Hash) -> Option<(Pieces, tokio::sync::OwnedMutexGuard<Duration>)> {
         let mut next = Arc::clone(&self.beyond).try_lock_owned().ok()?;
         let now = self.clock.monotonic();
         if now < *next {

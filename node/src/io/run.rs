@@ -173,6 +173,8 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     // what packets are handled by: the newest, but while the node drains
     let serving_sender = watch::Sender::new(consensus.borrow().clone());
     let serving = serving_sender.subscribe();
+    let before_sender = watch::Sender::new(None);
+    let before = before_sender.subscribe();
 
     // the packet path, from its end to its beginning
     let links = LinkSender::new(Arc::clone(&counters));
@@ -288,9 +290,27 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         Ok(())
     });
     ending.push(("keys", key_task, CLOSE_PATIENCE));
-    let hold = Hold { me, newest: consensus.clone(), serving: serving_sender, phase: phases.clone() };
+    let hold = Hold {
+        me,
+        newest: consensus.clone(),
+        serving: serving_sender,
+        before: before_sender,
+        clock,
+        phase: phases.clone(),
+    };
     drop(supervisor.renewed("hold", move || hold.clone().run()));
-    let turn = Turn { me, schedule, clock, consensus: serving.clone(), view, published, lateness, live_keys };
+    let (consensus_now, consensus_before) = (serving.clone(), before.clone());
+    let turn = Turn {
+        me,
+        schedule,
+        clock,
+        consensus: consensus_now,
+        before: consensus_before,
+        view,
+        published,
+        lateness,
+        live_keys,
+    };
     drop(supervisor.renewed("turn", move || turn.clone().run()));
     let consensus_task = Arc::new(tokio::sync::Mutex::new(consensus_task));
     let consensus_phases = phases.clone();
@@ -342,6 +362,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         role,
         endpoint: Arc::clone(&endpoint),
         consensus: serving.clone(),
+        before: before.clone(),
         workers,
         links: node_links,
         clients,
@@ -365,6 +386,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
             me,
             endpoint: Arc::clone(&keeper_endpoint),
             consensus: keeper_consensus.clone(),
+            before: before.clone(),
             sender: links.clone(),
             clock,
             queue_packets: Arc::clone(&link_queue_packets),
@@ -392,6 +414,7 @@ struct Turn {
     schedule: Schedule,
     clock: Clock,
     consensus: Consensus,
+    before: Consensus,
     view: Arc<ArcSwapOption<View>>,
     published: Arc<Published>,
     lateness: Arc<Lateness>,
@@ -404,7 +427,9 @@ impl Turn {
         let mut epoch = self.schedule.epoch_at(self.clock.wall());
         loop {
             let newest = self.consensus.borrow_and_update().clone();
-            let view = newest.and_then(|consensus| View::of(&consensus, &self.me));
+            let before = self.before.borrow_and_update().clone();
+            let before = before.as_deref().map(|before| &**before);
+            let view = newest.and_then(|consensus| View::of(&consensus, before, &self.me));
             self.view.store(view.map(Arc::new));
             let now = self.clock.wall();
             if self.schedule.epoch_at(now) != epoch {
@@ -417,6 +442,7 @@ impl Turn {
                 self.schedule.start(epoch.plus(1)).since(now).clamp(Duration::from_millis(1), Duration::from_secs(1));
             tokio::select! {
                 changed = self.consensus.changed() => if changed.is_err() { return },
+                changed = self.before.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -449,7 +475,8 @@ impl Running {
         if *phases.borrow() == Phase::Draining {
             tracing::info!("draining: serving until the consensus lets this node go; a second signal stops now");
             tokio::select! {
-                () = drain.run() => drained = true,
+                // when the process stops, documents end, and with them the drain: then it was not carried out
+                () = drain.run() => drained = *phase.borrow() == Phase::Draining,
                 () = phase::reached(&mut phases, Phase::Stopping) => {}
             }
         }

@@ -12,6 +12,9 @@ use crate::types::Hash;
 /// has stopped, and the whole document costs little beside that.
 pub const RECENT_KEPT: usize = 3;
 
+/// A document before the newest, and what leads from it, if that is smaller than the whole.
+type Recent = (Arc<VerifiedConsensus>, Option<Arc<[u8]>>);
+
 /// The newest document with the differences that lead to it.
 ///
 /// At most four documents of 1 MiB and their contents, 2.5 times that, and three differences smaller than the document:
@@ -19,8 +22,8 @@ pub const RECENT_KEPT: usize = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Shelf {
     newest: Option<Arc<VerifiedConsensus>>,
-    /// The latest first, each with what leads from it to the newest, if that is smaller than the whole.
-    recent: VecDeque<(Arc<VerifiedConsensus>, Option<Arc<[u8]>>)>,
+    /// The latest first.
+    recent: VecDeque<Recent>,
 }
 
 /// What is handed to a reader.

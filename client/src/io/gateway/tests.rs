@@ -132,9 +132,9 @@ fn whole(document: &VerifiedConsensus) -> Vec<u8> {
 /// The next event that is not that the link came up.
 async fn event(link: &mut GatewayLink) -> LinkEvent {
     loop {
-        match timeout(PATIENCE, link.events.recv()).await.unwrap().unwrap() {
-            LinkEvent::Up(_) => {}
-            event => return event,
+        let event = timeout(PATIENCE, link.events.recv()).await.unwrap().unwrap();
+        if !matches!(event, LinkEvent::Up(_)) {
+            return event;
         }
     }
 }
@@ -145,10 +145,8 @@ async fn what_is_new_is_put_together_with_what_was_pushed_before() {
     let step = [vec![STREAM_DIFFERENCE], difference(&first, &second).unwrap()].concat();
     let (mut link, asked) = linked(Conduct::Pushes(vec![whole(&first), step])).await;
     for expected in [first, second] {
-        match event(&mut link).await {
-            LinkEvent::Document(bytes) => assert_eq!(bytes, expected.bytes()),
-            _ => panic!("a document"),
-        }
+        let LinkEvent::Document(bytes) = event(&mut link).await else { panic!("a document") };
+        assert_eq!(bytes, expected.bytes());
     }
     assert!(asked.lock().unwrap().is_empty(), "a client that follows says nothing of what it has");
 }
@@ -158,8 +156,8 @@ async fn nonsense_gives_a_gateway_away() {
     let [first, second] = documents();
     let step = [vec![STREAM_DIFFERENCE], difference(&first, &second).unwrap()].concat();
     let mut bent = step.clone();
-    let middle = bent.len() / 2;
-    bent[middle] ^= 1;
+    // in a key; the certificate is for the verifier
+    bent[100] ^= 1;
     let nonsense = BTreeMap::from([
         ("a difference to nothing", vec![step.clone()]),
         ("a difference to another document", vec![whole(&second), step]),
@@ -167,17 +165,15 @@ async fn nonsense_gives_a_gateway_away() {
         ("no document", vec![vec![STREAM_CONSENSUS, 1, 2, 3]]),
         ("too much", vec![vec![STREAM_CONSENSUS; MAX_CONSENSUS_SIZE + 2]]),
         ("an unknown kind", vec![vec![77, 1, 2]]),
-        ("two streams of packets", vec![vec![STREAM_PACKETS], vec![STREAM_PACKETS], vec![STREAM_PACKETS]]),
+        ("half a packet", vec![whole(&first), vec![STREAM_PACKETS, 1, 2]]),
     ]);
     for (name, pushes) in nonsense {
         let (mut link, _) = linked(Conduct::Pushes(pushes)).await;
-        loop {
-            match event(&mut link).await {
-                LinkEvent::Document(_) => {}
-                LinkEvent::Failed(_, reason) => break assert!(!reason.is_empty()),
-                _ => panic!("{name}: not marked"),
-            }
+        let mut said = event(&mut link).await;
+        while let LinkEvent::Document(_) = said {
+            said = event(&mut link).await;
         }
+        assert!(matches!(said, LinkEvent::Failed(..)), "{name}: not marked");
     }
 }
 
@@ -196,10 +192,8 @@ async fn a_question_for_changes_has_one_size_and_one_answer() {
     assert!(matches!(event(&mut link).await, LinkEvent::Document(_)));
     for set in [Hash::from_bytes([0; 32]), Hash::from_bytes([255; 32])] {
         link.ask_changes(set);
-        match event(&mut link).await {
-            LinkEvent::Changes(_, changes) => assert_eq!(changes, [vec![1; 5_000], vec![2; 10]]),
-            _ => panic!("changes"),
-        }
+        let LinkEvent::Changes(_, changes) = event(&mut link).await else { panic!("changes") };
+        assert_eq!(changes, [vec![1; 5_000], vec![2; 10]]);
         let question = asked.lock().unwrap().last().unwrap().clone();
         assert_eq!(question.len(), 37);
         assert_eq!(DirectoryQuestion::from_bytes(&question), Ok(DirectoryQuestion::Changes { after: set }));

@@ -108,7 +108,11 @@ async fn the_status_page_follows_the_authorities_and_downloads_differences() {
                     DirectoryQuestion::Changes { after } => {
                         Pieces::changes(changes_after(&genesis, &changes, &after).unwrap_or_default())
                     }
-                    other => panic!("{other:?}"),
+                    other @ (DirectoryQuestion::Publish(_)
+                    | DirectoryQuestion::Agree(_)
+                    | DirectoryQuestion::List(_)) => {
+                        panic!("{other:?}")
+                    }
                 };
                 answerer.answer(pieces).await.expect("read");
             }
@@ -119,7 +123,7 @@ async fn the_status_page_follows_the_authorities_and_downloads_differences() {
     let now = |at: usize| documents[at].valid_from;
     let height = |newest: Newest| match newest {
         Newest::Document(document) => document.consensus.height,
-        other => panic!("{other:?}"),
+        other @ (Newest::Unchanged | Newest::NotYet(_)) => panic!("{other:?}"),
     };
     let show = |at: usize| {
         let mut shelf = shelf.lock().expect("whole");

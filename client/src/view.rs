@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shoal_protocol::consensus::{DocumentError, Follower, Offered, TrustAnchor, VerifiedConsensus};
-use shoal_protocol::{Epoch, UnixMillis};
+use shoal_protocol::{Epoch, Hash, UnixMillis};
 
 /// What an offered document turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +59,15 @@ pub struct View {
     held: Option<Arc<VerifiedConsensus>>,
     /// At most one, at most 1 MiB.
     early: Option<Vec<u8>>,
+    /// The last document that other authorities may have certified than those known here; at most 1 MiB.
+    unproved: Option<Vec<u8>>,
 }
 
 impl View {
     /// Nothing held yet.
     #[must_use]
     pub fn new(anchor: TrustAnchor) -> Self {
-        Self { follower: Follower::new(anchor), held: None, early: None }
+        Self { follower: Follower::new(anchor), held: None, early: None, unproved: None }
     }
 
     /// Takes up the document that an earlier run took and kept in this profile, however old: it guards against rollback,
@@ -80,7 +82,8 @@ impl View {
     ///
     /// # Errors
     /// Why it is refused. [`DocumentError::Conflict`] is evidence against the authorities: keep both, report, stop. If
-    /// [`DocumentError::may_be_another_set`], the changes after [`View::height`] lead further ([`View::advance`]).
+    /// [`DocumentError::may_be_another_set`], it is kept, and the changes after [`View::set`] lead further
+    /// ([`View::advance`]).
     pub fn offer(&mut self, bytes: Vec<u8>, now: UnixMillis) -> Result<Offer, DocumentError> {
         if self.held.as_ref().is_some_and(|held| held.bytes() == bytes) {
             return Ok(Offer::Known);
@@ -96,23 +99,33 @@ impl View {
                 self.early = Some(bytes);
                 Ok(Offer::Early)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                if error.may_be_another_set() {
+                    self.unproved = Some(bytes);
+                }
+                Err(error)
+            }
         }
     }
 
-    /// Height of the newest document seen; 0 before the first.
+    /// Hash of the set of authorities believed: all that a client says of itself when it asks for changes.
     #[must_use]
-    pub fn height(&self) -> u64 {
-        self.follower.height()
+    pub fn set(&self) -> Hash {
+        self.follower.set()
     }
 
-    /// Follows documents at which the set of authorities changed ([`Follower::advance`]); then offer again what was
-    /// refused.
+    /// Follows a document at which the set of authorities changed ([`Follower::advance`]); says whether it led further.
+    /// After the last one, offer again what was refused ([`View::unproved`]).
     ///
     /// # Errors
-    /// The first that does not lead on.
-    pub fn advance<B: AsRef<[u8]>>(&mut self, changes: &[B]) -> Result<usize, DocumentError> {
-        self.follower.advance(changes)
+    /// It does not lead on; as for [`View::offer`].
+    pub fn advance(&mut self, change: &[u8]) -> Result<bool, DocumentError> {
+        Ok(self.follower.advance(&[change])? > 0)
+    }
+
+    /// Takes out the document that was refused because its authorities were not known, to be offered again.
+    pub fn unproved(&mut self) -> Option<Vec<u8>> {
+        self.unproved.take()
     }
 
     /// Takes out the early document if there is one, to be offered again: it is kept anew if it is early still.
@@ -141,7 +154,6 @@ mod tests {
     use super::*;
     use crate::testing::{START, consensus};
     use rand::{SeedableRng as _, rngs::StdRng};
-    use shoal_protocol::Hash;
     use shoal_protocol::authority::AuthoritySecret;
     use shoal_protocol::consensus::{Consensus, certify};
 
@@ -225,6 +237,33 @@ mod tests {
         view.offer(certified(&document(1, 2)), document(1, 2).valid_from).unwrap();
         let early = view.ripen().unwrap();
         assert!(matches!(view.offer(early, document(1, 2).valid_from), Err(DocumentError::Conflict { .. })));
+    }
+
+    #[test]
+    fn who_was_away_is_led_by_the_changes() {
+        let mut view = view();
+        view.offer(certified(&document(0, 2)), START).unwrap();
+        let mut sets: Vec<_> =
+            (80..82).map(|seed| AuthoritySecret::generate(&mut StdRng::seed_from_u64(seed))).collect();
+        let (second, third) = (sets.remove(0), sets.remove(0));
+        let to = |mut document: Consensus, next: &AuthoritySecret, by: &AuthoritySecret| {
+            document.authorities = vec![next.public().clone()];
+            (certify(&document, 0, &[(0, by)]), document)
+        };
+        let (first_change, _) = to(document(3, 7), &second, &authority());
+        let (second_change, _) = to(document(5, 7), &third, &second);
+        let (newest, content) = to(document(8, 7), &third, &third);
+        let now = content.valid_from;
+        let known = view.set();
+        assert!(view.offer(newest.clone(), now).is_err_and(|error| error.may_be_another_set()));
+        assert!(view.advance(&second_change).is_err(), "not without the first");
+        assert_eq!(view.set(), known);
+        assert_eq!((view.advance(&first_change), view.advance(&first_change)), (Ok(true), Ok(false)));
+        assert_eq!(view.advance(&second_change), Ok(true));
+        assert_ne!(view.set(), known);
+        assert_eq!(view.unproved(), Some(newest.clone()), "kept until then");
+        assert!(matches!(view.offer(newest, now), Ok(Offer::Newer(_))));
+        assert_eq!(view.unproved(), None);
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub enum Admission {
     Store(Identity),
     /// A client of this gateway.
     Client,
+    /// Somebody who asks this gateway for documents. Anybody may: there is nothing in them to hide, and a node that has
+    /// missed many is in no document itself.
+    Asker,
 }
 
 /// Decides about a link that was made with `protocol` by `peer` (`None`: no key shown) to node `me` of role `role`.
@@ -101,7 +104,10 @@ pub fn decide(
             let both_stores = (from, to) == (Place::Store, Place::Store) && peer != *me;
             if both_stores { Ok(Admission::Store(peer)) } else { Err(Refusal::Forbidden) }
         }
-        Protocol::Directory => Err(Refusal::WrongProtocol),
+        Protocol::Directory => match role {
+            Role::Gateway => Ok(Admission::Asker),
+            Role::Mix | Role::Store => Err(Refusal::WrongProtocol),
+        },
     }
 }
 

@@ -204,7 +204,8 @@ pub enum Held {
     Other,
 }
 
-/// The rule of `PUT`.
+/// The rule of `PUT`. The same body again does not renew the time until it is erased: whoever has seen a signed write could
+/// else keep it for ever, and every retry would cost a write (requests.md).
 pub fn decide_put(held: Held, room: bool) -> Decision {
     match held {
         Held::Same => Decision::Report(Written::Stored),

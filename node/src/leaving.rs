@@ -12,8 +12,8 @@
 //! - Without any document in force nobody can use it, and it forwards nothing.
 //!
 //! A client that missed the new documents may choose this node for up to two epochs more. The nodes around it did not miss
-//! them and pass on nothing for a node that is not listed, so serving it longer would not help: its packets are lost,
-//! which it notices and repairs like any loss.
+//! them and after the grace time pass on nothing for a node that is not listed, so serving it longer would not help: its
+//! packets are lost, which it notices and repairs like any loss.
 
 use crate::keys::EPOCHS_AHEAD;
 use shoal_protocol::consensus::Consensus;

@@ -23,5 +23,7 @@ pub mod pacer;
 pub mod replay;
 pub mod replica;
 pub mod report;
+#[cfg(test)]
+mod testing;
 pub mod unwrap;
 pub mod view;

@@ -2,7 +2,7 @@
 //!
 //! 1. exact length (a [`Packet`] has no other; links count what has) → 2. alpha canonical and of large order → 3. shared secret under the current key, else
 //!    the grace key, else the next key → 4. header MAC → 5. insertion of the replay tag → 6. payload → 7. version 260 →
-//!    8. delay cap → 9. next hop allowed by the topology → outcome.
+//!    8. delay cap → 9. next hop allowed by the topology (for the grace time also by that of the document before) → outcome.
 //!
 //! The replay tag comes before everything that looks inside, so that a packet cannot be used twice to learn anything;
 //! and after the MAC, so that only real packets fill the set. The caller must not let a packet leave before its tag is
@@ -95,17 +95,28 @@ fn finish(header: OpenHeader, origin: Origin, view: &View) -> Result<Outcome, Dr
 
 fn next_hop(next: [u8; 32], origin: Origin, view: &View) -> Result<Next, DropReason> {
     let identity = Identity::from_bytes(next);
-    let step = match view.place_of(&identity) {
-        Some(to) => (to, Next::Node(identity)),
+    let (mut known, mut gateway) = (false, false);
+    // a step is one of the newest document or of the one before, never half of each
+    for layout in view.layouts() {
+        let to = layout.place_of(&identity);
+        known |= to.is_some();
+        gateway |= layout.place == Place::Gateway;
+        let allowed = to.is_some_and(|to| match origin {
+            Origin::Client => to == Place::Mix(Layer::L1) && layout.place == Place::Gateway,
+            Origin::Node => allowed_step(layout.place, to),
+        });
+        if allowed {
+            return Ok(Next::Node(identity));
+        }
+    }
+    if !known && gateway && origin == Origin::Node {
         // what is no node can only be a session, and only gateways have sessions
-        None if view.place == Place::Gateway => (Place::Client, Next::Session(next)),
-        None => return Err(DropReason::UnknownNextHop),
-    };
-    let allowed = match origin {
-        Origin::Client => step.0 == Place::Mix(Layer::L1) && view.place == Place::Gateway,
-        Origin::Node => allowed_step(view.place, step.0),
-    };
-    if allowed { Ok(step.1) } else { Err(DropReason::ForbiddenNextHop) }
+        Ok(Next::Session(next))
+    } else if known || gateway {
+        Err(DropReason::ForbiddenNextHop)
+    } else {
+        Err(DropReason::UnknownNextHop)
+    }
 }
 
 /// All steps at once. `insert` puts the replay tag into the set (and, before the packet leaves, the log) of the key that

@@ -7,33 +7,65 @@ use shoal_protocol::types::Identity;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-/// The network as one node sees it.
+/// Where this node and all others stand in one document.
 #[derive(Debug, Clone)]
-pub struct View {
+pub struct Layout {
     /// Where this node stands.
     pub place: Place,
-    /// Longest mixing delay accepted: the 1−10⁻¹² quantile of the larger of the current and the previous mean. Above it
-    /// a packet is dropped, never clamped.
-    pub delay_cap: Duration,
     places: HashMap<Identity, Place>,
 }
 
-impl View {
-    /// The view of node `me`; `None` if the consensus does not list it or lets it stand by.
-    pub fn of(consensus: &Consensus, me: &Identity) -> Option<Self> {
+impl Layout {
+    /// `None` if the document does not list `me` or lets it stand by.
+    fn of(consensus: &Consensus, me: &Identity) -> Option<Self> {
         let place = Place::of(consensus.node(me)?)?;
         let places = consensus.nodes.iter().filter_map(|node| Some((node.identity, Place::of(node)?))).collect();
-        Some(Self { place, delay_cap: consensus.parameters.delay_cap(consensus.previous_mean_delay_ms), places })
-    }
-
-    /// A view from its parts, for tests and simulations.
-    pub fn from_parts(place: Place, delay_cap: Duration, nodes: &[(Identity, Place)]) -> Self {
-        Self { place, delay_cap, places: nodes.iter().copied().collect() }
+        Some(Self { place, places })
     }
 
     /// Where a node stands.
     pub fn place_of(&self, node: &Identity) -> Option<Place> {
         self.places.get(node).copied()
+    }
+}
+
+/// The network as one node sees it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Longest mixing delay accepted: the 1−10⁻¹² quantile of the larger of the current and the previous mean. Above it
+    /// a packet is dropped, never clamped.
+    pub delay_cap: Duration,
+    /// By the newest document and, while packets built under it are under way, by the one before. At least one.
+    layouts: Vec<Layout>,
+}
+
+impl View {
+    /// The view of node `me`, with the document before as long as it counts; `None` if neither lists it and gives it a
+    /// place.
+    pub fn of(consensus: &Consensus, before: Option<&Consensus>, me: &Identity) -> Option<Self> {
+        let documents = std::iter::once(consensus).chain(before);
+        let layouts: Vec<_> = documents.filter_map(|document| Layout::of(document, me)).collect();
+        let delay_cap = consensus.parameters.delay_cap(consensus.previous_mean_delay_ms);
+        (!layouts.is_empty()).then_some(Self { delay_cap, layouts })
+    }
+
+    /// A view from its parts, for tests and simulations: where this node and others stand, by one document or two.
+    pub fn from_parts(delay_cap: Duration, layouts: &[(Place, &[(Identity, Place)])]) -> Self {
+        let layout = |(place, nodes): &(Place, &[(Identity, Place)])| Layout {
+            place: *place,
+            places: nodes.iter().copied().collect(),
+        };
+        Self { delay_cap, layouts: layouts.iter().map(layout).collect() }
+    }
+
+    /// The newest document's first.
+    pub fn layouts(&self) -> &[Layout] {
+        &self.layouts
+    }
+
+    /// Whether this node is a store.
+    pub fn is_store(&self) -> bool {
+        self.layouts.iter().any(|layout| layout.place == Place::Store)
     }
 }
 

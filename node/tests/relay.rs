@@ -1,5 +1,6 @@
 //! One real node process between paper neighbours: what it passes on, what it refuses, and what survives kill -9.
 
+mod handing;
 mod health;
 mod paper;
 

@@ -8,12 +8,18 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use shoal_protocol::address::Address;
+use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, ChainSecret, WriteKey};
+use shoal_protocol::consensus::{
+    CONSENSUS_FORMAT, Consensus, DrawState, ListHash, NodeEntry, UnverifiedConsensus, certify, difference, set_hash,
+};
+use shoal_protocol::epoch::Schedule;
 use shoal_protocol::inbox::{InboxKey, card_chain, find_nonce, inbox_id};
 use shoal_protocol::link::Attach;
+use shoal_protocol::parameters::Parameters;
 use shoal_protocol::request::{Answer, Operation, Status, pack_reply, seal_envelope};
 use shoal_protocol::sphinx::{Hop, Unwrapped, build, open_header};
-use shoal_protocol::{Epoch, StoreIndex, X25519Secret, surb};
+use shoal_protocol::{Epoch, Hash, IdentityKey, Role, StoreIndex, UnixMillis, X25519Secret, surb};
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error>;
@@ -90,10 +96,71 @@ fn envelopes(rng: &mut StdRng) -> Result<Value, Failure> {
         "reply": hex::encode(pack_reply(&first.full, &second.short))}))
 }
 
+/// Two documents of one authority and a gateway, one epoch apart, and what leads from one to the other.
+fn documents(rng: &mut StdRng) -> Result<Value, Failure> {
+    let authority = AuthoritySecret::generate(rng);
+    let parameters = Parameters::test_network();
+    let gateway = IdentityKey::generate(rng).identity();
+    let mut keys: Vec<_> = (4..7).map(|epoch| (Epoch(epoch), X25519Secret::generate(rng).public())).collect();
+    let schedule = Schedule::new(UnixMillis(1_750_000_000_000), &parameters);
+    let mut document = Consensus {
+        version: CONSENSUS_FORMAT,
+        network: Hash::from_bytes([1; 32]),
+        height: 5,
+        epoch: Epoch(4),
+        previous: Hash::from_bytes([2; 32]),
+        valid_from: schedule.start(Epoch(4)),
+        valid_until: schedule.start(Epoch(7)),
+        parameters,
+        previous_mean_delay_ms: parameters.mean_delay_ms,
+        mean_delay_since: Epoch(0),
+        authorities: vec![authority.public().clone()],
+        nodes: vec![NodeEntry {
+            identity: gateway,
+            role: Role::Gateway,
+            layer: None,
+            family: *gateway.as_bytes(),
+            addresses: vec![([192, 0, 2, 1], 4_433).into()],
+            store_index: None,
+            mix_keys: keys.clone(),
+            envelope_keys: Vec::new(),
+            since: Epoch(1),
+            standby: false,
+        }],
+        absent: Vec::new(),
+        next_store_index: 3,
+        generations: Vec::new(),
+        randomness: [6; 32],
+        draw: DrawState::default(),
+        commitments: Vec::new(),
+        reveals: Vec::new(),
+        lists: vec![ListHash { authority: 0, hash: Hash::from_bytes([7; 32]) }],
+    };
+    let certified = |document: &Consensus| {
+        let parsed = UnverifiedConsensus::parse(&certify(document, 0, &[(0, &authority)]))?;
+        parsed.dangerously_trust_own_copy(&document.network)
+    };
+    let old = certified(&document)?;
+    keys.remove(0);
+    keys.push((Epoch(7), X25519Secret::generate(rng).public()));
+    document.height = 6;
+    document.epoch = Epoch(5);
+    document.previous = old.hash();
+    document.valid_from = schedule.start(Epoch(5));
+    document.valid_until = schedule.start(Epoch(8));
+    document.nodes[0].mix_keys = keys;
+    document.lists[0].hash = Hash::from_bytes([8; 32]);
+    let new = certified(&document)?;
+    let step = difference(&old, &new).ok_or("no difference")?;
+    Ok(json!({"set": hex::encode(set_hash(&old.authorities).as_bytes()), "old": hex::encode(old.bytes()),
+        "new": hex::encode(new.bytes()), "difference": hex::encode(step),
+        "old_hash": hex::encode(old.hash().as_bytes()), "new_hash": hex::encode(new.hash().as_bytes())}))
+}
+
 fn main() -> Result<(), Failure> {
     let mut rng = StdRng::seed_from_u64(20_261_123);
-    let golden =
-        json!({"packets": packets(&mut rng)?, "boxes": all_boxes(&mut rng)?, "envelopes": envelopes(&mut rng)?});
+    let golden = json!({"packets": packets(&mut rng)?, "boxes": all_boxes(&mut rng)?,
+        "envelopes": envelopes(&mut rng)?, "documents": documents(&mut rng)?});
     println!("{}", serde_json::to_string_pretty(&golden)?);
     Ok(())
 }

@@ -17,10 +17,14 @@ use crate::x25519::X25519Public;
 
 pub mod codec;
 mod content;
+mod difference;
 mod follower;
+mod shelf;
 mod verify;
 
+pub use difference::{DifferenceError, difference, leads_from};
 pub use follower::{Follower, Offered};
+pub use shelf::{Handout, RECENT_KEPT, Shelf};
 pub use verify::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, assemble, certify};
 
 use codec::{Parsed, Put, Reader, Writer};
@@ -332,6 +336,26 @@ impl Consensus {
         reader.end("bytes after the last field")?;
         document.check()?;
         if document.encode() == bytes { Ok(document) } else { Err("not in canonical form") }
+    }
+}
+
+/// Hash of a set of authorities: how a reader that was away says which one it believes, and nothing more of itself.
+#[must_use]
+pub fn set_hash(authorities: &[AuthorityKey]) -> Hash {
+    Hash::of("shoal/1 authority set", &codec::encode(|writer| put_authorities(writer, authorities)))
+}
+
+/// Of the documents that changed the set of authorities, oldest first, those that lead on from the set with this hash;
+/// `None` if it is neither the genesis set nor named by any of them. Where a set was in force twice, from its last time.
+#[must_use]
+pub fn changes_after<'c, D: AsRef<VerifiedConsensus>>(
+    genesis: &[AuthorityKey],
+    changes: &'c [D],
+    set: &Hash,
+) -> Option<&'c [D]> {
+    match changes.iter().rposition(|change| set_hash(&change.as_ref().authorities) == *set) {
+        Some(at) => changes.get(at + 1..),
+        None => (set_hash(genesis) == *set).then_some(changes),
     }
 }
 

@@ -18,6 +18,9 @@ const SESSION: &str = "shoal/1 session address";
 pub const STREAM_PACKETS: u8 = 0;
 /// First byte of a gateway's unidirectional stream to a client that carries one certified consensus.
 pub const STREAM_CONSENSUS: u8 = 1;
+/// First byte of a gateway's unidirectional stream to a client that carries the difference to the newest consensus from the
+/// one that the gateway pushed before on the same link.
+pub const STREAM_DIFFERENCE: u8 = 2;
 /// Longest question to an authority: a descriptor of 8 KiB and framing.
 pub const QUESTION_SIZE_MAX: usize = 16 * 1024;
 /// Longest answer of an authority: a certified consensus of 1,000 nodes is below 400 KB; 1 MiB leaves room.
@@ -182,12 +185,13 @@ pub enum DirectoryQuestion {
         #[n(0)]
         have: Option<Hash>,
     },
-    /// Give the documents after this height at which the set of authorities changed, oldest first.
+    /// Give the documents that changed the set of authorities since it was this one, oldest first. The only question that
+    /// a client asks its gateway.
     #[n(2)]
     Changes {
-        /// Height of the newest document seen; 0 for none.
+        /// Hash of the set that the asker believes.
         #[n(0)]
-        after_height: u64,
+        after: Hash,
     },
     /// Between authorities: a message of the agreement.
     #[n(3)]
@@ -219,9 +223,12 @@ pub enum DirectoryAnswer {
     #[n(5)]
     BadQuestion,
     /// Certified bytes of documents at which the set of authorities changed, oldest first; as many as fit in an answer,
-    /// none when there are no more. Ask again after the last one's height.
+    /// none when there are no more or the set is not known. Ask again with the set of the last one.
     #[n(6)]
     Changes(#[n(0)] Vec<ByteVec>),
+    /// What leads to the newest document from the one that the asker holds.
+    #[n(7)]
+    Difference(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
 }
 
 /// A directory message that cannot be read.
@@ -288,7 +295,7 @@ mod tests {
             DirectoryQuestion::Publish(vec![1, 2, 3]),
             DirectoryQuestion::Newest { have: None },
             DirectoryQuestion::Newest { have: Some(Hash::from_bytes([7; 32])) },
-            DirectoryQuestion::Changes { after_height: u64::MAX },
+            DirectoryQuestion::Changes { after: Hash::from_bytes([8; 32]) },
             DirectoryQuestion::Agree(vec![1; 9]),
             DirectoryQuestion::List(vec![2; 9]),
         ] {
@@ -306,6 +313,7 @@ mod tests {
             DirectoryAnswer::BadQuestion,
             DirectoryAnswer::Changes(Vec::new()),
             DirectoryAnswer::Changes(vec![vec![1; 40].into(), vec![2; 3].into()]),
+            DirectoryAnswer::Difference(vec![3; 300]),
         ] {
             assert_eq!(DirectoryAnswer::from_bytes(&answer.to_bytes()), Ok(answer));
         }

@@ -3,12 +3,13 @@
 use serde_json::Value;
 use shoal_protocol::address::Address;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey};
+use shoal_protocol::consensus::{TrustAnchor, UnverifiedConsensus, set_hash};
 use shoal_protocol::inbox::{InboxKey, append_work, card_chain, inbox_id, verify_read};
 use shoal_protocol::link::Attach;
 use shoal_protocol::request::{Envelope, Operation};
 use shoal_protocol::sphinx::{Unwrapped, open_header};
 use shoal_protocol::surb::Surb;
-use shoal_protocol::{Epoch, Packet, StoreIndex, X25519Secret};
+use shoal_protocol::{Epoch, Hash, Packet, StoreIndex, X25519Secret};
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../testdata/golden.json")).expect("golden.json is JSON")
@@ -90,4 +91,19 @@ fn envelopes_open_for_both_replicas() {
         let open = envelope.open(StoreIndex(index), &key).expect("opens");
         assert_eq!(open.operation, Ok(Operation::Get { id: BoxId::from_bytes(array(&golden["get"])) }));
     }
+}
+
+#[test]
+fn the_recorded_difference_leads_to_the_recorded_document() {
+    let golden = &golden()["documents"];
+    let network = Hash::from_bytes([1; 32]);
+    let old = UnverifiedConsensus::parse(&bytes(&golden["old"])).expect("a document");
+    let old = old.dangerously_trust_own_copy(&network).expect("of this network");
+    assert_eq!(old.hash(), Hash::from_bytes(array(&golden["old_hash"])));
+    assert_eq!(set_hash(&old.authorities), Hash::from_bytes(array(&golden["set"])));
+    let new = old.apply(&bytes(&golden["difference"])).expect("leads on");
+    assert_eq!(new, bytes(&golden["new"]));
+    let anchor = TrustAnchor { network, authorities: old.authorities.clone() };
+    let new = UnverifiedConsensus::parse(&new).and_then(|parsed| parsed.verify_after(&anchor, Some(old.mark())));
+    assert_eq!(new.map(|new| new.hash()), Ok(Hash::from_bytes(array(&golden["new_hash"]))));
 }

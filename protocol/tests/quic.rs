@@ -484,7 +484,7 @@ async fn questions_are_answered_within_their_limits() {
                 Ok(Some((question, answerer))) if question == b"silence" => drop(answerer),
                 Ok(Some((question, answerer))) => {
                     let size = usize::from(question[0]) * 1_000;
-                    let _ = answerer.answer(&vec![question[0]; size]).await;
+                    let _ = answerer.answer(vec![question[0]; size]).await;
                 }
                 Ok(None) => return refused,
                 Err(AskError::TooLarge) => refused += 1,
@@ -509,6 +509,33 @@ async fn questions_are_answered_within_their_limits() {
     .await;
     dialled.close(CloseReason::Done);
     assert_eq!(soon(answering).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn who_does_not_read_its_answers_is_not_waited_for() {
+    let client = Endpoint::dialler(None, loopback()).unwrap();
+    let (dialled, accepted, _server) = pair(&client, Protocol::Directory).await;
+    // the asker's side takes 2 MiB unread: two answers are in its memory, the third stays with us
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let (mut send, receive) = soon(dialled.connection.open_bi()).await.unwrap();
+        send.write_all(&[1]).await.unwrap();
+        send.finish().unwrap();
+        unread.push(receive);
+    }
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        let (_, answerer) = soon(read_question(&accepted, 100, QUESTION_TIMEOUT)).await.unwrap().unwrap();
+        sent.push(soon(answerer.answer_within(vec![7; 1 << 20], Duration::from_secs(2))).await);
+    }
+    assert_eq!(sent, [Ok(()), Ok(()), Err(AskError::TimedOut)]);
+    // the third was taken back: no half answer looks whole
+    let mut whole = 0;
+    for mut receive in unread {
+        whole += usize::from(soon(receive.read_to_end(1 << 20)).await.is_ok());
+    }
+    assert_eq!(whole, 2);
+    assert!(dialled.is_open());
 }
 
 #[tokio::test]

@@ -378,6 +378,7 @@ impl Schedule {
                 }
             }
             LinkEvent::Document(bytes) => self.on_document(bytes),
+            LinkEvent::Changes(gateway, changes) => self.on_changes(&gateway, changes),
             LinkEvent::Up(gateway) => {
                 self.guards.reached(&gateway);
                 self.linked = self.aimed.as_ref().is_some_and(|(aimed, _)| *aimed == gateway).then_some(gateway);
@@ -430,27 +431,65 @@ impl Schedule {
         match self.view.offer(bytes, self.clock.unix()) {
             Ok(Offer::Newer(consensus)) => self.on_newer(&consensus),
             Ok(Offer::Known | Offer::Early) => self.snapshot.other_network = false,
-            Err(error @ DocumentError::Conflict { epoch, seen, found, .. }) => {
-                tracing::error!(%error, "the authorities contradict themselves; payload stops");
-                // the first two are the evidence: what comes later does not displace them
-                if self.snapshot.conflict.is_none() {
-                    let at = self.profile.clone().unwrap_or_default();
-                    if let (Some(bytes), Some(held)) = (kept, self.view.held().cloned()) {
-                        self.keep_evidence(at.clone(), epoch, (seen, held.bytes().to_vec()), (found, bytes));
-                    }
-                    self.snapshot.conflict = Some(evidence::folder(&at));
-                }
-                self.publish();
-                if let Some(mail) = &self.mail {
-                    let warning = Event::Warning { code: "conflict", message: error.to_string() };
-                    drop(mail.announcer().send(warning));
+            Err(error) if error.may_be_another_set() => {
+                // asked only now, and of the gateway that has the document: it learns which set this client knows
+                self.link.ask_changes(self.view.set());
+                self.complain(&format!("a consensus of authorities that are not known here, or forged: {error}"));
+            }
+            Err(error) => self.refuse(error, kept),
+        }
+    }
+
+    /// The gateway's way from the authorities that this client knows to those of the newest document.
+    fn on_changes(&mut self, gateway: &Identity, changes: Vec<Vec<u8>>) {
+        let mut led = false;
+        for change in changes {
+            match self.view.advance(&change) {
+                Ok(further) => led |= further,
+                Err(error) => {
+                    self.refuse(error, self.mail.is_some().then_some(change));
+                    // what was true of it stays; another gateway may know the rest
+                    return self.leave(gateway, "the gateway does not lead to its own consensus".to_owned());
                 }
             }
-            Err(error) => {
-                self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
-                self.snapshot.other_network |= matches!(error, DocumentError::WrongNetwork { .. });
-                self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
+        }
+        if !led {
+            return self.leave(gateway, "the gateway does not lead to its own consensus".to_owned());
+        }
+        if let Some(unproved) = self.view.unproved() {
+            self.on_document(unproved);
+        }
+    }
+
+    /// What is made of a document, with its bytes, that the view does not take.
+    fn refuse(&mut self, error: DocumentError, bytes: Option<Vec<u8>>) {
+        let DocumentError::Conflict { epoch, seen, found, .. } = error else {
+            self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
+            self.snapshot.other_network |= matches!(error, DocumentError::WrongNetwork { .. });
+            self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
+            // one that is over is no lie: the authorities make none, or this clock is wrong, and others have no other
+            let is_over = matches!(error, DocumentError::Expired { .. });
+            if let Some(gateway) = self.linked
+                && !is_over
+                && self.view.in_force(self.clock.unix()).is_none()
+            {
+                self.leave(&gateway, format!("the gateway's consensus is refused: {error}"));
             }
+            return;
+        };
+        tracing::error!(%error, "the authorities contradict themselves; payload stops");
+        // the first two are the evidence: what comes later does not displace them
+        if self.snapshot.conflict.is_none() {
+            let at = self.profile.clone().unwrap_or_default();
+            if let (Some(bytes), Some(held)) = (bytes, self.view.held().cloned()) {
+                self.keep_evidence(at.clone(), epoch, (seen, held.bytes().to_vec()), (found, bytes));
+            }
+            self.snapshot.conflict = Some(evidence::folder(&at));
+        }
+        self.publish();
+        if let Some(mail) = &self.mail {
+            let warning = Event::Warning { code: "conflict", message: error.to_string() };
+            drop(mail.announcer().send(warning));
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
+use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
+use shoal_protocol::consensus::{DocumentError, VerifiedConsensus, set_hash};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::{Hash, Identity, UnixMillis};
@@ -372,6 +372,18 @@ impl Authority {
     #[must_use]
     pub fn changes_after(&self, height: u64) -> Vec<Arc<VerifiedConsensus>> {
         self.chain.changes_after(height)
+    }
+
+    /// The set that certifies the first document.
+    #[must_use]
+    pub fn genesis(&self) -> &[AuthorityKey] {
+        &self.network.authorities
+    }
+
+    /// Hash of the set that certifies the next document.
+    #[must_use]
+    pub fn set_hash(&self) -> Hash {
+        set_hash(self.core.set())
     }
 
     /// What the first document, or an overdue one, waits for.

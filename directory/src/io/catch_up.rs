@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_protocol::Hash;
-use shoal_protocol::consensus::DocumentError;
+use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::Hint;
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
@@ -25,11 +24,11 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
         shared.asked.notified().await;
         let (peers, have) = {
             let authority = shared.authority();
-            (authority.peers().clone(), authority.newest_certified().map(|newest| newest.hash()))
+            (authority.peers().clone(), authority.newest_certified().map(Arc::clone))
         };
         let mut asked = JoinSet::new();
         for peer in peers.list() {
-            let (endpoint, shared, peer) = (endpoint.clone(), Arc::clone(&shared), *peer);
+            let (endpoint, shared, peer, have) = (endpoint.clone(), Arc::clone(&shared), *peer, have.clone());
             asked.spawn(async move { timeout(patience, follow(&endpoint, &shared, &peer, have)).await });
         }
         while asked.join_next().await.is_some() {}
@@ -38,18 +37,27 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
 }
 
 /// Takes over what one authority has, first the documents that changed the set of authorities if there were any.
-async fn follow(endpoint: &Endpoint, shared: &Arc<Shared>, peer: &Hint, have: Option<Hash>) -> Option<()> {
+async fn follow(
+    endpoint: &Endpoint,
+    shared: &Arc<Shared>,
+    peer: &Hint,
+    have: Option<Arc<VerifiedConsensus>>,
+) -> Option<()> {
     let link = endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await.ok()?;
-    let DirectoryAnswer::Document(newest) = question(&link, &DirectoryQuestion::Newest { have }).await? else {
-        return None;
+    let newest = DirectoryQuestion::Newest { have: have.as_ref().map(|have| have.hash()) };
+    let newest = match (question(&link, &newest).await?, have) {
+        (DirectoryAnswer::Document(newest), _) => newest,
+        // from one that does not know yet that this is an authority
+        (DirectoryAnswer::Difference(difference), Some(have)) => have.apply(&difference).ok()?,
+        _ => return None,
     };
     let Err(error) = adopt(shared, newest.clone()).await? else { return Some(()) };
     if !error.may_be_another_set() {
         tracing::debug!(%error, "another authority's newest document is not taken");
         return None;
     }
-    let after_height = shared.authority().newest_certified().map_or(0, |newest| newest.height);
-    let DirectoryAnswer::Changes(changes) = question(&link, &DirectoryQuestion::Changes { after_height }).await? else {
+    let after = shared.authority().set_hash();
+    let DirectoryAnswer::Changes(changes) = question(&link, &DirectoryQuestion::Changes { after }).await? else {
         return None;
     };
     for change in changes {

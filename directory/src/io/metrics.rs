@@ -189,10 +189,11 @@ impl Drop for OpenLink {
     }
 }
 
-const QUESTIONS: [(&str, &str); 8] = [
+const QUESTIONS: [(&str, &str); 9] = [
     ("publish", "accepted"),
     ("publish", "refused"),
     ("newest", "document"),
+    ("newest", "difference"),
     ("newest", "up_to_date"),
     ("changes", "changes"),
     ("newest", "not_yet"),

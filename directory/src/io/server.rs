@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shoal_protocol::UnixMillis;
 use shoal_protocol::certificate::MAX_AUTHORITIES;
-use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
+use shoal_protocol::consensus::{Handout, Shelf, VerifiedConsensus, changes_after};
+use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::quic::{
-    AskError, CloseReason, Endpoint, Link, PEER_QUESTION_TIMEOUT, QUESTION_TIMEOUT, read_question,
+    AskError, CloseReason, Endpoint, Link, PEER_QUESTION_TIMEOUT, Pieces, QUESTION_TIMEOUT, read_question,
 };
+use shoal_protocol::{Hash, UnixMillis};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -22,8 +23,7 @@ use crate::lists::Examined;
 const REASON_MAX: usize = 200;
 /// Longest question of another authority: a list or a proposal, and framing.
 const PEER_QUESTION_MAX: usize = MAX_MESSAGE_SIZE + 64 * 1024;
-/// Questions of guests that are worked on at a time: a descriptor costs a signature, a document a copy of 1 MiB. Authorities
-/// are never held up by them.
+/// Questions of guests that are worked on at a time: a descriptor costs a signature. Authorities are never held up by them.
 const GUESTS_AT_A_TIME: usize = 4;
 /// Links of one other authority at a time: its messages, a question, and those of a process that has just ended. Each may
 /// hold a question of 8 MiB: 96 MiB with four authorities that are all dishonest.
@@ -38,6 +38,8 @@ const DIALS_AT_A_TIME: usize = 64;
 #[derive(Debug)]
 pub struct Shared {
     authority: Mutex<Authority>,
+    /// What is handed to guests, made once for all of them.
+    shelf: Mutex<Arc<Shelf>>,
     /// Counted for `/metrics`.
     pub metrics: Metrics,
     /// Told when something came that may change when to act next.
@@ -56,6 +58,7 @@ impl Shared {
     pub fn new(authority: Authority, metrics: Metrics) -> Arc<Self> {
         Arc::new(Self {
             authority: Mutex::new(authority),
+            shelf: Mutex::default(),
             metrics,
             stirred: Notify::new(),
             asked: Notify::new(),
@@ -70,6 +73,16 @@ impl Shared {
     /// a document counts only when it was written and shown.
     pub fn authority(&self) -> MutexGuard<'_, Authority> {
         self.authority.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shelf on which `newest` is the newest document. Whoever comes first after a new one makes it.
+    fn shelf(&self, newest: &Arc<VerifiedConsensus>) -> Arc<Shelf> {
+        // one at a time: who comes second finds it made
+        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        if shelf.newest().is_none_or(|held| held.height < newest.height) {
+            *shelf = Arc::new(shelf.with(newest));
+        }
+        Arc::clone(&shelf)
     }
 }
 
@@ -129,10 +142,15 @@ async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
                     return;
                 };
                 shared.metrics.answered(kind, label);
-                let (answer, theirs) = (answer.to_bytes(), Arc::clone(shared));
+                let (link, theirs) = (link.clone(), Arc::clone(shared));
                 let sending = async move {
-                    if answerer.answer(&answer).await.is_err() {
+                    let sent = answerer.answer(answer).await;
+                    if sent.is_err() {
                         theirs.metrics.answered("any", "unanswered");
+                    }
+                    // who does not read holds on to what was written; anybody else took back the question
+                    if matches!(sent, Err(AskError::TimedOut)) {
+                        link.close(CloseReason::Malformed);
                     }
                 };
                 match authority {
@@ -153,7 +171,12 @@ async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
 }
 
 /// Kind of question, kind of answer, answer.
-type Answered = Option<(&'static str, &'static str, DirectoryAnswer)>;
+type Kinds = (&'static str, &'static str, Pieces);
+type Answered = Option<Kinds>;
+
+fn short(question: &'static str, kind: &'static str, answer: &DirectoryAnswer) -> Kinds {
+    (question, kind, answer.into())
+}
 
 /// Runs a step that verifies signatures or waits for the disk. `None`: it panicked, and the process ends: what was signed
 /// in it may not be in the log.
@@ -173,25 +196,23 @@ async fn answer_authority(from: u16, question: Vec<u8>, shared: &Arc<Shared>) ->
         match DirectoryQuestion::from_bytes(&question) {
             Ok(DirectoryQuestion::Agree(message)) => {
                 shared.authority().receive(from, &message, now);
-                ("agree", "accepted", DirectoryAnswer::Accepted)
+                short("agree", "accepted", &DirectoryAnswer::Accepted)
             }
             Ok(DirectoryQuestion::List(message)) => match shared.authority().take_list(from, &message, now) {
-                Ok(()) => ("list", "accepted", DirectoryAnswer::Accepted),
-                Err(reason) => ("list", "refused", DirectoryAnswer::Refused(shorten(&reason))),
+                Ok(()) => short("list", "accepted", &DirectoryAnswer::Accepted),
+                Err(reason) => short("list", "refused", &DirectoryAnswer::Refused(shorten(&reason))),
             },
             // an authority may have a document before it is handed out to others
             Ok(DirectoryQuestion::Newest { have }) => {
                 let newest = shared.authority().newest_certified().map(Arc::clone);
                 match newest {
-                    Some(document) if have == Some(document.hash()) => {
-                        ("newest", "up_to_date", DirectoryAnswer::UpToDate)
-                    }
-                    Some(document) => ("newest", "document", DirectoryAnswer::Document(document.bytes().to_vec())),
-                    None => ("newest", "not_yet", DirectoryAnswer::NotYet(String::new())),
+                    Some(document) if have == Some(document.hash()) => newest_is(Handout::UpToDate),
+                    Some(document) => newest_is(Handout::Whole(document)),
+                    None => short("newest", "not_yet", &DirectoryAnswer::NotYet(String::new())),
                 }
             }
             Ok(other) => answer_anybody(other, shared, now),
-            Err(_) => ("unreadable", "bad_question", DirectoryAnswer::BadQuestion),
+            Err(_) => short("unreadable", "bad_question", &DirectoryAnswer::BadQuestion),
         }
     })
     .await?;
@@ -211,20 +232,21 @@ async fn answer_guest(question: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Share
             publish(descriptor, endpoint, shared).await
         }
         Ok(other) => step(shared, move |shared| answer_anybody(other, shared, now())).await,
-        Err(_) => Some(("unreadable", "bad_question", DirectoryAnswer::BadQuestion)),
+        Err(_) => Some(short("unreadable", "bad_question", &DirectoryAnswer::BadQuestion)),
     }
 }
 
 /// Verifies, dials the node if it was not reached lately, and lists it.
 async fn publish(bytes: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Shared>) -> Answered {
-    let refused = |reason: &str| Some(("publish", "refused", DirectoryAnswer::Refused(shorten(reason))));
+    let accepted = || Some(short("publish", "accepted", &DirectoryAnswer::Accepted));
+    let refused = |reason: &str| Some(short("publish", "refused", &DirectoryAnswer::Refused(shorten(reason))));
     let now = now();
     let permit = shared.guests.acquire().await.ok()?;
     let (examined, bytes) = step(shared, move |shared| (shared.authority().examine(&bytes, now), bytes)).await?;
     drop(permit);
     let signed = match examined {
         Ok(Examined::New(signed)) => signed,
-        Ok(Examined::Known(_)) => return Some(("publish", "accepted", DirectoryAnswer::Accepted)),
+        Ok(Examined::Known(_)) => return accepted(),
         Err(refusal) => {
             shared.authority().refuse(refusal.to_string(), now);
             return refused(&refusal.to_string());
@@ -248,43 +270,45 @@ async fn publish(bytes: Vec<u8>, endpoint: &Endpoint, shared: &Arc<Shared>) -> A
     match offered {
         Ok(_) => {
             shared.stirred.notify_one();
-            Some(("publish", "accepted", DirectoryAnswer::Accepted))
+            accepted()
         }
         Err(refusal) => refused(&refusal.to_string()),
     }
 }
 
-fn answer_anybody(
-    question: DirectoryQuestion,
-    shared: &Shared,
-    now: UnixMillis,
-) -> (&'static str, &'static str, DirectoryAnswer) {
+fn answer_anybody(question: DirectoryQuestion, shared: &Shared, now: UnixMillis) -> Kinds {
     match question {
         DirectoryQuestion::Newest { have } => {
             let (newest, waiting_for) = {
                 let authority = shared.authority();
                 (authority.newest(now).map(Arc::clone), authority.waiting_for().map(shorten))
             };
-            match newest {
-                Some(document) if have == Some(document.hash()) => ("newest", "up_to_date", DirectoryAnswer::UpToDate),
-                Some(document) => ("newest", "document", DirectoryAnswer::Document(document.bytes().to_vec())),
-                None => ("newest", "not_yet", DirectoryAnswer::NotYet(waiting_for.unwrap_or_default())),
+            match newest.and_then(|newest| shared.shelf(&newest).for_holder_of(have.as_ref())) {
+                Some(handout) => newest_is(handout),
+                None => short("newest", "not_yet", &DirectoryAnswer::NotYet(waiting_for.unwrap_or_default())),
             }
         }
-        DirectoryQuestion::Changes { after_height } => {
-            let changes = shared.authority().changes_after(after_height);
-            let mut size = 1024;
-            let fitting = changes.iter().take_while(|document| {
-                size += document.bytes().len() + 16;
-                size <= ANSWER_SIZE_MAX
-            });
-            let fitting = fitting.map(|document| document.bytes().to_vec().into()).collect();
-            ("changes", "changes", DirectoryAnswer::Changes(fitting))
-        }
+        DirectoryQuestion::Changes { after } => ("changes", "changes", changes(shared, &after)),
         DirectoryQuestion::Publish(_) | DirectoryQuestion::Agree(_) | DirectoryQuestion::List(_) => {
-            ("forbidden", "bad_question", DirectoryAnswer::BadQuestion)
+            short("forbidden", "bad_question", &DirectoryAnswer::BadQuestion)
         }
     }
+}
+
+fn newest_is(handout: Handout) -> Kinds {
+    let kind = match handout {
+        Handout::UpToDate => "up_to_date",
+        Handout::Whole(_) => "document",
+        Handout::Difference(_) => "difference",
+    };
+    ("newest", kind, handout.into())
+}
+
+/// Documents that lead on from the set with this hash; none if this chain does not know it.
+fn changes(shared: &Shared, after: &Hash) -> Pieces {
+    let authority = shared.authority();
+    let all = authority.changes_after(0);
+    Pieces::changes(changes_after(authority.genesis(), &all, after).unwrap_or_default())
 }
 
 /// Cuts a reason at a character boundary.

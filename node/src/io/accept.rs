@@ -78,11 +78,13 @@ pub struct Acceptor {
     pub endpoint: Arc<Endpoint>,
     /// The newest consensus.
     pub consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
+    /// The one before it, for the grace time: links that it allows stay, because packets built under it still come.
+    pub before: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
     /// Where packets go.
     pub workers: Workers,
     /// Open links of nodes.
     pub links: Arc<NodeLinks>,
-    /// Who serves clients; gateways only.
+    /// Who serves clients and those who ask for documents; gateways only.
     pub clients: Option<ClientService>,
     /// Where links of other stores go; stores only.
     pub stores: Option<mpsc::Sender<Link>>,
@@ -109,6 +111,10 @@ impl Acceptor {
                     None => return,
                 },
                 changed = self.consensus.changed() => match changed {
+                    Ok(()) => self.recheck(),
+                    Err(_) => return,
+                },
+                changed = self.before.changed() => match changed {
                     Ok(()) => self.recheck(),
                     Err(_) => return,
                 },
@@ -142,8 +148,15 @@ impl Acceptor {
         if self.is_contradicted() {
             return Err(Refusal::Contradiction);
         }
-        let consensus = self.consensus.borrow().clone();
-        decide(link.protocol, link.peer.as_ref(), consensus.as_deref().map(|document| &**document), &self.me, self.role)
+        let by = |consensus: &Option<Arc<VerifiedConsensus>>| {
+            let consensus = consensus.as_deref().map(|document| &**document);
+            decide(link.protocol, link.peer.as_ref(), consensus, &self.me, self.role)
+        };
+        let before = self.before.borrow().clone();
+        by(&self.consensus.borrow().clone()).or_else(|refusal| match before {
+            Some(_) => by(&before).map_err(|_| refusal),
+            None => Err(refusal),
+        })
     }
 
     fn is_contradicted(&self) -> bool {
@@ -174,7 +187,10 @@ impl Acceptor {
                 self.links.leave(peer, link);
             }
             (Admission::Client, Some(clients), _) => clients.clone().serve(link.clone()).await,
-            (Admission::Store(_), _, None) | (Admission::Client, None, _) => return Err(Refusal::WrongProtocol),
+            (Admission::Asker, Some(clients), _) => clients.clone().answer_asker(link.clone()).await,
+            (Admission::Store(_), _, None) | (Admission::Client | Admission::Asker, None, _) => {
+                return Err(Refusal::WrongProtocol);
+            }
         }
         Ok(())
     }

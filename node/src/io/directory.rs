@@ -1,6 +1,10 @@
-//! The node's side of the directory: fetches the consensus, keeps the newest on disk, and publishes the descriptor.
+//! The node's side of the directory: fetches the consensus and keeps the newest on disk.
+//!
+//! Authorities are asked first, and when none of them has the document of the current epoch, gateways: nobody is believed,
+//! so anybody may be asked. Who does not answer soon is overtaken by the next one.
 
 use crate::freshness::{self, Freshness};
+use crate::io::changes;
 use crate::io::evidence::Evidence;
 use crate::io::files;
 use crate::io::host::{Clock, generator};
@@ -8,39 +12,52 @@ use crate::io::phase::{self, Phase};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
-use shoal_protocol::consensus::{DocumentError, Follower, Offered, VerifiedConsensus};
+use shoal_protocol::consensus::{DocumentError, Follower, Offered, UnverifiedConsensus, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
-use shoal_protocol::types::Identity;
-use std::collections::BTreeMap;
+use shoal_protocol::types::{Identity, UnixMillis};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Shortest step between two questions for the newest document.
 const STEP_MIN: Duration = Duration::from_millis(250);
-/// How long one authority may take before the next one is asked.
-const SERVER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last server asked may take: 1 MiB at 600 kbit/s.
+pub const SERVER_PATIENCE: Duration = Duration::from_secs(15);
+/// How long one server may take before the next one is asked as well: a fortieth of an epoch, within these. So seven
+/// silent authorities cost 14 s of an epoch of 20 minutes.
+const HEAD_START: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// Gateways asked in one turn, when no authority has the document of the epoch.
+const GATEWAYS_ASKED: usize = 3;
 /// Pause between two lines of the log about the same trouble.
 const QUIET: Duration = Duration::from_secs(60);
 /// File with the newest certified document, in the node's directory.
 pub const CONSENSUS_FILE: &str = "consensus";
 
-/// Asks authorities, over one link each that is kept while it is open.
+/// Asks authorities and gateways, over one link each that is kept while it is open.
 pub struct Authorities {
     endpoint: Arc<Endpoint>,
     hints: Vec<Hint>,
+    gateways: Vec<Hint>,
     links: Mutex<BTreeMap<Identity, Link>>,
 }
 
 impl Authorities {
     /// Asks the authorities that the network file names.
     pub fn new(endpoint: Arc<Endpoint>, network: &NetworkFile) -> Self {
-        Self { endpoint, hints: network.hints.authorities.clone(), links: Mutex::default() }
+        let hints = network.hints.clone();
+        Self { endpoint, hints: hints.authorities, gateways: hints.gateways, links: Mutex::default() }
+    }
+
+    /// Gateways that the network file names.
+    pub fn gateways(&self) -> &[Hint] {
+        &self.gateways
     }
 
     /// The authorities.
@@ -48,7 +65,13 @@ impl Authorities {
         &self.hints
     }
 
-    /// Asks one authority. The error names it without its address, because errors end in logs.
+    /// What a server is called in messages.
+    fn name(&self, server: &Hint) -> String {
+        let kind = if self.hints.iter().any(|hint| hint.identity == server.identity) { "authority" } else { "gateway" };
+        format!("{kind} {}", server.identity)
+    }
+
+    /// Asks one server. The error names it without its address, because errors end in logs.
     pub async fn ask(&self, hint: &Hint, question: &DirectoryQuestion) -> Result<DirectoryAnswer> {
         let kept = self.links.lock().unwrap_or_else(PoisonError::into_inner).get(&hint.identity).cloned();
         let link = match kept.filter(Link::is_open) {
@@ -58,17 +81,74 @@ impl Authorities {
                     .endpoint
                     .connect(hint.address, &hint.identity, Protocol::Directory)
                     .await
-                    .with_context(|| format!("authority {}", hint.identity))?;
+                    .with_context(|| self.name(hint))?;
                 let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+                // gateways come and go
+                links.retain(|_, link| link.is_open());
                 links.insert(hint.identity, link.clone());
                 link
             }
         };
-        let answer = ask(&link, &question.to_bytes(), ANSWER_SIZE_MAX)
-            .await
-            .with_context(|| format!("authority {}", hint.identity))?;
-        DirectoryAnswer::from_bytes(&answer).context("an authority's answer")
+        let answer = ask(&link, &question.to_bytes(), ANSWER_SIZE_MAX).await.with_context(|| self.name(hint))?;
+        DirectoryAnswer::from_bytes(&answer).with_context(|| self.name(hint))
     }
+
+    /// What one server has for a reader who stands where `follower` stands and holds `held`. What comes back is verified by
+    /// a follower that is thrown away; whoever uses it offers it to his own.
+    async fn find(
+        &self,
+        server: &Hint,
+        mut follower: Follower,
+        held: Option<Arc<VerifiedConsensus>>,
+        now: UnixMillis,
+    ) -> Result<Option<Found>> {
+        let have = held.as_ref().map(|held| held.hash());
+        let unexpected = || Err(anyhow!("{} does not answer the question asked", self.name(server)));
+        let document = match (self.ask(server, &DirectoryQuestion::Newest { have }).await?, held) {
+            (DirectoryAnswer::UpToDate, Some(_)) => return Ok(None),
+            (DirectoryAnswer::Document(bytes), _) => bytes,
+            (DirectoryAnswer::Difference(difference), Some(held)) => {
+                held.apply(&difference).with_context(|| self.name(server))?
+            }
+            (DirectoryAnswer::NotYet(reason), _) => bail!("no consensus yet: {}", printable(&reason)),
+            (
+                DirectoryAnswer::UpToDate
+                | DirectoryAnswer::Difference(_)
+                | DirectoryAnswer::Accepted
+                | DirectoryAnswer::Refused(_)
+                | DirectoryAnswer::BadQuestion
+                | DirectoryAnswer::Changes(_),
+                _,
+            ) => return unexpected(),
+        };
+        let mut led: Vec<Vec<u8>> = Vec::new();
+        // the authorities may have changed while this node was away. Every turn leads further, or is the last
+        while let Err(error) = follower.clone().offer(&document, now)
+            && error.may_be_another_set()
+        {
+            let question = DirectoryQuestion::Changes { after: follower.set() };
+            let DirectoryAnswer::Changes(changes) = self.ask(server, &question).await? else { return unexpected() };
+            let changes: Vec<Vec<u8>> = changes.into_iter().map(Vec::from).collect();
+            match follower.advance(&changes) {
+                Ok(0) => return Err(error).with_context(|| self.name(server)),
+                Ok(_) => led.extend(changes),
+                // for whoever keeps the evidence
+                Err(DocumentError::Conflict { .. }) => {
+                    led.extend(changes);
+                    break;
+                }
+                Err(error) => return Err(error).with_context(|| self.name(server)),
+            }
+        }
+        Ok(Some(Found { changes: led, document }))
+    }
+}
+
+/// What a server had.
+struct Found {
+    /// Documents that changed the set of authorities, in order; needed before the document can be offered.
+    changes: Vec<Vec<u8>>,
+    document: Vec<u8>,
 }
 
 /// What the consensus task says about its work, for status and doctor.
@@ -90,10 +170,19 @@ pub async fn contradicted(mut fetch: watch::Receiver<FetchState>) {
 
 /// Fetches and keeps the newest consensus.
 pub struct ConsensusTask {
+    /// This node: it does not ask itself.
+    pub me: Identity,
     /// Whom to ask.
     pub authorities: Arc<Authorities>,
     /// Whom to believe now, and the newest document ever seen: nothing older and nothing of another chain is accepted.
     pub follower: Follower,
+    /// Keeps the documents that changed the set of authorities.
+    pub changes: changes::Keeper,
+    /// The newest document ever held, in force or not: it may name gateways to ask.
+    pub known: Option<Arc<VerifiedConsensus>>,
+    /// Servers that did not do what was asked when they were asked last: asked last. At most 64 authorities and 2,048
+    /// gateways.
+    pub failing: BTreeSet<Identity>,
     /// Epochs.
     pub schedule: Schedule,
     /// Directory of the consensus file and of evidence.
@@ -122,8 +211,11 @@ impl ConsensusTask {
         match self.follower.resume(&bytes) {
             Ok(document) => {
                 let (now, skew) = (self.clock.wall(), document.parameters.skew());
-                if now <= document.valid_until.plus(skew) && now.plus(skew) >= document.valid_from {
-                    self.consensus.send_replace(Some(Arc::new(document)));
+                let in_force = now <= document.valid_until.plus(skew) && now.plus(skew) >= document.valid_from;
+                let document = Arc::new(document);
+                self.known = Some(Arc::clone(&document));
+                if in_force {
+                    self.consensus.send_replace(Some(document));
                 }
             }
             Err(error) => tracing::warn!(%error, "the stored consensus is not usable; fetching a new one"),
@@ -214,26 +306,80 @@ impl ConsensusTask {
         });
     }
 
-    /// Asks one authority; others as well when it cannot give the document of the current epoch. A slow, dead or lying one
-    /// costs seconds.
+    /// Asks one server after the other until the document of the current epoch is here, each with a head start before the
+    /// next. A slow, dead or lying one costs this head start, and is asked last the next time.
     async fn fetch(&mut self, rng: &mut impl rand::CryptoRng) -> Result<()> {
-        let mut hints = self.authorities.hints().to_vec();
-        if hints.is_empty() {
+        let mut servers = self.servers(rng);
+        if servers.is_empty() {
             bail!("the network file names no authority to ask (hints.authorities)");
         }
-        hints.shuffle(rng);
-        let mut result = Ok(());
-        for hint in hints {
-            let asked = timeout(SERVER_PATIENCE, self.fetch_from(&hint)).await;
-            let asked = asked.unwrap_or_else(|_| Err(anyhow!("authority {} does not answer in time", hint.identity)));
-            if self.is_current() || self.state.borrow().contradiction.is_some() {
-                return asked;
+        let head_start = (self.epoch() / 40).clamp(HEAD_START.0, HEAD_START.1);
+        // dropped with all that is still under way
+        let mut asked: JoinSet<(Identity, Result<Option<Found>>)> = JoinSet::new();
+        let mut open = BTreeSet::new();
+        let mut problem = None;
+        loop {
+            if let Some(server) = servers.pop_front() {
+                open.insert(server.identity);
+                asked.spawn(self.asking(server));
             }
-            if asked.is_err() {
-                result = asked;
+            let wait = if servers.is_empty() { SERVER_PATIENCE } else { head_start };
+            match timeout(wait, asked.join_next()).await {
+                Ok(Some(Ok((server, found)))) => {
+                    open.remove(&server);
+                    match found.and_then(|found| found.map_or(Ok(()), |found| self.take_found(&found))) {
+                        Ok(()) => self.failing.remove(&server),
+                        Err(error) => {
+                            problem.get_or_insert(error);
+                            self.failing.insert(server)
+                        }
+                    };
+                }
+                // a task that panicked: as good as no answer
+                Ok(Some(Err(_))) => {}
+                Ok(None) => open.clear(),
+                Err(_) if servers.is_empty() => {
+                    problem.get_or_insert_with(|| anyhow!("{} of those asked do not answer in time", open.len()));
+                    self.failing.append(&mut open);
+                }
+                Err(_) => {}
+            }
+            if self.is_current() {
+                // whoever was overtaken is slow, or was asked a moment ago: then it is asked again next time or the time after
+                self.failing.append(&mut open);
+                return Ok(());
+            }
+            if self.state.borrow().contradiction.is_some() || (servers.is_empty() && open.is_empty()) {
+                return problem.map_or(Ok(()), Err);
             }
         }
-        result
+    }
+
+    fn asking(&self, server: Hint) -> impl Future<Output = (Identity, Result<Option<Found>>)> + Send + 'static {
+        let (authorities, follower, now) = (Arc::clone(&self.authorities), self.follower.clone(), self.clock.wall());
+        let held = self.consensus.borrow().clone();
+        async move { (server.identity, authorities.find(&server, follower, held, now).await) }
+    }
+
+    /// Authorities, then some gateways, each in random order with those that failed last at the end.
+    fn servers(&self, rng: &mut impl rand::CryptoRng) -> VecDeque<Hint> {
+        let mut authorities = self.authorities.hints().to_vec();
+        let mut gateways = match &self.known {
+            Some(known) => {
+                let others = known.gateways().filter(|gateway| gateway.identity != self.me);
+                let hint = others.filter_map(|gateway| {
+                    Some(Hint { identity: gateway.identity, address: *gateway.addresses.first()? })
+                });
+                hint.collect()
+            }
+            None => self.authorities.gateways().to_vec(),
+        };
+        for servers in [&mut authorities, &mut gateways] {
+            servers.shuffle(rng);
+            servers.sort_by_key(|server| self.failing.contains(&server.identity));
+        }
+        gateways.truncate(GATEWAYS_ASKED);
+        authorities.into_iter().chain(gateways).collect()
     }
 
     /// Whether the document of the current epoch is here.
@@ -242,38 +388,19 @@ impl ConsensusTask {
         self.consensus.borrow().as_ref().is_some_and(|held| held.epoch >= current)
     }
 
-    async fn fetch_from(&mut self, hint: &Hint) -> Result<()> {
-        let have = self.consensus.borrow().as_ref().map(|document| document.hash());
-        let unexpected = || Err(anyhow!("authority {} does not answer the question asked", hint.identity));
-        match self.authorities.ask(hint, &DirectoryQuestion::Newest { have }).await? {
-            DirectoryAnswer::UpToDate => Ok(()),
-            DirectoryAnswer::Document(bytes) => match self.take(&bytes) {
-                Err(error) if error.downcast_ref().is_some_and(DocumentError::may_be_another_set) => {
-                    // the authorities may have changed while this node was away
-                    let after_height = self.follower.height();
-                    match self.authorities.ask(hint, &DirectoryQuestion::Changes { after_height }).await? {
-                        DirectoryAnswer::Changes(changes) if !changes.is_empty() => {
-                            let changes: Vec<&[u8]> = changes.iter().map(|bytes| bytes.as_slice()).collect();
-                            self.follower.advance(&changes)?;
-                            self.take(&bytes)
-                        }
-                        DirectoryAnswer::Changes(_) => Err(error),
-                        DirectoryAnswer::UpToDate
-                        | DirectoryAnswer::Document(_)
-                        | DirectoryAnswer::NotYet(_)
-                        | DirectoryAnswer::Accepted
-                        | DirectoryAnswer::Refused(_)
-                        | DirectoryAnswer::BadQuestion => unexpected(),
-                    }
-                }
-                taken => taken,
-            },
-            DirectoryAnswer::NotYet(reason) => bail!("no consensus yet: {}", printable(&reason)),
-            DirectoryAnswer::Accepted
-            | DirectoryAnswer::Refused(_)
-            | DirectoryAnswer::BadQuestion
-            | DirectoryAnswer::Changes(_) => unexpected(),
+    fn take_found(&mut self, found: &Found) -> Result<()> {
+        for change in &found.changes {
+            let led = match self.follower.advance(&[change]) {
+                Err(error @ DocumentError::Conflict { .. }) => return self.contradiction(change, error),
+                led => led?,
+            };
+            if led > 0 {
+                // its form was checked, and by whom it was certified
+                let kept = UnverifiedConsensus::parse(change)?;
+                self.changes.keep(kept.dangerously_trust_own_copy(&self.follower.anchor().network)?);
+            }
         }
+        self.take(&found.document)
     }
 
     /// The bytes of the newest document accepted. It was on disk before it was used.
@@ -285,7 +412,17 @@ impl ConsensusTask {
         }
     }
 
+    /// Keeps the proof and stops, also when it cannot be kept.
+    fn contradiction(&self, other: &[u8], error: DocumentError) -> Result<()> {
+        let evidence = Evidence::of(&self.dir);
+        let kept = self.in_use().and_then(|first| evidence.keep(&first, other));
+        self.stop(evidence.explain());
+        kept.context("the proof of the contradiction could not be kept")?;
+        Err(error.into())
+    }
+
     fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let set_before = self.follower.set();
         let document = match self.follower.offer(bytes, self.clock.wall()) {
             Ok(Offered::Newer(document)) => *document,
             Ok(Offered::Known) => return Ok(()),
@@ -293,14 +430,7 @@ impl ConsensusTask {
             Err(DocumentError::NotYetValid { in_ms, .. }) if Duration::from_millis(in_ms) <= self.epoch() => {
                 return Ok(());
             }
-            Err(error @ DocumentError::Conflict { .. }) => {
-                let evidence = Evidence::of(&self.dir);
-                let kept = self.in_use().and_then(|first| evidence.keep(&first, bytes));
-                // stopped also when the proof cannot be kept
-                self.stop(evidence.explain());
-                kept.context("the proof of the contradiction could not be kept")?;
-                return Err(error.into());
-            }
+            Err(error @ DocumentError::Conflict { .. }) => return self.contradiction(bytes, error),
             Err(error) => return Err(error.into()),
         };
         // remembered before it is used: an older one must not pass after a crash. A disk that fails does not stop the node:
@@ -309,12 +439,17 @@ impl ConsensusTask {
             tracing::error!(error = format!("{error:#}"), "the newest consensus cannot be kept for a restart");
         }
         tracing::info!(epoch = %document.epoch, height = document.height, nodes = document.nodes.len(), "new consensus");
-        self.consensus.send_replace(Some(Arc::new(document)));
+        if self.follower.set() != set_before {
+            self.changes.keep(document.clone());
+        }
+        let document = Arc::new(document);
+        self.known = Some(Arc::clone(&document));
+        self.consensus.send_replace(Some(document));
         Ok(())
     }
 }
 
-/// An authority's text, as it may go to a log and a terminal: one short line without control characters.
+/// A server's text, as it may go to a log and a terminal: one short line without control characters.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(400).collect()
 }

@@ -1,4 +1,4 @@
-//! Links of clients at a gateway: the attach frame, packets in, packets and consensus documents out.
+//! Links of clients at a gateway: the attach frame, packets in, packets out. Documents are handed out by `handing`.
 //!
 //! Nothing here is logged about a client, at any level: not that it came, not its address, not its session.
 
@@ -6,13 +6,14 @@ use crate::drops::DropReason;
 use crate::gateway::{Sessions, fill_rate};
 use crate::io::counters::Counters;
 use crate::io::directory::{FetchState, contradicted};
+use crate::io::handing::Handing;
 use crate::io::host::Clock;
 use crate::io::phase::{self, Phase};
 use crate::io::workers::{Incoming, Workers};
 use crate::unwrap::Origin;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::geometry::PACKET_SIZE;
-use shoal_protocol::link::{Attach, STREAM_CONSENSUS, STREAM_PACKETS};
+use shoal_protocol::link::{Attach, STREAM_PACKETS};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::quic::{CloseReason, FrameError, FrameReader, FrameWriter, Link};
 use shoal_protocol::sphinx::Packet;
@@ -28,8 +29,6 @@ const SESSION_QUEUE: usize = 64;
 const BATCH: usize = 16;
 /// How long a client may take to send its attach frame.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take to receive a document: 1 MiB at 256 kbit/s.
-const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How the delay thread reaches one session.
 #[derive(Debug)]
@@ -81,6 +80,8 @@ pub struct ClientService {
     pub workers: Workers,
     /// The newest consensus.
     pub consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
+    /// What hands out documents.
+    pub handing: Handing,
     /// Rates before the first consensus.
     pub genesis: Parameters,
     /// Time.
@@ -101,8 +102,20 @@ impl ClientService {
         let (mut phase, fetch) = (self.phase.clone(), self.fetch.clone());
         let reason = tokio::select! {
             reason = self.receive(&link) => reason,
-            () = push_documents(self.consensus.clone(), &link) => CloseReason::Done,
+            () = self.handing.push(&link) => CloseReason::Done,
+            reason = self.handing.answer_client(&link) => reason,
             _ = link.closed() => CloseReason::Done,
+            () = phase::reached(&mut phase, Phase::Stopping) => CloseReason::Leaving,
+            () = contradicted(fetch) => CloseReason::Leaving,
+        };
+        link.close(reason);
+    }
+
+    /// Answers somebody who asks for documents and is no client, until the link ends.
+    pub async fn answer_asker(self, link: Link) {
+        let (mut phase, fetch) = (self.phase.clone(), self.fetch.clone());
+        let reason = tokio::select! {
+            reason = self.handing.answer_asker(&link) => reason,
             () = phase::reached(&mut phase, Phase::Stopping) => CloseReason::Leaving,
             () = contradicted(fetch) => CloseReason::Leaving,
         };
@@ -197,28 +210,6 @@ async fn write_packets(link: &Link, mut packets: mpsc::Receiver<Packet>) {
     while packets.recv_many(&mut batch, BATCH).await > 0 {
         let frames = batch.drain(..).map(Packet::into_array).collect();
         if writer.write_batch(frames).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Pushes the newest consensus when the client comes and at each new one. Returns when the link breaks or the client
-/// does not take a document in time.
-async fn push_documents(mut consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>, link: &Link) {
-    loop {
-        let newest = consensus.borrow_and_update().clone();
-        if let Some(document) = newest {
-            let pushed = timeout(DOCUMENT_TIMEOUT, async {
-                let mut stream = link.open_uni().await.ok()?;
-                stream.write_all(&[STREAM_CONSENSUS]).await.ok()?;
-                stream.write_all(document.bytes()).await.ok()?;
-                stream.finish().ok()
-            });
-            if !matches!(pushed.await, Ok(Some(()))) {
-                return;
-            }
-        }
-        if consensus.changed().await.is_err() {
             return;
         }
     }

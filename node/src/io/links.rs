@@ -101,6 +101,8 @@ pub struct LinkKeeper {
     pub endpoint: Arc<Endpoint>,
     /// The newest consensus.
     pub consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
+    /// The one before it, for the grace time: packets built under it still go its steps.
+    pub before: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
     /// The senders' side.
     pub sender: LinkSender,
     /// Time.
@@ -117,9 +119,11 @@ impl LinkKeeper {
         let mut tasks: BTreeMap<Identity, JoinHandle<()>> = BTreeMap::new();
         loop {
             let consensus = self.consensus.borrow_and_update().clone();
-            self.reconcile(consensus.as_deref(), &mut tasks);
+            let before = self.before.borrow_and_update().clone();
+            self.reconcile(consensus.as_deref(), before.as_deref(), &mut tasks);
             tokio::select! {
                 changed = self.consensus.changed() => if changed.is_err() { break },
+                changed = self.before.changed() => if changed.is_err() { break },
                 () = tokio::time::sleep(LOOK) => {}
                 () = phase::reached(&mut self.phase, Phase::Stopping) => break,
             }
@@ -135,9 +139,17 @@ impl LinkKeeper {
 
     /// Without a consensus the links stay as they are: nothing is sent into them, and the next consensus most likely
     /// asks for the same.
-    fn reconcile(&self, consensus: Option<&VerifiedConsensus>, tasks: &mut BTreeMap<Identity, JoinHandle<()>>) {
+    fn reconcile(
+        &self,
+        consensus: Option<&VerifiedConsensus>,
+        before: Option<&VerifiedConsensus>,
+        tasks: &mut BTreeMap<Identity, JoinHandle<()>>,
+    ) {
         let Some(consensus) = consensus else { return };
-        let wanted = next_hops(consensus, &self.me);
+        let mut wanted = next_hops(consensus, &self.me);
+        if let Some(before) = before {
+            wanted.append(&mut next_hops(before, &self.me));
+        }
         let mut links = BTreeMap::clone(&self.sender.links.load());
         links.retain(|peer, _| wanted.contains(peer));
         tasks.retain(|peer, task| {
@@ -152,7 +164,8 @@ impl LinkKeeper {
             !task.is_finished()
         });
         for peer in wanted {
-            let Some(node) = consensus.node(&peer) else { continue };
+            let listed = consensus.node(&peer).or_else(|| before.and_then(|before| before.node(&peer)));
+            let Some(node) = listed else { continue };
             if tasks.contains_key(&peer)
                 && let Some(link) = links.get(&peer)
             {

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod bucket_file;
+pub mod changes;
 pub mod control;
 pub mod counters;
 pub mod delay_thread;
@@ -16,6 +17,7 @@ pub mod engine_thread;
 pub mod evidence;
 pub mod files;
 pub mod gateway_io;
+pub mod handing;
 pub mod host;
 pub mod http;
 pub mod key_files;

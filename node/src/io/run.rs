@@ -2,10 +2,11 @@
 //!
 //! The way of a packet: `accept` or `gateway_io` reads it from a link → `workers` unwrap it → `delay_thread` holds it →
 //! `links` or `gateway_io` sends it on; at a store `store` takes what ends there. Beside it run the key task, the
-//! consensus task, the publisher, the loops and the supervision of all of them.
+//! consensus task, the publisher, the loops, at a gateway the shelf of documents, and the supervision of all of them.
 
 use crate::failure::{Failure, Kind};
 use crate::io::accept::{Acceptor, NodeLinks};
+use crate::io::changes;
 use crate::io::control;
 use crate::io::counters::{Counters, Machine, Published};
 use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
@@ -14,6 +15,7 @@ use crate::io::doctor;
 use crate::io::drain::{Drain, Hold};
 use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
+use crate::io::handing::{self, Handing};
 use crate::io::host::{Clock, generator};
 use crate::io::http;
 use crate::io::key_files::KeyFiles;
@@ -41,6 +43,7 @@ use shoal_protocol::consensus::{Follower, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::quic::{Endpoint, Limits, Link, Protocol};
 use shoal_protocol::types::{Identity, Role};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -115,7 +118,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
 
     // ports first: what is taken is said before anything else happens
     let accept: &[Protocol] = match role {
-        Role::Gateway => &[Protocol::Mix, Protocol::Client],
+        Role::Gateway => &[Protocol::Mix, Protocol::Client, Protocol::Directory],
         Role::Mix => &[Protocol::Mix],
         Role::Store => &[Protocol::Mix, Protocol::Store],
     };
@@ -149,9 +152,15 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     let (consensus_sender, consensus) = watch::channel(None);
     let (fetch_sender, fetch) = watch::channel(FetchState::default());
     let authorities = Arc::new(Authorities::new(Arc::clone(&endpoint), &network));
+    let changes = changes::Keeper::open(&dir, &network.trust_anchor())?;
+    let changes_shown = changes.subscribe();
     let mut consensus_task = ConsensusTask {
+        me,
         authorities: Arc::clone(&authorities),
         follower: Follower::new(network.trust_anchor()),
+        changes,
+        known: None,
+        failing: BTreeSet::new(),
         schedule,
         dir: dir.clone(),
         clock,
@@ -164,6 +173,8 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     // what packets are handled by: the newest, but while the node drains
     let serving_sender = watch::Sender::new(consensus.borrow().clone());
     let serving = serving_sender.subscribe();
+    let before_sender = watch::Sender::new(None);
+    let before = before_sender.subscribe();
 
     // the packet path, from its end to its beginning
     let links = LinkSender::new(Arc::clone(&counters));
@@ -205,8 +216,17 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     };
     let node_links = Arc::new(NodeLinks::default());
     let (stores, arrivals) = mpsc::channel::<Link>(ARRIVALS);
+    let (shelf_sender, shelf) = watch::channel(Arc::default());
+    if by_epoch {
+        let (consensus, phases) = (consensus.clone(), phases.clone());
+        drop(
+            supervisor
+                .renewed("shelf", move || handing::keep_shelf(consensus.clone(), shelf_sender.clone(), phases.clone())),
+        );
+    }
     let clients = sessions.map(|sessions| ClientService {
         sessions,
+        handing: Handing::new(shelf, changes_shown, Arc::clone(&authorities), clock),
         workers: workers.clone(),
         consensus: consensus.clone(),
         genesis: network.parameters,
@@ -270,9 +290,27 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         Ok(())
     });
     ending.push(("keys", key_task, CLOSE_PATIENCE));
-    let hold = Hold { me, newest: consensus.clone(), serving: serving_sender, phase: phases.clone() };
+    let hold = Hold {
+        me,
+        newest: consensus.clone(),
+        serving: serving_sender,
+        before: before_sender,
+        clock,
+        phase: phases.clone(),
+    };
     drop(supervisor.renewed("hold", move || hold.clone().run()));
-    let turn = Turn { me, schedule, clock, consensus: serving.clone(), view, published, lateness, live_keys };
+    let (consensus_now, consensus_before) = (serving.clone(), before.clone());
+    let turn = Turn {
+        me,
+        schedule,
+        clock,
+        consensus: consensus_now,
+        before: consensus_before,
+        view,
+        published,
+        lateness,
+        live_keys,
+    };
     drop(supervisor.renewed("turn", move || turn.clone().run()));
     let consensus_task = Arc::new(tokio::sync::Mutex::new(consensus_task));
     let consensus_phases = phases.clone();
@@ -324,6 +362,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         role,
         endpoint: Arc::clone(&endpoint),
         consensus: serving.clone(),
+        before: before.clone(),
         workers,
         links: node_links,
         clients,
@@ -347,6 +386,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
             me,
             endpoint: Arc::clone(&keeper_endpoint),
             consensus: keeper_consensus.clone(),
+            before: before.clone(),
             sender: links.clone(),
             clock,
             queue_packets: Arc::clone(&link_queue_packets),
@@ -374,6 +414,7 @@ struct Turn {
     schedule: Schedule,
     clock: Clock,
     consensus: Consensus,
+    before: Consensus,
     view: Arc<ArcSwapOption<View>>,
     published: Arc<Published>,
     lateness: Arc<Lateness>,
@@ -386,7 +427,9 @@ impl Turn {
         let mut epoch = self.schedule.epoch_at(self.clock.wall());
         loop {
             let newest = self.consensus.borrow_and_update().clone();
-            let view = newest.and_then(|consensus| View::of(&consensus, &self.me));
+            let before = self.before.borrow_and_update().clone();
+            let before = before.as_deref().map(|before| &**before);
+            let view = newest.and_then(|consensus| View::of(&consensus, before, &self.me));
             self.view.store(view.map(Arc::new));
             let now = self.clock.wall();
             if self.schedule.epoch_at(now) != epoch {
@@ -399,6 +442,7 @@ impl Turn {
                 self.schedule.start(epoch.plus(1)).since(now).clamp(Duration::from_millis(1), Duration::from_secs(1));
             tokio::select! {
                 changed = self.consensus.changed() => if changed.is_err() { return },
+                changed = self.before.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -431,7 +475,8 @@ impl Running {
         if *phases.borrow() == Phase::Draining {
             tracing::info!("draining: serving until the consensus lets this node go; a second signal stops now");
             tokio::select! {
-                () = drain.run() => drained = true,
+                // when the process stops, documents end, and with them the drain: then it was not carried out
+                () = drain.run() => drained = *phase.borrow() == Phase::Draining,
                 () = phase::reached(&mut phases, Phase::Stopping) => {}
             }
         }

@@ -116,9 +116,12 @@ impl Status {
             // nothing is asked of a node that stands by
             return reasons;
         }
-        let states = self.links.states();
+        // links of the document before stay up for the grace time; nobody misses one that is down
+        let wanted = crate::view::next_hops(&consensus, &self.identity);
+        let mut states = self.links.states();
+        states.retain(|(peer, _)| wanted.contains(peer));
         let down = states.iter().filter(|(_, up)| !up).count();
-        if states.is_empty() && self.wants_links(&consensus) {
+        if states.is_empty() && !wanted.is_empty() {
             reasons.push("no link is up yet".to_owned());
         }
         if down > 0 {
@@ -135,10 +138,6 @@ impl Status {
             }
         }
         reasons
-    }
-
-    fn wants_links(&self, consensus: &VerifiedConsensus) -> bool {
-        !crate::view::next_hops(consensus, &self.identity).is_empty()
     }
 
     fn why_not_listed(&self) -> String {

@@ -18,7 +18,6 @@ use crate::view::View;
 use arc_swap::ArcSwapOption;
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::sphinx::Packet;
-use shoal_protocol::topology::Place;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -192,8 +191,8 @@ impl WorkerContext {
                 if self.is_own_loop(&identifier) {
                     return;
                 }
-                let reason = match (&self.courier, view.map(|view| view.place)) {
-                    (Some(courier), Some(Place::Store)) => match payload.open() {
+                let reason = match (&self.courier, view.map(View::is_store)) {
+                    (Some(courier), Some(true)) => match payload.open() {
                         Ok(plaintext) => {
                             match courier.try_send(Request { plaintext: Zeroizing::new(plaintext), arrived }) {
                                 Ok(()) => return,

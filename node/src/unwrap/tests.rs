@@ -59,7 +59,7 @@ fn view(place: Place) -> View {
         (GATEWAY, Place::Gateway),
         (STORE, Place::Store),
     ];
-    View::from_parts(place, CAP, &nodes)
+    View::from_parts(CAP, &[(place, &nodes)])
 }
 
 /// A packet that `key` unwraps and that goes on to `next` after `delay`.
@@ -97,6 +97,48 @@ fn a_good_packet_goes_on_after_its_delay() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn packets_under_way_go_the_steps_of_the_document_before_and_no_mixture() {
+    let [l1, l2, l3] = Layer::ALL.map(Place::Mix);
+    let [me, other, new] = [0x21, 0x22, 0x23].map(|byte| Identity::from_bytes([byte; 32]));
+    // a draw: this node went from L1 to L2, one from L2 to L1, one from L2 to L3, one left, and one came
+    let now = [(me, l2), (L1, l1), (L2, l1), (new, l2), (L3, l3), (other, l3), (GATEWAY, Place::Gateway)];
+    let before = [(me, l1), (L1, l1), (L2, l2), (L3, l3), (other, l2), (STORE, l2), (GATEWAY, Place::Gateway)];
+    let during = View::from_parts(CAP, &[(l2, &now), (l1, &before)]);
+    let after = View::from_parts(CAP, &[(l2, &now)]);
+    let next = |to: Identity, view: &View| {
+        let key = key(5);
+        match unwrap(&packet(&key, *to.as_bytes(), DELAY), Origin::Node, &[&key], view, insert) {
+            Ok(Outcome::Forward { to, .. }) => Ok(to),
+            Ok(other) => panic!("{other:?}"),
+            Err(reason) => Err(reason),
+        }
+    };
+    for to in [L3, other] {
+        assert_eq!(next(to, &after), Ok(Next::Node(to)));
+        assert_eq!(next(to, &during), Ok(Next::Node(to)));
+    }
+    // of the document before only: to one that is in L1 now, and to one that has left
+    for (to, reason) in [(L2, DropReason::ForbiddenNextHop), (STORE, DropReason::UnknownNextHop)] {
+        assert_eq!(next(to, &during), Ok(Next::Node(to)));
+        assert_eq!(next(to, &after), Err(reason), "its time is over");
+    }
+    // of neither; from L1, as this node was, to L2, as the new one is, would be half of each
+    for to in [new, L1, GATEWAY] {
+        assert_eq!(next(to, &during), Err(DropReason::ForbiddenNextHop));
+    }
+    // a gateway: who was a node a moment ago is no session
+    let gateway_now = [(me, Place::Gateway), (L1, l1)];
+    let gateway_before = [(me, Place::Gateway), (L1, l1), (L2, l1), (L3, l3)];
+    let during = View::from_parts(CAP, &[(Place::Gateway, &gateway_now), (Place::Gateway, &gateway_before)]);
+    assert_eq!(next(L2, &during), Ok(Next::Node(L2)));
+    assert_eq!(next(L3, &during), Err(DropReason::ForbiddenNextHop));
+    assert_eq!(next(Identity::from_bytes(SESSION), &during), Ok(Next::Session(SESSION)));
+    // one that no document lists any more serves what comes under the last one
+    let gone = View::from_parts(CAP, &[(l1, &before)]);
+    assert_eq!(next(L2, &gone), Ok(Next::Node(L2)));
 }
 
 #[test]

@@ -140,7 +140,7 @@ async fn a_client_cannot_be_seen_in_a_gateways_metrics() {
     for _ in 0..40 {
         paper.mixes[0].receive().await;
     }
-    assert!(endpoint.connect(node.address, &node.identity, Protocol::Directory).await.is_err());
+    assert!(stranger.connect(node.address, &node.identity, Protocol::Store).await.is_err());
     let link = stranger.connect(node.address, &node.identity, Protocol::Mix).await.expect("a handshake");
     assert_eq!(timeout(PATIENCE, link.closed()).await.ok(), Some(Some(CloseReason::NotAdmitted)));
     let (_, after) = node.get("/metrics").await;

@@ -121,6 +121,8 @@ pub(crate) struct Paper {
     /// Whether it certifies another document at every question.
     pub(crate) contradicting: AtomicBool,
     answers: AtomicU8,
+    /// What the authority answers to whoever asks for changes of its set, whatever it believes.
+    pub(crate) changes: Mutex<Vec<Vec<u8>>>,
     pub(crate) clock: Clock,
 }
 
@@ -157,6 +159,7 @@ impl Paper {
             frozen: AtomicBool::new(false),
             contradicting: AtomicBool::new(false),
             answers: AtomicU8::new(0),
+            changes: Mutex::default(),
             clock,
         });
         tokio::spawn(Arc::clone(&paper).serve(endpoint));
@@ -175,11 +178,14 @@ impl Paper {
                     let answer = match question {
                         DirectoryQuestion::Publish(bytes) => paper.publish(&bytes),
                         DirectoryQuestion::Newest { have } => paper.newest(have),
-                        DirectoryQuestion::Changes { .. } => DirectoryAnswer::Changes(Vec::new()),
+                        DirectoryQuestion::Changes { .. } => {
+                            let changes = paper.changes.lock().expect("whole").clone();
+                            DirectoryAnswer::Changes(changes.into_iter().map(Into::into).collect())
+                        }
                         DirectoryQuestion::Agree(_) | DirectoryQuestion::List(_) => DirectoryAnswer::BadQuestion,
                     };
                     // an asker that was killed takes no answer
-                    let _ = answerer.answer(&answer.to_bytes()).await;
+                    let _ = answerer.answer(&answer).await;
                 }
             });
         }

@@ -17,7 +17,7 @@ use shoal_directory::{
 use shoal_protocol::{
     authority::{AuthoritySecret, quorum},
     certificate::Certificate,
-    consensus::{TrustAnchor, UnverifiedConsensus, assemble},
+    consensus::{Consensus, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, assemble, difference},
     descriptor::{Descriptor, SignedDescriptor, UnverifiedDescriptor},
     epoch::Schedule,
     parameters::Parameters,
@@ -57,8 +57,16 @@ struct DirectoryFigures {
     judge_ms: f64,
     /// Verifying the certified document from its bytes, as a client does.
     verify_ms: f64,
-    /// What a client downloads a day: every document whole.
+    /// What leads a reader from one document to the next, in which every node has one new key.
+    difference_bytes: usize,
+    /// Making it.
+    difference_ms: f64,
+    /// Making the document of it, without verifying that.
+    apply_ms: f64,
+    /// What a client downloads a day: one document whole and then the differences.
     client_bytes_a_day: usize,
+    /// The same if every document were handed over whole.
+    client_bytes_a_day_whole: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,21 +132,7 @@ impl Sample {
             genesis_gateways: 1,
         };
         let place = Place::after(&rules, None);
-        let mut messages = Vec::new();
-        for (authority, secret) in (0_u16..).zip(&self.secrets) {
-            let head = List {
-                network: self.network,
-                authority,
-                height: 1,
-                epoch: Epoch(0),
-                made_at: self.schedule.genesis,
-                entries: Vec::new(),
-                contribution: randomness::contribution(secret, &self.network, None, Epoch(0)),
-                parameters: self.parameters,
-                authorities: None,
-            };
-            messages.push(ListMessage::freeze(head, &self.descriptors, secret)?);
-        }
+        let messages = self.lists(None, Epoch(0))?;
         let (first, second) = (messages.first().context("a list")?.to_bytes(), messages.last().context("a list")?);
         let second = second.to_bytes();
         let list_first_ms = median(|| {
@@ -159,14 +153,25 @@ impl Sample {
         })?;
 
         let document = next_document(&rules, None, &proposal)?.document;
-        let signers: Vec<_> = (0_u16..).zip(&self.secrets).take(quorum(self.secrets.len())).collect();
-        let certificate = Certificate::sign(&self.network, 1, 0, document.hash(), &signers);
-        let certified = assemble(&document, &certificate);
+        let certified = self.certify(&document);
         let anchor = TrustAnchor { network: self.network, authorities: keys.clone() };
         let now = document.valid_from;
         let verify_ms = median(|| {
             UnverifiedConsensus::parse(&certified).and_then(|parsed| parsed.verify(&anchor, now, None)).map(drop)
         })?;
+
+        // the document after it, of the same descriptors: every node's next key comes into it
+        let held = Arc::new(UnverifiedConsensus::parse(&certified)?.verify(&anchor, now, None)?);
+        let lists = self.lists(Some(&held), Epoch(1))?;
+        let place = Place::after(&rules, Some(&held));
+        let proposal_after = VerifiedProposal::compose(&place, Epoch(1), &lists.iter().collect::<Vec<_>>())?;
+        let next = next_document(&rules, Some(&held), &proposal_after)?.document;
+        let next = UnverifiedConsensus::parse(&self.certify(&next))?;
+        let next = next.verify(&anchor, self.schedule.start(Epoch(1)), Some(held.mark()))?;
+        let step = difference(&held, &next).context("a difference")?;
+        let difference_ms = median(|| difference(&held, &next).map(drop).context("a difference"))?;
+        let apply_ms = median(|| held.apply(&step).map(drop))?;
+        ensure!(held.apply(&step)? == next.bytes(), "the difference leads elsewhere");
         let a_day = usize::try_from(86_400_000 / self.parameters.epoch_ms)?;
         Ok(DirectoryFigures {
             nodes: document.nodes.len(),
@@ -179,8 +184,38 @@ impl Sample {
             build_ms,
             judge_ms,
             verify_ms,
-            client_bytes_a_day: a_day * certified.len(),
+            difference_bytes: step.len(),
+            difference_ms,
+            apply_ms,
+            client_bytes_a_day: certified.len() + (a_day - 1) * step.len(),
+            client_bytes_a_day_whole: a_day * certified.len(),
         })
+    }
+
+    /// Every authority's list for the document after `before`.
+    fn lists(&self, before: Option<&VerifiedConsensus>, epoch: Epoch) -> anyhow::Result<Vec<ListMessage>> {
+        let before = before.map(|before| &**before);
+        let lists = (0_u16..).zip(&self.secrets).map(|(authority, secret)| {
+            let head = List {
+                network: self.network,
+                authority,
+                height: before.map_or(1, |before| before.height + 1),
+                epoch,
+                made_at: self.schedule.start(epoch),
+                entries: Vec::new(),
+                contribution: randomness::contribution(secret, &self.network, before, epoch),
+                parameters: self.parameters,
+                authorities: None,
+            };
+            ListMessage::freeze(head, &self.descriptors, secret)
+        });
+        Ok(lists.collect::<Result<_, _>>()?)
+    }
+
+    /// The certified bytes, signed by a quorum.
+    fn certify(&self, document: &Consensus) -> Vec<u8> {
+        let signers: Vec<_> = (0_u16..).zip(&self.secrets).take(quorum(self.secrets.len())).collect();
+        assemble(document, &Certificate::sign(&self.network, document.height, 0, document.hash(), &signers))
     }
 }
 
@@ -220,14 +255,20 @@ pub(crate) fn command(options: &BenchOptions) -> anyhow::Result<()> {
     crate::say(&format!(
         "{machine}; {profile} build\n\
          a document of {} nodes and {} authorities, medians of {RUNS}\n  \
-         certified document  {:>9} bytes; a client downloads {:.1} MiB a day\n  \
+         certified document  {:>9} bytes\n  \
+         difference          {:>9} bytes, made in {:.2} ms, applied in {:.2} ms\n  \
+         a client downloads  {:>9.2} MiB a day, {:.2} MiB if every document came whole\n  \
          verified in         {:>9.2} ms\n  \
          computed in         {:>9.2} ms from a proposal of {} bytes, judged in {:.2} ms\n  \
          another's list      {:>9.2} ms when all its descriptors are new, {:.2} ms when they are known ({} bytes)",
         of.nodes,
         of.authorities,
         of.document_bytes,
+        of.difference_bytes,
+        of.difference_ms,
+        of.apply_ms,
         mib(of.client_bytes_a_day),
+        mib(of.client_bytes_a_day_whole),
         of.verify_ms,
         of.build_ms,
         of.proposal_bytes,
@@ -248,5 +289,9 @@ mod tests {
         let figures = Sample::new(160, 4).expect("a sample").measure().expect("measured");
         assert_eq!((figures.nodes, figures.authorities), (160, 4));
         assert!(figures.document_bytes > 10_000 && figures.verify_ms > 0.0);
+        // a key for each node, one more for each store, and the certificate of three
+        let new = (160 + usize::from(STORES)) * 32 + 3 * 2_490;
+        assert!((new..new + 600).contains(&figures.difference_bytes), "{} of {new}", figures.difference_bytes);
+        assert!(figures.client_bytes_a_day * 2 < figures.client_bytes_a_day_whole);
     }
 }

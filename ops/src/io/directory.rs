@@ -1,13 +1,14 @@
-//! Asks an authority for the newest document and verifies it.
+//! Asks an authority for the newest document and verifies it, following the set of authorities as it changes.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use shoal_protocol::{
-    consensus::{Mark, UnverifiedConsensus},
+    consensus::{Follower, Offered, VerifiedConsensus},
     link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion},
     network::{Hint, NetworkFile},
     quic::{Endpoint, Link, Protocol, ask},
@@ -40,7 +41,8 @@ pub(crate) struct Directory {
     network: NetworkFile,
     endpoint: Endpoint,
     link: Option<Link>,
-    have: Option<Mark>,
+    follower: Follower,
+    held: Option<Arc<VerifiedConsensus>>,
 }
 
 impl Directory {
@@ -58,7 +60,8 @@ impl Directory {
             )),
         };
         let endpoint = Endpoint::dialler(None, bind).context("cannot open a socket to ask the authorities from")?;
-        Ok(Self { network, endpoint, link: None, have: None })
+        let follower = Follower::new(network.trust_anchor());
+        Ok(Self { network, endpoint, link: None, follower, held: None })
     }
 
     /// Asks for the newest document, at the authority that answered last or else at each in turn.
@@ -94,27 +97,49 @@ impl Directory {
     }
 
     async fn ask(&mut self, link: &Link, now: UnixMillis) -> anyhow::Result<Newest> {
-        let question = DirectoryQuestion::Newest { have: self.have.map(|have| have.hash) }.to_bytes();
-        let bytes = timeout(LIMIT, ask(link, &question, ANSWER_SIZE_MAX)).await.context("no answer in time")??;
-        match DirectoryAnswer::from_bytes(&bytes)? {
-            DirectoryAnswer::Document(bytes) => {
-                let anchor = self.network.trust_anchor();
-                let verified = UnverifiedConsensus::parse(&bytes)?.verify(&anchor, now, self.have)?;
-                self.have = Some(verified.mark());
-                Ok(Newest::Document(Box::new(Document {
-                    hash: verified.hash().to_string(),
-                    signatures: verified.signatures(),
-                    consensus: (*verified).clone(),
-                })))
-            }
-            DirectoryAnswer::UpToDate => Ok(Newest::Unchanged),
-            DirectoryAnswer::NotYet(reason) => Ok(Newest::NotYet(reason)),
-            DirectoryAnswer::Accepted
-            | DirectoryAnswer::Refused(_)
-            | DirectoryAnswer::BadQuestion
-            | DirectoryAnswer::Changes(_) => {
-                bail!("the authority gave an answer to another question")
+        let have = self.held.as_ref().map(|held| held.hash());
+        let bytes = match (question(link, &DirectoryQuestion::Newest { have }).await?, &self.held) {
+            (DirectoryAnswer::Document(bytes), _) => bytes,
+            (DirectoryAnswer::Difference(difference), Some(held)) => held.apply(&difference)?,
+            (DirectoryAnswer::UpToDate, Some(_)) => return Ok(Newest::Unchanged),
+            (DirectoryAnswer::NotYet(reason), _) => return Ok(Newest::NotYet(reason)),
+            _ => bail!("the authority gave an answer to another question"),
+        };
+        loop {
+            match self.follower.offer(&bytes, now) {
+                Ok(Offered::Known) => return Ok(Newest::Unchanged),
+                Ok(Offered::Newer(verified)) => {
+                    let document = Document {
+                        hash: verified.hash().to_string(),
+                        signatures: verified.signatures(),
+                        consensus: (**verified).clone(),
+                    };
+                    self.held = Some(Arc::new(*verified));
+                    return Ok(Newest::Document(Box::new(document)));
+                }
+                // the authorities changed since this network file, or since it was asked last. Every turn leads further
+                Err(error) if error.may_be_another_set() => {
+                    let after = self.follower.set();
+                    let answer = question(link, &DirectoryQuestion::Changes { after }).await?;
+                    let DirectoryAnswer::Changes(changes) = answer else {
+                        bail!("the authority gave an answer to another question")
+                    };
+                    let changes: Vec<Vec<u8>> = changes.into_iter().map(Vec::from).collect();
+                    if self.follower.advance(&changes)? == 0 {
+                        return Err(error.into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }
 }
+
+async fn question(link: &Link, question: &DirectoryQuestion) -> anyhow::Result<DirectoryAnswer> {
+    let answer =
+        timeout(LIMIT, ask(link, &question.to_bytes(), ANSWER_SIZE_MAX)).await.context("no answer in time")??;
+    Ok(DirectoryAnswer::from_bytes(&answer)?)
+}
+
+#[cfg(test)]
+mod tests;

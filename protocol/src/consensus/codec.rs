@@ -30,6 +30,10 @@ pub trait Put {
     fn put_array(&mut self, len: usize);
     /// One unsigned integer.
     fn put_uint(&mut self, value: u64);
+    /// One signed integer.
+    fn put_int(&mut self, value: i64);
+    /// Only the head of a byte string of `len` bytes, which follow.
+    fn put_head_of_bytes(&mut self, len: usize);
     /// One byte string.
     fn put_bytes(&mut self, value: &[u8]);
     /// One text string.
@@ -50,6 +54,14 @@ impl Put for Writer {
 
     fn put_uint(&mut self, value: u64) {
         self.u64(value).expect(IN_MEMORY);
+    }
+
+    fn put_int(&mut self, value: i64) {
+        self.i64(value).expect(IN_MEMORY);
+    }
+
+    fn put_head_of_bytes(&mut self, len: usize) {
+        self.bytes_len(len as u64).expect(IN_MEMORY);
     }
 
     fn put_bytes(&mut self, value: &[u8]) {
@@ -116,6 +128,14 @@ impl<'b> Reader<'b> {
     /// The name of the field.
     pub fn u64(&mut self, field: &'static str) -> Parsed<u64> {
         self.0.u64().map_err(|_| field)
+    }
+
+    /// A signed integer of at most 64 bits.
+    ///
+    /// # Errors
+    /// The name of the field.
+    pub fn i64(&mut self, field: &'static str) -> Parsed<i64> {
+        self.0.i64().map_err(|_| field)
     }
 
     /// An unsigned integer of at most 32 bits.

@@ -4,6 +4,7 @@
 //! takes each document follows every change. One that was away longer is led by a *skip chain*: the documents at which the
 //! set changed, each certified by the set before.
 
+use super::set_hash;
 use super::verify::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
 use crate::authority::AuthorityKey;
 use crate::types::{Hash, UnixMillis};
@@ -20,8 +21,8 @@ pub enum Offered {
 /// Follows one network's documents.
 ///
 /// Contract: [`Follower::offer`] whatever arrives. When it answers an error for which
-/// [`DocumentError::may_be_another_set`] holds, ask a directory for the changes after [`Follower::height`], give them to
-/// [`Follower::advance`], and offer the document again.
+/// [`DocumentError::may_be_another_set`] holds, ask a directory for the changes after [`Follower::set`], give them to
+/// [`Follower::advance`], and offer the document again; ask again as long as they lead further.
 #[derive(Clone, Debug)]
 pub struct Follower {
     network: Hash,
@@ -61,6 +62,13 @@ impl Follower {
     #[must_use]
     pub fn height(&self) -> u64 {
         self.newest.map_or(0, |newest| newest.height)
+    }
+
+    /// Hash of the set that certifies the next document, as far as this reader knows: what it says when it asks for the
+    /// changes since. It tells where between two changes the reader stopped, not at which document.
+    #[must_use]
+    pub fn set(&self) -> Hash {
+        set_hash(&self.current)
     }
 
     /// The newest document seen.

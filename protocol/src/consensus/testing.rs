@@ -4,7 +4,8 @@ use super::*;
 use crate::authority::AuthoritySecret;
 use crate::types::IdentityKey;
 use crate::x25519::X25519Secret;
-use rand::{SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use std::sync::Arc;
 
 /// Epoch of the sample document.
 pub(crate) const EPOCH: Epoch = Epoch(40);
@@ -92,4 +93,44 @@ pub(crate) fn consensus_of(gateways: u16, width: u16, stores: u16, seed: u64) ->
         reveals: Vec::new(),
         lists: vec![ListHash { authority: 0, hash: Hash::from_bytes([9; 32]) }],
     }
+}
+
+/// The document as a reader holds it that has verified it.
+pub(crate) fn held(document: &Consensus) -> Arc<VerifiedConsensus> {
+    let bytes = certify(document, 0, &[(0, &authority())]);
+    let parsed = UnverifiedConsensus::parse(&bytes).expect("a good document");
+    let anchor = TrustAnchor { network: NETWORK, authorities: vec![authority().public().clone()] };
+    Arc::new(parsed.verify_any_time(&anchor).expect("certified"))
+}
+
+/// The document one epoch after: every node has one new key, everything else is as before.
+pub(crate) fn after(old: &VerifiedConsensus, rng: &mut StdRng) -> Consensus {
+    let mut next = Consensus::clone(old);
+    next.height += 1;
+    next.epoch = old.epoch.plus(1);
+    next.previous = old.hash();
+    next.valid_from.0 += old.parameters.epoch_ms;
+    next.valid_until.0 += old.parameters.epoch_ms;
+    for node in &mut next.nodes {
+        let last = next.epoch.plus(EPOCHS_COVERED - 1);
+        for keys in [&mut node.mix_keys, &mut node.envelope_keys] {
+            if !keys.is_empty() {
+                keys.retain(|(epoch, _)| *epoch >= next.epoch);
+                keys.push((last, X25519Secret::generate(rng).public()));
+            }
+        }
+    }
+    next.lists = vec![ListHash { authority: 0, hash: Hash::from_bytes(rng.random()) }];
+    next
+}
+
+/// Documents of consecutive epochs.
+pub(crate) fn chain(count: usize) -> Vec<Arc<VerifiedConsensus>> {
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut documents = vec![held(&consensus(2, 2, 3))];
+    while documents.len() < count {
+        let last = documents.last().expect("not empty");
+        documents.push(held(&after(last, &mut rng)));
+    }
+    documents
 }

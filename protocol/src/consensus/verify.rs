@@ -7,6 +7,7 @@ use minicbor::{Decode, Encode};
 use thiserror::Error;
 
 use super::codec::{self, Put, Reader};
+use super::difference::{self, DifferenceError};
 use super::{Consensus, MAX_CONSENSUS_SIZE};
 use crate::authority::{AuthorityKey, AuthoritySecret};
 use crate::certificate::Certificate;
@@ -242,6 +243,20 @@ impl UnverifiedConsensus {
         Ok(self.into_verified())
     }
 
+    /// The certified bytes, as they came.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes that a difference makes of this document; they are as little verified as the difference.
+    ///
+    /// # Errors
+    /// It leads from another document, or to none.
+    pub fn apply(&self, difference: &[u8]) -> Result<Vec<u8>, DifferenceError> {
+        difference::apply(&self.content, self.hash, difference)
+    }
+
     /// Its place in the chain, as it claims.
     pub(super) fn mark(&self) -> Mark {
         Mark { height: self.content.height, epoch: self.content.epoch, hash: self.hash }
@@ -290,6 +305,14 @@ impl VerifiedConsensus {
         &self.bytes
     }
 
+    /// As [`UnverifiedConsensus::apply`].
+    ///
+    /// # Errors
+    /// It leads from another document, or to none.
+    pub fn apply(&self, difference: &[u8]) -> Result<Vec<u8>, DifferenceError> {
+        difference::apply(&self.content, self.hash, difference)
+    }
+
     /// How many authorities signed.
     #[must_use]
     pub fn signatures(&self) -> usize {
@@ -332,8 +355,13 @@ pub fn certify(document: &Consensus, round: u32, signers: &[(u16, &AuthoritySecr
     join(&bytes, &certificate.encode())
 }
 
+/// Hash of a document's exact bytes.
+pub(super) fn document_hash(document: &[u8]) -> Hash {
+    Hash::of(DOCUMENT, document)
+}
+
 /// `[bytes, bytes]`.
-fn join(document: &[u8], certificate: &[u8]) -> Vec<u8> {
+pub(super) fn join(document: &[u8], certificate: &[u8]) -> Vec<u8> {
     codec::encode(|writer| {
         writer.put_array(2);
         writer.put_bytes(document);
@@ -341,7 +369,8 @@ fn join(document: &[u8], certificate: &[u8]) -> Vec<u8> {
     })
 }
 
-fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
+/// Document and certificate of certified bytes.
+pub(super) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
     let mut reader = Reader::new(bytes);
     reader.array(2, "certified document")?;
     let document = reader.bytes("document")?;

@@ -76,7 +76,7 @@ impl Protocol {
     /// - Mix: 4 MiB are 1,489 packets: 14,890 packets a second at a round trip of 100 ms, on each link. Only nodes that
     ///   the consensus lists get this far; 1,000 of them that all lie in wait could make us hold 4 GiB, but a reader
     ///   never waits: it takes a packet and drops it if the node is full.
-    /// - Client: 256 KiB are 93 packets, more than the 64 that a client's token bucket lets through at once. To the
+    /// - Client: one question at a time, for the changes of the authorities; 256 KiB are 93 packets, more than the 64 that a client's token bucket lets through at once. To the
     ///   client 512 KiB: a consensus of 1,000 nodes (400 KB) and 40 packets. 4,096 clients that acknowledge nothing
     ///   could hold 2 GiB, for one idle timeout.
     /// - Store: 1 MiB are 491 frames, more than a second of the link's rate (400/s).
@@ -85,7 +85,7 @@ impl Protocol {
     pub(super) const fn accepting(self) -> Budget {
         match self {
             Self::Mix => Budget { bidi: 0, uni: 1, receive: 4 * MIB, send: 64 * KIB },
-            Self::Client => Budget { bidi: 0, uni: 1, receive: 256 * KIB, send: 512 * KIB },
+            Self::Client => Budget { bidi: 1, uni: 1, receive: 256 * KIB, send: 512 * KIB },
             Self::Store => Budget { bidi: 0, uni: 1, receive: MIB, send: 64 * KIB },
             Self::Directory => Budget { bidi: 8, uni: 0, receive: 256 * KIB, send: MIB },
         }

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::error::CloseReason;
 use super::link::Link;
+use super::pieces::Pieces;
 
 /// How long an asker waits for a whole answer: 1 MiB takes 34 s at 256 kbit/s.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -96,18 +97,25 @@ impl fmt::Debug for Answerer {
 
 impl Answerer {
     /// Sends the answer and waits, for at most [`ANSWER_TIMEOUT`], until the asker has all of it: after that the link may
-    /// be closed.
-    pub async fn answer(mut self, answer: &[u8]) -> Result<(), AskError> {
+    /// be closed. [`AskError::TimedOut`]: the asker does not read; close the link, or it holds on to what was written.
+    pub async fn answer(self, answer: impl Into<Pieces>) -> Result<(), AskError> {
+        self.answer_within(answer, ANSWER_TIMEOUT).await
+    }
+
+    /// As [`Answerer::answer`], with another patience.
+    pub async fn answer_within(mut self, answer: impl Into<Pieces>, patience: Duration) -> Result<(), AskError> {
+        let mut pieces = answer.into().into_bytes();
         let sending = async {
-            self.stream.write_all(answer).await.map_err(|_| AskError::Closed)?;
+            self.stream.write_all_chunks(&mut pieces).await.map_err(|_| AskError::Closed)?;
             self.stream.finish().map_err(|_| AskError::Closed)?;
-            self.answered = true;
             match self.stream.stopped().await {
                 Ok(None) => Ok(()),
                 Ok(Some(_)) | Err(_) => Err(AskError::Closed),
             }
         };
-        timeout(ANSWER_TIMEOUT, sending).await.unwrap_or(Err(AskError::TimedOut))
+        let sent = timeout(patience, sending).await.unwrap_or(Err(AskError::TimedOut));
+        self.answered = sent.is_ok();
+        sent
     }
 }
 

@@ -163,16 +163,21 @@ impl Net {
         let (documents, consensus) = watch::channel(Some(Arc::clone(&self.consensus)));
         let counters = Arc::new(Counters::default());
         let sender = LinkSender::new(Arc::clone(&counters));
+        let (before_in, before) = watch::channel(None);
         let keeper = LinkKeeper {
             me: machine.key.identity(),
             endpoint: Arc::clone(&machine.endpoint),
             consensus: consensus.clone(),
+            before,
             sender: sender.clone(),
             clock: Clock::start(),
             queue_packets: Arc::new(std::sync::atomic::AtomicUsize::new(64)),
             phase: phases.clone(),
         };
-        tokio::spawn(keeper.run());
+        tokio::spawn(async move {
+            let _open = before_in;
+            keeper.run().await;
+        });
         let report = Arc::new(StoreReport::default());
         let context = StoreContext {
             identity: Arc::clone(&machine.key),

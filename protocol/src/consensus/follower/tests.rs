@@ -4,7 +4,7 @@ use super::*;
 use crate::authority::AuthoritySecret;
 use crate::certificate::MAX_AUTHORITIES;
 use crate::consensus::testing::{self, NETWORK};
-use crate::consensus::{Consensus, certify};
+use crate::consensus::{Consensus, certify, changes_after};
 use proptest::prelude::*;
 use rand::{SeedableRng as _, rngs::StdRng};
 
@@ -104,6 +104,40 @@ fn who_was_away_is_led_by_the_changes() {
         assert_eq!(follower.height(), 4);
         assert!(matches!(chain.offer(&mut follower, 6), Ok(Offered::Newer(_))), "from {from}");
     }
+}
+
+#[test]
+fn the_set_believed_says_which_changes_lead_on() {
+    let chain = Chain::new();
+    let mut everything = chain.follower();
+    let documents: Vec<_> = (1..=6)
+        .map(|height| match chain.offer(&mut everything, height) {
+            Ok(Offered::Newer(document)) => std::sync::Arc::new(*document),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let changes = [documents[1].clone(), documents[3].clone()];
+    let genesis = keys(&chain.sets[0]);
+    for (from, expected) in [(0, 2), (1, 2), (2, 1), (3, 1), (4, 0), (5, 0)] {
+        let mut follower = chain.follower();
+        for height in 1..=from {
+            chain.offer(&mut follower, height).expect("follows");
+        }
+        let leading = changes_after(&genesis, &changes, &follower.set()).expect("a set of this chain");
+        assert_eq!(leading.len(), expected, "from {from}");
+        let leading: Vec<_> = leading.iter().map(|document| document.bytes()).collect();
+        assert_eq!(follower.advance(&leading), Ok(expected));
+        assert!(matches!(chain.offer(&mut follower, 6), Ok(Offered::Newer(_))), "from {from}");
+    }
+    assert!(changes_after(&genesis, &changes, &set_hash(&keys(&secrets(7..9)))).is_none());
+    // a set that is in force again leads on from its last time: the shorter way, and good for both
+    let back = |by, next| document(7, documents[5].hash(), by, next);
+    let (bytes, _) = back(&chain.sets[2], &chain.sets[0]);
+    let Ok(parsed) = UnverifiedConsensus::parse(&bytes) else { panic!("a document") };
+    let back = parsed.verify_any_time(&everything.anchor()).expect("certified");
+    let changes = [changes.as_slice(), &[std::sync::Arc::new(back)]].concat();
+    assert_eq!(changes_after(&genesis, &changes, &set_hash(&genesis)).map(<[_]>::len), Some(0));
+    assert_eq!(changes_after(&genesis, &changes, &set_hash(&keys(&chain.sets[1]))).map(<[_]>::len), Some(2));
 }
 
 #[test]

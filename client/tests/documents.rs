@@ -1,0 +1,229 @@
+//! A client that was away while the authorities changed, or comes for the first time after they did: its gateways lead it
+//! to the newest document, and those that cannot or will not cost seconds.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::{SeedableRng as _, rngs::StdRng};
+use shoal_client::io::{Client, Clock};
+use shoal_protocol::authority::AuthoritySecret;
+use shoal_protocol::consensus::{
+    CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, NodeEntry, Shelf, TrustAnchor, UnverifiedConsensus,
+    VerifiedConsensus, certify, changes_after, set_hash,
+};
+use shoal_protocol::geometry::PACKET_SIZE;
+use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
+use shoal_protocol::network::{Hint, Hints, NetworkFile};
+use shoal_protocol::parameters::Parameters;
+use shoal_protocol::quic::{Endpoint, Pieces, Protocol, QUESTION_TIMEOUT, pushed, read_question};
+use shoal_protocol::{Epoch, Hash, IdentityKey, Role, UnixMillis, X25519Secret};
+
+/// The epoch of the test; it lasts longer than the test may.
+const NOW: u64 = 10;
+const EPOCH_MS: u64 = 600_000;
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How a played gateway treats its clients.
+#[derive(Clone, Copy, PartialEq)]
+enum Conduct {
+    Honest,
+    /// Pushes the document, and knows no changes.
+    Forgetful,
+    /// Pushes the document, and answers with changes that lead nowhere.
+    Misleading,
+    /// Pushes a document that nobody certified.
+    Forging,
+    /// Pushes a document that is none.
+    Babbling,
+}
+
+struct World {
+    network: NetworkFile,
+    sets: Vec<AuthoritySecret>,
+    gateways: Vec<(Endpoint, IdentityKey, Conduct)>,
+    /// Every question of a client, with its length.
+    asked: Arc<Mutex<Vec<(usize, DirectoryQuestion)>>>,
+}
+
+impl World {
+    fn new(conducts: &[Conduct]) -> Self {
+        let sets: Vec<_> = (0..3).map(|seed| AuthoritySecret::generate(&mut StdRng::seed_from_u64(seed))).collect();
+        let parameters = Parameters { epoch_ms: EPOCH_MS, retention_ms: 12 * EPOCH_MS, ..Parameters::test_network() };
+        let gateways: Vec<_> = (10..)
+            .zip(conducts)
+            .map(|(seed, conduct)| {
+                let key = IdentityKey::generate(&mut StdRng::seed_from_u64(seed));
+                let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                (Endpoint::bind(any, &key, &[Protocol::Client]).unwrap(), key, *conduct)
+            })
+            .collect();
+        let hint = |(endpoint, key, _): &(Endpoint, IdentityKey, Conduct)| Hint {
+            identity: key.identity(),
+            address: endpoint.local_addr().unwrap(),
+        };
+        let network = NetworkFile {
+            name: "changing".to_owned(),
+            genesis_time: UnixMillis(Clock::start().unix().0 - NOW * EPOCH_MS - 1_000),
+            authorities: vec![sets[0].public().clone()],
+            parameters,
+            hints: Hints { authorities: Vec::new(), gateways: gateways.iter().map(hint).collect() },
+        };
+        Self { network, sets, gateways, asked: Arc::default() }
+    }
+
+    /// The set that certifies the document of `epoch`: it changes in those of epochs 4 and 7.
+    fn by(&self, epoch: u64) -> &AuthoritySecret {
+        &self.sets[[4, 7].iter().filter(|change| epoch > **change).count()]
+    }
+
+    fn certified(&self, epoch: u64) -> Arc<VerifiedConsensus> {
+        let by = self.by(epoch);
+        let bytes = certify(&self.content(epoch), 0, &[(0, by)]);
+        let anchor = TrustAnchor { network: self.network.genesis_hash(), authorities: vec![by.public().clone()] };
+        Arc::new(UnverifiedConsensus::parse(&bytes).unwrap().verify_any_time(&anchor).unwrap())
+    }
+
+    fn content(&self, epoch: u64) -> Consensus {
+        let (schedule, parameters) = (self.network.schedule(), self.network.parameters);
+        let next = self.by(epoch + 1).public().clone();
+        let epoch = Epoch(epoch);
+        let key = X25519Secret::generate(&mut StdRng::seed_from_u64(4)).public();
+        let mut nodes: Vec<_> = self
+            .gateways
+            .iter()
+            .map(|(endpoint, identity, _)| NodeEntry {
+                identity: identity.identity(),
+                role: Role::Gateway,
+                layer: None,
+                family: *identity.identity().as_bytes(),
+                addresses: vec![endpoint.local_addr().unwrap()],
+                store_index: None,
+                mix_keys: (0..EPOCHS_COVERED).map(|n| (epoch.plus(n), key)).collect(),
+                envelope_keys: Vec::new(),
+                since: Epoch(0),
+                standby: false,
+            })
+            .collect();
+        nodes.sort_by_key(|node| node.identity);
+        Consensus {
+            version: CONSENSUS_FORMAT,
+            network: self.network.genesis_hash(),
+            // every other height: then none names its predecessor
+            height: 2 * epoch.0,
+            epoch,
+            previous: Hash::from_bytes([3; 32]),
+            valid_from: schedule.start(epoch),
+            valid_until: schedule.start(epoch.plus(EPOCHS_COVERED)),
+            parameters,
+            previous_mean_delay_ms: parameters.mean_delay_ms,
+            mean_delay_since: Epoch(0),
+            authorities: vec![next],
+            nodes,
+            absent: Vec::new(),
+            next_store_index: 0,
+            generations: Vec::new(),
+            randomness: [0; 32],
+            draw: DrawState::default(),
+            commitments: Vec::new(),
+            reveals: Vec::new(),
+            lists: Vec::new(),
+        }
+    }
+
+    fn serve(&self, newest: u64) {
+        let changes = [4, 7].map(|epoch| self.certified(epoch));
+        let forger = AuthoritySecret::generate(&mut StdRng::seed_from_u64(50));
+        let forged = certify(&self.content(newest), 0, &[(0, &forger)]);
+        let shelf = Shelf::default().with(&self.certified(newest));
+        for (endpoint, _, conduct) in &self.gateways {
+            let (endpoint, conduct, asked) = (endpoint.clone(), *conduct, Arc::clone(&self.asked));
+            let (changes, genesis) = (changes.clone(), self.network.authorities.clone());
+            let push = match conduct {
+                Conduct::Honest | Conduct::Forgetful | Conduct::Misleading => {
+                    pushed(shelf.for_holder_of(None).unwrap()).unwrap().concat()
+                }
+                Conduct::Forging => [vec![1], forged.clone()].concat(),
+                Conduct::Babbling => vec![1, 2, 3],
+            };
+            tokio::spawn(async move {
+                while let Some(arrival) = endpoint.accept().await {
+                    let Ok(link) = arrival.admit().await else { continue };
+                    let (push, asked) = (push.clone(), Arc::clone(&asked));
+                    let (changes, genesis) = (changes.clone(), genesis.clone());
+                    tokio::spawn(async move {
+                        let mut frames = link.accept_frames::<PACKET_SIZE>().await.ok()?;
+                        frames.next().await.ok()?;
+                        let mut stream = link.open_uni().await.ok()?;
+                        stream.write_all(&push).await.ok()?;
+                        stream.finish().ok()?;
+                        while let Ok(Some((question, answerer))) = read_question(&link, 1_024, QUESTION_TIMEOUT).await {
+                            let length = question.len();
+                            let question = DirectoryQuestion::from_bytes(&question).unwrap();
+                            asked.lock().unwrap().push((length, question.clone()));
+                            let DirectoryQuestion::Changes { after } = question else { panic!("no other is asked") };
+                            let pieces = match conduct {
+                                // one at a time, so that the client has to ask again
+                                Conduct::Honest => {
+                                    let all = changes_after(&genesis, &changes, &after).unwrap_or_default();
+                                    Pieces::changes(all.get(..1).unwrap_or_default())
+                                }
+                                Conduct::Misleading => Pieces::changes(&changes[1..]),
+                                Conduct::Forgetful | Conduct::Forging | Conduct::Babbling => {
+                                    (&DirectoryAnswer::Changes(Vec::new())).into()
+                                }
+                            };
+                            // a client that has left takes no answer
+                            let _ = answerer.answer(pieces).await;
+                        }
+                        Some(())
+                    });
+                }
+            });
+        }
+    }
+
+    /// Runs a client of this network until it has the newest document.
+    async fn follow(&self, newest: u64) {
+        let client = Client::prober(self.network.clone());
+        let expected = self.certified(newest).hash();
+        let mut shown = client.watch();
+        let there = shown.wait_for(|snapshot| snapshot.consensus.as_ref().is_some_and(|held| held.hash() == expected));
+        let waited = tokio::time::timeout(PATIENCE, there).await;
+        assert!(waited.is_ok(), "{:?}", client.snapshot().trouble);
+        client.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_first_set_is_led_to_the_newest_by_its_gateway() {
+    let world = World::new(&[Conduct::Honest]);
+    world.serve(NOW);
+    world.follow(NOW).await;
+    // what it says is the set that it knows, and each question is as long as every other
+    let sets: Vec<_> = world.sets[..2].iter().map(|set| set_hash(&[set.public().clone()])).collect();
+    let expected: Vec<_> = sets.into_iter().map(|after| (37, DirectoryQuestion::Changes { after })).collect();
+    assert_eq!(*world.asked.lock().unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_knows_the_authorities_says_nothing() {
+    let mut world = World::new(&[Conduct::Honest]);
+    world.network.authorities = vec![world.sets[2].public().clone()];
+    world.serve(NOW);
+    world.follow(NOW).await;
+    assert_eq!(*world.asked.lock().unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_that_lie_cost_seconds() {
+    let conducts = [Conduct::Forgetful, Conduct::Misleading, Conduct::Forging, Conduct::Babbling, Conduct::Honest];
+    let world = World::new(&conducts);
+    world.serve(NOW);
+    // wherever the client begins, it gets through
+    for _ in 0..4 {
+        world.follow(NOW).await;
+    }
+    assert!(world.asked.lock().unwrap().iter().all(|(length, _)| *length == 37));
+}

@@ -94,7 +94,8 @@ impl Authority {
     pub(super) fn begin_if_silent(&mut self, now: UnixMillis) -> Vec<Act> {
         let height = self.height();
         let at = self.seat.as_ref().and_then(|seat| seat.agreement.height()).map(|(height, _)| height);
-        if now >= self.silent_until && at != Some(height) { self.begin(Memory::Fresh, now) } else { Vec::new() }
+        let memory = if self.lost.is_some() { Memory::Lost } else { Memory::Fresh };
+        if now >= self.silent_until && at != Some(height) { self.begin(memory, now) } else { Vec::new() }
     }
 
     /// What this authority says beside its nodes.

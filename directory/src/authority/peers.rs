@@ -1,6 +1,7 @@
 //! What is known of the other authorities, for `status`: who was heard, whose clock and whose wishes differ.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 use shoal_protocol::parameters::Parameters;
@@ -13,8 +14,12 @@ use crate::signed_list::List;
 pub struct PeerState {
     /// When a message of it came last, in ms since 1970.
     pub heard: Option<UnixMillis>,
-    /// How far its clock is ahead of ours, in ms, as its last list says; the way here is part of it.
+    /// How far its clock is ahead of ours, in ms, as its lists say. The way here, and a wait until a list got through, make
+    /// it less: it is the larger difference of the last two lists.
     pub clock_ahead_ms: Option<i64>,
+    /// The last list's own time and its difference.
+    #[serde(skip)]
+    last_list: Option<(UnixMillis, i64)>,
     /// Epoch of its last list.
     pub list_epoch: Option<Epoch>,
     /// Nodes on its last list.
@@ -35,13 +40,39 @@ pub type PeerStates = BTreeMap<u16, PeerState>;
 impl PeerState {
     /// Takes note of a list that verified.
     pub(super) fn note(&mut self, list: &List, in_force: &Parameters, now: UnixMillis) {
-        self.clock_ahead_ms = Some(difference(list.made_at, now));
+        // a list that is sent again says the same time later
+        if self.last_list.is_none_or(|(made_at, _)| made_at != list.made_at) {
+            let ahead = difference(list.made_at, now);
+            self.clock_ahead_ms = Some(self.last_list.map_or(ahead, |(_, before)| before.max(ahead)));
+            self.last_list = Some((list.made_at, ahead));
+        }
         self.list_epoch = Some(list.epoch);
         self.lists = list.entries.len();
         self.wants_other = differing(&list.parameters, in_force);
         self.wants_other_set = list.authorities.is_some();
         self.refused = None;
     }
+}
+
+/// What is wrong with this machine's clock, if at least `witnesses` others are ahead of it, or behind it, by more than
+/// `tolerance`.
+pub(super) fn clock_problem(peers: &PeerStates, tolerance: Duration, witnesses: usize) -> Option<String> {
+    let tolerance = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
+    let differences: Vec<i64> = peers.values().filter_map(|peer| peer.clock_ahead_ms).collect();
+    let ahead = differences.iter().filter(|ahead| **ahead > tolerance).count();
+    let behind = differences.iter().filter(|ahead| **ahead < -tolerance).count();
+    let (count, how, by) = if ahead >= behind {
+        (ahead, "behind", differences.iter().max()?)
+    } else {
+        (behind, "ahead of", differences.iter().min()?)
+    };
+    (count >= witnesses).then(|| {
+        format!(
+            "this machine's clock is {how} those of {count} other authorities, by up to {} ms; more than {tolerance} ms are \
+             not tolerated: set it right",
+            by.unsigned_abs()
+        )
+    })
 }
 
 fn difference(theirs: UnixMillis, ours: UnixMillis) -> i64 {
@@ -70,5 +101,21 @@ mod tests {
         assert_eq!(differing(&one, &one), Vec::<String>::new());
         assert_eq!(differing(&one, &other), ["service_ms"]);
         assert_eq!(difference(UnixMillis(5), UnixMillis(3_600_005)), -3_600_000);
+    }
+
+    #[test]
+    fn a_wrong_clock_is_ours_when_enough_others_say_so() {
+        let skew = Duration::from_secs(2);
+        let peers = |differences: &[i64]| -> PeerStates {
+            let state = |ms: &i64| PeerState { clock_ahead_ms: Some(*ms), ..PeerState::default() };
+            (0..).zip(differences.iter().map(state)).collect()
+        };
+        assert_eq!(clock_problem(&peers(&[]), skew, 2), None);
+        assert_eq!(clock_problem(&peers(&[5, 2_000, -2_000]), skew, 2), None);
+        assert_eq!(clock_problem(&peers(&[5, 9_000, -9_000]), skew, 2), None, "one each way");
+        let said = clock_problem(&peers(&[4_000, 9_000, 0]), skew, 2).expect("two of them");
+        assert!(said.contains("is behind those of 2") && said.contains("9000 ms"), "{said}");
+        let said = clock_problem(&peers(&[-4_000, -9_000, -3_000]), skew, 2).expect("all");
+        assert!(said.contains("is ahead of those of 3"), "{said}");
     }
 }

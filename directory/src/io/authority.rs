@@ -113,17 +113,11 @@ impl Authority {
         let me = self.core.index().unwrap_or_default();
         let entries = match VoteLog::open(&path)? {
             None => Err("there is no votes.log".to_owned()),
-            Some((mut votes, bytes)) => match log::read(&bytes, &self.id, me, height) {
+            Some((mut votes, bytes)) => match log::resume(&bytes, &self.id, me, height) {
                 Ok(recovered) => {
                     votes.cut(recovered.length as u64)?;
                     self.votes = Some(votes);
                     Ok(recovered.entries)
-                }
-                // the document was kept, and the process ended before the next log began. Nothing is signed for the next
-                // document before its log begins, so a log of an earlier height is over, whatever it holds
-                Err(_) if log::height(&bytes).is_some_and(|of| of < height) => {
-                    self.votes = Some(VoteLog::begin(&path)?);
-                    Ok(Vec::new())
                 }
                 Err(damage) => Err(damage.to_string()),
             },
@@ -304,6 +298,8 @@ impl Authority {
                 Act::Agree(message) => self.broadcast(&DirectoryQuestion::Agree(message)),
                 Act::List(message) => self.broadcast(&DirectoryQuestion::List(message)),
                 Act::Certified(document) => self.keep(document),
+                // the document is kept: until here the log before is known to be over
+                Act::BeginLog => VoteLog::begin(&self.home.path(names::VOTES)).map(|votes| self.votes = Some(votes)),
                 Act::Ask => {
                     self.ask = true;
                     Ok(())
@@ -332,13 +328,10 @@ impl Authority {
         Ok(())
     }
 
-    /// The document first, the new log after it: in between, the old log is known to be over.
     fn keep(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
         let (epoch, height, nodes) = (document.epoch.0, document.height, document.nodes.len());
         tracing::info!(epoch, height, nodes, signatures = document.signatures(), "a document is certified");
-        self.chain.append(document)?;
-        self.votes = Some(VoteLog::begin(&self.home.path(names::VOTES))?);
-        Ok(())
+        self.chain.append(document)
     }
 
     fn keep_evidence(&mut self, bytes: &[u8], error: &DocumentError) {

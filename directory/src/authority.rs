@@ -35,13 +35,13 @@ use gathering::Gathering;
 use judge::Judge;
 pub use peers::{PeerState, PeerStates};
 
-/// Contradictions kept for `status`. Each is below 8 MiB; honest authorities cause none.
+/// Contradictions kept for `status`. Each is below 6 kB; honest authorities cause none.
 const EVIDENCE_KEPT: usize = 4;
 /// Said while it is not known what was signed.
 const LOST: &str = "what this authority signed before is not known: it watches until there is a document that it cannot \
                     have voted on";
 
-/// What is fixed at genesis, and the operator's conditions for the first document.
+/// What the network file fixes.
 #[derive(Clone, Debug)]
 pub struct Genesis {
     /// Genesis hash.
@@ -123,6 +123,8 @@ pub struct Authority {
     waiting_for: Option<String>,
     muted: Option<&'static str>,
     clock_problem: Option<String>,
+    /// Lists of which no document follows: they are not put together again.
+    fruitless: Option<Hash>,
     /// What was signed is not known: nothing is signed until there is a document of a later epoch than this.
     lost: Option<Epoch>,
 }
@@ -161,6 +163,7 @@ impl Authority {
             waiting_for: None,
             muted: None,
             clock_problem: None,
+            fruitless: None,
             lost: None,
         };
         authority.take_seat();
@@ -440,7 +443,7 @@ impl Authority {
         self.gathering.clear();
         self.lost = self.lost.filter(|until| document.epoch <= *until);
         self.muted = self.lost.map(|_| LOST);
-        (self.frozen, self.due_since, self.waiting_for) = (None, None, None);
+        (self.frozen, self.due_since, self.waiting_for, self.fruitless) = (None, None, None, None);
         self.silent_until = self.silent_until.min(now);
         match &mut self.seat {
             Some(seat) if same_set => {

@@ -45,6 +45,7 @@ impl Scene {
             genesis_time: NOW,
             authorities: vec![AuthoritySecret::generate(&mut rng).public().clone()],
             parameters: consensus.parameters,
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints::default(),
         };
         let folder = TempDir::new().unwrap();

@@ -147,6 +147,7 @@ impl World {
             genesis_time: START,
             authorities: vec![authority.public().clone()],
             parameters,
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints::default(),
         };
         let stores: Vec<StoreIndex> = (0..5).map(StoreIndex).collect();

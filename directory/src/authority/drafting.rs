@@ -128,6 +128,12 @@ impl Authority {
             self.waiting_for = Some(format!("waiting for lists of other authorities: {there} of {enough} are here"));
             return None;
         }
+        // asked at every message and look at the clock: what the same lists come to does not change
+        let state = self.gathering.state(epoch);
+        if self.fruitless == Some(state) {
+            return None;
+        }
+        self.fruitless = Some(state);
         let proposal = VerifiedProposal::compose(&self.judge.place(), epoch, &self.gathering.for_epoch(epoch));
         let proposal = match proposal {
             Ok(proposal) => proposal,
@@ -138,7 +144,7 @@ impl Authority {
         };
         match self.judge.draft(&proposal) {
             Some((document, _)) => {
-                self.waiting_for = None;
+                (self.waiting_for, self.fruitless) = (None, None);
                 Some(Value { document, proposal: proposal.bytes().into() })
             }
             None => {

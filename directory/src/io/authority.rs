@@ -8,7 +8,7 @@ use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::NetworkFile;
-use shoal_protocol::{Hash, Identity, UnixMillis};
+use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 
 use super::chain::Chain;
 use super::failure::{Failure, Kind};
@@ -48,6 +48,8 @@ pub struct Authority {
     votes: Option<VoteLog>,
     peers: Peers,
     refused: VecDeque<RefusedStatus>,
+    /// The epoch in which the list was last rid of who is not to be on it; `None` when that is to be done now.
+    pruned: Option<Epoch>,
     /// Whether the others are to be asked for their newest document.
     ask: bool,
     /// Why this process must end.
@@ -68,8 +70,8 @@ impl Authority {
             schedule: network.schedule(),
             parameters: network.parameters,
             authorities: network.authorities.clone(),
-            stores: config.genesis_stores,
-            gateways: config.genesis_gateways,
+            stores: network.founding.stores.into(),
+            gateways: network.founding.gateways.into(),
         };
         let core = core::Authority::new(Beginning {
             genesis,
@@ -85,6 +87,7 @@ impl Authority {
             listing: Listing::default(),
             refused: VecDeque::new(),
             votes: None,
+            pruned: None,
             ask: false,
             failed: None,
             home,
@@ -380,13 +383,20 @@ impl Authority {
     pub fn reload(&mut self) -> Result<usize, Failure> {
         let (admitted, wishes) = (self.home.admitted()?, self.home.wishes()?);
         self.admitted = admitted;
+        self.pruned = None;
         self.core.wish(wishes);
         Ok(self.admitted.len())
     }
 
+    /// Keys run out with an epoch, and who is admitted changes with a reload.
     fn prune(&mut self, now: UnixMillis) {
+        let epoch = self.schedule.epoch_at(now);
+        if self.pruned == Some(epoch) {
+            return;
+        }
+        self.pruned = Some(epoch);
         let admitted = (!self.config.open).then_some(&self.admitted);
-        for identity in self.listing.prune(self.schedule.epoch_at(now), admitted) {
+        for identity in self.listing.prune(epoch, admitted) {
             if let Err(error) = std::fs::remove_file(self.descriptor_path(&identity)) {
                 tracing::debug!(%identity, %error, "a descriptor's file cannot be removed");
             }

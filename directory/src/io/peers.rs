@@ -14,9 +14,9 @@ use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-/// Most bytes that wait for one authority: a list and two proposals of 4 MiB. With 63 others that is 756 MiB at worst, when
-/// nobody takes anything; 36 MiB for four authorities.
-const WAITING_BYTES: usize = 12 * 1024 * 1024;
+/// Most bytes that wait for one authority: the largest list, the largest proposal, and 7 MiB of votes. What waits for several
+/// is there once: the queues share it.
+const WAITING_BYTES: usize = 32 * 1024 * 1024;
 /// Most messages that wait: an authority sends at most five kinds a round, and rounds get longer.
 const WAITING_MESSAGES: usize = 256;
 /// First and longest pause before the next attempt to reach an authority.

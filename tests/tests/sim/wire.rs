@@ -16,16 +16,12 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn of(proposal: &VerifiedProposal) -> Self {
-        let mut named: Vec<_> = proposal.lists().iter().flat_map(|list| list.entries.iter().copied()).collect();
-        named.sort_unstable();
-        named.dedup();
-        let descriptors = named.iter().filter_map(|entry| proposal.descriptor(&entry.identity, &entry.descriptor));
         Self {
             height: proposal.height(),
             epoch: proposal.epoch(),
             previous: proposal.previous(),
             lists: proposal.lists().iter().map(|list| list.bytes().to_vec()).collect(),
-            descriptors: descriptors.map(|signed| signed.bytes.clone()).collect(),
+            descriptors: proposal.descriptors().values().map(|signed| signed.bytes.clone()).collect(),
         }
     }
 

@@ -84,6 +84,9 @@ impl Authority {
                     Some(heard) if now.since(heard) > silence => remarks.push("not heard for two epochs".to_owned()),
                     Some(_) => {}
                 }
+                if let Some(problem) = self.peers.problem(&key.identity) {
+                    remarks.push(format!("not reached: {problem}"));
+                }
                 if let Some(ahead) = state.clock_ahead_ms.filter(|ahead| ahead.abs() > tolerance) {
                     remarks.push(format!(
                         "its clock is {ahead} ms ahead of ours, more than the tolerance of {tolerance} ms"

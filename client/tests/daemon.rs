@@ -31,6 +31,7 @@ fn network() -> NetworkFile {
         genesis_time: UnixMillis(1_750_000_000_000),
         authorities: vec![authority.public().clone()],
         parameters: Parameters::test_network(),
+        founding: shoal_protocol::network::Founding::default(),
         hints: Hints::default(),
     }
 }

@@ -56,9 +56,9 @@ use values::{Intake, PROPOSALS_AHEAD};
 /// Votes for the next height that are kept of one authority until that height is started: a round or two of an authority
 /// whose clock is ahead. 64 × 8 × 2.6 kB = 1.3 MB.
 const EARLY_VOTES: usize = 8;
-/// Proposers of the next height whose proposal is kept: those of its first two rounds, 16 MiB.
+/// Proposers of the next height whose proposal is kept: those of its first two rounds, 38 MiB.
 const EARLY_PROPOSALS: u32 = 2;
-/// How often the decided proposal is sent to who has the certificate and not the bytes: 16 MiB a height at most, whatever
+/// How often the decided proposal is sent to who has the certificate and not the bytes: 76 MiB a height at most, whatever
 /// is asked.
 const PROPOSAL_TELLINGS: u8 = 4;
 

@@ -5,9 +5,9 @@
 //!
 //! The contract of calling it:
 //! - After every call carry out the acts and ask [`Authority::next_wake`] anew.
-//! - [`Act::Log`] must be durable before any later act, of this or a later call, is carried out; so must [`Act::Certified`],
-//!   after which a new, empty log begins.
-//! - When one of these two cannot be carried out, the process must end: what it signed or showed is not what it remembers.
+//! - [`Act::Log`] must be durable before any later act, of this or a later call, is carried out; so must [`Act::Certified`]
+//!   and [`Act::BeginLog`].
+//! - When one of these three cannot be carried out, the process must end: what it signed or showed is not what it remembers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use shoal_protocol::authority::{AuthorityKey, AuthoritySecret, quorum};
 use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, assemble};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::parameters::Parameters;
-use shoal_protocol::{Hash, Identity, UnixMillis};
+use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 
 use crate::agreement::{Action, Agreement, Evidence, Keyring, Memory, Setup, Timing, log};
 use crate::document::{Dropped, Rules};
@@ -35,10 +35,13 @@ use gathering::Gathering;
 use judge::Judge;
 pub use peers::{PeerState, PeerStates};
 
-/// Contradictions kept for `status`. Each is below 8 MiB; honest authorities cause none.
+/// Contradictions kept for `status`. Each is below 6 kB; honest authorities cause none.
 const EVIDENCE_KEPT: usize = 4;
+/// Said while it is not known what was signed.
+const LOST: &str = "what this authority signed before is not known: it watches until there is a document that it cannot \
+                    have voted on";
 
-/// What is fixed at genesis, and the operator's conditions for the first document.
+/// What the network file fixes.
 #[derive(Clone, Debug)]
 pub struct Genesis {
     /// Genesis hash.
@@ -79,8 +82,11 @@ pub enum Act {
     Agree(Vec<u8>),
     /// Send this authority's list to all others.
     List(Vec<u8>),
-    /// Keep this document, durably; then begin a new vote log; then show it.
+    /// Keep this document, durably; then show it.
     Certified(Arc<VerifiedConsensus>),
+    /// Begin a new, empty vote log, durably, in the place of the one before. Without it the log stays as it is, and so does
+    /// that there is none: what this authority signed is not known yet.
+    BeginLog,
     /// Ask the other authorities for their newest document, and give it to [`Authority::adopt`].
     Ask,
     /// Keep this: an authority signed two things that contradict each other.
@@ -116,10 +122,13 @@ pub struct Authority {
     evidence: VecDeque<Evidence>,
     waiting_for: Option<String>,
     muted: Option<&'static str>,
-    /// How the own clock differs from the others', when it is the own one that is wrong.
-    clock_wrong: Option<String>,
+    clock_problem: Option<String>,
     /// Height for which the others were told the time although nothing was due by the own clock.
     spoke_for: Option<u64>,
+    /// Lists of which no document follows: they are not put together again.
+    fruitless: Option<Hash>,
+    /// What was signed is not known: nothing is signed until there is a document of a later epoch than this.
+    lost: Option<Epoch>,
 }
 
 /// What an authority begins with.
@@ -155,8 +164,10 @@ impl Authority {
             evidence: VecDeque::new(),
             waiting_for: None,
             muted: None,
-            clock_wrong: None,
+            clock_problem: None,
             spoke_for: None,
+            fruitless: None,
+            lost: None,
         };
         authority.take_seat();
         authority
@@ -187,7 +198,11 @@ impl Authority {
     }
 
     /// Continues with what the vote log tells about the next document. `None`: the log is gone or damaged, so this
-    /// authority only watches until the others have made that document.
+    /// authority only watches until the others have made a document that it cannot have voted on before.
+    ///
+    /// The documents may be gone with the log, and the first one that others give may be older than the one that was voted
+    /// on last. Every vote was for a height that could become a document of an epoch that had come near by an honest clock;
+    /// whatever follows a document of a later epoch was never voted on.
     pub fn resume(&mut self, entries: Option<&[log::Entry]>, now: UnixMillis) -> Vec<Act> {
         self.judge.now = now;
         let alone = self.judge.place().authorities.len() == 1;
@@ -196,7 +211,11 @@ impl Authority {
         let memory = match entries {
             Some([]) => return if alone { Vec::new() } else { self.ask(now) },
             Some(entries) => Memory::Log(entries),
-            None => Memory::Lost,
+            None => {
+                self.lost = Some(self.judge.last_voted_on());
+                self.muted = Some(LOST);
+                Memory::Lost
+            }
         };
         let mut acts = self.begin(memory, now);
         if !alone {
@@ -250,11 +269,10 @@ impl Authority {
         };
         let in_force = self.judge.previous.as_ref().map_or(self.judge.genesis.parameters, |newest| newest.parameters);
         state.note(message.list(), &in_force, now);
-        self.look_at_own_clock();
-        let state = self.peers.entry(from).or_default();
+        let ahead = state.clock_ahead_ms.unwrap_or_default();
+        self.judge_own_clock();
         let (_, latest) = self.judge.due_epochs();
         if message.list().epoch > latest {
-            let ahead = state.clock_ahead_ms.unwrap_or_default();
             return Err(format!("it is for an epoch to come; your clock is {ahead} ms ahead of this authority's"));
         }
         self.gathering.keep(message);
@@ -432,7 +450,9 @@ impl Authority {
         let same_set = self.judge.place().authorities == document.authorities.as_slice();
         self.judge.follow(Arc::clone(&document));
         self.gathering.clear();
-        (self.frozen, self.due_since, self.waiting_for, self.muted) = (None, None, None, None);
+        self.lost = self.lost.filter(|until| document.epoch <= *until);
+        self.muted = self.lost.map(|_| LOST);
+        (self.frozen, self.due_since, self.waiting_for, self.fruitless) = (None, None, None, None);
         self.silent_until = self.silent_until.min(now);
         match &mut self.seat {
             Some(seat) if same_set => {
@@ -442,30 +462,41 @@ impl Authority {
                     seat.agreement.stop();
                 }
             }
-            Some(_) | None => self.take_seat(),
+            Some(_) | None => {
+                // others sit at these indices now
+                self.peers.clear();
+                self.take_seat();
+            }
         }
-        vec![Act::Certified(document)]
+        let mut acts = vec![Act::Certified(document)];
+        if self.lost.is_none() {
+            acts.push(Act::BeginLog);
+        }
+        acts
     }
 
-    /// What the next document waits for.
+    /// What the next document waits for, or what is wrong with this authority.
     #[must_use]
     pub fn waiting_for(&self) -> Option<&str> {
-        self.clock_wrong().or(self.waiting_for.as_deref()).or(self.muted)
+        self.clock_problem().or(self.waiting_for.as_deref()).or(self.muted)
     }
 
-    /// How the own clock differs from the others', when it is the own one that is wrong.
+    /// That this machine's clock is wrong, if so many others say so that an honest one is among them.
     #[must_use]
-    pub fn clock_wrong(&self) -> Option<&str> {
-        self.clock_wrong.as_deref()
+    pub fn clock_problem(&self) -> Option<&str> {
+        self.clock_problem.as_deref()
     }
 
-    fn look_at_own_clock(&mut self) {
-        let behind = peers::own_clock_behind(&self.peers, self.judge.genesis.parameters.skew());
-        self.clock_wrong = behind.map(|ms| {
-            // in seconds: what the way of a list adds must not make another text of it each time
-            let (seconds, side) = (ms.unsigned_abs() / 1_000, if ms > 0 { "behind" } else { "ahead of" });
-            format!("this authority's clock is {seconds} s {side} the others': set it right")
-        });
+    fn judge_own_clock(&mut self) {
+        let witnesses = crate::signed_list::witnesses(self.judge.place().authorities.len());
+        let problem = peers::clock_problem(&self.peers, self.judge.genesis.parameters.skew(), witnesses);
+        if problem.is_some() != self.clock_problem.is_some() {
+            match &problem {
+                Some(problem) => tracing::error!("{problem}"),
+                None => tracing::info!("this machine's clock agrees with the other authorities' again"),
+            }
+        }
+        self.clock_problem = problem;
     }
 
     /// What is known of the others.
@@ -496,6 +527,3 @@ impl Authority {
 fn needed(authorities: &[AuthorityKey]) -> usize {
     quorum(authorities.len()).max(1)
 }
-
-#[cfg(test)]
-mod tests;

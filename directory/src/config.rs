@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::document::STORES_MIN;
-
 /// Version of `authority.toml`.
 pub const CONFIG_VERSION: u32 = 1;
 
@@ -54,20 +52,6 @@ pub struct Config {
     /// authority can fill its list.
     #[serde(default)]
     pub open: bool,
-    /// Stores that the first document waits for; at least three.
-    #[serde(default = "default_stores")]
-    pub genesis_stores: usize,
-    /// Gateways that the first document waits for; at least one.
-    #[serde(default = "default_gateways")]
-    pub genesis_gateways: usize,
-}
-
-fn default_stores() -> usize {
-    STORES_MIN
-}
-
-fn default_gateways() -> usize {
-    1
 }
 
 /// Why the file is refused.
@@ -82,9 +66,6 @@ pub enum ConfigError {
     /// Health would be shown to the world.
     #[error("metrics = \"{0}\" is not a loopback address; health is served to this machine only")]
     PublicMetrics(SocketAddr),
-    /// Too few nodes to carry a message.
-    #[error("{0} must be at least {1}")]
-    TooFew(&'static str, usize),
 }
 
 impl Config {
@@ -109,12 +90,6 @@ impl Config {
         if !self.metrics.ip().is_loopback() {
             return Err(ConfigError::PublicMetrics(self.metrics));
         }
-        if self.genesis_stores < STORES_MIN {
-            return Err(ConfigError::TooFew("genesis_stores", STORES_MIN));
-        }
-        if self.genesis_gateways < 1 {
-            return Err(ConfigError::TooFew("genesis_gateways", 1));
-        }
         Ok(())
     }
 
@@ -135,7 +110,6 @@ mod tests {
     fn defaults_and_round_trip() {
         let config = Config::parse(MINIMAL).expect("parses");
         assert!(!config.open);
-        assert_eq!((config.genesis_stores, config.genesis_gateways), (3, 1));
         assert_eq!(Config::parse(&config.to_toml()), Ok(config));
     }
 
@@ -144,7 +118,5 @@ mod tests {
         assert_eq!(Config::parse(&MINIMAL.replace('1', "2")).map(|_| ()), Err(ConfigError::Version(2)));
         assert!(matches!(Config::parse(&format!("{MINIMAL}speed = 1\n")), Err(ConfigError::Toml(_))));
         assert!(matches!(Config::parse(&MINIMAL.replace("127.0.0.1", "10.0.0.1")), Err(ConfigError::PublicMetrics(_))));
-        let few = format!("{MINIMAL}genesis_stores = 2\n");
-        assert_eq!(Config::parse(&few).map(|_| ()), Err(ConfigError::TooFew("genesis_stores", 3)));
     }
 }

@@ -32,7 +32,7 @@ pub use candidates::Dropped;
 /// Fewest stores of a generation: a courier is never a replica of its request.
 pub const STORES_MIN: usize = 3;
 
-/// What is fixed at genesis, and the conditions for the first document.
+/// What the network file fixes.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// Genesis hash.
@@ -238,8 +238,28 @@ pub fn most_are_back(
 }
 
 /// Descriptors renewed each epoch are at most one epoch old; after two missed renewals the node is taken for dead.
-fn renewed(rules: &Rules<'_>, epoch: Epoch, published: UnixMillis) -> bool {
-    published.0.saturating_add(2 * rules.schedule.epoch_ms) >= rules.schedule.start(epoch).0
+pub(crate) fn renewed(schedule: &Schedule, epoch: Epoch, published: UnixMillis) -> bool {
+    published.0.saturating_add(2 * schedule.epoch_ms) >= schedule.start(epoch).0
+}
+
+/// How a document knows a node: when there is no room for all, who comes first here goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// It is listed.
+    Listed,
+    /// It was, and its place is kept.
+    Absent,
+    /// Not at all.
+    New,
+}
+
+/// How the document before knows a node.
+pub(crate) fn standing(before: Option<&Consensus>, identity: &Identity) -> Standing {
+    match before.and_then(|before| known(before, identity)) {
+        Some(Known { absent: None, .. }) => Standing::Listed,
+        Some(Known { absent: Some(_), .. }) => Standing::Absent,
+        None => Standing::New,
+    }
 }
 
 /// The place that an absent or listed node had before.

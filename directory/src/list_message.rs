@@ -6,19 +6,21 @@ use std::sync::Arc;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::MAX_NODES;
 use shoal_protocol::consensus::codec::{self, Parsed, Put, Reader};
-use shoal_protocol::descriptor::{DescriptorError, SignedDescriptor, UnverifiedDescriptor};
+use shoal_protocol::descriptor::{DescriptorError, MAX_DESCRIPTOR_SIZE, SignedDescriptor, UnverifiedDescriptor};
 use shoal_protocol::{Hash, Identity, UnixMillis};
 
 use crate::lists::descriptor_hash;
-use crate::signed_list::{Entry, List, ListError, Place, SignedList, UnverifiedList};
+use crate::signed_list::{Entry, List, ListError, MAX_LIST_SIZE, Place, SignedList, UnverifiedList};
 
-/// Largest list with its descriptors, in bytes. The list itself is at most 256 KiB. A descriptor without loop reports has
-/// 0.4 to 0.8 kB, one with all 128 of them 6.6 kB: 1,000 of the largest come to 6.6 MB, 2,048 of 2 kB to 4.1 MB.
-pub const MAX_MESSAGE_SIZE: usize = 8 * 1024 * 1024;
+/// Largest list with its descriptors, in bytes: a list of 320 KiB and 2,048 descriptors of at most 2,688 bytes and 3 around
+/// each come to 5.9 MB, so whatever nodes publish fits.
+pub const MAX_MESSAGE_SIZE: usize = 6 * 1024 * 1024;
+const _: () =
+    assert!(MAX_LIST_SIZE + MAX_NODES * (MAX_DESCRIPTOR_SIZE + 3) + 1024 <= MAX_MESSAGE_SIZE, "a full list must fit");
 
 /// Descriptors whose signatures were checked, by hash, so that a second list with the same ones costs hashing only.
 ///
-/// Two ages of at most 2,048 each: 4,096 × 8 KiB = 32 MiB at worst, about 4 MiB of usual ones. When the young age is full
+/// Two ages of at most 2,048 each: 4,096 × 2.7 kB = 11 MB at worst, about 4 MB of usual ones. When the young age is full
 /// it becomes the old one, and what was not used since is forgotten.
 #[derive(Clone, Debug)]
 pub struct DescriptorCache {
@@ -87,10 +89,7 @@ impl ListMessage {
         descriptors: &BTreeMap<Identity, Arc<SignedDescriptor>>,
         secret: &AuthoritySecret,
     ) -> Result<Self, ListError> {
-        let entries = descriptors
-            .iter()
-            .map(|(identity, signed)| Entry { identity: *identity, descriptor: descriptor_hash(&signed.bytes) })
-            .collect();
+        let entries = descriptors.values().map(|signed| Entry::of(signed)).collect();
         let list = List { entries, ..head }.sign(secret);
         let message = Self { list, descriptors: descriptors.values().map(Arc::clone).collect() };
         let size = message.to_bytes().len();
@@ -101,7 +100,7 @@ impl ListMessage {
     }
 
     /// Reads and verifies a whole message: the list for `place`, and that every descriptor verifies and is the one that
-    /// its entry names. One that does not spoils the message: an honest authority lists nothing it has not verified.
+    /// its entry names, word for word. One that does not spoils the message: an honest authority lists nothing it has not verified.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -121,7 +120,7 @@ impl ListMessage {
             }
             let identity = entry.identity;
             let signed = cache.verify(bytes).map_err(|error| ListError::Descriptor { identity, error })?;
-            if signed.descriptor.identity != identity {
+            if Entry::of(&signed) != *entry {
                 return Err(ListError::OtherDescriptor(identity));
             }
             descriptors.push(signed);

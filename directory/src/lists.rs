@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::admission::AdmittedList;
 
-/// Most descriptors held: as many nodes as a document lists. 2,048 × 8 KiB = 16 MiB at most.
+/// Most descriptors held: as many nodes as a document lists. 2,048 × 2.7 kB = 5.5 MB at most.
 pub const MAX_DESCRIPTORS: usize = shoal_protocol::consensus::MAX_NODES;
 
 /// Why a descriptor is not listed. The text reaches the node's operator.

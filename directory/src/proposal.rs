@@ -1,27 +1,35 @@
 //! What a proposer offers: enough lists that nobody can be left out, and every descriptor they need, so that everybody
 //! computes the same document from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_protocol::authority::quorum;
 use shoal_protocol::certificate::MAX_AUTHORITIES;
 use shoal_protocol::consensus::MAX_NODES;
 use shoal_protocol::consensus::codec::{self, Parsed, Put, Reader, strictly_sorted};
-use shoal_protocol::descriptor::{DescriptorError, SignedDescriptor};
+use shoal_protocol::descriptor::{DescriptorError, MAX_DESCRIPTOR_SIZE, SignedDescriptor};
 use shoal_protocol::{Epoch, Hash, Identity};
 use thiserror::Error;
 
+use crate::choice::{Choice, choose};
 use crate::list_message::{DescriptorCache, ListMessage};
 use crate::lists::descriptor_hash;
-use crate::signed_list::{ListError, Place, SignedList, UnverifiedList, witnesses};
+use crate::signed_list::{Entry, ListError, MAX_LIST_SIZE, Place, SignedList, UnverifiedList};
 
-/// Largest proposal, in bytes. Seven lists of 1,000 nodes have 7 × 72 kB, 1,000 descriptors at most 6.6 MB and usually
-/// below 1 MB; a node that renewed between two authorities' lists adds its descriptor a second time.
-pub const MAX_PROPOSAL_SIZE: usize = 8 * 1024 * 1024;
-/// Most descriptors in one proposal: each node of a full document in four versions. More are refused before any signature
-/// is checked.
-pub const MAX_PROPOSED: usize = 4 * MAX_NODES;
+/// Largest proposal, in bytes. One descriptor of at most 2,688 bytes for each of 2,048 nodes is 5.5 MB. The fewest lists of
+/// 64 authorities are 43 of 320 KiB: 14.1 MB. So a proposal of n − f lists fits, whatever nodes and authorities say. Seven
+/// authorities, 1,000 nodes, usual descriptors: 1.4 MB.
+pub const MAX_PROPOSAL_SIZE: usize = 19 * 1024 * 1024;
+const _: () = assert!(
+    MAX_PROPOSED * (MAX_DESCRIPTOR_SIZE + 3)
+        + (MAX_AUTHORITIES - (MAX_AUTHORITIES - 1) / 3) * (MAX_LIST_SIZE + 5)
+        + 1024
+        <= MAX_PROPOSAL_SIZE,
+    "the fewest lists and all descriptors must fit"
+);
+/// Most descriptors in one proposal: one of each node of a full document. More are refused before any signature is checked.
+pub const MAX_PROPOSED: usize = MAX_NODES;
 
 const FORMAT: u8 = 1;
 
@@ -83,19 +91,18 @@ pub struct VerifiedProposal {
     height: u64,
     epoch: Epoch,
     previous: Hash,
-    witnesses: usize,
     lists: Vec<SignedList>,
-    descriptors: BTreeMap<(Identity, Hash), Arc<SignedDescriptor>>,
+    choice: Choice,
+    descriptors: BTreeMap<Identity, Arc<SignedDescriptor>>,
     bytes: Vec<u8>,
 }
 
 impl VerifiedProposal {
     /// Makes a proposal for `epoch` of the lists that are there: all that are for this place and epoch, one an authority.
-    /// If they do not fit, those that need most descriptors of their own are left out, down to n − f: they come from
-    /// authorities that name what nobody else does.
+    /// If they do not fit, the longest are left out, down to n − f, which always fit.
     ///
     /// # Errors
-    /// Fewer than n − f lists, or they do not fit.
+    /// Fewer than n − f lists.
     pub fn compose(place: &Place<'_>, epoch: Epoch, messages: &[&ListMessage]) -> Result<Self, ProposalError> {
         let needed = quorum(place.authorities.len());
         let mut chosen: BTreeMap<u16, &ListMessage> = messages
@@ -109,32 +116,32 @@ impl VerifiedProposal {
             }
             let proposal = Self::of(place, epoch, &chosen);
             let size = proposal.bytes.len();
-            if size <= MAX_PROPOSAL_SIZE && proposal.descriptors.len() <= MAX_PROPOSED {
+            if size <= MAX_PROPOSAL_SIZE {
                 return Ok(proposal);
             }
-            let costliest = (chosen.len() > needed).then(|| costliest(&chosen)).flatten();
-            let Some(authority) = costliest else { return Err(ProposalError::TooLarge(size)) };
+            let longest = chosen.iter().max_by_key(|(_, message)| message.list().bytes().len());
+            let Some(authority) = longest.map(|(authority, _)| *authority).filter(|_| chosen.len() > needed) else {
+                return Err(ProposalError::TooLarge(size));
+            };
             chosen.remove(&authority);
         }
     }
 
-    fn of(place: &Place<'_>, epoch: Epoch, chosen: &BTreeMap<u16, &ListMessage>) -> Self {
-        let lists: Vec<SignedList> = chosen.values().map(|message| message.list().clone()).collect();
-        let witnesses = witnesses(place.authorities.len());
-        let wanted = needed(&lists, witnesses);
+    fn of(place: &Place<'_>, epoch: Epoch, messages: &BTreeMap<u16, &ListMessage>) -> Self {
+        let lists: Vec<SignedList> = messages.values().map(|message| message.list().clone()).collect();
+        let choice = choose(place, epoch, &lists);
         let mut descriptors = BTreeMap::new();
-        for message in chosen.values() {
+        for message in messages.values() {
             for (entry, signed) in message.list().entries.iter().zip(message.descriptors()) {
-                let key = (entry.identity, entry.descriptor);
-                if wanted.contains(&key) {
-                    descriptors.insert(key, Arc::clone(signed));
+                if choice.chosen.get(&entry.identity) == Some(entry) {
+                    descriptors.insert(entry.identity, Arc::clone(signed));
                 }
             }
         }
         let Place { height, previous, .. } = *place;
         let bytes =
             encode(height, epoch, &previous, &lists, descriptors.values().map(|signed| signed.bytes.as_slice()));
-        Self { height, epoch, previous, witnesses, lists, descriptors, bytes }
+        Self { height, epoch, previous, lists, choice, descriptors, bytes }
     }
 
     /// Height of the document that it makes.
@@ -155,22 +162,22 @@ impl VerifiedProposal {
         self.previous
     }
 
-    /// How many lists must name a node: f + 1.
-    #[must_use]
-    pub fn witnesses(&self) -> usize {
-        self.witnesses
-    }
-
     /// The lists, strictly increasing by authority.
     #[must_use]
     pub fn lists(&self) -> &[SignedList] {
         &self.lists
     }
 
-    /// A descriptor that lists name.
+    /// What comes of the nodes that the lists name.
     #[must_use]
-    pub fn descriptor(&self, identity: &Identity, hash: &Hash) -> Option<&Arc<SignedDescriptor>> {
-        self.descriptors.get(&(*identity, *hash))
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// The descriptors that count, one a chosen node.
+    #[must_use]
+    pub fn descriptors(&self) -> &BTreeMap<Identity, Arc<SignedDescriptor>> {
+        &self.descriptors
     }
 
     /// Its exact bytes.
@@ -269,65 +276,40 @@ impl UnverifiedProposal {
         if !strictly_sorted(&verified, |list| list.authority) {
             return Err(ProposalError::Malformed("lists (not sorted, or one authority twice)"));
         }
-        let descriptors = check_descriptors(&needed(&verified, witnesses(n)), &descriptors, cache)?;
-        Ok(VerifiedProposal { height, epoch, previous, witnesses: witnesses(n), lists: verified, descriptors, bytes })
+        let choice = choose(place, epoch, &verified);
+        let descriptors = check_descriptors(&choice.chosen, &descriptors, cache)?;
+        Ok(VerifiedProposal { height, epoch, previous, lists: verified, choice, descriptors, bytes })
     }
 }
 
-/// The descriptors of `carried`, if they are those `needed`, in their order.
+/// The descriptors of `carried`, if they are those of the `chosen` entries, in their order.
 fn check_descriptors(
-    needed: &BTreeSet<(Identity, Hash)>,
+    chosen: &BTreeMap<Identity, Entry>,
     carried: &[Vec<u8>],
     cache: &mut DescriptorCache,
-) -> Result<BTreeMap<(Identity, Hash), Arc<SignedDescriptor>>, ProposalError> {
+) -> Result<BTreeMap<Identity, Arc<SignedDescriptor>>, ProposalError> {
     // first by hash alone, which costs little
-    for ((identity, hash), bytes) in needed.iter().zip(carried) {
-        if descriptor_hash(bytes) != *hash {
+    for ((identity, entry), bytes) in chosen.iter().zip(carried) {
+        if descriptor_hash(bytes) != entry.descriptor {
             return Err(ProposalError::OtherDescriptors(*identity));
         }
     }
-    if needed.len() != carried.len() {
-        let missing = needed.iter().nth(carried.len()).or(needed.last());
-        return Err(missing.map_or(ProposalError::Malformed("descriptors (none is needed)"), |(identity, _)| {
+    if chosen.len() != carried.len() {
+        let missing = chosen.keys().nth(carried.len()).or(chosen.keys().last());
+        return Err(missing.map_or(ProposalError::Malformed("descriptors (none is needed)"), |identity| {
             ProposalError::OtherDescriptors(*identity)
         }));
     }
     let mut descriptors = BTreeMap::new();
-    for (key, bytes) in needed.iter().zip(carried) {
-        let identity = key.0;
-        let signed = cache.verify(bytes).map_err(|error| ProposalError::Descriptor { identity, error })?;
-        if signed.descriptor.identity != identity {
-            return Err(ProposalError::OtherDescriptors(identity));
+    for ((identity, entry), bytes) in chosen.iter().zip(carried) {
+        let signed = cache.verify(bytes).map_err(|error| ProposalError::Descriptor { identity: *identity, error })?;
+        // the list may say of it what it does not say of itself
+        if Entry::of(&signed) != *entry {
+            return Err(ProposalError::OtherDescriptors(*identity));
         }
-        descriptors.insert(*key, signed);
+        descriptors.insert(*identity, signed);
     }
     Ok(descriptors)
-}
-
-/// Every (node, descriptor) that the lists name, of nodes that at least `witnesses` of them name.
-fn needed(lists: &[SignedList], witnesses: usize) -> BTreeSet<(Identity, Hash)> {
-    let mut named: BTreeMap<Identity, usize> = BTreeMap::new();
-    for entry in lists.iter().flat_map(|list| &list.entries) {
-        *named.entry(entry.identity).or_default() += 1;
-    }
-    let entries = lists.iter().flat_map(|list| &list.entries);
-    entries
-        .filter(|entry| named.get(&entry.identity).is_some_and(|count| *count >= witnesses))
-        .map(|entry| (entry.identity, entry.descriptor))
-        .collect()
-}
-
-/// Whose list names most bytes of descriptors that no other list names.
-fn costliest(chosen: &BTreeMap<u16, &ListMessage>) -> Option<u16> {
-    let mut named: BTreeMap<Hash, usize> = BTreeMap::new();
-    for entry in chosen.values().flat_map(|message| &message.list().entries) {
-        *named.entry(entry.descriptor).or_default() += 1;
-    }
-    let own = |message: &ListMessage| -> usize {
-        let both = message.list().entries.iter().zip(message.descriptors());
-        both.filter(|(entry, _)| named.get(&entry.descriptor) == Some(&1)).map(|(_, signed)| signed.bytes.len()).sum()
-    };
-    chosen.iter().max_by_key(|(_, message)| own(message)).map(|(authority, _)| *authority)
 }
 
 fn encode<'a, L: AsListBytes>(

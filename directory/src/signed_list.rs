@@ -6,30 +6,49 @@
 use std::ops::Deref;
 
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret, HYBRID_SIGNATURE_SIZE, HybridSignature};
+use shoal_protocol::consensus::Consensus;
 use shoal_protocol::consensus::codec::{self, Parsed, Put, Reader};
 use shoal_protocol::consensus::{MAX_NODES, VerifiedConsensus, put_authorities, read_authorities};
-use shoal_protocol::descriptor::DescriptorError;
+use shoal_protocol::descriptor::{Descriptor, DescriptorError, SignedDescriptor};
+use shoal_protocol::epoch::Schedule;
 use shoal_protocol::parameters::Parameters;
-use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
+use shoal_protocol::{Epoch, Hash, Identity, Role, UnixMillis};
 use thiserror::Error;
 
 use crate::document::Rules;
+use crate::lists::descriptor_hash;
 
-/// Largest signed list, in bytes: 2,048 entries of 69 bytes (141 kB), 64 authorities of 1,352 bytes (87 kB), a signature of
-/// 2,484, and less than 1 kB for the rest.
-pub const MAX_LIST_SIZE: usize = 256 * 1024;
+/// Largest signed list, in bytes: 2,048 entries of 113 bytes (231 kB), 64 authorities of 1,352 bytes (87 kB), a signature of
+/// 2,484, and less than 1 kB for the rest: 322 kB.
+pub const MAX_LIST_SIZE: usize = 320 * 1024;
 
 const CONTEXT: &str = "shoal/1 list";
 const FORMAT: u8 = 1;
 const FIELDS: usize = 12;
 
-/// One listed node: its identity, and the hash of its descriptor's exact bytes.
+/// One listed node: who it is, what the authority admitted it as, and which descriptor of it the authority has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     /// The node.
     pub identity: Identity,
+    /// Its role.
+    pub role: Role,
+    /// Its operator's family.
+    pub family: Option<[u8; 32]>,
+    /// When the descriptor was made.
+    pub published: UnixMillis,
     /// [`crate::lists::descriptor_hash`] of its descriptor.
     pub descriptor: Hash,
+}
+
+impl Entry {
+    /// The entry of a descriptor: everything in it but the hash stands in the descriptor as well, so that proposals can be
+    /// compared before descriptors are there.
+    #[must_use]
+    pub fn of(signed: &SignedDescriptor) -> Self {
+        let Descriptor { identity, role, family, published, .. } = signed.descriptor;
+        Self { identity, role, family, published, descriptor: descriptor_hash(&signed.bytes) }
+    }
 }
 
 /// One authority's part in the shared randomness.
@@ -126,23 +145,26 @@ pub struct Place<'a> {
     pub previous: Hash,
     /// Epoch of the document before it.
     pub after: Option<Epoch>,
+    /// The document before it.
+    pub before: Option<&'a Consensus>,
+    /// The network's epochs.
+    pub schedule: Schedule,
 }
 
 impl<'a> Place<'a> {
     /// The place after `previous`, or the first.
     #[must_use]
     pub fn after(rules: &Rules<'a>, previous: Option<&'a VerifiedConsensus>) -> Self {
-        let network = rules.network;
-        previous.map_or(
-            Self { network, authorities: rules.authorities, height: 1, previous: network, after: None },
-            |previous| Self {
-                network,
-                authorities: &previous.authorities,
-                height: previous.height + 1,
-                previous: previous.hash(),
-                after: Some(previous.epoch),
-            },
-        )
+        let Rules { network, schedule, authorities, .. } = *rules;
+        let first = Self { network, authorities, height: 1, previous: network, after: None, before: None, schedule };
+        previous.map_or(first, |previous| Self {
+            authorities: &previous.authorities,
+            height: previous.height + 1,
+            previous: previous.hash(),
+            after: Some(previous.epoch),
+            before: Some(previous),
+            ..first
+        })
     }
 }
 
@@ -171,9 +193,15 @@ impl List {
             writer.put_uint(self.epoch.0);
             writer.put_uint(self.made_at.0);
             writer.put_array(self.entries.len());
-            for Entry { identity, descriptor } in &self.entries {
-                writer.put_array(2);
+            for Entry { identity, role, family, published, descriptor } in &self.entries {
+                writer.put_array(5);
                 writer.put_bytes(identity.as_bytes());
+                writer.put_uint(codec::role_code(*role));
+                match family {
+                    Some(family) => writer.put_bytes(family),
+                    None => writer.put_null(),
+                }
+                writer.put_uint(published.0);
                 writer.put_bytes(descriptor.as_bytes());
             }
             writer.put_bytes(self.contribution.commitment.as_bytes());
@@ -204,9 +232,14 @@ impl List {
             epoch: Epoch(reader.u64("list epoch")?),
             made_at: UnixMillis(reader.u64("list time")?),
             entries: reader.list(0, MAX_NODES, "list entries", |reader| {
-                reader.array(2, "list entries")?;
-                let identity = codec::read_identity(reader, "list entries")?;
-                Ok(Entry { identity, descriptor: Hash::from_bytes(reader.bytes_of("list entries")?) })
+                reader.array(5, "list entries")?;
+                Ok(Entry {
+                    identity: codec::read_identity(reader, "list entries")?,
+                    role: codec::read_role(reader)?,
+                    family: reader.optional("list entries", |reader| reader.bytes_of("list entries"))?,
+                    published: UnixMillis(reader.u64("list entries")?),
+                    descriptor: Hash::from_bytes(reader.bytes_of("list entries")?),
+                })
             })?,
             contribution: Contribution {
                 commitment: Hash::from_bytes(reader.bytes_of("list commitment")?),

@@ -179,17 +179,7 @@ impl Council {
     }
 
     pub(crate) fn place(&self) -> Place<'_> {
-        let previous = self.chain.last();
-        previous.map_or_else(
-            || Place { network: NETWORK, authorities: &self.genesis, height: 1, previous: NETWORK, after: None },
-            |previous| Place {
-                network: NETWORK,
-                authorities: &previous.authorities,
-                height: previous.height + 1,
-                previous: previous.hash(),
-                after: Some(previous.epoch),
-            },
-        )
+        Place::after(&self.rules(), self.chain.last())
     }
 
     /// Who makes the next document.

@@ -12,15 +12,16 @@ use crate::consensus::codec::{self, Parsed, Put, Reader};
 use crate::types::{Epoch, Hash, Identity, IdentityKey, Role, UnixMillis};
 use crate::x25519::X25519Public;
 
-/// Largest descriptor with its signature, in bytes. Four addresses (4 × 22), eight keys (8 × 45) and 128 loop reports
-/// (128 × 46) with the fixed fields come to 6.6 kB.
-pub const MAX_DESCRIPTOR_SIZE: usize = 8 * 1024;
+/// Largest descriptor with its signature, in bytes. Four addresses (4 × 22), eight keys (8 × 45), 40 loop reports
+/// (40 × 46), and 300 bytes of other fields and signature come to 2.6 kB. Authorities carry one of every node in each
+/// proposal: 2,048 of them are 5.5 MB.
+pub const MAX_DESCRIPTOR_SIZE: usize = 2688;
 /// Most addresses a node may be reached at.
 pub const MAX_ADDRESSES: usize = 4;
 /// Most epochs a descriptor may carry keys for.
 pub const MAX_KEY_EPOCHS: usize = 4;
 /// Most loop reports in one descriptor.
-pub const MAX_LOOPS: usize = 128;
+pub const MAX_LOOPS: usize = 40;
 /// Longest version text, in bytes.
 pub const MAX_VERSION: usize = 32;
 

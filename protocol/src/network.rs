@@ -1,6 +1,7 @@
 //! The network file: what a node or client is initialised with, and all that it trusts at first.
 //!
-//! TOML. Name, genesis time, authority keys and genesis parameters are covered by the genesis hash; addresses are hints.
+//! TOML. Name, genesis time, authority keys, genesis parameters and what the first document waits for are covered by the
+//! genesis hash; addresses are hints.
 
 use std::net::SocketAddr;
 
@@ -10,7 +11,7 @@ use thiserror::Error;
 use crate::authority::AuthorityKey;
 use crate::certificate::MAX_AUTHORITIES;
 use crate::consensus::codec::{self, Put};
-use crate::consensus::{TrustAnchor, put_authorities};
+use crate::consensus::{MAX_NODES, TrustAnchor, put_authorities};
 use crate::epoch::Schedule;
 use crate::parameters::{ParameterError, Parameters};
 use crate::types::{Hash, Identity, UnixMillis};
@@ -33,8 +34,27 @@ pub struct NetworkFile {
     pub authorities: Vec<AuthorityKey>,
     /// Genesis parameters.
     pub parameters: Parameters,
+    /// Nodes that the first document waits for.
+    pub founding: Founding,
     /// Where to ask first; not hashed, not believed.
     pub hints: Hints,
+}
+
+/// Nodes that the first document waits for, beside three full layers of mixes. Every authority computes that document, so
+/// all must wait for the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Founding {
+    /// Gateways, at least one.
+    pub gateways: u16,
+    /// Stores, at least three: a courier is never a replica of its request.
+    pub stores: u16,
+}
+
+impl Default for Founding {
+    fn default() -> Self {
+        Self { gateways: 1, stores: 3 }
+    }
 }
 
 /// Addresses to begin with.
@@ -89,6 +109,8 @@ struct Layout {
     parameters: Parameters,
     authorities: Vec<AuthorityKey>,
     #[serde(default)]
+    founding: Founding,
+    #[serde(default)]
     hints: Hints,
 }
 
@@ -107,6 +129,7 @@ impl NetworkFile {
             genesis_time: UnixMillis(layout.genesis_time_ms),
             authorities: layout.authorities,
             parameters: layout.parameters,
+            founding: layout.founding,
             hints: layout.hints,
         };
         network.validate()?;
@@ -122,6 +145,7 @@ impl NetworkFile {
             genesis_time_ms: self.genesis_time.0,
             parameters: self.parameters,
             authorities: self.authorities.clone(),
+            founding: self.founding,
             hints: self.hints.clone(),
         };
         toml::to_string(&layout).expect("strings, integers, tables and arrays of tables all have a TOML form")
@@ -153,6 +177,13 @@ impl NetworkFile {
         if !all.into_iter().all(|hint| codec::is_reachable(&hint.address)) {
             return Err(NetworkFileError::Invalid("a hint has an address nobody can be reached at"));
         }
+        let nodes = 1..=MAX_NODES;
+        let Founding { gateways, stores } = self.founding;
+        if !nodes.contains(&usize::from(gateways)) || !nodes.contains(&usize::from(stores)) || stores < 3 {
+            return Err(NetworkFileError::Invalid(
+                "founding must ask for a gateway and three stores, and at most 2,048",
+            ));
+        }
         self.parameters.validate()?;
         Ok(())
     }
@@ -161,11 +192,14 @@ impl NetworkFile {
     #[must_use]
     pub fn genesis_hash(&self) -> Hash {
         let bytes = codec::encode(|writer| {
-            writer.put_array(4);
+            writer.put_array(5);
             writer.put_text(&self.name);
             writer.put_uint(self.genesis_time.0);
             put_authorities(writer, &self.authorities);
             self.parameters.put(writer);
+            writer.put_array(2);
+            writer.put_uint(self.founding.gateways.into());
+            writer.put_uint(self.founding.stores.into());
         });
         Hash::of("shoal/1 network", &bytes)
     }
@@ -227,6 +261,7 @@ mod tests {
             },
             authorities: vec![authority],
             parameters: Parameters::test_network(),
+            founding: Founding { gateways: 2, stores: 5 },
         }
     }
 
@@ -246,6 +281,8 @@ mod tests {
             NetworkFile { name: "rife".into(), ..network.clone() },
             NetworkFile { genesis_time: UnixMillis(1), ..network.clone() },
             NetworkFile { parameters: Parameters::production(), ..network.clone() },
+            NetworkFile { founding: Founding { gateways: 1, ..network.founding }, ..network.clone() },
+            NetworkFile { founding: Founding { stores: 3, ..network.founding }, ..network.clone() },
             NetworkFile {
                 authorities: vec![AuthoritySecret::generate(&mut StdRng::seed_from_u64(2)).public().clone()],
                 ..network.clone()
@@ -265,6 +302,7 @@ mod tests {
         assert!(refused(&text.replace("epoch_ms = 20000", "epoch_ms = 1")).contains("epoch_ms"));
         assert!(refused(&text.replace("127.0.0.1:9000", "0.0.0.0:9000")).contains("hint"));
         assert!(refused(&text.replace("\"reef\"", "\"\"")).contains("name"));
+        assert!(refused(&text.replace("stores = 5", "stores = 2")).contains("three stores"));
         assert!(refused("").contains("cannot be read"));
     }
 

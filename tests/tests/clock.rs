@@ -85,11 +85,11 @@ fn a_clock_wrong_by_an_hour_stops_nothing_and_is_named_by_everybody() {
         let own = until_every(PAUSE, "it says so itself", PATIENCE, || {
             remarks(wrong, &identity).into_iter().find(|remark| remark.contains("set it right"))
         });
-        assert!(own.contains(&format!("s {side} the others'")), "{own}");
+        assert!(own.contains(&format!("clock is {side} those of 3 other authorities")), "{own}");
         let (code, body) = until("health answers", PATIENCE, || metrics::get(&authorities[1].metrics, "/readyz"));
         assert!(code == 503 && body.contains("set it right"), "{code} {body}");
         let log = std::fs::read_to_string(wrong.join("again.log")).expect("log");
-        assert!(log.contains(&format!("s {side} the others': set it right")), "{log}");
+        assert!(log.contains(&format!("clock is {side} those of")), "{log}");
         eprintln!("  {WATCHED} epochs, none missed; the wrong one says: {own}");
     }
 

@@ -231,6 +231,7 @@ mod tests {
             genesis_time: UnixMillis(0),
             authorities: Vec::new(),
             parameters: Parameters::test_network(),
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints::default(),
         };
         Snapshot::new(RateClass::Normal, &network, UnixMillis(0))

@@ -50,6 +50,7 @@ impl Scene {
             genesis_time: NOW,
             authorities: vec![authority.public().clone()],
             parameters: consensus.parameters,
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints::default(),
         };
         consensus.network = network.genesis_hash();

@@ -152,6 +152,7 @@ impl World {
             genesis_time: START,
             authorities: authorities.iter().map(|authority| authority.public().clone()).collect(),
             parameters,
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints::default(),
         };
         let stores: Vec<StoreIndex> = (0..5).map(StoreIndex).collect();

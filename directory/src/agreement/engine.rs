@@ -94,8 +94,13 @@ impl<S: Scheme> Engine<S> {
         if entries.is_empty() && self.around.signs {
             self.around.log(&Record::Opening { network: self.around.network, authority: self.around.me });
         }
-        let inputs: Vec<Input<Context>> =
-            entries.iter().filter_map(|Entry(record)| self.around.recall(record)).collect();
+        let unsigned = self.unsigned_attempts(entries);
+        let inputs: Vec<Input<Context>> = entries
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| !unsigned.contains(at))
+            .filter_map(|(_, Entry(record))| self.around.recall(record))
+            .collect();
         self.state.params.enabled = self.around.signs;
         self.state.index_wal_entries(&inputs);
         let height = Height(self.around.height);
@@ -114,6 +119,25 @@ impl<S: Scheme> Engine<S> {
         self.input(Input::TimeoutElapsed(Timeout::rebroadcast(self.state.round())));
         self.repeat_proposal();
         self.ask_for_proposal();
+    }
+
+    /// Documents that we were about to propose when the process ended: the log holds their bytes, and no proposal of ours
+    /// for them, so nobody has seen them. Who crashes in this place again and again has several in one round, and the core
+    /// takes only so many for one round when it reads them again: it must not be the signed one that has no room.
+    fn unsigned_attempts(&self, entries: &[Entry]) -> BTreeSet<usize> {
+        let Around { me, height, scheme, .. } = &self.around;
+        let signed: BTreeSet<(u32, Hash)> = entries
+            .iter()
+            .filter_map(|Entry(record)| {
+                let Record::Proposal(headline, _) = record else { return None };
+                (headline.authority == *me).then_some((headline.round, headline.document))
+            })
+            .collect();
+        let is_attempt = |record: &Record| {
+            let Record::Verdict { round, document, .. } = record else { return false };
+            proposer(*height, *round, scheme.count()) == *me && !signed.contains(&(*round, *document))
+        };
+        (0..).zip(entries).filter(|(_, Entry(record))| is_attempt(record)).map(|(at, _)| at).collect()
     }
 
     fn ask_for_proposal(&mut self) {

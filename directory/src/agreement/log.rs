@@ -248,8 +248,7 @@ fn any_frame(bytes: &[u8]) -> bool {
 }
 
 /// The height of the first frame, if there is a whole one: a log is about one height only.
-#[must_use]
-pub fn height(bytes: &[u8]) -> Option<u64> {
+fn height(bytes: &[u8]) -> Option<u64> {
     frame(bytes).map(|found| found.height)
 }
 
@@ -292,4 +291,17 @@ pub fn read(bytes: &[u8], network: &Hash, authority: u16, height: u64) -> Result
         offset += found.length;
     }
     Ok(Recovered { entries, length: offset })
+}
+
+/// What an authority that starts before `height` makes of the log it finds. Nothing is signed for a height before its log
+/// begins, and that happens only when the document before is kept: so a log of an earlier height is over, whatever it
+/// holds, and nothing was signed for this one. The process ended between keeping the document and beginning the log.
+///
+/// # Errors
+/// [`Damaged`], as of [`read`].
+pub fn resume(bytes: &[u8], network: &Hash, authority: u16, height: u64) -> Result<Recovered, Damaged> {
+    match read(bytes, network, authority, height) {
+        Err(_) if self::height(bytes).is_some_and(|of| of < height) => Ok(Recovered { entries: Vec::new(), length: 0 }),
+        recovered => recovered,
+    }
 }

@@ -16,9 +16,10 @@ use super::{Judge, Value, Verdict};
 /// Proposals kept of one round: the first, and one that contradicts it.
 const PER_ROUND: usize = 2;
 /// Rounds ahead of the current one whose proposals are taken. With the last round and the current one at most
-/// 4 × [`PER_ROUND`] proposals of 8 MiB wait for their verdict: 64 MiB.
+/// 4 × [`PER_ROUND`] proposals of 19 MiB wait for their verdict: 152 MiB, when a faulty
+/// proposer sends the largest there can be; usual ones have 1 to 2 MB.
 pub(crate) const PROPOSALS_AHEAD: u32 = 2;
-/// Valid documents whose bytes are kept, 128 MiB at most; honest ones are far smaller.
+/// Valid documents whose bytes are kept, 300 MiB at most, when every one is the largest there can be.
 const VALID_MAX: usize = 16;
 
 /// A proposal whose document is not known to be valid yet.

@@ -83,7 +83,7 @@ impl Authority {
 
     /// Whether nothing was sent yet for the next document, while the own clock is known to be wrong.
     pub(super) fn is_to_speak_early(&self) -> bool {
-        self.clock_wrong().is_some() && self.newest().is_some() && self.spoke_for != Some(self.height())
+        self.clock_problem().is_some() && self.newest().is_some() && self.spoke_for != Some(self.height())
     }
 
     /// Sends a list once for each document although none is due by the own clock, which is far behind: the others learn
@@ -110,7 +110,8 @@ impl Authority {
     pub(super) fn begin_if_silent(&mut self, now: UnixMillis) -> Vec<Act> {
         let height = self.height();
         let at = self.seat.as_ref().and_then(|seat| seat.agreement.height()).map(|(height, _)| height);
-        if now >= self.silent_until && at != Some(height) { self.begin(Memory::Fresh, now) } else { Vec::new() }
+        let memory = if self.lost.is_some() { Memory::Lost } else { Memory::Fresh };
+        if now >= self.silent_until && at != Some(height) { self.begin(memory, now) } else { Vec::new() }
     }
 
     /// What this authority says beside its nodes.
@@ -143,6 +144,12 @@ impl Authority {
             self.waiting_for = Some(format!("waiting for lists of other authorities: {there} of {enough} are here"));
             return None;
         }
+        // asked at every message and look at the clock: what the same lists come to does not change
+        let state = self.gathering.state(epoch);
+        if self.fruitless == Some(state) {
+            return None;
+        }
+        self.fruitless = Some(state);
         let proposal = VerifiedProposal::compose(&self.judge.place(), epoch, &self.gathering.for_epoch(epoch));
         let proposal = match proposal {
             Ok(proposal) => proposal,
@@ -153,7 +160,7 @@ impl Authority {
         };
         match self.judge.draft(&proposal) {
             Some((document, _)) => {
-                self.waiting_for = None;
+                (self.waiting_for, self.fruitless) = (None, None);
                 Some(Value { document, proposal: proposal.bytes().into() })
             }
             None => {

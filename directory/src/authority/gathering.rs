@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shoal_protocol::{Epoch, UnixMillis};
+use shoal_protocol::{Epoch, Hash, UnixMillis};
 
 use crate::list_message::ListMessage;
 
@@ -11,7 +11,7 @@ use crate::list_message::ListMessage;
 /// 0.2 s: f of n = 3f+1 that send nothing else take less than half of a core, however many there are.
 const PAUSE: Duration = Duration::from_millis(150);
 
-/// One list an authority: 64 × 8 MiB at worst, 4 × 1 MB in a network of 1,000 nodes and four authorities.
+/// One list an authority: 64 × 6 MiB at worst, 4 × 1 MB in a network of 1,000 nodes and four authorities.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     lists: BTreeMap<u16, ListMessage>,
@@ -61,6 +61,13 @@ impl Gathering {
     /// Lists for `epoch`.
     pub(super) fn for_epoch(&self, epoch: Epoch) -> Vec<&ListMessage> {
         self.lists.values().filter(|message| message.list().epoch == epoch).collect()
+    }
+
+    /// Hash of what is there for `epoch`: another one when a list came or was replaced.
+    pub(super) fn state(&self, epoch: Epoch) -> Hash {
+        let hashes: Vec<u8> =
+            self.for_epoch(epoch).iter().flat_map(|message| *message.list().hash().as_bytes()).collect();
+        Hash::of("shoal directory gathering", &[epoch.0.to_be_bytes().as_slice(), &hashes].concat())
     }
 
     /// Whether it is time to propose: all lists are there, or a quorum is and the others had `patience` to come.

@@ -69,6 +69,13 @@ impl Judge {
         (schedule.epoch_at(from.minus(skew)), schedule.epoch_at(ahead.plus(skew)))
     }
 
+    /// The latest epoch for which anybody honest can have voted until now: on a proposal that was due by a clock that is
+    /// ahead of the true time by the tolerance, by [`Self::due_epochs`] of that clock, while ours is as much behind it.
+    pub(super) fn last_voted_on(&self) -> Epoch {
+        let skew = self.genesis.parameters.skew();
+        self.genesis.schedule.epoch_at(self.now.plus(lead(&self.genesis.schedule)).plus(3 * skew))
+    }
+
     /// The document that follows from a verified proposal, if one does.
     pub(super) fn draft(&self, proposal: &VerifiedProposal) -> Option<Hashed> {
         let hash = agreement::scheme::payload_hash(proposal.bytes());

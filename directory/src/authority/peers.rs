@@ -14,11 +14,12 @@ use crate::signed_list::List;
 pub struct PeerState {
     /// When a message of it came last, in ms since 1970.
     pub heard: Option<UnixMillis>,
-    /// How far its clock is ahead of ours, in ms, as its last list says; the way here is part of it.
+    /// How far its clock is ahead of ours, in ms, as its lists say. The way here, and a wait until a list got through, make
+    /// it less: it is the larger difference of the last two lists.
     pub clock_ahead_ms: Option<i64>,
-    /// When it made its last list, by its own clock: one that is sent again tells nothing new of the clock.
+    /// The last list's own time and its difference.
     #[serde(skip)]
-    made_at: Option<UnixMillis>,
+    last_list: Option<(UnixMillis, i64)>,
     /// Epoch of its last list.
     pub list_epoch: Option<Epoch>,
     /// Nodes on its last list.
@@ -39,10 +40,12 @@ pub type PeerStates = BTreeMap<u16, PeerState>;
 impl PeerState {
     /// Takes note of a list that verified.
     pub(super) fn note(&mut self, list: &List, in_force: &Parameters, now: UnixMillis) {
-        if self.made_at != Some(list.made_at) {
-            self.clock_ahead_ms = Some(difference(list.made_at, now));
+        // a list that is sent again says the same time later
+        if self.last_list.is_none_or(|(made_at, _)| made_at != list.made_at) {
+            let ahead = difference(list.made_at, now);
+            self.clock_ahead_ms = Some(self.last_list.map_or(ahead, |(_, before)| before.max(ahead)));
+            self.last_list = Some((list.made_at, ahead));
         }
-        self.made_at = Some(list.made_at);
         self.list_epoch = Some(list.epoch);
         self.lists = list.entries.len();
         self.wants_other = differing(&list.parameters, in_force);
@@ -51,15 +54,25 @@ impl PeerState {
     }
 }
 
-/// How far the clocks of the others are ahead of ours, in ms, when it is ours that is wrong: the median of all clocks, ours
-/// among them, is further away than the tolerance. With as many on our side as on theirs ours stands.
-pub(super) fn own_clock_behind(peers: &PeerStates, tolerance: Duration) -> Option<i64> {
+/// What is wrong with this machine's clock, if at least `witnesses` others are ahead of it, or behind it, by more than
+/// `tolerance`.
+pub(super) fn clock_problem(peers: &PeerStates, tolerance: Duration, witnesses: usize) -> Option<String> {
     let tolerance = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
-    let mut ahead: Vec<i64> = peers.values().filter_map(|peer| peer.clock_ahead_ms).chain([0]).collect();
-    ahead.sort_unstable();
-    let (low, high) = (ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]);
-    let median = if low.unsigned_abs() < high.unsigned_abs() { low } else { high };
-    (median.unsigned_abs() > tolerance.unsigned_abs()).then_some(median)
+    let differences: Vec<i64> = peers.values().filter_map(|peer| peer.clock_ahead_ms).collect();
+    let ahead = differences.iter().filter(|ahead| **ahead > tolerance).count();
+    let behind = differences.iter().filter(|ahead| **ahead < -tolerance).count();
+    let (count, how, by) = if ahead >= behind {
+        (ahead, "behind", differences.iter().max()?)
+    } else {
+        (behind, "ahead of", differences.iter().min()?)
+    };
+    (count >= witnesses).then(|| {
+        format!(
+            "this machine's clock is {how} those of {count} other authorities, by up to {} ms; more than {tolerance} ms are \
+             not tolerated: set it right",
+            by.unsigned_abs()
+        )
+    })
 }
 
 fn difference(theirs: UnixMillis, ours: UnixMillis) -> i64 {
@@ -82,28 +95,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_differs_from_most_is_the_wrong_one() {
-        let behind = |others: &[i64]| {
-            let peer = |ahead: &i64| PeerState { clock_ahead_ms: Some(*ahead), ..PeerState::default() };
-            let peers = (0..).zip(others.iter().map(peer)).chain([(9, PeerState::default())]).collect();
-            own_clock_behind(&peers, Duration::from_millis(1_000))
-        };
-        assert_eq!(behind(&[3_600_100, 3_600_000, 3_599_900]), Some(3_599_900), "the nearer of the two in the middle");
-        assert_eq!(behind(&[-3_600_000, -3_600_000, 3_600_000]), None, "no more than two agree");
-        assert_eq!(behind(&[3_600_000, 3_600_000]), Some(3_600_000));
-        assert_eq!(behind(&[3_600_000]), None, "one against one");
-        assert_eq!(behind(&[0, 10, 3_600_000]), None, "it is the other one");
-        assert_eq!(behind(&[3_600_000, 3_600_000, 0]), None, "two against two");
-        assert_eq!(behind(&[900, 900, 900]), None, "within the tolerance");
-        assert_eq!(behind(&[]), None);
-    }
-
-    #[test]
     fn differing_parameters_are_named() {
         let one = Parameters::test_network();
         let other = Parameters { service_ms: one.service_ms + 1, ..one };
         assert_eq!(differing(&one, &one), Vec::<String>::new());
         assert_eq!(differing(&one, &other), ["service_ms"]);
         assert_eq!(difference(UnixMillis(5), UnixMillis(3_600_005)), -3_600_000);
+    }
+
+    #[test]
+    fn a_wrong_clock_is_ours_when_enough_others_say_so() {
+        let skew = Duration::from_secs(2);
+        let peers = |differences: &[i64]| -> PeerStates {
+            let state = |ms: &i64| PeerState { clock_ahead_ms: Some(*ms), ..PeerState::default() };
+            (0..).zip(differences.iter().map(state)).collect()
+        };
+        assert_eq!(clock_problem(&peers(&[]), skew, 2), None);
+        assert_eq!(clock_problem(&peers(&[5, 2_000, -2_000]), skew, 2), None);
+        assert_eq!(clock_problem(&peers(&[5, 9_000, -9_000]), skew, 2), None, "one each way");
+        let said = clock_problem(&peers(&[4_000, 9_000, 0]), skew, 2).expect("two of them");
+        assert!(said.contains("is behind those of 2") && said.contains("9000 ms"), "{said}");
+        let said = clock_problem(&peers(&[-4_000, -9_000, -3_000]), skew, 2).expect("all");
+        assert!(said.contains("is ahead of those of 3"), "{said}");
     }
 }

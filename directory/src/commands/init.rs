@@ -14,7 +14,7 @@ use shoal_directory::io::votes::VoteLog;
 use shoal_directory::io::{files, now};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
-use shoal_protocol::network::{Hint, Hints, NetworkFile};
+use shoal_protocol::network::{Founding, Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::{Parameters, Rate};
 
 use super::Common;
@@ -69,12 +69,12 @@ pub(super) struct Init {
     /// Begin with the parameters of a test network.
     #[arg(long)]
     test_network: bool,
-    /// Stores the first document waits for.
+    /// Stores the first document waits for; for the founder.
     #[arg(long, value_name = "N", default_value_t = 3)]
-    genesis_stores: usize,
-    /// Gateways the first document waits for.
+    genesis_stores: u16,
+    /// Gateways the first document waits for; for the founder.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    genesis_gateways: usize,
+    genesis_gateways: u16,
     /// Start of epoch 0 in milliseconds since 1970; now, if not given.
     #[arg(long, value_name = "MS")]
     genesis_time: Option<u64>,
@@ -226,12 +226,22 @@ impl Init {
             )));
         }
         let base = if self.test_network { Parameters::test_network() } else { Parameters::production() };
-        let network =
-            network(name, &own, others, self.scale.apply(base), self.genesis_time.map_or_else(now, UnixMillis));
+        let network = network(
+            name,
+            &own,
+            others,
+            self.scale.apply(base),
+            self.genesis_time.map_or_else(now, UnixMillis),
+            self.founding(),
+        );
         // nothing is written unless all of it is right
         network.validate().map_err(|error| usage(&error))?;
         home.write_network(&network)?;
         Ok(self.founded(&home, &own, &network))
+    }
+
+    fn founding(&self) -> Founding {
+        Founding { gateways: self.genesis_gateways, stores: self.genesis_stores }
     }
 
     /// Keys and configuration of this authority: those of the directory, or new ones.
@@ -254,8 +264,6 @@ impl Init {
             listen,
             metrics,
             open: self.open,
-            genesis_stores: self.genesis_stores,
-            genesis_gateways: self.genesis_gateways,
         };
         config.validate().map_err(|error| usage(&error))?;
         let mut rng = StdRng::try_from_rng(&mut SysRng)
@@ -369,6 +377,7 @@ fn network(
     others: Vec<PublicHalf>,
     parameters: Parameters,
     genesis_time: UnixMillis,
+    founding: Founding,
 ) -> NetworkFile {
     let mut hints = vec![Hint { identity: own.key.identity, address: own.address }];
     let mut authorities = vec![own.key.clone()];
@@ -382,6 +391,7 @@ fn network(
         genesis_time,
         authorities,
         parameters,
+        founding,
         hints: Hints { authorities: hints, gateways: Vec::new() },
     }
 }

@@ -1,15 +1,13 @@
-//! Which nodes that the lists name become entries of the document, and by which of their descriptors.
+//! What entries the chosen descriptors make, and who is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use shoal_protocol::consensus::{Consensus, EPOCHS_COVERED, MAX_NODES, NodeEntry};
-use shoal_protocol::descriptor::{Descriptor, SignedDescriptor};
-use shoal_protocol::{Epoch, Hash, Identity, Role, X25519Public};
+use shoal_protocol::consensus::{Consensus, EPOCHS_COVERED, NodeEntry};
+use shoal_protocol::descriptor::Descriptor;
+use shoal_protocol::{Epoch, Identity, Role, X25519Public};
 use thiserror::Error;
 
-use super::{Rules, known, renewed};
-use crate::lists::precedence;
+use super::{Rules, Standing, known, renewed, standing};
 use crate::proposal::VerifiedProposal;
 
 /// Why a node that the lists name is not in the document.
@@ -42,21 +40,17 @@ pub enum Dropped {
     #[error("all 65,535 store indices were given out")]
     NoIndexLeft,
     /// The document is full.
-    #[error("the document already lists {MAX_NODES} nodes")]
+    #[error("the document has no room for more nodes")]
     Full,
 }
 
-/// What lists say about one node.
-#[derive(Default)]
-struct Named<'a> {
-    /// Lists that name it.
-    lists: usize,
-    /// Its descriptors.
-    descriptors: BTreeMap<Hash, &'a Arc<SignedDescriptor>>,
-    /// Lists that name it in a role and family. An honest authority lists a node only as it was admitted, so f + 1 equal
-    /// ones cannot be made up by the node and f authorities together.
-    vouched: BTreeMap<(Role, Option<[u8; 32]>), usize>,
-}
+/// Most bytes of all entries together, by [`weight`]. The rest of a document, at its largest, is 64 authorities of 1,352 bytes
+/// (87 kB), 1,024 absent nodes of 52 (53 kB), 64 generations of 512 stores (104 kB) and 8 kB more: below 256 KiB. Both are
+/// the 768 KiB that a document may have beside its certificate.
+pub(super) const WEIGHT_MAX: usize = 512 * 1024;
+/// What newcomers may fill it up to. A listed node grows by at most 344 / 278, when it names four addresses instead of one:
+/// who is in is never pushed out by others that grow.
+const WEIGHT_OF_NEWCOMERS: usize = WEIGHT_MAX / 5 * 4;
 
 /// Entries without seats, sorted by identity, and who was left out.
 pub(super) fn entries(
@@ -64,20 +58,10 @@ pub(super) fn entries(
     before: Option<&Consensus>,
     proposal: &VerifiedProposal,
 ) -> (Vec<NodeEntry>, BTreeMap<Identity, Dropped>) {
-    let mut named: BTreeMap<Identity, Named<'_>> = BTreeMap::new();
-    for entry in proposal.lists().iter().flat_map(|list| &list.entries) {
-        let node = named.entry(entry.identity).or_default();
-        node.lists += 1;
-        // descriptors travel only of nodes that enough lists name
-        if let Some(signed) = proposal.descriptor(&entry.identity, &entry.descriptor) {
-            node.descriptors.insert(entry.descriptor, signed);
-            *node.vouched.entry((signed.descriptor.role, signed.descriptor.family)).or_default() += 1;
-        }
-    }
     let mut nodes = Vec::new();
-    let mut dropped = BTreeMap::new();
-    for (identity, node) in &named {
-        match node.best(rules, before, proposal) {
+    let mut dropped = proposal.choice().dropped.clone();
+    for (identity, signed) in proposal.descriptors() {
+        match entry(rules, before, proposal.epoch(), &signed.descriptor) {
             Ok(entry) => nodes.push(entry),
             Err(reason) => {
                 dropped.insert(*identity, reason);
@@ -88,39 +72,15 @@ pub(super) fn entries(
     (nodes, dropped)
 }
 
-impl Named<'_> {
-    /// The entry by the latest of its descriptors that can be used; what is wrong with the latest if none can.
-    fn best(
-        &self,
-        rules: &Rules<'_>,
-        before: Option<&Consensus>,
-        proposal: &VerifiedProposal,
-    ) -> Result<NodeEntry, Dropped> {
-        let needed = proposal.witnesses();
-        if self.lists < needed {
-            return Err(Dropped::TooFewLists { listed: self.lists, needed });
-        }
-        let mut latest_first: Vec<(&Hash, &Descriptor)> =
-            self.descriptors.iter().map(|(hash, signed)| (hash, &signed.descriptor)).collect();
-        latest_first.sort_by_key(|(hash, descriptor)| precedence(descriptor.published, **hash));
-        let mut reason = None;
-        for (_, descriptor) in latest_first {
-            let vouched = self.vouched.get(&(descriptor.role, descriptor.family)).is_some_and(|lists| *lists >= needed);
-            let judged =
-                if vouched { entry(rules, before, proposal.epoch(), descriptor) } else { Err(Dropped::Disputed) };
-            match judged {
-                Ok(entry) => return Ok(entry),
-                Err(why) => {
-                    reason.get_or_insert(why);
-                }
-            }
-        }
-        Err(reason.unwrap_or(Dropped::Disputed))
-    }
+/// Bytes that an entry may take, whatever is in it: identity 34, role, layer and marks 5, family 34, `since` 9, three keys of
+/// 44 and their length, an address 22; a store has its index and as many keys again. A round number above that, because
+/// everybody must come to the same.
+pub(super) fn weight(node: &NodeEntry) -> usize {
+    256 + 22 * node.addresses.len() + if node.role == Role::Store { 136 } else { 0 }
 }
 
-/// A document has room for [`MAX_NODES`] nodes and for the store indices that are left. Who is known goes before who is
-/// new.
+/// A document has room for [`WEIGHT_MAX`] bytes of nodes and for the store indices that are left. Who is known goes before
+/// who is new.
 fn keep_to_bounds(before: Option<&Consensus>, nodes: &mut Vec<NodeEntry>, dropped: &mut BTreeMap<Identity, Dropped>) {
     let mut fresh_indices_left = u16::MAX - before.map_or(0, |before| before.next_store_index);
     nodes.retain(|node| {
@@ -132,16 +92,21 @@ fn keep_to_bounds(before: Option<&Consensus>, nodes: &mut Vec<NodeEntry>, droppe
         fresh_indices_left -= u16::from(fresh);
         true
     });
-    if nodes.len() > MAX_NODES {
-        let mut order: Vec<(bool, Identity)> = nodes
-            .iter()
-            .map(|node| (before.is_none_or(|before| known(before, &node.identity).is_none()), node.identity))
-            .collect();
-        order.sort_unstable();
-        let over: BTreeSet<Identity> = order.split_off(MAX_NODES).into_iter().map(|(_, identity)| identity).collect();
-        nodes.retain(|node| !over.contains(&node.identity));
-        dropped.extend(over.into_iter().map(|identity| (identity, Dropped::Full)));
+    let mut order: Vec<(Standing, Identity, usize)> =
+        nodes.iter().map(|node| (standing(before, &node.identity), node.identity, weight(node))).collect();
+    order.sort_unstable();
+    let mut total = 0;
+    let mut over = BTreeSet::new();
+    for (standing, identity, weight) in order {
+        let limit = if standing == Standing::New { WEIGHT_OF_NEWCOMERS } else { WEIGHT_MAX };
+        if total + weight > limit {
+            over.insert(identity);
+        } else {
+            total += weight;
+        }
     }
+    nodes.retain(|node| !over.contains(&node.identity));
+    dropped.extend(over.into_iter().map(|identity| (identity, Dropped::Full)));
 }
 
 /// The entry that one descriptor makes, without a seat.
@@ -163,7 +128,7 @@ pub(super) fn entry(
     if mix_keys.first().map(|(of, _)| *of) != Some(epoch) {
         return Err(Dropped::NoKey(epoch));
     }
-    if !renewed(rules, epoch, descriptor.published) {
+    if !renewed(&rules.schedule, epoch, descriptor.published) {
         return Err(Dropped::NotRenewed);
     }
     Ok(NodeEntry {

@@ -269,7 +269,7 @@ fn dropped_nodes_are_named_with_the_reason() {
     assert_eq!(draft.dropped.get(&gone), Some(&Dropped::NotRenewed));
     paper.publish(&cast.all_but(&[gone]), 8);
     let draft = paper.draft(9).expect("possible");
-    assert_eq!(draft.dropped.get(&gone), Some(&Dropped::NoKey(Epoch(9))));
+    assert_eq!(draft.dropped.get(&gone), Some(&Dropped::NotRenewed));
 }
 
 #[test]

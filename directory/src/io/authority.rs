@@ -8,7 +8,7 @@ use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
 use shoal_protocol::consensus::{DocumentError, VerifiedConsensus, set_hash};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::NetworkFile;
-use shoal_protocol::{Hash, Identity, UnixMillis};
+use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 
 use super::chain::Chain;
 use super::failure::{Failure, Kind};
@@ -48,6 +48,8 @@ pub struct Authority {
     votes: Option<VoteLog>,
     peers: Peers,
     refused: VecDeque<RefusedStatus>,
+    /// The epoch in which the list was last rid of who is not to be on it; `None` when that is to be done now.
+    pruned: Option<Epoch>,
     /// Whether the others are to be asked for their newest document.
     ask: bool,
     /// Why this process must end.
@@ -68,8 +70,8 @@ impl Authority {
             schedule: network.schedule(),
             parameters: network.parameters,
             authorities: network.authorities.clone(),
-            stores: config.genesis_stores,
-            gateways: config.genesis_gateways,
+            stores: network.founding.stores.into(),
+            gateways: network.founding.gateways.into(),
         };
         let core = core::Authority::new(Beginning {
             genesis,
@@ -85,6 +87,7 @@ impl Authority {
             listing: Listing::default(),
             refused: VecDeque::new(),
             votes: None,
+            pruned: None,
             ask: false,
             failed: None,
             home,
@@ -113,17 +116,11 @@ impl Authority {
         let me = self.core.index().unwrap_or_default();
         let entries = match VoteLog::open(&path)? {
             None => Err("there is no votes.log".to_owned()),
-            Some((mut votes, bytes)) => match log::read(&bytes, &self.id, me, height) {
+            Some((mut votes, bytes)) => match log::resume(&bytes, &self.id, me, height) {
                 Ok(recovered) => {
                     votes.cut(recovered.length as u64)?;
                     self.votes = Some(votes);
                     Ok(recovered.entries)
-                }
-                // the document was kept, and the process ended before the next log began. Nothing is signed for the next
-                // document before its log begins, so a log of an earlier height is over, whatever it holds
-                Err(_) if log::height(&bytes).is_some_and(|of| of < height) => {
-                    self.votes = Some(VoteLog::begin(&path)?);
-                    Ok(Vec::new())
                 }
                 Err(damage) => Err(damage.to_string()),
             },
@@ -304,6 +301,8 @@ impl Authority {
                 Act::Agree(message) => self.broadcast(&DirectoryQuestion::Agree(message)),
                 Act::List(message) => self.broadcast(&DirectoryQuestion::List(message)),
                 Act::Certified(document) => self.keep(document),
+                // the document is kept: until here the log before is known to be over
+                Act::BeginLog => VoteLog::begin(&self.home.path(names::VOTES)).map(|votes| self.votes = Some(votes)),
                 Act::Ask => {
                     self.ask = true;
                     Ok(())
@@ -332,13 +331,10 @@ impl Authority {
         Ok(())
     }
 
-    /// The document first, the new log after it: in between, the old log is known to be over.
     fn keep(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
         let (epoch, height, nodes) = (document.epoch.0, document.height, document.nodes.len());
         tracing::info!(epoch, height, nodes, signatures = document.signatures(), "a document is certified");
-        self.chain.append(document)?;
-        self.votes = Some(VoteLog::begin(&self.home.path(names::VOTES))?);
-        Ok(())
+        self.chain.append(document)
     }
 
     fn keep_evidence(&mut self, bytes: &[u8], error: &DocumentError) {
@@ -399,13 +395,20 @@ impl Authority {
     pub fn reload(&mut self) -> Result<usize, Failure> {
         let (admitted, wishes) = (self.home.admitted()?, self.home.wishes()?);
         self.admitted = admitted;
+        self.pruned = None;
         self.core.wish(wishes);
         Ok(self.admitted.len())
     }
 
+    /// Keys run out with an epoch, and who is admitted changes with a reload.
     fn prune(&mut self, now: UnixMillis) {
+        let epoch = self.schedule.epoch_at(now);
+        if self.pruned == Some(epoch) {
+            return;
+        }
+        self.pruned = Some(epoch);
         let admitted = (!self.config.open).then_some(&self.admitted);
-        for identity in self.listing.prune(self.schedule.epoch_at(now), admitted) {
+        for identity in self.listing.prune(epoch, admitted) {
             if let Err(error) = std::fs::remove_file(self.descriptor_path(&identity)) {
                 tracing::debug!(%identity, %error, "a descriptor's file cannot be removed");
             }

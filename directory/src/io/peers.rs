@@ -1,23 +1,26 @@
 //! Messages to the other authorities: one task and one bounded queue each, so that a slow or dead one delays nobody.
 //!
-//! A message that does not fit or does not arrive is lost; the agreement sends again what still matters.
+//! A message that does not fit or does not arrive is lost; the agreement sends again what still matters. A link on which
+//! nothing is to be said is asked something small now and then: so it is there when a document is due, and one that is dead
+//! is noticed, said in `status`, and made anew before it is needed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, rngs::SysRng};
-use shoal_protocol::Identity;
+use shoal_protocol::{Hash, Identity};
 use shoal_protocol::authority::AuthorityKey;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::Hint;
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
-/// Most bytes that wait for one authority: a list and two proposals of 4 MiB. With 63 others that is 756 MiB at worst, when
-/// nobody takes anything; 36 MiB for four authorities.
-const WAITING_BYTES: usize = 12 * 1024 * 1024;
+/// Most bytes that wait for one authority: the largest list, the largest proposal, and 7 MiB of votes. What waits for several
+/// is there once: the queues share it.
+const WAITING_BYTES: usize = 32 * 1024 * 1024;
 /// Most messages that wait: an authority sends at most five kinds a round, and rounds get longer.
 const WAITING_MESSAGES: usize = 256;
 /// Messages on their way to one authority at a time: the streams that it lets us have open. One after the other, a message
@@ -27,6 +30,10 @@ const AT_A_TIME: usize = 8;
 /// First and longest pause before the next attempt to reach an authority.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Silence after which a link is asked something: a third of the time after which it would end by itself.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Time for the answer to that.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What waits for one authority; the oldest goes when it is full.
 #[derive(Debug, Default)]
@@ -62,6 +69,8 @@ impl Waiting {
 struct Queue {
     waiting: Mutex<Waiting>,
     filled: Notify,
+    /// Why the authority is not reached; `None` when it is, or nobody has tried.
+    problem: Mutex<Option<String>>,
 }
 
 impl Queue {
@@ -89,6 +98,17 @@ impl Queue {
     fn ended(&self, message: &Arc<[u8]>) {
         self.waiting().under_way.retain(|held| !Arc::ptr_eq(held, message));
     }
+
+    /// Takes note whether the authority is reached; the log hears of a change only.
+    fn note(&self, authority: &Identity, problem: Option<String>) {
+        let mut held = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*held, &problem) {
+            (None, Some(problem)) => tracing::warn!(%authority, problem, "another authority is not reached"),
+            (Some(_), None) => tracing::info!(%authority, "another authority is reached again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        *held = problem;
+    }
 }
 
 /// The other authorities whose address is known, as somebody to send to.
@@ -105,6 +125,13 @@ impl Peers {
     /// Who they are.
     pub fn list(&self) -> impl Iterator<Item = &Hint> {
         self.0.iter().map(|(peer, _)| peer)
+    }
+
+    /// Why an authority is not reached, if that was tried and failed last.
+    #[must_use]
+    pub fn problem(&self, identity: &Identity) -> Option<String> {
+        let (_, queue) = self.0.iter().find(|(peer, _)| peer.identity == *identity)?;
+        queue.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends one message to all of `set`, in time; never waits.
@@ -140,29 +167,38 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
     let mut attempt = 0_u64;
     let mut pause = PAUSE_MIN;
     let mut held: Option<Arc<[u8]>> = None;
+    // the changes after a set that nobody has: none
+    let probe: Arc<[u8]> = DirectoryQuestion::Changes { after: Hash::from_bytes([0; 32]) }.to_bytes().into();
     let mut under_way = JoinSet::new();
     loop {
         let message = match held.take() {
-            Some(message) => message,
+            Some(message) => Some(message),
             None => tokio::select! {
                 biased;
                 Some(ended) = under_way.join_next() => {
                     // nothing panics in there, and nothing is aborted
                     let Ok((message, of, arrived)) = ended else { continue };
-                    queue.ended(&message);
+                    if let Some(message) = &message {
+                        queue.ended(message);
+                    }
                     match arrived {
-                        true => pause = PAUSE_MIN,
-                        false if of != attempt => {}
-                        false => {
+                        Ok(()) => {
+                            pause = PAUSE_MIN;
+                            queue.note(&peer.identity, None);
+                        }
+                        Err(_) if of != attempt => {}
+                        Err(problem) => {
                             link = None;
                             attempt += 1;
-                            tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
+                            queue.note(&peer.identity, Some(problem));
+                            sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
                             pause = (pause * 2).min(PAUSE_MAX);
                         }
                     }
                     continue;
                 }
-                message = queue.next(), if under_way.len() < AT_A_TIME => message,
+                message = queue.next(), if under_way.len() < AT_A_TIME => Some(message),
+                () = sleep(SILENCE.mul_f64(rng.random_range(0.8..1.0))), if under_way.is_empty() => None,
             },
         };
         let open = match link.take().filter(Link::is_open) {
@@ -171,38 +207,39 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
         };
         match open {
             Ok(open) => {
-                let (carrier, identity) = (open.clone(), peer.identity);
+                let (carrier, identity, probe) = (open.clone(), peer.identity, Arc::clone(&probe));
                 under_way.spawn(async move {
-                    let arrived = deliver(&carrier, &message, &identity).await;
+                    let arrived = deliver(&carrier, message.as_deref(), &probe, &identity).await;
                     (message, attempt, arrived)
                 });
                 link = Some(open);
             }
             Err(error) => {
-                tracing::debug!(authority = %peer.identity, %error, "another authority is not reached");
-                held = Some(message);
+                held = message;
                 attempt += 1;
-                tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
+                queue.note(&peer.identity, Some(error.to_string()));
+                sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }
     }
 }
 
-/// Sends one message; whether it was answered.
-async fn deliver(link: &Link, message: &[u8], to: &Identity) -> bool {
-    match ask(link, message, ANSWER_SIZE_MAX).await {
-        Ok(answer) => {
-            if let Ok(DirectoryAnswer::Refused(reason)) = DirectoryAnswer::from_bytes(&answer) {
-                tracing::debug!(authority = %to, reason, "another authority refuses a message");
-            }
-            true
-        }
-        Err(error) => {
-            tracing::debug!(authority = %to, %error, "a message did not arrive");
-            false
-        }
+/// Sends a message, or else the probe; why it was not answered. A message may be large and its way slow: there the link's own
+/// idle timeout decides.
+async fn deliver(link: &Link, message: Option<&[u8]>, probe: &[u8], to: &Identity) -> Result<(), String> {
+    let answer = match message {
+        Some(message) => ask(link, message, ANSWER_SIZE_MAX).await,
+        None => match timeout(PROBE_PATIENCE, ask(link, probe, ANSWER_SIZE_MAX)).await {
+            Ok(answer) => answer,
+            Err(_) => return Err("the link is dead: no answer in 5 s".to_owned()),
+        },
+    };
+    let answer = answer.map_err(|error| error.to_string())?;
+    if let Ok(DirectoryAnswer::Refused(reason)) = DirectoryAnswer::from_bytes(&answer) {
+        tracing::debug!(authority = %to, reason, "another authority refuses a message");
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,17 +16,17 @@ use super::authority::Authority;
 use super::metrics::Metrics;
 use super::now;
 use super::reach::Reached;
-use crate::list_message::MAX_MESSAGE_SIZE;
+use crate::agreement::MAX_MESSAGE;
 use crate::lists::Examined;
 
 /// Longest reason sent to a node, in bytes.
 const REASON_MAX: usize = 200;
 /// Longest question of another authority: a list or a proposal, and framing.
-const PEER_QUESTION_MAX: usize = MAX_MESSAGE_SIZE + 64 * 1024;
+const PEER_QUESTION_MAX: usize = MAX_MESSAGE + 64 * 1024;
 /// Questions of guests that are worked on at a time: a descriptor costs a signature. Authorities are never held up by them.
 const GUESTS_AT_A_TIME: usize = 4;
 /// Links of one other authority at a time: its messages, a question, and those of a process that has just ended. Each may
-/// hold a question of 8 MiB: 96 MiB with four authorities that are all dishonest.
+/// hold a question of 19 MiB: 228 MiB with four authorities that are all dishonest.
 const LINKS_OF_AN_AUTHORITY: usize = 4;
 /// Answers on their way to another authority at a time, on one link: as many as questions may be on theirs. All but
 /// documents are short: 32 MiB for an authority that takes none of them.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use super::files;
 
-/// Largest log: a height that goes through 32 rounds of 8 MiB proposals fills 256 MiB. Beyond it nothing is signed any
+/// Largest log: a height that goes through 13 rounds of 19 MiB proposals, or 128 of usual ones, fills 256 MiB. Beyond it nothing is signed any
 /// more, until a document of this height is certified by others.
 const LOG_MAX: u64 = 256 * 1024 * 1024;
 

@@ -73,6 +73,28 @@ fn a_descriptor_nobody_signed_spoils_the_message() {
 }
 
 #[test]
+fn the_largest_descriptor_fits() {
+    use shoal_protocol::descriptor::{LoopEvidence, MAX_LOOPS};
+    let bytes = Node::new(Role::Store, 1).descriptor_with(middle_of(5), |descriptor| {
+        descriptor.addresses = (0..4).map(|n| format!("[2001:db8::{n}]:65535").parse().expect("an address")).collect();
+        descriptor.family = Some([0xff; 32]);
+        descriptor.version = "v".repeat(32);
+        let (mix, envelope) = (descriptor.mix_keys[0].1, descriptor.envelope_keys[0].1);
+        descriptor.mix_keys = (0..4).map(|n| (shoal_protocol::Epoch(u64::MAX - n), mix)).rev().collect();
+        descriptor.envelope_keys = (0..4).map(|n| (shoal_protocol::Epoch(u64::MAX - n), envelope)).rev().collect();
+        descriptor.loops = (0..MAX_LOOPS)
+            .map(|n| LoopEvidence {
+                peer: Identity::from_bytes([u8::try_from(n).expect("few"); 32]),
+                sent: u32::MAX,
+                returned: u32::MAX,
+            })
+            .collect();
+    });
+    assert!(bytes.len() <= MAX_DESCRIPTOR_SIZE, "{} bytes", bytes.len());
+    assert!(DescriptorCache::new(NETWORK).verify(&bytes).is_ok());
+}
+
+#[test]
 fn the_cache_is_bounded_and_keeps_what_is_used() {
     let mut cache = DescriptorCache::new(NETWORK);
     let used = Node::new(Role::Mix, 1).descriptor(middle_of(5));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::{Cast, Council, Descriptors, NETWORK, Node, held, middle_of, parameters, published};
 use proptest::prelude::*;
-use shoal_protocol::Role;
+use shoal_protocol::{Role, UnixMillis};
 
 fn begun() -> (Council, Cast, Vec<ListMessage>) {
     let cast = Cast::new(1, 6, 3);
@@ -38,7 +38,7 @@ fn a_proposal_is_the_same_whoever_makes_it_from_the_same_lists() {
     let [a, b, c, d] = [&messages[0], &messages[1], &messages[2], &messages[3]];
     let one = compose(&council, 6, &[a, b, c]).expect("enough");
     assert_eq!(compose(&council, 6, &[c, b, a, b]).expect("enough"), one);
-    assert_eq!((one.lists().len(), one.descriptors.len(), one.witnesses()), (3, 10, 2));
+    assert_eq!((one.lists().len(), one.descriptors.len()), (3, 10));
     assert_eq!(open(one.bytes(), &council), Ok(one.clone()));
     let all = compose(&council, 6, &[d, c, b, a]).expect("enough");
     assert_eq!(all.lists().len(), 4);
@@ -100,24 +100,57 @@ fn what_f_lists_name_travels_by_hash_only() {
 }
 
 #[test]
-fn a_descriptor_that_does_not_exist_spoils_the_proposal() {
-    // a liar names a descriptor that hashes to junk; an honest proposer never takes its list
-    let (council, cast, messages) = begun();
-    let message = council.message(3, 6, &published(&cast.all(), 5));
-    let mut list = crate::signed_list::List::clone(message.list());
+fn what_a_liar_alone_says_of_a_descriptor_changes_nothing() {
+    let (council, _, messages) = begun();
+    let good = carried(&compose(&council, 6, &messages.iter().take(3).collect::<Vec<_>>()).expect("enough"));
+    let lists = |change: &dyn Fn(&mut Entry)| {
+        let mut list = crate::signed_list::List::clone(messages[3].list());
+        change(&mut list.entries[0]);
+        vec![messages[0].list().clone(), messages[1].list().clone(), list.sign(council.secret(3))]
+    };
     let junk = b"junk".to_vec();
-    list.entries[0].descriptor = descriptor_hash(&junk);
-    let lying = list.sign(council.secret(3));
-    let lists = vec![messages[0].list().clone(), messages[1].list().clone(), lying];
-    let all: BTreeMap<_, _> = message
-        .descriptors()
-        .iter()
-        .map(|signed| ((signed.descriptor.identity, descriptor_hash(&signed.bytes)), signed.bytes.clone()))
-        .chain([((message.list().entries[0].identity, descriptor_hash(&junk)), junk)])
-        .collect();
     let place = council.place();
-    let bytes = encode(place.height, Epoch(6), &place.previous, &lists, all.values().map(Vec::as_slice));
-    assert!(matches!(open(&bytes, &council), Err(ProposalError::Descriptor { .. })));
+    let open_with = |lists: &[SignedList], descriptors: &[Vec<u8>]| {
+        open(&encode(place.height, Epoch(6), &place.previous, lists, descriptors.iter().map(Vec::as_slice)), &council)
+    };
+    // one that does not exist, newer than all
+    let junk_hash = descriptor_hash(&junk);
+    let lying = lists(&|entry| (entry.descriptor, entry.published.0) = (junk_hash, entry.published.0 + 1));
+    assert!(open_with(&lying, &good).is_ok());
+    let mut swapped = good.clone();
+    swapped[0] = junk;
+    assert!(matches!(open_with(&lying, &swapped), Err(ProposalError::OtherDescriptors(_))));
+    // the true one, said to be newer, or another role's
+    let newer = lists(&|entry| entry.published.0 += 1);
+    assert!(open_with(&newer, &good).is_ok());
+    let other = lists(&|entry| entry.role = Role::Gateway);
+    assert!(open_with(&other, &good).is_ok());
+    // and no honest authority takes such a list with its descriptors
+    let of_the_liar = newer[2].clone();
+    let message = codec::encode(|writer| {
+        writer.put_array(2);
+        writer.put_bytes(of_the_liar.bytes());
+        writer.put_array(good.len());
+        good.iter().for_each(|bytes| writer.put_bytes(bytes));
+    });
+    let refused = ListMessage::open(&message, &place, &mut DescriptorCache::new(NETWORK));
+    assert_eq!(refused, Err(ListError::OtherDescriptor(of_the_liar.entries[0].identity)));
+}
+
+#[test]
+fn a_claim_that_two_lists_share_must_be_true() {
+    let (council, _, messages) = begun();
+    let good = carried(&compose(&council, 6, &messages.iter().take(3).collect::<Vec<_>>()).expect("enough"));
+    let lie = |at: usize| {
+        let mut list = crate::signed_list::List::clone(messages[at].list());
+        list.entries[0].published.0 += 1;
+        list.sign(council.secret(at))
+    };
+    let lists = [messages[0].list().clone(), lie(2), lie(3)];
+    let place = council.place();
+    let bytes = encode(place.height, Epoch(6), &place.previous, &lists, good.iter().map(Vec::as_slice));
+    let first = lists[0].entries[0].identity;
+    assert_eq!(open(&bytes, &council), Err(ProposalError::OtherDescriptors(first)));
 }
 
 #[test]
@@ -136,13 +169,23 @@ fn a_proposal_stands_at_one_place_only() {
 }
 
 #[test]
-fn whose_list_names_most_of_its_own_is_left_out_first() {
-    let (council, cast, mut messages) = begun();
-    // older descriptors of everybody, all true
-    messages[1] = council.message(1, 6, &published(&cast.all(), 4));
-    let chosen: BTreeMap<u16, &ListMessage> =
-        messages.iter().map(|message| (message.list().authority, message)).collect();
-    assert_eq!(costliest(&chosen), Some(1));
+fn many_versions_of_a_node_are_one_in_a_proposal() {
+    let (council, cast, _) = begun();
+    let node = &cast.mixes[0];
+    let messages: Vec<_> = (0..4)
+        .map(|at| {
+            let made = UnixMillis(middle_of(5).0 + at as u64);
+            let version = held(&node.descriptor_with(made, |descriptor| descriptor.version = format!("v{at}")));
+            let mut nodes = published(&cast.all(), 5);
+            nodes.insert(node.identity(), version);
+            council.message(at, 6, &nodes)
+        })
+        .collect();
+    let proposal = compose(&council, 6, &messages.iter().collect::<Vec<_>>()).expect("enough");
+    assert_eq!(proposal.descriptors.len(), 10);
+    // one of four may lie: the newest may be its invention, the second is not
+    assert_eq!(proposal.descriptors[&node.identity()].descriptor.version, "v2");
+    assert_eq!(open(proposal.bytes(), &council), Ok(proposal));
 }
 
 proptest! {

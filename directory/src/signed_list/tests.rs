@@ -49,7 +49,13 @@ fn the_largest_list_fits() {
     let entry = |number: u16| {
         let mut identity = [0xff; 32];
         identity[..2].copy_from_slice(&number.to_be_bytes());
-        Entry { identity: Identity::from_bytes(identity), descriptor: Hash::from_bytes([1; 32]) }
+        Entry {
+            identity: Identity::from_bytes(identity),
+            role: Role::Store,
+            family: Some([7; 32]),
+            published: UnixMillis(u64::MAX),
+            descriptor: Hash::from_bytes([1; 32]),
+        }
     };
     let list = List {
         entries: (0..u16::try_from(MAX_NODES).expect("few")).map(entry).collect(),

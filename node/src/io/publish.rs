@@ -184,7 +184,12 @@ impl Publisher {
             sent: count(loops.sent),
             returned: count(loops.returned),
         });
-        evidence.take(MAX_LOOPS).collect()
+        let mut evidence: Vec<LoopEvidence> = evidence.collect();
+        // when there is no room for all links, those that lost most; the order of a descriptor is that of the peers
+        evidence.sort_by_key(|loops| std::cmp::Reverse(loops.sent.saturating_sub(loops.returned)));
+        evidence.truncate(MAX_LOOPS);
+        evidence.sort_by_key(|loops| loops.peer);
+        evidence
     }
 
     fn begin_round(&self, now: UnixMillis, offer: &Offer, bytes: &[u8]) {

@@ -144,6 +144,7 @@ impl Paper {
                 mean_delay_max_ms: 150,
                 ..Parameters::test_network()
             },
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints { authorities: vec![hint], gateways: Vec::new() },
         };
         let mix = |layer, number| Neighbour::new(Role::Mix, Some(layer), number);

@@ -181,6 +181,7 @@ mod tests {
             genesis_time: UnixMillis(1_750_000_000_000),
             authorities: vec![authority.public().clone()],
             parameters: Parameters::test_network(),
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints::default(),
         };
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("loopback has a free port");

@@ -135,6 +135,7 @@ mod tests {
                 shoal_protocol::authority::AuthoritySecret::generate(&mut StdRng::seed_from_u64(seed)).public().clone(),
             ],
             parameters: shoal_protocol::parameters::Parameters::test_network(),
+            founding: shoal_protocol::network::Founding::default(),
             hints: shoal_protocol::network::Hints::default(),
         };
         let dir = tempfile::tempdir().unwrap();

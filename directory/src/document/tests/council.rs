@@ -75,37 +75,32 @@ fn f_lists_that_omit_a_node_do_not_keep_it_out() {
 }
 
 #[test]
-fn of_two_descriptors_the_latest_that_can_be_used_wins() {
+fn of_several_descriptors_the_newest_that_f_lists_cannot_bring_in_wins() {
     let (council, cast) = begun(500);
     let node = &cast.mixes[0];
-    let listed = |bytes: Vec<u8>| with(&published(&cast.all(), 5), &[(node.identity(), held(&bytes))].into());
-    let of = |at: u64| council.message(3, 6, &listed(node.descriptor(UnixMillis(middle_of(5).0 + at - 4_000))));
-    let messages = council.messages(6, &published(&cast.all(), 5));
-    let port = |draft: &Draft| draft.document.node(&node.identity()).expect("listed").addresses[0].port();
-    let changed = |at: UnixMillis| {
-        let bytes = node.descriptor_with(at, |descriptor| {
-            descriptor.addresses[0].set_port(9);
-            // the epochs the honest ones have
+    let saying = |at: usize, made: u64, port: u16| {
+        let bytes = node.descriptor_with(UnixMillis(made), |descriptor| {
+            descriptor.addresses[0].set_port(port);
+            // the epochs the others have
             descriptor.mix_keys.iter_mut().enumerate().for_each(|(n, key)| key.0 = Epoch(5 + n as u64));
         });
-        council.message(3, 6, &listed(bytes))
+        council.message(at, 6, &with(&published(&cast.all(), 5), &[(node.identity(), held(&bytes))].into()))
     };
-    let usual = port(&draft_of(&council, 6, &[&messages[0], &messages[1], &messages[2]]));
-    let draft = |liar: &ListMessage| draft_of(&council, 6, &[&messages[0], &messages[1], liar]);
-    assert_eq!(port(&draft(&of(0))), usual, "an older one does not win");
-    assert_eq!(port(&draft(&changed(UnixMillis(middle_of(5).0 - 1)))), usual);
-    assert_eq!(port(&draft(&changed(UnixMillis(middle_of(5).0 + 1)))), 9, "a later one does");
-    assert_eq!(port(&draft(&changed(middle_of(7)))), usual, "one from after the epoch is none");
-    // of one instant the lower hash wins, whoever lists which
-    let twin = changed(middle_of(5));
-    let swapped: Vec<_> = (0..2).map(|at| council.message(at, 6, &listed(twin_bytes(&twin, node)))).collect();
-    let honest = council.message(3, 6, &published(&cast.all(), 5));
-    assert_eq!(port(&draft(&twin)), port(&draft_of(&council, 6, &[&swapped[0], &swapped[1], &honest])));
-}
-
-fn twin_bytes(message: &ListMessage, node: &Node) -> Vec<u8> {
-    let at = message.list().entries.iter().position(|entry| entry.identity == node.identity()).expect("listed");
-    message.descriptors()[at].bytes.clone()
+    let now = middle_of(5).0;
+    let port = |made: [(u64, u16); 4]| {
+        let messages: Vec<_> = (0..4).map(|at| saying(at, made[at].0, made[at].1)).collect();
+        let draft = draft_of(&council, 6, &messages.iter().collect::<Vec<_>>());
+        draft.document.node(&node.identity()).expect("listed").addresses[0].port()
+    };
+    assert_eq!(port([(now, 1), (now, 1), (now, 1), (now + 1, 9)]), 1, "one newer may be a liar's");
+    assert_eq!(port([(now, 1), (now, 1), (now + 1, 9), (now + 1, 9)]), 9, "two are not");
+    assert_eq!(port([(now - 9, 1), (now - 8, 2), (now - 7, 3), (now - 6, 4)]), 3);
+    assert_eq!(port([(now - 1, 9), (now, 1), (now, 1), (now, 1)]), 1, "an older one wins nothing");
+    let (late, old) = (middle_of(7).0, middle_of(3).0 - 1);
+    assert_eq!(port([(late, 9), (late, 9), (now, 1), (now, 1)]), 1, "what is made after the epoch is none");
+    assert_eq!(port([(old, 9), (old, 9), (old, 9), (now, 1)]), 1, "nor what was not renewed, if there is another");
+    // of one instant the lower hash goes first, whoever lists which
+    assert_eq!(port([(now, 1), (now, 1), (now, 9), (now, 9)]), port([(now, 9), (now, 1), (now, 9), (now, 1)]));
 }
 
 #[test]
@@ -145,7 +140,8 @@ fn a_minority_changes_no_parameter_and_a_quorum_does() {
             })
             .collect()
     };
-    for minority in [vec![], vec![2], vec![1, 2]] {
+    // also when it is the first in the proposal that wants it
+    for minority in [vec![], vec![0], vec![2], vec![0, 1], vec![1, 2]] {
         let messages = wanting(&council, &minority);
         assert_eq!(council.draft(6, &messages).expect("possible").document.parameters, council.parameters);
     }
@@ -233,4 +229,65 @@ proptest! {
         let undisturbed = draft_of(&council, 6, &calm.iter().take(3).collect::<Vec<_>>()).document;
         prop_assert_eq!(document.nodes, undisturbed.nodes);
     }
+}
+
+#[test]
+fn the_largest_document_fits() {
+    use shoal_protocol::consensus::{
+        AbsentNode, Commitment, Generation, MAX_ABSENT, MAX_CONSENSUS_SIZE, MAX_GENERATIONS, MAX_STORES, Reveal,
+    };
+    let (council, _) = begun(500);
+    let mut document = Consensus::clone(&council.chain[0]);
+    document.nodes.clear();
+    let empty = document.encode().len();
+    // a node with all that it may have
+    let far = Epoch(u64::MAX / 1_000_000_000);
+    let mut store = council.chain[0].nodes.iter().find(|node| node.role == Role::Store).expect("three").clone();
+    store.family = [0xff; 32];
+    store.addresses = (0..4).map(|n| format!("[2001:db8::{n}]:65535").parse().expect("an address")).collect();
+    store.store_index = Some(StoreIndex(u16::MAX));
+    store.since = far;
+    let keys: Vec<_> = store.mix_keys.iter().map(|(_, key)| *key).chain([store.mix_keys[0].1]).collect();
+    store.mix_keys = (0..3).map(|n| (far.plus(n), keys[0])).collect();
+    store.envelope_keys = store.mix_keys.clone();
+    let mix = NodeEntry {
+        role: Role::Mix,
+        layer: Some(Layer::L3),
+        store_index: None,
+        envelope_keys: Vec::new(),
+        ..store.clone()
+    };
+    for node in [&store, &mix] {
+        document.nodes = vec![node.clone()];
+        let size = document.encode().len() - empty;
+        assert!(size <= candidates::weight(node), "{size} bytes");
+    }
+    // as many as there may be, and everything else at its largest
+    document.nodes = vec![store.clone(); candidates::WEIGHT_MAX / candidates::weight(&store)];
+    document.authorities = vec![council.genesis[0].clone(); 64];
+    let absent = AbsentNode {
+        identity: store.identity,
+        role: Role::Store,
+        layer: None,
+        store_index: store.store_index,
+        since: far,
+    };
+    document.absent = vec![absent; MAX_ABSENT];
+    let generation = Generation {
+        number: u32::MAX,
+        since: far,
+        retired: Some(far),
+        seed: [0xff; 32],
+        stores: vec![StoreIndex(u16::MAX); MAX_STORES],
+    };
+    document.generations = vec![generation; MAX_GENERATIONS];
+    document.commitments = vec![Commitment { authority: 64, hash: NETWORK }; 64];
+    document.reveals = vec![Reveal { authority: 64, value: [0xff; 32] }; 64];
+    document.lists = vec![ListHash { authority: 64, hash: NETWORK }; 64];
+    document.draw.excluded = vec![64; 64];
+    let size = document.encode().len();
+    assert!(size <= MAX_CONSENSUS_SIZE * 3 / 4, "{size} bytes");
+    // and its certificate
+    let signatures = 64 * (shoal_protocol::authority::HYBRID_SIGNATURE_SIZE + 16);
+    assert!(MAX_CONSENSUS_SIZE * 3 / 4 + signatures + 1024 <= MAX_CONSENSUS_SIZE);
 }

@@ -79,12 +79,15 @@ impl Authority {
             let state = self.core.peers().get(&index).cloned().unwrap_or_default();
             let mut remarks = Vec::new();
             if me == Some(index) {
-                remarks.extend(self.core.clock_wrong().map(str::to_owned));
+                remarks.extend(self.core.clock_problem().map(str::to_owned));
             } else {
                 match state.heard {
                     None => remarks.push("not heard since this authority started".to_owned()),
                     Some(heard) if now.since(heard) > silence => remarks.push("not heard for two epochs".to_owned()),
                     Some(_) => {}
+                }
+                if let Some(problem) = self.peers.problem(&key.identity) {
+                    remarks.push(format!("not reached: {problem}"));
                 }
                 if let Some(ahead) = state.clock_ahead_ms.filter(|ahead| ahead.abs() > tolerance) {
                     let (apart, side) = (ahead.unsigned_abs(), if ahead > 0 { "ahead of" } else { "behind" });

@@ -106,7 +106,7 @@ async fn answer(link: &Link, documents: &[Vec<u8>], offered: &Offered) {
             Err(_) => DirectoryAnswer::BadQuestion,
         };
         // an asker that was killed takes no answer
-        let _ = answerer.answer(&answer.to_bytes()).await;
+        let _ = answerer.answer(&answer).await;
     }
 }
 

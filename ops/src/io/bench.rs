@@ -30,11 +30,10 @@ use crate::arguments::BenchOptions;
 
 /// Each time is the median of so many runs.
 const RUNS: usize = 5;
-/// Sizes of the sample network; a third of the mixes in each layer.
+/// Sizes of the sample network; a third of the mixes in each layer. What is more than the widest layers take are gateways.
 const GATEWAYS: u16 = 20;
+const WIDTH_MAX: u16 = 256;
 const STORES: u16 = 50;
-/// The most that parameters may ask for.
-const MIXES_PER_LAYER_MAX: u16 = 256;
 
 /// What a document of many nodes costs.
 #[derive(Debug, Serialize)]
@@ -89,13 +88,12 @@ impl Sample {
         let mut rng = StdRng::seed_from_u64(1);
         let mut secrets: Vec<_> = (0..authorities).map(|_| AuthoritySecret::generate(&mut rng)).collect();
         secrets.sort_by_key(|secret| secret.public().identity);
-        let mixes = nodes.saturating_sub(GATEWAYS + STORES);
-        // no more are drawn into a layer; the others stand by, and are as long in the document
-        let mixes_per_layer = (mixes / 3).min(MIXES_PER_LAYER_MAX);
-        let parameters = Parameters { mixes_per_layer, ..Parameters::production() };
+        let width = (nodes.saturating_sub(GATEWAYS + STORES) / 3).min(WIDTH_MAX);
+        let gateways = if width < WIDTH_MAX { GATEWAYS } else { nodes - STORES - 3 * WIDTH_MAX };
+        let parameters = Parameters { mixes_per_layer: width, ..Parameters::production() };
         let network = Hash::of("shoal bench", b"network");
         let schedule = Schedule { genesis: UnixMillis(1_750_000_000_000), epoch_ms: parameters.epoch_ms };
-        let roles = [(Role::Gateway, GATEWAYS), (Role::Mix, mixes / 3 * 3), (Role::Store, STORES)];
+        let roles = [(Role::Gateway, gateways), (Role::Mix, width * 3), (Role::Store, STORES)];
         let mut descriptors = BTreeMap::new();
         let all = roles.iter().flat_map(|(role, count)| (0..*count).map(|_| *role));
         for (number, role) in (0_u16..).zip(all) {

@@ -14,18 +14,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret, quorum};
-use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, assemble};
+use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 
-use crate::agreement::{Action, Agreement, Evidence, Keyring, Memory, Setup, Timing, log};
+use crate::agreement::{Agreement, Evidence, Keyring, Memory, Setup, Timing, log};
 use crate::document::{Dropped, Rules};
 use crate::list_message::ListMessage;
 use crate::lists::Listing;
 use crate::schedule::{Due, due, patience};
 use crate::wishes::Wishes;
 
+mod deciding;
 mod drafting;
 mod gathering;
 mod judge;
@@ -402,77 +403,6 @@ impl Authority {
         seat.proposing = None;
         let actions = seat.agreement.propose(height, round, value, now, &self.judge);
         self.carry_out(actions, now)
-    }
-
-    fn carry_out(&mut self, actions: Vec<Action>, now: UnixMillis) -> Vec<Act> {
-        let mut acts = Vec::new();
-        for action in actions {
-            // the next log has begun: what is still said about the height before belongs into none
-            let over = acts.iter().any(|act| matches!(act, Act::Certified(_)));
-            match action {
-                Action::Log(_) if over => {}
-                Action::Log(entry) => acts.push(Act::Log(entry)),
-                Action::Broadcast(message) => acts.push(Act::Agree(message)),
-                Action::Propose { height, round } => {
-                    if let Some(seat) = &mut self.seat {
-                        seat.proposing = Some((height, round));
-                    }
-                }
-                Action::Decided { certificate, value } => {
-                    if let Some(draft) = self.judge.document(&value) {
-                        let certified = assemble(&draft.document, &certificate);
-                        self.dropped.clone_from(&draft.dropped);
-                        match self.adopt(&certified, now) {
-                            Ok(more) => acts.extend(more),
-                            Err(error) => tracing::error!(%error, "what was decided does not verify"),
-                        }
-                    }
-                }
-                Action::Misbehaviour(evidence) => {
-                    self.peers.entry(evidence.authority()).or_default().contradicts_itself = true;
-                    if self.evidence.len() < EVIDENCE_KEPT {
-                        self.evidence.push_back(evidence.clone());
-                        acts.push(Act::Misbehaviour(evidence));
-                    }
-                }
-                Action::Muted { reason } => {
-                    tracing::error!(reason, "this authority does not sign this document");
-                    self.muted = Some(reason);
-                }
-            }
-        }
-        acts
-    }
-
-    /// Moves behind a certified document.
-    fn certified(&mut self, document: Arc<VerifiedConsensus>, now: UnixMillis) -> Vec<Act> {
-        let height = document.height;
-        let same_set = self.judge.place().authorities == document.authorities.as_slice();
-        self.judge.follow(Arc::clone(&document));
-        self.gathering.clear();
-        self.lost = self.lost.filter(|until| document.epoch <= *until);
-        self.muted = self.lost.map(|_| LOST);
-        (self.frozen, self.due_since, self.waiting_for, self.fruitless) = (None, None, None, None);
-        self.silent_until = self.silent_until.min(now);
-        match &mut self.seat {
-            Some(seat) if same_set => {
-                seat.proposing = None;
-                // one that decided goes on telling the others; one that did not must not sign at an old height
-                if seat.agreement.height() != Some((height, true)) {
-                    seat.agreement.stop();
-                }
-            }
-            Some(_) | None => {
-                // others sit at these indices now
-                self.peers.clear();
-                self.take_seat();
-            }
-        }
-        let mut acts = vec![Act::Certified(document)];
-        if self.lost.is_none() {
-            acts.push(Act::BeginLog);
-        }
-        acts
     }
 
     /// What the next document waits for, or what is wrong with this authority.

@@ -22,6 +22,7 @@ impl Chain {
         secrets.sort_by_key(|secret| secret.public().identity);
         let (sample, _) = crate::testing::consensus(1, 1, 3);
         let network = NetworkFile {
+            founding: shoal_protocol::network::Founding::default(),
             name: "marks".to_owned(),
             genesis_time: UnixMillis(0),
             authorities: secrets.iter().map(|secret| secret.public().clone()).collect(),

@@ -25,6 +25,7 @@ impl Somebody {
         let folder = tempfile::tempdir().unwrap();
         let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
         let network = NetworkFile {
+            founding: shoal_protocol::network::Founding::default(),
             name: "nowhere".to_owned(),
             genesis_time: UnixMillis(1_750_000_000_000),
             authorities: vec![authority.public().clone()],

@@ -68,6 +68,7 @@ impl World {
             genesis_time: UnixMillis(Clock::start().unix().0 - NOW * EPOCH_MS - 1_000),
             authorities: vec![sets[0].public().clone()],
             parameters,
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints { authorities: Vec::new(), gateways: gateways.iter().map(hint).collect() },
         };
         Self { network, sets, gateways, asked: Arc::default() }

@@ -79,6 +79,7 @@ impl World {
             genesis_time: UnixMillis(clock.wall().0 - NOW * parameters.epoch_ms - 1_000),
             authorities: vec![sets[0].public().clone()],
             parameters,
+            founding: shoal_protocol::network::Founding::default(),
             hints: Hints::default(),
         };
         Self { network, clock, sets, gateway, endpoint, counts: Counts::default() }

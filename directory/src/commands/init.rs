@@ -259,12 +259,7 @@ impl Init {
         let (Some(listen), Some(metrics)) = (self.listen, self.metrics) else {
             return Err(self.without_keys());
         };
-        let config = Config {
-            config_version: CONFIG_VERSION,
-            listen,
-            metrics,
-            open: self.open,
-        };
+        let config = Config { config_version: CONFIG_VERSION, listen, metrics, open: self.open };
         config.validate().map_err(|error| usage(&error))?;
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| Failure::new(Kind::InputOutput, format!("no randomness: {error}"), "try again"))?;

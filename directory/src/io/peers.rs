@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, rngs::SysRng};
-use shoal_protocol::{Hash, Identity};
 use shoal_protocol::authority::AuthorityKey;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::Hint;
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
+use shoal_protocol::{Hash, Identity};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

@@ -67,7 +67,7 @@ impl Reader {
     pub(crate) fn height(&self) -> u64 {
         match &self.room {
             Room::Node { follower, .. } => follower.height(),
-            Room::Client(view) => view.height(),
+            Room::Client(view) => view.held().map_or(0, |held| held.height),
         }
     }
 
@@ -91,7 +91,9 @@ impl Reader {
     pub(crate) fn advance(&mut self, changes: &[&[u8]]) -> Result<usize, DocumentError> {
         match &mut self.room {
             Room::Node { follower, .. } => follower.advance(changes),
-            Room::Client(view) => view.advance(changes),
+            Room::Client(view) => {
+                changes.iter().try_fold(0, |led, change| Ok(led + usize::from(view.advance(change)?)))
+            }
         }
     }
 

@@ -84,6 +84,7 @@ async fn the_status_page_follows_the_authorities_and_downloads_differences() {
         genesis_time: UnixMillis(START),
         authorities: vec![a.public().clone()],
         parameters: Parameters::test_network(),
+        founding: shoal_protocol::network::Founding::default(),
         hints: Hints { authorities: vec![hint], gateways: Vec::new() },
     };
     let documents: Vec<_> = [(1, a, a), (2, a, b), (3, b, b), (4, b, c), (5, c, c), (6, c, c)]

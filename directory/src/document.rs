@@ -127,8 +127,10 @@ pub fn next_document(
 
     let agreed =
         |drawing| before.map_or((rules.parameters, epoch), |before| wishes::parameters(before, epoch, lists, drawing));
+    let leaving = proposal.descriptors().iter().filter(|(_, signed)| signed.descriptor.leaving);
+    let leaving: BTreeSet<Identity> = leaving.map(|(identity, _)| *identity).collect();
     let seed = randomness::due_seed(&rules.network, before, epoch, lists, place.authorities);
-    let drawn = seed.and_then(|seed| draw::draw(seed, before, epoch, &agreed(true).0, &nodes));
+    let drawn = seed.and_then(|seed| draw::draw(seed, before, epoch, &agreed(true).0, &nodes, &leaving));
     let (parameters, mean_delay_since) = agreed(drawn.is_some());
     let mut generations = memory::living_generations(before, epoch, &parameters);
     match &drawn {

@@ -87,6 +87,7 @@ impl Node {
             mix_keys: keys(1),
             envelope_keys: if self.role == Role::Store { keys(2) } else { Vec::new() },
             loops: Vec::new(),
+            leaving: false,
         };
         change(&mut descriptor);
         descriptor.sign(&self.key)

@@ -212,6 +212,7 @@ impl Node {
             mix_keys: keys(),
             envelope_keys: if self.role == Role::Store { keys() } else { Vec::new() },
             loops: Vec::new(),
+            leaving: false,
         };
         change(&mut descriptor);
         descriptor.sign(&self.key)

@@ -40,6 +40,10 @@ pub struct Config {
     /// Where a store keeps its boxes. Relative to the node's directory.
     #[serde(default = "default_store_dir")]
     pub store_dir: PathBuf,
+    /// A store that is to go for good: draws from now on leave it out, and it serves what it holds until that is over.
+    /// `status` says when it may be stopped. A SIGHUP changes it.
+    #[serde(default)]
+    pub leaving: bool,
     /// Which log lines are written: a level (error, warn, info, debug), or levels by module as in `SHOAL_LOG`, which goes
     /// before it. A SIGHUP changes it.
     #[serde(default = "default_log")]
@@ -170,6 +174,9 @@ impl Config {
             _ => return Err(bad("address", "expected HOST:PORT with the port that others dial")),
         }
         self.family_bytes()?;
+        if self.leaving && self.role != Role::Store {
+            return Err(bad("leaving", "only a store keeps what others need later; any other node is just stopped"));
+        }
         if !crate::io::logging::is_filter(&self.log) {
             return Err(bad("log", "expected error, warn, info or debug, or levels by module"));
         }
@@ -206,6 +213,7 @@ impl Config {
         };
         Changes {
             now: differing(&[
+                ("leaving", self.leaving != fresh.leaving),
                 ("log", self.log != fresh.log),
                 ("limits.sessions", old.sessions != new.sessions),
                 ("limits.link_queue_packets", old.link_queue_packets != new.link_queue_packets),
@@ -231,6 +239,7 @@ impl Config {
 
     /// Takes over from `fresh` what takes effect at once.
     pub fn take_over(&mut self, fresh: &Self) {
+        self.leaving = fresh.leaving;
         self.log.clone_from(&fresh.log);
         self.limits.sessions = fresh.limits.sessions;
         self.limits.link_queue_packets = fresh.limits.link_queue_packets;
@@ -322,6 +331,7 @@ mod tests {
             ("mix.example.org:4433", "mix.example.org:0", "address"),
             ("config_version = 1", "config_version = 1\nfamily = \"xyz\"", "family"),
             ("config_version = 1", "config_version = 1\nlimits = { workers = 0 }", "limits.workers"),
+            ("config_version = 1", "config_version = 1\nleaving = true", "leaving"),
             ("config_version = 1", "config_version = 1\nlog = \"shoal_node=loud\"", "log"),
             ("config_version = 1", "config_version = 1\nlimits = { sessions = 5000 }", "limits.links"),
             ("config_version = 1", "config_version = 2", "config_version"),

@@ -30,6 +30,11 @@ fn is_refused(status: &Value) -> bool {
     refusals && number(status, "/descriptor/accepted_by") == 0
 }
 
+/// Whether no generation names this store.
+fn may_go(status: &Value) -> bool {
+    is(status, "/in_consensus") && status.get("generations").and_then(Value::as_array).is_some_and(Vec::is_empty)
+}
+
 /// What the operator should do now.
 pub fn next_step(status: &Value) -> &'static str {
     if status.get("contradiction").is_some_and(Value::is_string) {
@@ -46,6 +51,10 @@ pub fn next_step(status: &Value) -> &'static str {
         "`shoal-node doctor` asks every authority"
     } else if is(status, "/stale") {
         "ask the operators of the authorities whether they run; if they do, check the network of this machine"
+    } else if is(status, "/leaving") && may_go(status) {
+        "stop it (SIGTERM): nothing that anybody may ask for lies here any more"
+    } else if is(status, "/leaving") {
+        "leave it running: it still holds what others may ask for"
     } else if is(status, "/standby") {
         "nothing: leave it running"
     } else if !texts(status, "/problems").is_empty() {
@@ -88,6 +97,13 @@ pub fn status(status: &Value) -> String {
     }
     if is(status, "/standby") {
         line(format_args!("place         {STANDBY}"));
+    }
+    if is(status, "/leaving") && may_go(status) {
+        line(format_args!("leaving       no generation of stores names it any more"));
+    } else if is(status, "/leaving") {
+        let naming = status.get("generations").and_then(Value::as_array).into_iter().flatten();
+        let naming: Vec<String> = naming.filter_map(Value::as_u64).map(|number| number.to_string()).collect();
+        line(format_args!("leaving       generations that still name it: {}", naming.join(", ")));
     }
     if let Some(epoch) = status.get("out_until_epoch").and_then(Value::as_u64) {
         line(format_args!("keys          the listed ones are lost; new ones count from epoch {epoch}"));

@@ -62,6 +62,8 @@ pub struct Descriptor {
     pub envelope_keys: Vec<(Epoch, X25519Public)>,
     /// Loss evidence, strictly increasing by peer; may be empty.
     pub loops: Vec<LoopEvidence>,
+    /// A store that is to go: no generation drawn from now on names it, and it serves those that do until they are over.
+    pub leaving: bool,
 }
 
 /// Why a descriptor is refused.
@@ -104,7 +106,7 @@ impl Descriptor {
 
     fn encode(&self) -> Vec<u8> {
         codec::encode(|writer| {
-            writer.put_array(11);
+            writer.put_array(12);
             writer.put_uint(FORMAT.into());
             writer.put_bytes(self.network.as_bytes());
             writer.put_bytes(self.identity.as_bytes());
@@ -128,12 +130,13 @@ impl Descriptor {
                 writer.put_uint((*sent).into());
                 writer.put_uint((*returned).into());
             }
+            writer.put_bool(self.leaving);
         })
     }
 
     fn decode(bytes: &[u8]) -> Parsed<Self> {
         let mut reader = Reader::new(bytes);
-        reader.array(11, "fields")?;
+        reader.array(12, "fields")?;
         if reader.u8("format")? != FORMAT {
             return Err("format (made by another version of the protocol)");
         }
@@ -155,6 +158,7 @@ impl Descriptor {
                     returned: reader.u32("loops")?,
                 })
             })?,
+            leaving: reader.bool("leaving")?,
         };
         reader.end("bytes after the last field")?;
         descriptor.check()?;
@@ -180,6 +184,9 @@ impl Descriptor {
         };
         if !epochs_match {
             return Err("envelope keys (a store has one per mix key, other roles none)");
+        }
+        if self.leaving && self.role != Role::Store {
+            return Err("leaving (only a store says so; others just go)");
         }
         if !codec::strictly_sorted(&self.loops, |evidence| evidence.peer) {
             return Err("loops (not sorted, or one peer twice)");
@@ -273,6 +280,7 @@ mod tests {
             mix_keys: keys(seed, 4, &mut rng),
             envelope_keys: if role == Role::Store { keys(seed, 4, &mut rng) } else { Vec::new() },
             loops: vec![LoopEvidence { peer: Identity::from_bytes([5; 32]), sent: 20, returned: 19 }],
+            leaving: role == Role::Store && seed.is_multiple_of(4),
         };
         (descriptor, key)
     }
@@ -330,6 +338,10 @@ mod tests {
             ("empty version", Descriptor { version: String::new(), ..good.clone() }),
             ("peer twice", Descriptor { loops: vec![good.loops[0]; 2], ..good.clone() }),
             ("lies", Descriptor { loops: vec![LoopEvidence { returned: 21, ..good.loops[0] }], ..good.clone() }),
+            (
+                "leaves as a gateway",
+                Descriptor { leaving: true, role: Role::Gateway, envelope_keys: Vec::new(), ..good.clone() },
+            ),
             ("keys in a mix", Descriptor { role: Role::Mix, ..good.clone() }),
         ] {
             assert!(matches!(open(&bad.sign(&key)), Err(DescriptorError::Malformed(_))), "{what}");

@@ -11,14 +11,27 @@ use std::process::{Command, Stdio};
 /// When it prints no JSON.
 #[must_use]
 pub fn directory(arguments: &[&str], dir: &Path) -> Value {
-    let output = Command::new(binary("shoal-directory"))
+    answer("shoal-directory", arguments, dir)
+}
+
+/// What a subcommand says of the node in `dir`.
+///
+/// # Panics
+/// When it prints no JSON.
+#[must_use]
+pub fn node(arguments: &[&str], dir: &Path) -> Value {
+    answer("shoal-node", arguments, dir)
+}
+
+fn answer(program: &str, arguments: &[&str], dir: &Path) -> Value {
+    let output = Command::new(binary(program))
         .args(arguments)
         .arg("--dir")
         .arg(dir)
         .arg("--json")
         .stdin(Stdio::null())
         .output()
-        .expect("shoal-directory runs");
+        .expect("the command runs");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 

@@ -2,7 +2,7 @@
 //! gone. Real processes.
 
 use serde_json::Value;
-use shoal_tests::authority::directory;
+use shoal_tests::authority::{directory, node};
 use shoal_tests::person::Person;
 use shoal_tests::testnet::{Party, Testnet};
 use shoal_tests::until_every;
@@ -31,19 +31,44 @@ fn append_texts(person: &Person, to: &mut Vec<String>) {
     to.extend(person.read().iter().map(|message: &Value| message["text"].as_str().unwrap_or_default().to_owned()));
 }
 
+/// How a store goes, while two people write to each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// As its operator should: `leaving = true`, and stopped when no generation names it any more.
+    Announced,
+    /// At once, and for good.
+    AtOnce,
+}
+
 #[test]
 fn conversations_outlive_the_generations_they_began_in() {
-    people_write_over_many_draws(false);
+    people_write_over_many_draws(Leave::Announced);
 }
 
 /// What one replica of two has is enough to read, and a commit box whose deciding replica is gone is given up for the next.
 #[test]
 fn conversations_outlive_a_store_that_leaves_for_good() {
-    people_write_over_many_draws(true);
+    people_write_over_many_draws(Leave::AtOnce);
 }
 
-/// Two people write to each other until the first generations are gone; `leaving`: a store ends half-way.
-fn people_write_over_many_draws(leaving: bool) {
+/// Asks a process for something by a signal.
+fn signal(name: &str, pid: u32) {
+    let asked = Command::new("kill").args([name, &pid.to_string()]).status().expect("kill runs");
+    assert!(asked.success());
+}
+
+/// Says that a store is to go, as its operator does.
+fn announce(store: &Party) {
+    let path = store.dir.join("node.toml");
+    let text = std::fs::read_to_string(&path).expect("its configuration");
+    let says = text.replace("leaving = false", "leaving = true");
+    assert_ne!(says, text, "the key is there");
+    std::fs::write(&path, says).expect("written");
+    signal("-HUP", store.pid);
+}
+
+/// Two people write to each other until the first generations are gone; a store goes meanwhile.
+fn people_write_over_many_draws(leave: Leave) {
     let net = Testnet::start(&[
         "--epoch",
         "10s",
@@ -71,7 +96,10 @@ fn people_write_over_many_draws(leaving: bool) {
     let leaves = net.nodes("store", None).remove(1);
     let mut seen: BTreeSet<u64> = BTreeSet::new();
     let (mut from_alice, mut from_bob, mut at_alice, mut at_bob) = (vec![], vec![], vec![], vec![]);
-    let mut left = !leaving;
+    let mut left = leave == Leave::Announced;
+    if left {
+        announce(&leaves);
+    }
 
     until_every(PAUSE, &format!("{DRAWS} draws and the end of the first generation"), PATIENCE, || {
         let number = from_alice.len();
@@ -92,8 +120,7 @@ fn people_write_over_many_draws(leaving: bool) {
         seen.extend(&listed);
         if !left && newest >= first + DRAWS / 2 {
             eprintln!("a store leaves for good, after {} messages", from_alice.len() + from_bob.len());
-            let asked = Command::new("kill").args(["-TERM", &leaves.pid.to_string()]).status().expect("kill runs");
-            assert!(asked.success());
+            signal("-TERM", leaves.pid);
             left = true;
         }
         (newest >= first + DRAWS && listed[0] > first && left).then_some(())
@@ -103,9 +130,15 @@ fn people_write_over_many_draws(leaving: bool) {
     assert!(seen.len() as u64 > DRAWS && gone >= 1, "{seen:?}");
     assert!(seen.iter().zip(first..).all(|(seen, number)| *seen == number), "no number is left out: {seen:?}");
 
-    if leaving {
-        has_left(authority, &leaves);
+    if leave == Leave::Announced {
+        until_every(PAUSE, "no generation names the store that is to go", PATIENCE, || {
+            let status = node(&["status"], &leaves.dir);
+            assert_eq!((&status["leaving"], &status["in_consensus"]), (&true.into(), &true.into()), "it serves on");
+            status["generations"].as_array().is_some_and(Vec::is_empty).then_some(())
+        });
+        signal("-TERM", leaves.pid);
     }
+    has_left(authority, &leaves);
     // whatever was written when it was written: all of it is there, and the last ones are in a generation drawn after it
     for (from, to, name, sent) in [(&alice, &bob, "bob", &mut from_alice), (&bob, &alice, "alice", &mut from_bob)] {
         assert_eq!(from.send_and_wait(name, "the last one", "stored"), "stored", "{} to {}", from.name, to.name);

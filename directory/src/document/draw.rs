@@ -20,20 +20,23 @@ pub(super) struct Drawn {
 }
 
 /// Draws with `seed` if the nodes suffice; else the draw waits. Only who was known before the randomness was revealed takes
-/// part, except at genesis.
+/// part, except at genesis. A store that is `leaving` gets no new boxes.
 pub(super) fn draw(
     seed: [u8; 32],
     before: Option<&Consensus>,
     epoch: Epoch,
     parameters: &Parameters,
     nodes: &[NodeEntry],
+    leaving: &BTreeSet<Identity>,
 ) -> Option<Drawn> {
     let takes_part = |node: &&NodeEntry| before.is_none_or(|before| node.since < before.draw.reveal_from);
     let width = usize::from(parameters.mixes_per_layer);
     let mixes: Vec<_> =
         nodes.iter().filter(takes_part).filter(|node| node.role == Role::Mix).map(seats::candidate).collect();
     let seats = crate::topology::draw(&seed, width, &mixes);
-    let stores: BTreeSet<StoreIndex> = nodes.iter().filter(takes_part).filter_map(|node| node.store_index).collect();
+    let stays = |node: &&NodeEntry| !leaving.contains(&node.identity);
+    let stores = nodes.iter().filter(takes_part).filter(stays).filter_map(|node| node.store_index);
+    let stores: BTreeSet<StoreIndex> = stores.collect();
     let filled = crate::topology::filled(&seats);
     let enough_mixes = filled.into_iter().all(|count| if before.is_none() { count == width } else { count > 0 });
     if !enough_mixes || stores.len() < STORES_MIN {

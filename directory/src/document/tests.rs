@@ -168,6 +168,39 @@ fn who_is_first_listed_while_values_are_revealed_is_not_drawn() {
     assert_eq!(drawn.current_generation().map(|generation| (generation.number, generation.stores.len())), Some((3, 4)));
 }
 
+/// What a leaving store holds can be read until it is over; meanwhile nothing new comes to it.
+#[test]
+fn a_leaving_store_gets_no_new_generation_and_stays_for_the_old_ones() {
+    for (stores, stays) in [(4, 3), (3, 2)] {
+        let cast = Cast::new(1, 6, stores);
+        let leaving = cast.all().into_iter().rfind(|node| node.role == Role::Store).expect("a store").identity();
+        let mut paper = Paper::new(parameters(2));
+        paper.publish(&cast.all(), 5);
+        paper.advance(5);
+        for epoch in 6..=14 {
+            paper.publish(&cast.all_but(&[leaving]), epoch - 1);
+            let judge =
+                Judge { network: NETWORK, schedule: testing::schedule(), skew: Duration::from_secs(2), admitted: None };
+            let now = middle_of(epoch - 1);
+            let node = cast.all().into_iter().find(|node| node.identity() == leaving).expect("there");
+            let says = node.descriptor_with(now, |descriptor| descriptor.leaving = true);
+            paper.listing.offer(&says, now, &judge, |_| None).expect("is listed");
+            paper.advance(epoch);
+        }
+        let now = paper.newest();
+        let entry = now.node(&leaving).expect("it serves on");
+        let index = entry.store_index.expect("a store's");
+        let naming = now.generations.iter().filter(|generation| generation.stores.contains(&index)).count();
+        let current = now.current_generation().expect("drawn");
+        if stays >= STORES_MIN {
+            assert_eq!((current.stores.len(), naming), (usize::from(stays), 0), "the first generation is over");
+            assert!(entry.standby, "nothing names it any more");
+        } else {
+            assert_eq!((current.number, naming), (1, 1), "without it there are too few: it is not let go");
+        }
+    }
+}
+
 #[test]
 fn a_silent_node_is_dropped_and_its_seat_filled_from_genesis_standbys() {
     let cast = Cast::new(1, 7, 3);

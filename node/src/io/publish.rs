@@ -21,6 +21,7 @@ use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Role, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -62,6 +63,8 @@ pub struct Publisher {
     pub address: String,
     /// Operator.
     pub family: Option<[u8; 32]>,
+    /// Whether the store is to go.
+    pub leaving: Arc<AtomicBool>,
     /// Epochs.
     pub schedule: Schedule,
     /// Time.
@@ -171,6 +174,7 @@ impl Publisher {
             mix_keys: offer.mix.clone(),
             envelope_keys: offer.envelope.clone(),
             loops: self.evidence(),
+            leaving: self.leaving.load(Ordering::Relaxed),
         };
         Ok(descriptor.sign(&self.identity))
     }

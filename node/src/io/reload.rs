@@ -6,7 +6,7 @@ use crate::io::logging::SetFilter;
 use crate::io::setup;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What a new configuration can reach.
 pub struct Reload {
@@ -20,6 +20,8 @@ pub struct Reload {
     pub sessions: Option<SessionSender>,
     /// Packets waiting for one outgoing link, for links made from now on.
     pub link_queue_packets: Arc<AtomicUsize>,
+    /// Whether the store is to go.
+    pub leaving: Arc<AtomicBool>,
 }
 
 impl Reload {
@@ -42,6 +44,7 @@ impl Reload {
             sessions.set_capacity(fresh.limits.sessions);
         }
         self.link_queue_packets.store(fresh.limits.link_queue_packets, Ordering::Relaxed);
+        self.leaving.store(fresh.leaving, Ordering::Relaxed);
         tracing::info!(changed = changes.now.join(", "), "configuration read again");
         if !changes.at_start.is_empty() {
             tracing::warn!(keys = changes.at_start.join(", "), "these take effect at the next start only");

@@ -207,12 +207,14 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         },
     )?;
     let link_queue_packets = Arc::new(AtomicUsize::new(limits.link_queue_packets));
+    let leaving = Arc::new(AtomicBool::new(config.leaving));
     let reload = Reload {
         dir: dir.clone(),
         config: config.clone(),
         set_filter,
         sessions: sessions.clone(),
         link_queue_packets: Arc::clone(&link_queue_packets),
+        leaving: Arc::clone(&leaving),
     };
     let node_links = Arc::new(NodeLinks::default());
     let (stores, arrivals) = mpsc::channel::<Link>(ARRIVALS);
@@ -241,6 +243,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
     let (publish_sender, publish) = watch::channel(PublishState::default());
     let report = (role == Role::Store).then(|| Arc::new(StoreReport::default()));
     let status = Arc::new(Status {
+        leaving: Arc::clone(&leaving),
         identity: me,
         role,
         schedule,
@@ -325,6 +328,7 @@ async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) 
         role,
         address: config.address.clone(),
         family: config.family_bytes()?,
+        leaving: Arc::clone(&leaving),
         schedule,
         clock,
         keys,

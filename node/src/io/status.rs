@@ -20,6 +20,7 @@ use shoal_protocol::epoch::Schedule;
 use shoal_protocol::types::{Epoch, Identity, Role, UnixMillis};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// Everything the node can be asked about.
@@ -28,6 +29,8 @@ pub struct Status {
     pub identity: Identity,
     /// Its role.
     pub role: Role,
+    /// Whether the store is to go.
+    pub leaving: Arc<AtomicBool>,
     /// Epochs.
     pub schedule: Schedule,
     /// Time.
@@ -183,6 +186,12 @@ impl Status {
         let dropped: Map<String, Value> =
             traffic.drops.iter().map(|(reason, count)| (reason.label().to_owned(), json!(count))).collect();
         let publish = self.publish.borrow().clone();
+        // those that name this store: while there are any, somebody may ask it for a box
+        let generations: Option<Vec<u32>> =
+            consensus.as_deref().zip(me.and_then(|me| me.store_index)).map(|(held, index)| {
+                let naming = held.generations.iter().filter(|generation| generation.stores.contains(&index));
+                naming.map(|generation| generation.number).collect()
+            });
         let mut status = json!({
             "identity": self.identity.to_string(),
             "role": self.role.to_string(),
@@ -191,6 +200,8 @@ impl Status {
             "in_consensus": me.is_some(),
             "since_epoch": me.map(|me| me.since.0),
             "standby": me.is_some_and(|me| me.standby),
+            "leaving": self.leaving.load(Ordering::Relaxed),
+            "generations": generations,
             "ready": reasons.is_empty(),
             "problems": reasons,
             "stale": !self.warnings().is_empty(),

@@ -111,6 +111,7 @@ impl Sample {
                 mix_keys: keys(),
                 envelope_keys: if role == Role::Store { keys() } else { Vec::new() },
                 loops: Vec::new(),
+                leaving: false,
             };
             let bytes = descriptor.sign(&key);
             let signed = UnverifiedDescriptor::parse(&bytes)?.verify(&network, schedule.genesis, Duration::ZERO)?;

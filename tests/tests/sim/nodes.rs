@@ -68,6 +68,7 @@ impl Node {
             mix_keys: keys(1),
             envelope_keys: if self.role == Role::Store { keys(2) } else { Vec::new() },
             loops: Vec::new(),
+            leaving: false,
         };
         descriptor.sign(&self.key)
     }

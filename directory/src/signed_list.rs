@@ -338,8 +338,8 @@ impl Deref for SignedList {
 }
 
 impl SignedList {
-    /// Hash of what was signed: documents name lists by it. Two lists of one authority, height and epoch with different
-    /// hashes prove that the authority speaks with two tongues.
+    /// Hash of what was signed: documents name lists by it. Two of one authority, height and epoch are no proof of
+    /// anything: an honest one says more when it knows more.
     #[must_use]
     pub fn hash(&self) -> Hash {
         self.hash

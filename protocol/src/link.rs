@@ -21,7 +21,7 @@ pub const STREAM_CONSENSUS: u8 = 1;
 /// First byte of a gateway's unidirectional stream to a client that carries the difference to the newest consensus from the
 /// one that the gateway pushed before on the same link.
 pub const STREAM_DIFFERENCE: u8 = 2;
-/// Longest question to an authority: a descriptor of 8 KiB and framing.
+/// Longest question to an authority: a descriptor of 2,688 bytes and framing, with room to grow.
 pub const QUESTION_SIZE_MAX: usize = 16 * 1024;
 /// Longest answer of an authority: a certified consensus of 1,000 nodes is below 400 KB; 1 MiB leaves room.
 pub const ANSWER_SIZE_MAX: usize = 1024 * 1024;

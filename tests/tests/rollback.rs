@@ -102,10 +102,44 @@ fn every_older_document_is_refused_and_the_freeze_is_said() {
     let key = stolen.identity_key();
     let local: SocketAddr = LOCAL.parse().expect("an address");
 
-    eprintln!("a node that was there before");
     let mix = net.nodes("mix", None).remove(0);
     net.kill(mix.pid);
     let held = document(&std::fs::read(mix.dir.join("consensus")).expect("kept"), &founded).epoch;
+
+    // first of all: gateways give documents to nodes as well, and these must find none that tell the truth
+    eprintln!("a client");
+    let before = alice.status();
+    assert_eq!(before["rolled_back"], false, "{before}");
+    alice.kill();
+    let gateways = net.nodes("gateway", None);
+    gateways.iter().for_each(|gateway| net.kill(gateway.pid));
+    let held_by_alice = before["epoch"].as_u64().expect("an epoch");
+    let old = older_than(&documents(&authorities[0].dir, &founded), Epoch(held_by_alice));
+    let liars: Vec<_> = gateways
+        .iter()
+        .map(|gateway| {
+            let address = gateway.addr.parse().expect("an address");
+            until("the killed gateway's port is free", PATIENCE, || {
+                std::net::UdpSocket::bind::<SocketAddr>(address).ok().map(drop)
+            });
+            Liar::gateway(address, &node_key(&gateway.dir), old.clone())
+        })
+        .collect();
+    let started = Instant::now();
+    alice.up();
+    let said = until_every(PAUSE, "the client says that it is frozen", PATIENCE, || {
+        let said = alice.status();
+        assert!(said["epoch"].as_u64().is_none_or(|epoch| epoch >= held_by_alice), "{said}");
+        (["stale", "expired"].contains(&said["document"].as_str().unwrap_or_default())).then_some(said)
+    });
+    within_an_epoch("client", &schedule, Epoch(said["epoch"].as_u64().unwrap_or(held_by_alice)), started);
+    until_every(PAUSE, "the client was offered all of them and says so", PATIENCE, || {
+        let offered = liars.iter().any(|liar| liar.rounds(None) >= 1);
+        (offered && alice.status()["rolled_back"] == true).then_some(())
+    });
+    assert!(alice.status()["epoch"].as_u64().is_none_or(|epoch| epoch >= held_by_alice));
+
+    eprintln!("a node that was there before");
     let all = documents(&authorities[0].dir, &founded);
     let old = older_than(&all, held);
     let offered = old.len();
@@ -155,38 +189,6 @@ fn every_older_document_is_refused_and_the_freeze_is_said() {
         (liar_of_authority.rounds(Some(&me)) >= 2).then_some(())
     });
     assert_eq!(Kept::at(&victim.dir), held_there, "its chain is as it was");
-
-    eprintln!("a client");
-    let before = alice.status();
-    assert_eq!(before["rolled_back"], false, "{before}");
-    alice.kill();
-    let gateways = net.nodes("gateway", None);
-    gateways.iter().for_each(|gateway| net.kill(gateway.pid));
-    let held_by_alice = before["epoch"].as_u64().expect("an epoch");
-    let old = older_than(&documents(&authorities[0].dir, &founded), Epoch(held_by_alice));
-    let liars: Vec<_> = gateways
-        .iter()
-        .map(|gateway| {
-            let address = gateway.addr.parse().expect("an address");
-            until("the killed gateway's port is free", PATIENCE, || {
-                std::net::UdpSocket::bind::<SocketAddr>(address).ok().map(drop)
-            });
-            Liar::gateway(address, &node_key(&gateway.dir), old.clone())
-        })
-        .collect();
-    let started = Instant::now();
-    alice.up();
-    let said = until_every(PAUSE, "the client says that it is frozen", PATIENCE, || {
-        let said = alice.status();
-        assert!(said["epoch"].as_u64().is_none_or(|epoch| epoch >= held_by_alice), "{said}");
-        (["stale", "expired"].contains(&said["document"].as_str().unwrap_or_default())).then_some(said)
-    });
-    within_an_epoch("client", &schedule, Epoch(said["epoch"].as_u64().unwrap_or(held_by_alice)), started);
-    until_every(PAUSE, "the client was offered all of them and says so", PATIENCE, || {
-        let offered = liars.iter().any(|liar| liar.rounds(None) >= 1);
-        (offered && alice.status()["rolled_back"] == true).then_some(())
-    });
-    assert!(alice.status()["epoch"].as_u64().is_none_or(|epoch| epoch >= held_by_alice));
 
     eprintln!("the node's document runs out, and still it takes none of the old ones");
     until("the node has no document", PATIENCE, || {

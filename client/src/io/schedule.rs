@@ -37,6 +37,8 @@ pub(super) const GUARDS_SETTING: &str = "guards";
 pub(super) const DECOYS_SETTING: &str = "decoys";
 /// How often the snapshot is renewed and early documents are looked at, when nothing else happens.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Shortest and longest patience with a gateway that has no document in force; an eighth of an epoch in between.
+const EMPTY_HANDED: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(120));
 /// A guard that failed is passed over for one epoch, but no longer than this.
 const GUARD_PAUSE_MAX: Duration = Duration::from_secs(600);
 /// How often the pretended chains are kept, if they changed: a crash forgets at most a minute of what never was.
@@ -77,6 +79,8 @@ pub(super) struct Schedule {
     published: watch::Sender<Snapshot>,
     reports: broadcast::Sender<LoopReport>,
     housekeeping: Duration,
+    /// When the gateway is left if it has shown no document that is in force until then.
+    leave_at: Option<Duration>,
     decoys_kept: Duration,
     complained: Option<Duration>,
     /// Set by the mail thread: a contact proved that the authorities contradicted themselves.
@@ -156,6 +160,7 @@ impl Schedule {
             published,
             reports,
             housekeeping: now,
+            leave_at: None,
             decoys_kept: now,
             complained: None,
             forked: Arc::default(),
@@ -232,7 +237,7 @@ impl Schedule {
         {
             // no reply to what is out can come any more, and it was to come from there: lost, not void
             self.cut(LoopFate::Lost);
-            self.aimed = None;
+            self.linked = Some(gateway);
             self.snapshot.loops.left_in_silence();
             self.leave(&gateway, "the gateway answers nothing".to_owned());
         }
@@ -241,6 +246,7 @@ impl Schedule {
             if let Some(early) = self.view.ripen() {
                 self.on_document(early);
             }
+            self.leave_if_it_has_nothing(now);
             if now.saturating_sub(self.decoys_kept) >= KEEP_DECOYS {
                 self.decoys_kept = now;
                 self.keep_decoys();
@@ -380,7 +386,6 @@ impl Schedule {
             LinkEvent::Document(bytes) => self.on_document(bytes),
             LinkEvent::Changes(gateway, changes) => self.on_changes(&gateway, changes),
             LinkEvent::Up(gateway) => {
-                self.guards.reached(&gateway);
                 self.linked = self.aimed.as_ref().is_some_and(|(aimed, _)| *aimed == gateway).then_some(gateway);
                 self.snapshot.trouble = None;
                 self.silence.linked();
@@ -397,8 +402,28 @@ impl Schedule {
         }
     }
 
+    /// A gateway without a document that is in force is of no use, whether it has none or keeps it back. Not at once: the
+    /// authorities may have made none, and then every other gateway shows this client's address to one more party.
+    fn leave_if_it_has_nothing(&mut self, now: Duration) {
+        let Some(gateway) = self.linked.filter(|_| self.view.in_force(self.clock.unix()).is_none()) else {
+            self.leave_at = None;
+            return;
+        };
+        let patience = (self.network.parameters.epoch() / 8).clamp(EMPTY_HANDED.0, EMPTY_HANDED.1);
+        let jitter = self.rng.random_range(0.75..1.25);
+        let at = *self.leave_at.get_or_insert_with(|| now.saturating_add(patience.mul_f64(jitter)));
+        if now >= at {
+            self.leave_at = None;
+            self.leave(&gateway, "the gateway has no document that is in force".to_owned());
+        }
+    }
+
     /// The gateway cannot be reached or is of no use: on to the next guard, or to the same one anew if there is no other.
+    /// Of one that was left already this is no news.
     fn leave(&mut self, gateway: &Identity, reason: String) {
+        if self.aimed.as_ref().is_none_or(|(aimed, _)| aimed != gateway) {
+            return;
+        }
         tracing::info!(reason, "trying another gateway");
         let pause = self.network.parameters.epoch().min(GUARD_PAUSE_MAX);
         self.guards.failed(gateway, self.clock.unix(), pause);
@@ -429,14 +454,27 @@ impl Schedule {
     fn on_document(&mut self, bytes: Vec<u8>) {
         let kept = self.mail.is_some().then(|| bytes.clone());
         match self.view.offer(bytes, self.clock.unix()) {
-            Ok(Offer::Newer(consensus)) => self.on_newer(&consensus),
-            Ok(Offer::Known | Offer::Early) => self.snapshot.other_network = false,
+            Ok(Offer::Newer(consensus)) => {
+                self.is_of_use();
+                self.on_newer(&consensus);
+            }
+            Ok(Offer::Known | Offer::Early) => {
+                self.is_of_use();
+                self.snapshot.other_network = false;
+            }
             Err(error) if error.may_be_another_set() => {
                 // asked only now, and of the gateway that has the document: it learns which set this client knows
                 self.link.ask_changes(self.view.set());
                 self.complain(&format!("a consensus of authorities that are not known here, or forged: {error}"));
             }
             Err(error) => self.refuse(error, kept),
+        }
+    }
+
+    /// The gateway showed a document that this client believes.
+    fn is_of_use(&mut self) {
+        if let Some(gateway) = &self.linked {
+            self.guards.reached(gateway);
         }
     }
 

@@ -18,9 +18,9 @@ use shoal_protocol::certificate::Certificate;
 use shoal_protocol::consensus::{Consensus, Mark, VerifiedConsensus};
 use std::time::Duration;
 
-/// A contact whose marks differ on and on is sent a certificate so many times in a retention, whatever it says: 77 boxes
-/// at most each, in 14 days a twelve-hundredth of the payload ticks.
-const PROOFS_A_RETENTION: u32 = 16;
+/// Documents behind the newest whose certificate is given to a contact that names another one of that height: those in use.
+/// That this client runs now is seen from its answering at all; of an older height a certificate would say that it ran then.
+const PROVED_BEHIND: u64 = 3;
 
 /// What a part of a certificate came to.
 pub(super) enum Proof {
@@ -212,9 +212,13 @@ impl Mail {
             let contact = contacts::by_row(&self.profile.db, &self.profile.vault, conversation.contact)?;
             self.warn("network_differs", differs(&contact.label(), mark.height));
         }
-        let pause = Duration::from_millis(self.profile.network().parameters.retention_ms) / PROOFS_A_RETENTION;
+        // once a retention, whatever the contact says: which of the authorities signed the certificate of a document differs
+        // from gateway to gateway, so many certificates would tell which one this client uses
+        let pause = Duration::from_millis(self.profile.network().parameters.retention_ms);
         let rested = heard.proved.is_none_or(|proved| proved.at.plus(pause) <= now);
-        if rested && self.memory.marks.at(mark.height).is_some_and(|held| held.mark.hash != mark.hash) {
+        let newest = self.memory.marks.newest().map_or(0, |newest| newest.height);
+        let recent = mark.height.saturating_add(PROVED_BEHIND) >= newest;
+        if rested && recent && self.memory.marks.at(mark.height).is_some_and(|held| held.mark.hash != mark.hash) {
             self.memory.proofs_due.insert(conversation.row, mark.height);
         }
         Ok(())

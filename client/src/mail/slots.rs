@@ -209,7 +209,9 @@ impl Mail {
         } else if empty_at(1) {
             let since = *sight.mute_since.get_or_insert(now);
             // who is told that there is a commit need not wait for long
-            let patience = if reader.named { retention / 16 } else { retention / 4 };
+            // nor who sees that the store has left
+            let left = consensus.store(flight.placement[0]).is_none();
+            let patience = if reader.named || left { retention / 16 } else { retention / 4 };
             given_up = since.plus(patience) < now;
         }
         if sight != reader.sight {

@@ -9,7 +9,7 @@ use shoal_protocol::quic::{
     AskError, CloseReason, Endpoint, Link, PEER_QUESTION_TIMEOUT, Pieces, QUESTION_TIMEOUT, read_question,
 };
 use shoal_protocol::{Hash, UnixMillis};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use super::authority::Authority;
@@ -108,18 +108,9 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
 
 /// Answers one question after the other until the link ends.
 async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
-    // who is an authority does not change while a link lasts: links end within seconds of silence
-    let authority = link.peer.and_then(|peer| shared.authority().index_of(&peer));
-    let _place = match authority {
-        Some(from) => match shared.places.get(usize::from(from)).map(|places| places.try_acquire()) {
-            Some(Ok(place)) => Some(place),
-            Some(Err(_)) | None => {
-                link.close(CloseReason::Busy);
-                return;
-            }
-        },
-        None => None,
-    };
+    // links between authorities are kept alive, and outlive the set: an authority's index is looked up for each question
+    let index = || link.peer.and_then(|peer| shared.authority().index_of(&peer));
+    let mut place: Option<(u16, SemaphorePermit<'_>)> = None;
     // its answers go out while its next questions are read: on a long way they would otherwise come once a round trip
     let mut answering = JoinSet::new();
     loop {
@@ -127,12 +118,26 @@ async fn answer_all(link: &Link, endpoint: &Endpoint, shared: &Arc<Shared>) {
         if answering.len() >= ANSWERS_TO_AN_AUTHORITY {
             answering.join_next().await;
         }
+        let authority = index();
+        if place.as_ref().map(|(of, _)| *of) != authority {
+            place = None;
+            if let Some(from) = authority {
+                match shared.places.get(usize::from(from)).map(Semaphore::try_acquire) {
+                    Some(Ok(permit)) => place = Some((from, permit)),
+                    Some(Err(_)) | None => {
+                        link.close(CloseReason::Busy);
+                        return;
+                    }
+                }
+            }
+        }
         let (longest, within) = match authority {
             Some(_) => (PEER_QUESTION_MAX, PEER_QUESTION_TIMEOUT),
             None => (QUESTION_SIZE_MAX, QUESTION_TIMEOUT),
         };
         match read_question(link, longest, within).await {
             Ok(Some((question, answerer))) => {
+                let authority = index();
                 let answer = match authority {
                     Some(from) => answer_authority(from, question, shared).await,
                     None => answer_guest(question, endpoint, shared).await,

@@ -233,10 +233,12 @@ impl ConsensusTask {
                 return phase::reached(&mut phase, Phase::Stopping).await;
             }
             self.drop_expired();
+            self.show_again();
             self.say_if_stale();
             let problem = self.fetch(&mut rng).await.err().map(|error| format!("{error:#}"));
             self.say(problem);
-            let wait = if self.consensus.borrow().is_some() { step } else { STEP_MIN };
+            // who has seen one waits for the next as everybody does: a thousand nodes must not hold up authorities that heal
+            let wait = if self.known.is_some() { step } else { STEP_MIN };
             tokio::select! {
                 () = tokio::time::sleep(wait.mul_f64(rng.random_range(0.8..1.2))) => {}
                 () = phase::reached(&mut phase, Phase::Stopping) => return,
@@ -306,6 +308,22 @@ impl ConsensusTask {
         });
     }
 
+    /// A clock that was wrong for a while had the newest document dropped; nobody has a newer one before its time.
+    fn show_again(&self) {
+        let now = self.clock.wall();
+        let in_force = |document: &VerifiedConsensus| {
+            let skew = document.parameters.skew();
+            now.plus(skew) >= document.valid_from && now <= document.valid_until.plus(skew)
+        };
+        if let Some(known) = self.known.as_ref().filter(|known| in_force(known)) {
+            self.consensus.send_if_modified(|held| {
+                let gone = held.is_none();
+                held.get_or_insert_with(|| Arc::clone(known));
+                gone
+            });
+        }
+    }
+
     /// Asks one server after the other until the document of the current epoch is here, each with a head start before the
     /// next. A slow, dead or lying one costs this head start, and is asked last the next time.
     async fn fetch(&mut self, rng: &mut impl rand::CryptoRng) -> Result<()> {
@@ -357,7 +375,7 @@ impl ConsensusTask {
 
     fn asking(&self, server: Hint) -> impl Future<Output = (Identity, Result<Option<Found>>)> + Send + 'static {
         let (authorities, follower, now) = (Arc::clone(&self.authorities), self.follower.clone(), self.clock.wall());
-        let held = self.consensus.borrow().clone();
+        let held = self.known.clone();
         async move { (server.identity, authorities.find(&server, follower, held, now).await) }
     }
 

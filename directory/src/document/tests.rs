@@ -173,7 +173,7 @@ fn who_is_first_listed_while_values_are_revealed_is_not_drawn() {
 fn a_leaving_store_gets_no_new_generation_and_stays_for_the_old_ones() {
     for (stores, stays) in [(4, 3), (3, 2)] {
         let cast = Cast::new(1, 6, stores);
-        let leaving = cast.all().into_iter().rfind(|node| node.role == Role::Store).expect("a store").identity();
+        let leaving = cast.stores[0].identity();
         let mut paper = Paper::new(parameters(2));
         paper.publish(&cast.all(), 5);
         paper.advance(5);
@@ -182,8 +182,7 @@ fn a_leaving_store_gets_no_new_generation_and_stays_for_the_old_ones() {
             let judge =
                 Judge { network: NETWORK, schedule: testing::schedule(), skew: Duration::from_secs(2), admitted: None };
             let now = middle_of(epoch - 1);
-            let node = cast.all().into_iter().find(|node| node.identity() == leaving).expect("there");
-            let says = node.descriptor_with(now, |descriptor| descriptor.leaving = true);
+            let says = cast.stores[0].descriptor_with(now, |descriptor| descriptor.leaving = true);
             paper.listing.offer(&says, now, &judge, |_| None).expect("is listed");
             paper.advance(epoch);
         }
@@ -193,7 +192,7 @@ fn a_leaving_store_gets_no_new_generation_and_stays_for_the_old_ones() {
         let naming = now.generations.iter().filter(|generation| generation.stores.contains(&index)).count();
         let current = now.current_generation().expect("drawn");
         if stays >= STORES_MIN {
-            assert_eq!((current.stores.len(), naming), (usize::from(stays), 0), "the first generation is over");
+            assert_eq!((current.stores.len(), naming), (stays, 0), "the first generation is over");
             assert!(entry.standby, "nothing names it any more");
         } else {
             assert_eq!((current.number, naming), (1, 1), "without it there are too few: it is not let go");

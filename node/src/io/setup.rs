@@ -87,6 +87,7 @@ pub fn init(request: &InitRequest) -> Result<Setup, Failure> {
         // the packaged place has a packaged directory in memory; anywhere else `run` warns when it is not
         runtime_dir: if dir.as_path() == Path::new(PACKAGED_DIR) { "/run/shoal".into() } else { "run".into() },
         store_dir: "store".into(),
+        leaving: false,
         log: "info".into(),
         limits: Limits::default(),
     };

@@ -181,7 +181,7 @@ fn a_leaving_store_gets_no_new_generation_and_stays_for_the_old_ones() {
             paper.publish(&cast.all_but(&[leaving]), epoch - 1);
             let judge =
                 Judge { network: NETWORK, schedule: testing::schedule(), skew: Duration::from_secs(2), admitted: None };
-            let now = middle_of(epoch - 1);
+            let now = middle_of(epoch - 1).plus(Duration::from_millis(1));
             let says = cast.stores[0].descriptor_with(now, |descriptor| descriptor.leaving = true);
             paper.listing.offer(&says, now, &judge, |_| None).expect("is listed");
             paper.advance(epoch);

@@ -25,11 +25,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Pause before the first new attempt with an authority that did not accept; doubles.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Shortest and longest time for all authorities to take a descriptor; an eighth of an epoch in between. A first dial takes
+/// theirs to the node along.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
 /// What became of the newest descriptor, for `status`, `descriptor` and `doctor`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -216,21 +221,35 @@ impl Publisher {
         if bytes.is_empty() {
             return;
         }
-        for hint in self.authorities.hints() {
-            if !pending.contains(&hint.identity) {
-                continue;
+        let mut asked = JoinSet::new();
+        for hint in self.authorities.hints().iter().filter(|hint| pending.contains(&hint.identity)) {
+            let (authorities, hint) = (Arc::clone(&self.authorities), *hint);
+            let question = DirectoryQuestion::Publish(bytes.to_vec());
+            asked.spawn(async move { (hint.identity, authorities.ask(&hint, &question).await) });
+        }
+        // one that does not answer holds up neither the others nor the next descriptor
+        let patience = Duration::from_millis(self.schedule.epoch_ms / 8).clamp(PATIENCE.0, PATIENCE.1);
+        let mut silent = pending.clone();
+        let answers = async {
+            while let Some(answered) = asked.join_next().await {
+                // a task that panicked: as good as no answer
+                let Ok((authority, answer)) = answered else { continue };
+                silent.remove(&authority);
+                let refusal = match answer {
+                    Ok(DirectoryAnswer::Accepted) => None,
+                    Ok(DirectoryAnswer::Refused(reason)) => Some(printable(&reason)),
+                    Ok(_) => Some("it does not answer the question asked".to_owned()),
+                    Err(error) => Some(format!("{error:#}")),
+                };
+                if refusal.is_none() {
+                    self.loops.lock().unwrap_or_else(PoisonError::into_inner).settled_accepted();
+                    pending.remove(&authority);
+                }
+                self.note(&authority, refusal);
             }
-            let refusal = match self.authorities.ask(hint, &DirectoryQuestion::Publish(bytes.to_vec())).await {
-                Ok(DirectoryAnswer::Accepted) => None,
-                Ok(DirectoryAnswer::Refused(reason)) => Some(printable(&reason)),
-                Ok(_) => Some("it does not answer the question asked".to_owned()),
-                Err(error) => Some(format!("{error:#}")),
-            };
-            if refusal.is_none() {
-                self.loops.lock().unwrap_or_else(PoisonError::into_inner).settled_accepted();
-                pending.remove(&hint.identity);
-            }
-            self.note(&hint.identity, refusal);
+        };
+        if timeout(patience, answers).await.is_err() {
+            silent.iter().for_each(|authority| self.note(authority, Some("no answer in time".to_owned())));
         }
     }
 

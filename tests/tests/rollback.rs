@@ -106,8 +106,7 @@ fn every_older_document_is_refused_and_the_freeze_is_said() {
     net.kill(mix.pid);
     let held = document(&std::fs::read(mix.dir.join("consensus")).expect("kept"), &founded).epoch;
 
-    // first of all: gateways give documents to nodes as well, and these must find none that tell the truth
-    eprintln!("a client");
+    // gateways give documents to nodes as well: none is left that tells the truth
     let before = alice.status();
     assert_eq!(before["rolled_back"], false, "{before}");
     alice.kill();
@@ -125,8 +124,24 @@ fn every_older_document_is_refused_and_the_freeze_is_said() {
             Liar::gateway(address, &node_key(&gateway.dir), old.clone())
         })
         .collect();
+    let all = documents(&authorities[0].dir, &founded);
+    let old = older_than(&all, held);
+    let offered = old.len();
+    let liar = Liar::authority(local, key, old);
+    knows_only(&mix.dir, &liar);
     let started = Instant::now();
+    net.run_again(&mix.dir, "shoal-node");
     alice.up();
+
+    eprintln!("a node that was there before");
+    until("the node says that it is frozen", PATIENCE, || {
+        // it shows nothing older at any time: what it held, or nothing
+        assert!(metric_epoch(&mix.metrics).is_none_or(|epoch| epoch == held.0 || epoch == 0));
+        metrics::get(&mix.metrics, "/readyz").filter(|(_, body)| body.contains("stale")).map(|_| ())
+    });
+    within_an_epoch("node", &schedule, held, started);
+
+    eprintln!("a client, started beside it");
     let said = until_every(PAUSE, "the client says that it is frozen", PATIENCE, || {
         let said = alice.status();
         assert!(said["epoch"].as_u64().is_none_or(|epoch| epoch >= held_by_alice), "{said}");
@@ -138,21 +153,6 @@ fn every_older_document_is_refused_and_the_freeze_is_said() {
         (offered && alice.status()["rolled_back"] == true).then_some(())
     });
     assert!(alice.status()["epoch"].as_u64().is_none_or(|epoch| epoch >= held_by_alice));
-
-    eprintln!("a node that was there before");
-    let all = documents(&authorities[0].dir, &founded);
-    let old = older_than(&all, held);
-    let offered = old.len();
-    let liar = Liar::authority(local, key, old);
-    knows_only(&mix.dir, &liar);
-    let started = Instant::now();
-    net.run_again(&mix.dir, "shoal-node");
-    until("the node says that it is frozen", PATIENCE, || {
-        // it shows nothing older at any time: what it held, or nothing
-        assert!(metric_epoch(&mix.metrics).is_none_or(|epoch| epoch == held.0 || epoch == 0));
-        metrics::get(&mix.metrics, "/readyz").filter(|(_, body)| body.contains("stale")).map(|_| ())
-    });
-    within_an_epoch("node", &schedule, held, started);
 
     eprintln!("a new node, offered what is over");
     let over: Vec<_> = all.iter().filter(|(epoch, _)| schedule.start(epoch.plus(EPOCHS_COVERED + 1)) < now()).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use rand::{SeedableRng as _, rngs::StdRng};
-use shoal_protocol::consensus::{CONSENSUS_FORMAT, Consensus, DrawState, Generation, NodeEntry};
+use shoal_protocol::consensus::{Consensus, Generation, NodeEntry};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::{Epoch, Hash, IdentityKey, Layer, Role, StoreIndex, UnixMillis, X25519Secret};
 
@@ -48,19 +48,9 @@ pub(crate) fn consensus(gateways: u16, width: u16, stores: u16) -> (Consensus, S
     nodes.sort_by_key(|node| node.identity);
     let parameters = Parameters::test_network();
     let consensus = Consensus {
-        version: CONSENSUS_FORMAT,
-        network: Hash::from_bytes([1; 32]),
         height: 12,
-        epoch: EPOCH,
         previous: Hash::from_bytes([2; 32]),
-        valid_from: START,
-        valid_until: UnixMillis(START.0 + 3 * parameters.epoch_ms),
-        parameters,
-        previous_mean_delay_ms: parameters.mean_delay_ms,
-        mean_delay_since: Epoch(0),
-        authorities: Vec::new(),
         nodes,
-        absent: Vec::new(),
         next_store_index: stores,
         generations: vec![Generation {
             number: 2,
@@ -70,10 +60,7 @@ pub(crate) fn consensus(gateways: u16, width: u16, stores: u16) -> (Consensus, S
             stores: (0..stores).map(StoreIndex).collect(),
         }],
         randomness: [6; 32],
-        draw: DrawState::default(),
-        commitments: Vec::new(),
-        reveals: Vec::new(),
-        lists: Vec::new(),
+        ..Consensus::blank(Hash::from_bytes([1; 32]), EPOCH, START, parameters)
     };
     (consensus, secrets)
 }

@@ -10,8 +10,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use shoal_client::io::{Client, Clock};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{
-    CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, NodeEntry, Shelf, TrustAnchor, UnverifiedConsensus,
-    VerifiedConsensus, certify, changes_after, set_hash,
+    Consensus, EPOCHS_COVERED, NodeEntry, Shelf, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, certify,
+    changes_after, set_hash,
 };
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
@@ -109,27 +109,12 @@ impl World {
             .collect();
         nodes.sort_by_key(|node| node.identity);
         Consensus {
-            version: CONSENSUS_FORMAT,
-            network: self.network.genesis_hash(),
             // every other height: then none names its predecessor
             height: 2 * epoch.0,
-            epoch,
             previous: Hash::from_bytes([3; 32]),
-            valid_from: schedule.start(epoch),
-            valid_until: schedule.start(epoch.plus(EPOCHS_COVERED)),
-            parameters,
-            previous_mean_delay_ms: parameters.mean_delay_ms,
-            mean_delay_since: Epoch(0),
             authorities: vec![next],
             nodes,
-            absent: Vec::new(),
-            next_store_index: 0,
-            generations: Vec::new(),
-            randomness: [0; 32],
-            draw: DrawState::default(),
-            commitments: Vec::new(),
-            reveals: Vec::new(),
-            lists: Vec::new(),
+            ..Consensus::blank(self.network.genesis_hash(), epoch, schedule.start(epoch), parameters)
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shoal_protocol::descriptor::Descriptor;
-use shoal_protocol::{Identity, Role};
+use shoal_protocol::{Identity, Role, toml_problem};
 use thiserror::Error;
 
 /// Version of `admitted.toml`.
@@ -92,7 +92,7 @@ impl AdmittedList {
     /// # Errors
     /// What is wrong with the file.
     pub fn parse(text: &str) -> Result<Self, AdmissionError> {
-        let layout: Layout = toml::from_str(text).map_err(|error| AdmissionError::Toml(error.to_string()))?;
+        let layout: Layout = toml::from_str(text).map_err(|error| AdmissionError::Toml(toml_problem(text, &error)))?;
         if layout.config_version != ADMITTED_VERSION {
             return Err(AdmissionError::Version(layout.config_version));
         }

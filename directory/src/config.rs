@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::toml_problem;
 use thiserror::Error;
 
 /// Version of `authority.toml`.
@@ -74,7 +75,7 @@ impl Config {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Toml(error.to_string()))?;
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Toml(toml_problem(text, &error)))?;
         config.validate()?;
         Ok(config)
     }

@@ -1,6 +1,7 @@
 //! `node.toml`: what an operator sets. Network-wide rates are not here: they come from the consensus only.
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::toml_problem;
 use shoal_protocol::types::Role;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -149,13 +150,13 @@ impl Config {
         struct Version {
             config_version: Option<u32>,
         }
-        let version: Version = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let version: Version = toml::from_str(text).map_err(|error| ConfigError::Syntax(toml_problem(text, &error)))?;
         match version.config_version {
             Some(found) if found > CONFIG_VERSION => return Err(ConfigError::TooNew { found }),
             Some(0) => return Err(bad("config_version", "the first version is 1")),
             Some(_) | None => {}
         }
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax(toml_problem(text, &error)))?;
         config.check()?;
         Ok(config)
     }

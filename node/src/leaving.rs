@@ -60,7 +60,7 @@ impl Leaving {
 mod tests {
     use super::*;
     use shoal_protocol::X25519Secret;
-    use shoal_protocol::consensus::{DrawState, NodeEntry};
+    use shoal_protocol::consensus::NodeEntry;
     use shoal_protocol::parameters::Parameters;
     use shoal_protocol::types::{Hash, Role};
 
@@ -87,26 +87,15 @@ mod tests {
             standby: false,
         };
         Consensus {
-            version: shoal_protocol::consensus::CONSENSUS_FORMAT,
-            network: Hash::from_bytes([1; 32]),
             height: epoch,
-            epoch: Epoch(epoch),
             previous: Hash::from_bytes([1; 32]),
-            valid_from: SCHEDULE.start(Epoch(epoch)),
-            valid_until: SCHEDULE.end(Epoch(epoch + 2)),
-            parameters: Parameters::test_network(),
-            previous_mean_delay_ms: 20,
-            mean_delay_since: Epoch(0),
-            authorities: Vec::new(),
             nodes: (keys > 0).then_some(entry).into_iter().collect(),
-            absent: Vec::new(),
-            next_store_index: 0,
-            generations: Vec::new(),
-            randomness: [0; 32],
-            draw: DrawState::default(),
-            commitments: Vec::new(),
-            reveals: Vec::new(),
-            lists: Vec::new(),
+            ..Consensus::blank(
+                Hash::from_bytes([1; 32]),
+                Epoch(epoch),
+                SCHEDULE.start(Epoch(epoch)),
+                Parameters::test_network(),
+            )
         }
     }
 

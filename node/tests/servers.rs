@@ -9,8 +9,8 @@ use shoal_node::io::phase::Phase;
 use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{
-    CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, Follower, NodeEntry, Shelf, TrustAnchor,
-    UnverifiedConsensus, VerifiedConsensus, certify, changes_after, set_hash,
+    Consensus, EPOCHS_COVERED, Follower, NodeEntry, Shelf, TrustAnchor, UnverifiedConsensus, VerifiedConsensus,
+    certify, changes_after, set_hash,
 };
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::network::{Hint, Hints, NetworkFile};
@@ -102,17 +102,9 @@ impl World {
         let key = |epoch: Epoch| X25519Secret::generate(&mut StdRng::seed_from_u64(epoch.0)).public();
         let identity = self.gateway.identity();
         Consensus {
-            version: CONSENSUS_FORMAT,
-            network: self.network.genesis_hash(),
             // every other height: then none names its predecessor
             height: 2 * epoch.0,
-            epoch,
             previous: Hash::from_bytes([3; 32]),
-            valid_from: schedule.start(epoch),
-            valid_until: schedule.start(epoch.plus(EPOCHS_COVERED)),
-            parameters,
-            previous_mean_delay_ms: parameters.mean_delay_ms,
-            mean_delay_since: Epoch(0),
             authorities: vec![if epoch.0 < 7 { first } else { second }.public().clone()],
             nodes: vec![NodeEntry {
                 identity,
@@ -126,14 +118,7 @@ impl World {
                 since: Epoch(0),
                 standby: false,
             }],
-            absent: Vec::new(),
-            next_store_index: 0,
-            generations: Vec::new(),
-            randomness: [0; 32],
-            draw: DrawState::default(),
-            commitments: Vec::new(),
-            reveals: Vec::new(),
-            lists: Vec::new(),
+            ..Consensus::blank(self.network.genesis_hash(), epoch, schedule.start(epoch), parameters)
         }
     }
 

@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 use shoal_protocol::address::Address;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, ChainSecret, WriteKey};
-use shoal_protocol::consensus::{
-    CONSENSUS_FORMAT, Consensus, DrawState, ListHash, NodeEntry, UnverifiedConsensus, certify, difference, set_hash,
-};
+use shoal_protocol::consensus::{Consensus, ListHash, NodeEntry, UnverifiedConsensus, certify, difference, set_hash};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::inbox::{InboxKey, card_chain, find_nonce, inbox_id};
 use shoal_protocol::link::Attach;
@@ -104,16 +102,8 @@ fn documents(rng: &mut StdRng) -> Result<Value, Failure> {
     let mut keys: Vec<_> = (4..7).map(|epoch| (Epoch(epoch), X25519Secret::generate(rng).public())).collect();
     let schedule = Schedule::new(UnixMillis(1_750_000_000_000), &parameters);
     let mut document = Consensus {
-        version: CONSENSUS_FORMAT,
-        network: Hash::from_bytes([1; 32]),
         height: 5,
-        epoch: Epoch(4),
         previous: Hash::from_bytes([2; 32]),
-        valid_from: schedule.start(Epoch(4)),
-        valid_until: schedule.start(Epoch(7)),
-        parameters,
-        previous_mean_delay_ms: parameters.mean_delay_ms,
-        mean_delay_since: Epoch(0),
         authorities: vec![authority.public().clone()],
         nodes: vec![NodeEntry {
             identity: gateway,
@@ -127,14 +117,10 @@ fn documents(rng: &mut StdRng) -> Result<Value, Failure> {
             since: Epoch(1),
             standby: false,
         }],
-        absent: Vec::new(),
         next_store_index: 3,
-        generations: Vec::new(),
         randomness: [6; 32],
-        draw: DrawState::default(),
-        commitments: Vec::new(),
-        reveals: Vec::new(),
         lists: vec![ListHash { authority: 0, hash: Hash::from_bytes([7; 32]) }],
+        ..Consensus::blank(Hash::from_bytes([1; 32]), Epoch(4), schedule.start(Epoch(4)), parameters)
     };
     let certified = |document: &Consensus| {
         let parsed = UnverifiedConsensus::parse(&certify(document, 0, &[(0, &authority)]))?;

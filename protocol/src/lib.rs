@@ -24,10 +24,12 @@ pub mod request;
 pub mod route;
 pub mod sphinx;
 pub mod surb;
+mod toml_problem;
 pub mod topology;
 pub mod types;
 pub mod x25519;
 
 pub use sphinx::Packet;
+pub use toml_problem::toml_problem;
 pub use types::{Epoch, Hash, Identity, IdentityKey, Layer, Role, StoreIndex, UnixMillis};
 pub use x25519::{X25519Public, X25519Secret};

@@ -14,6 +14,7 @@ use crate::consensus::codec::{self, Put};
 use crate::consensus::{MAX_NODES, TrustAnchor, put_authorities};
 use crate::epoch::Schedule;
 use crate::parameters::{ParameterError, Parameters};
+use crate::toml_problem::toml_problem;
 use crate::types::{Hash, Identity, UnixMillis};
 
 /// Version of the file's layout.
@@ -120,7 +121,8 @@ impl NetworkFile {
     /// # Errors
     /// Says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, NetworkFileError> {
-        let layout: Layout = toml::from_str(text).map_err(|error| NetworkFileError::Toml(error.to_string()))?;
+        let layout: Layout =
+            toml::from_str(text).map_err(|error| NetworkFileError::Toml(toml_problem(text, &error)))?;
         if layout.config_version != NETWORK_FILE_VERSION {
             return Err(NetworkFileError::Version { found: layout.config_version });
         }

@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::{RngExt as _, rngs::StdRng};
-use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
-use shoal_protocol::network::{Hint, NetworkFile};
+use shoal_protocol::Identity;
+use shoal_protocol::network::NetworkFile;
 use shoal_protocol::sphinx::Packet;
-use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::clock::Clock;
-use super::gateway::{GatewayLink, LinkEvent, Target};
+use super::gateway::GatewayLink;
 use super::mailroom::{Desk, MailRoom};
 use super::snapshot::{LoopReport, Snapshot};
 use crate::decoys::DecoyChains;
@@ -22,12 +21,15 @@ use crate::emission::{Emission, Gate, Step};
 use crate::guard::Guards;
 use crate::loops::{Health, Silence};
 use crate::mail::{Event, RateClass};
-use crate::profile::evidence::{self, Exhibit};
+use crate::profile::evidence;
 use crate::requests::{Ask, Ended, LoopFate, Requests, Surroundings};
 use crate::session::Session;
 use crate::traffic::Traffic;
-use crate::view::{Offer, View};
+use crate::view::View;
 use crate::want::{Ticket, Want};
+
+mod documents;
+mod link;
 
 /// Name of the setting that holds the newest consensus, as certified bytes.
 pub(super) const CONSENSUS_SETTING: &str = "consensus";
@@ -37,10 +39,6 @@ pub(super) const GUARDS_SETTING: &str = "guards";
 pub(super) const DECOYS_SETTING: &str = "decoys";
 /// How often the snapshot is renewed and early documents are looked at, when nothing else happens.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Shortest and longest patience with a gateway that has no document in force; an eighth of an epoch in between.
-const EMPTY_HANDED: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(120));
-/// A guard that failed is passed over for one epoch, but no longer than this.
-const GUARD_PAUSE_MAX: Duration = Duration::from_secs(600);
 /// How often the pretended chains are kept, if they changed: a crash forgets at most a minute of what never was.
 const KEEP_DECOYS: Duration = Duration::from_secs(60);
 /// A complaint that could repeat with every tick is logged this often at most.
@@ -367,194 +365,7 @@ impl Schedule {
         }
     }
 
-    // ---- link and documents ------------------------------------------------------------------------------------------
-
-    fn on_link(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Packet(packet) => {
-                self.snapshot.packets_received += 1;
-                self.silence.packet();
-                if let Some(ended) = self.requests.reply(&packet, &self.session, self.clock.now()) {
-                    self.on_ended(ended);
-                }
-            }
-            LinkEvent::Left(ticket) => {
-                if let Some(ticket) = ticket {
-                    self.departed(ticket);
-                }
-            }
-            LinkEvent::Document(bytes) => self.on_document(bytes),
-            LinkEvent::Changes(gateway, changes) => self.on_changes(&gateway, changes),
-            LinkEvent::Up(gateway) => {
-                self.linked = self.aimed.as_ref().is_some_and(|(aimed, _)| *aimed == gateway).then_some(gateway);
-                self.snapshot.trouble = None;
-                self.silence.linked();
-                self.publish();
-            }
-            // of a gateway that was left on purpose, this is no news
-            LinkEvent::Down(gateway) if self.linked != Some(gateway) => {}
-            LinkEvent::Down(_) => {
-                self.cut(LoopFate::Void);
-                self.snapshot.trouble = Some("the link to the gateway broke; it is being made again".to_owned());
-                self.publish();
-            }
-            LinkEvent::Failed(gateway, reason) => self.leave(&gateway, reason),
-        }
-    }
-
-    /// A gateway without a document that is in force is of no use, whether it has none or keeps it back. Not at once: the
-    /// authorities may have made none, and then every other gateway shows this client's address to one more party.
-    fn leave_if_it_has_nothing(&mut self, now: Duration) {
-        let Some(gateway) = self.linked.filter(|_| self.view.in_force(self.clock.unix()).is_none()) else {
-            self.leave_at = None;
-            return;
-        };
-        let patience = (self.network.parameters.epoch() / 8).clamp(EMPTY_HANDED.0, EMPTY_HANDED.1);
-        let jitter = self.rng.random_range(0.75..1.25);
-        let at = *self.leave_at.get_or_insert_with(|| now.saturating_add(patience.mul_f64(jitter)));
-        if now >= at {
-            self.leave_at = None;
-            self.leave(&gateway, "the gateway has no document that is in force".to_owned());
-        }
-    }
-
-    /// The gateway cannot be reached or is of no use: on to the next guard, or to the same one anew if there is no other.
-    /// Of one that was left already this is no news.
-    fn leave(&mut self, gateway: &Identity, reason: String) {
-        if self.aimed.as_ref().is_none_or(|(aimed, _)| aimed != gateway) {
-            return;
-        }
-        tracing::info!(reason, "trying another gateway");
-        let pause = self.network.parameters.epoch().min(GUARD_PAUSE_MAX);
-        self.guards.failed(gateway, self.clock.unix(), pause);
-        if self.view.in_force(self.clock.unix()).is_none() {
-            self.attempts = self.attempts.wrapping_add(1);
-        }
-        self.snapshot.trouble = Some(reason);
-        if self.linked.take().is_some() {
-            self.aimed = None;
-            self.cut(LoopFate::Void);
-        }
-        self.aim();
-        self.publish();
-    }
-
-    /// The link is gone: nothing that is out will be answered on it, and nothing that waits may leave. `fate`: what to
-    /// make of the loops that were out.
-    fn cut(&mut self, fate: LoopFate) {
-        self.linked = None;
-        for want in self.emission.cut() {
-            self.answer(want.ticket, None);
-        }
-        while let Some(ended) = self.requests.cut(fate) {
-            self.on_ended(ended);
-        }
-    }
-
-    fn on_document(&mut self, bytes: Vec<u8>) {
-        let kept = self.mail.is_some().then(|| bytes.clone());
-        match self.view.offer(bytes, self.clock.unix()) {
-            Ok(Offer::Newer(consensus)) => {
-                self.is_of_use();
-                self.on_newer(&consensus);
-            }
-            Ok(Offer::Known | Offer::Early) => {
-                self.is_of_use();
-                self.snapshot.other_network = false;
-            }
-            Err(error) if error.may_be_another_set() => {
-                // asked only now, and of the gateway that has the document: it learns which set this client knows
-                self.link.ask_changes(self.view.set());
-                self.complain(&format!("a consensus of authorities that are not known here, or forged: {error}"));
-            }
-            Err(error) => self.refuse(error, kept),
-        }
-    }
-
-    /// The gateway showed a document that this client believes.
-    fn is_of_use(&mut self) {
-        if let Some(gateway) = &self.linked {
-            self.guards.reached(gateway);
-        }
-    }
-
-    /// The gateway's way from the authorities that this client knows to those of the newest document.
-    fn on_changes(&mut self, gateway: &Identity, changes: Vec<Vec<u8>>) {
-        let mut led = false;
-        for change in changes {
-            match self.view.advance(&change) {
-                Ok(further) => led |= further,
-                Err(error) => {
-                    self.refuse(error, self.mail.is_some().then_some(change));
-                    // what was true of it stays; another gateway may know the rest
-                    return self.leave(gateway, "the gateway does not lead to its own consensus".to_owned());
-                }
-            }
-        }
-        if !led {
-            return self.leave(gateway, "the gateway does not lead to its own consensus".to_owned());
-        }
-        if let Some(unproved) = self.view.unproved() {
-            self.on_document(unproved);
-        }
-    }
-
-    /// What is made of a document, with its bytes, that the view does not take.
-    fn refuse(&mut self, error: DocumentError, bytes: Option<Vec<u8>>) {
-        let DocumentError::Conflict { epoch, seen, found, .. } = error else {
-            self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
-            self.snapshot.other_network |= matches!(error, DocumentError::WrongNetwork { .. });
-            self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
-            // one that is over is no lie: the authorities make none, or this clock is wrong, and others have no other
-            let is_over = matches!(error, DocumentError::Expired { .. });
-            if let Some(gateway) = self.linked
-                && !is_over
-                && self.view.in_force(self.clock.unix()).is_none()
-            {
-                self.leave(&gateway, format!("the gateway's consensus is refused: {error}"));
-            }
-            return;
-        };
-        tracing::error!(%error, "the authorities contradict themselves; payload stops");
-        // the first two are the evidence: what comes later does not displace them
-        if self.snapshot.conflict.is_none() {
-            let at = self.profile.clone().unwrap_or_default();
-            if let (Some(bytes), Some(held)) = (bytes, self.view.held().cloned()) {
-                self.keep_evidence(at.clone(), epoch, (seen, held.bytes().to_vec()), (found, bytes));
-            }
-            self.snapshot.conflict = Some(evidence::folder(&at));
-        }
-        self.publish();
-        if let Some(mail) = &self.mail {
-            let warning = Event::Warning { code: "conflict", message: error.to_string() };
-            drop(mail.announcer().send(warning));
-        }
-    }
-
-    fn on_newer(&mut self, consensus: &Arc<VerifiedConsensus>) {
-        tracing::debug!(epoch = consensus.epoch.0, "a newer consensus");
-        self.hold(Arc::clone(consensus));
-        self.keep(CONSENSUS_SETTING, consensus.bytes().to_vec());
-        self.emission.traffic().set_parameters(&consensus.parameters, self.clock.now());
-        self.snapshot.consensus = Some(Arc::clone(consensus));
-        self.snapshot.other_network = false;
-        self.attempts = 0;
-        self.aim();
-        self.publish();
-    }
-
-    /// The mail thread names the newest document to contacts.
-    fn hold(&self, consensus: Arc<VerifiedConsensus>) {
-        let Some(mail) = &self.mail else { return };
-        let held = mail.submit(move |desk: &mut Desk<'_>| {
-            if let Err(error) = desk.mail.held(&consensus, desk.now) {
-                tracing::warn!(%error, "the profile could not note a document");
-            }
-        });
-        if held.is_err() {
-            tracing::error!("the mail thread is gone or does not keep up");
-        }
-    }
+    // ---- the profile ---------------------------------------------------------------------------------------------------
 
     fn keep(&self, name: &'static str, value: Vec<u8>) {
         let Some(mail) = &self.mail else { return };
@@ -568,62 +379,12 @@ impl Schedule {
         }
     }
 
-    /// After a restart nothing may leave either.
-    fn keep_evidence(&self, profile: PathBuf, epoch: Epoch, held: (Hash, Vec<u8>), other: (Hash, Vec<u8>)) {
-        let Some(mail) = &self.mail else { return };
-        let kept = mail.submit(move |_: &mut Desk<'_>| {
-            if let Err(error) =
-                evidence::keep(&profile, Exhibit::Documents(epoch), (held.0, &held.1), (other.0, &other.1))
-            {
-                tracing::error!(%error, "the evidence against the authorities could not be kept");
-            }
-        });
-        if kept.is_err() {
-            tracing::error!("the mail thread is gone or does not keep up");
-        }
-    }
-
     fn keep_decoys(&mut self) {
         if self.mail.is_some()
             && let Some(bytes) = self.requests.decoys().to_bytes()
         {
             self.keep(DECOYS_SETTING, bytes.to_vec());
         }
-    }
-
-    /// Decides which gateway to link to. Another gateway is another session.
-    fn aim(&mut self) {
-        let unix = self.clock.unix();
-        let Some((gateway, addresses)) = self.choose(unix) else { return };
-        let changed = match &self.aimed {
-            Some((aimed, known)) => *aimed != gateway || (self.linked.is_none() && *known != addresses),
-            None => true,
-        };
-        if !changed {
-            return;
-        }
-        if self.aimed.as_ref().is_none_or(|(aimed, _)| *aimed != gateway) {
-            self.cut(LoopFate::Void);
-            self.session = Session::new(&mut self.rng);
-        }
-        self.aimed = Some((gateway, addresses.clone()));
-        self.link.aim(Target { gateway, addresses, attach: self.session.attach().clone() });
-    }
-
-    fn choose(&mut self, unix: UnixMillis) -> Option<(Identity, Vec<SocketAddr>)> {
-        if let Some((consensus, _)) = self.view.in_force(unix) {
-            let consensus = Arc::clone(consensus);
-            let (chosen, changed) = self.guards.choose(&consensus, unix, &mut self.rng);
-            if changed {
-                self.keep(GUARDS_SETTING, self.guards.to_json());
-            }
-            let entry = chosen.and_then(|identity| consensus.node(&identity));
-            if let Some(entry) = entry {
-                return Some((entry.identity, entry.addresses.clone()));
-            }
-        }
-        let hints = self.network.hints.gateways.iter().map(|Hint { identity, address }| (*identity, *address));
-        self.guards.without_consensus(&hints.collect::<Vec<_>>(), self.attempts, self.first_hint)
     }
 
     // ---- reports -----------------------------------------------------------------------------------------------------

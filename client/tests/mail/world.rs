@@ -11,9 +11,7 @@ use shoal_client::mail::{Event, Mail, MessageId, MessageState, RateClass, Receiv
 use shoal_client::want::{Rank, Ticket, Want};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, BoxId};
-use shoal_protocol::consensus::{
-    CONSENSUS_FORMAT, Consensus, DrawState, Generation, UnverifiedConsensus, VerifiedConsensus, certify,
-};
+use shoal_protocol::consensus::{Consensus, Generation, UnverifiedConsensus, VerifiedConsensus, certify};
 use shoal_protocol::inbox::{append_work, verify_read};
 use shoal_protocol::network::{Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
@@ -159,26 +157,14 @@ impl World {
         let generation =
             Generation { number: GENERATION, since: Epoch(0), retired: None, seed: [7; 32], stores: stores.clone() };
         let consensus = Consensus {
-            version: CONSENSUS_FORMAT,
-            network: network.genesis_hash(),
             height: 1,
-            epoch: Epoch(0),
             previous: Hash::from_bytes([0; 32]),
-            valid_from: START,
             valid_until: UnixMillis(u64::MAX),
-            parameters,
-            previous_mean_delay_ms: parameters.mean_delay_ms,
-            mean_delay_since: Epoch(0),
             authorities: network.authorities.clone(),
-            nodes: Vec::new(),
-            absent: Vec::new(),
             next_store_index: 5,
             generations: vec![generation],
             randomness: [7; 32],
-            draw: DrawState::default(),
-            commitments: Vec::new(),
-            reveals: Vec::new(),
-            lists: Vec::new(),
+            ..Consensus::blank(network.genesis_hash(), Epoch(0), START, parameters)
         };
         let replica = || Replica { bits: parameters.append_bits, ..Replica::default() };
         let mut world = Self {

@@ -16,6 +16,7 @@ use shoal_protocol::UnixMillis;
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
 use shoal_protocol::network::{Founding, Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::{Parameters, Rate};
+use shoal_protocol::toml_problem;
 
 use super::Common;
 use super::units::{milliseconds, per_second};
@@ -215,8 +216,9 @@ impl Init {
                 "ask that authority's operator for authority.pub, which step 1 of init made",
             )?;
             // without the text around the mistake: it may be a secret key, given by mistake
-            let other: PublicHalf = toml::from_str(&text)
-                .map_err(|error| Failure::content(path, &format!("is no authority.pub: {}", error.message())))?;
+            let other: PublicHalf = toml::from_str(&text).map_err(|error| {
+                Failure::content(path, &format!("is no authority.pub: {}", toml_problem(&text, &error)))
+            })?;
             others.push(other);
         }
         let count = 1 + others.iter().filter(|other| other.key != own.key).count();
@@ -248,8 +250,9 @@ impl Init {
     fn own(&self, home: &Home) -> Result<PublicHalf, Failure> {
         let path = home.path(names::PUBLIC);
         if home.path(names::KEY).exists() {
+            let text = files::read_text(&path)?;
             let own: PublicHalf =
-                toml::from_str(&files::read_text(&path)?).map_err(|error| Failure::content(&path, &error))?;
+                toml::from_str(&text).map_err(|error| Failure::content(&path, &toml_problem(&text, &error)))?;
             return if own.key == *home.secret()?.public() {
                 Ok(own)
             } else {

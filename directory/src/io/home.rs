@@ -7,6 +7,7 @@ use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthorityKey, AuthoritySe
 use shoal_protocol::certificate::MAX_AUTHORITIES;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::parameters::Parameters;
+use shoal_protocol::toml_problem;
 use zeroize::Zeroizing;
 
 use super::failure::{Failure, Kind};
@@ -112,7 +113,8 @@ impl Home {
         if !path.exists() {
             return Ok(None);
         }
-        toml::from_str(&files::read_text(&path)?).map(Some).map_err(|error| Failure::content(&path, &error))
+        let text = files::read_text(&path)?;
+        toml::from_str(&text).map(Some).map_err(|error| Failure::content(&path, &toml_problem(&text, &error)))
     }
 
     /// `authority.key`.

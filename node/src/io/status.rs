@@ -158,8 +158,10 @@ impl Status {
 
     fn keys_match(&self, me: &NodeEntry) -> bool {
         let current = self.schedule.epoch_at(self.clock.wall());
+        // the next document is here a little before its epoch, and lists no key for this one
+        let of = me.mix_keys.first().map_or(current, |(first, _)| current.max(*first));
         let keys = self.keys.borrow();
-        me.mix_key(current).is_some_and(|key| keys.mix.get(&current) == Some(key))
+        me.mix_key(of).is_some_and(|key| keys.mix.get(&of) == Some(key))
     }
 
     /// First epoch from which the listed keys are ours again.

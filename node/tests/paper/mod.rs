@@ -8,9 +8,7 @@ use shoal_node::io::control::{self, Command};
 use shoal_node::io::host::Clock;
 use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::{
-    CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, Generation, NodeEntry, certify,
-};
+use shoal_protocol::consensus::{Consensus, EPOCHS_COVERED, Generation, NodeEntry, certify};
 use shoal_protocol::descriptor::{Descriptor, UnverifiedDescriptor};
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
@@ -264,20 +262,11 @@ impl Paper {
         }));
         nodes.sort_by_key(|node| node.identity);
         Consensus {
-            version: CONSENSUS_FORMAT,
-            network: self.network.genesis_hash(),
             // every other height: then nobody can tell whether a document names its predecessor
             height: 2 * epoch.0 + 1,
-            epoch,
             previous: self.network.genesis_hash(),
-            valid_from: schedule.start(epoch),
-            valid_until: schedule.start(epoch.plus(EPOCHS_COVERED)),
-            parameters: self.network.parameters,
-            previous_mean_delay_ms: self.network.parameters.mean_delay_ms,
-            mean_delay_since: Epoch(0),
             authorities: self.network.authorities.clone(),
             nodes,
-            absent: Vec::new(),
             next_store_index: 3,
             generations: vec![Generation {
                 number: 1,
@@ -287,10 +276,7 @@ impl Paper {
                 stores: (0..3).map(StoreIndex).collect(),
             }],
             randomness: [1; 32],
-            draw: DrawState::default(),
-            commitments: Vec::new(),
-            reveals: Vec::new(),
-            lists: Vec::new(),
+            ..Consensus::blank(self.network.genesis_hash(), epoch, schedule.start(epoch), self.network.parameters)
         }
     }
 

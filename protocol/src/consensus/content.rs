@@ -1,10 +1,40 @@
 //! What must hold between the fields of a document, whoever signed it.
 
 use super::codec::{Parsed, strictly_sorted};
-use super::{AbsentNode, Consensus, DrawState, EPOCHS_COVERED, Generation, NodeEntry};
-use crate::types::{Epoch, Role, StoreIndex};
+use super::{AbsentNode, CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, Generation, NodeEntry};
+use crate::parameters::Parameters;
+use crate::types::{Epoch, Hash, Role, StoreIndex, UnixMillis};
 
 impl Consensus {
+    /// The first document of a network whose epoch `epoch` begins at `begins`, as far as that says: no authority certifies the
+    /// next one, and there is no node, generation or draw. A beginning for whoever makes a document by hand; authorities
+    /// say every field.
+    #[must_use]
+    pub fn blank(network: Hash, epoch: Epoch, begins: UnixMillis, parameters: Parameters) -> Self {
+        Self {
+            version: CONSENSUS_FORMAT,
+            network,
+            height: 1,
+            epoch,
+            previous: network,
+            valid_from: begins,
+            valid_until: UnixMillis(begins.0.saturating_add(EPOCHS_COVERED.saturating_mul(parameters.epoch_ms))),
+            parameters,
+            previous_mean_delay_ms: parameters.mean_delay_ms,
+            mean_delay_since: Epoch(0),
+            authorities: Vec::new(),
+            nodes: Vec::new(),
+            absent: Vec::new(),
+            next_store_index: 0,
+            generations: Vec::new(),
+            randomness: [0; 32],
+            draw: DrawState::default(),
+            commitments: Vec::new(),
+            reveals: Vec::new(),
+            lists: Vec::new(),
+        }
+    }
+
     /// Checks every relation; names the first that does not hold.
     pub(super) fn check(&self) -> Parsed<()> {
         self.parameters.validate().map_err(|_| "parameters (out of range)")?;

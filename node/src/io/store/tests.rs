@@ -10,9 +10,7 @@ use crate::keys::{EpochKeys, Window};
 use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey};
-use shoal_protocol::consensus::{
-    CONSENSUS_FORMAT, DrawState, EPOCHS_COVERED, Generation, NodeEntry, TrustAnchor, UnverifiedConsensus, certify,
-};
+use shoal_protocol::consensus::{Generation, NodeEntry, TrustAnchor, UnverifiedConsensus, certify};
 use shoal_protocol::geometry::{PACKET_SIZE, PLAINTEXT_SIZE};
 use shoal_protocol::inbox::{InboxKey, find_nonce, inbox_id};
 use shoal_protocol::parameters::Parameters;
@@ -296,19 +294,10 @@ fn consensus(
     nodes.push(NodeEntry { layer: Some(Layer::L1), ..entry(l1, Role::Mix, address(l1_endpoint), &mix) });
     nodes.sort_by_key(|node| node.identity);
     let document = Consensus {
-        version: CONSENSUS_FORMAT,
-        network: NETWORK,
         height: 1,
-        epoch: EPOCH,
         previous: NETWORK,
-        valid_from,
-        valid_until: UnixMillis(valid_from.0 + EPOCHS_COVERED * parameters.epoch_ms),
-        parameters,
-        previous_mean_delay_ms: parameters.mean_delay_ms,
-        mean_delay_since: Epoch(0),
         authorities: vec![authority.public().clone()],
         nodes,
-        absent: Vec::new(),
         next_store_index: 3,
         generations: vec![Generation {
             number: GENERATION,
@@ -317,11 +306,7 @@ fn consensus(
             seed: [3; 32],
             stores: machines.keys().copied().collect(),
         }],
-        randomness: [0; 32],
-        draw: DrawState::default(),
-        commitments: Vec::new(),
-        reveals: Vec::new(),
-        lists: Vec::new(),
+        ..Consensus::blank(NETWORK, EPOCH, valid_from, parameters)
     };
     let anchor = TrustAnchor { network: NETWORK, authorities: vec![authority.public().clone()] };
     let bytes = certify(&document, 0, &[(0, &authority)]);

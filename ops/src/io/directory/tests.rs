@@ -7,8 +7,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use shoal_protocol::{
     authority::AuthoritySecret,
     consensus::{
-        CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, NodeEntry, Shelf, TrustAnchor, UnverifiedConsensus,
-        certify, changes_after,
+        Consensus, EPOCHS_COVERED, NodeEntry, Shelf, TrustAnchor, UnverifiedConsensus, certify, changes_after,
     },
     network::Hints,
     parameters::Parameters,
@@ -33,17 +32,9 @@ fn document(
     let key = X25519Secret::generate(&mut rng).public();
     let start = START + height * parameters.epoch_ms;
     let content = Consensus {
-        version: CONSENSUS_FORMAT,
-        network: network.genesis_hash(),
         // every other height: then none names its predecessor
         height: 2 * height,
-        epoch: Epoch(height),
         previous: Hash::from_bytes([3; 32]),
-        valid_from: UnixMillis(start),
-        valid_until: UnixMillis(start + EPOCHS_COVERED * parameters.epoch_ms),
-        parameters,
-        previous_mean_delay_ms: parameters.mean_delay_ms,
-        mean_delay_since: Epoch(0),
         authorities: vec![next.public().clone()],
         nodes: vec![NodeEntry {
             identity,
@@ -57,14 +48,7 @@ fn document(
             since: Epoch(0),
             standby: false,
         }],
-        absent: Vec::new(),
-        next_store_index: 0,
-        generations: Vec::new(),
-        randomness: [0; 32],
-        draw: DrawState::default(),
-        commitments: Vec::new(),
-        reveals: Vec::new(),
-        lists: Vec::new(),
+        ..Consensus::blank(network.genesis_hash(), Epoch(height), UnixMillis(start), parameters)
     };
     let bytes = certify(&content, 0, &[(0, by)]);
     let anchor = TrustAnchor { network: network.genesis_hash(), authorities: vec![by.public().clone()] };

@@ -16,7 +16,7 @@ pub struct Ticket(pub u64);
 /// Local knowledge: it must never influence how the request is made, only which want the tick gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rank {
-    /// A write: a message, a content box of a blob, a card, a letter to an inbox.
+    /// A write: a message, a content box of a blob, a card, a letter to an inbox, until one replica has it.
     Send,
     /// A read that somebody waits for: a content box of a blob, a box of a peer's card.
     BlobRead,
@@ -24,7 +24,7 @@ pub enum Rank {
     Hot,
     /// The next box of a chain that was active within the last day.
     Warm,
-    /// The next box of any other chain.
+    /// The next box of any other chain; and, when none of these waits, the second copy of what one replica has.
     Idle,
     /// The own inbox, at its constant rate.
     Inbox,

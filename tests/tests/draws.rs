@@ -121,25 +121,32 @@ fn conversations_outlive_the_generations_they_began_in() {
     });
     signal("-TERM", announced.pid);
     has_left(authority, &announced);
-    // whatever was written when it was written: all of it is there, and the last ones are in a generation drawn after it
+    // whatever was written when it was written: all of it is there
+    for (person, got, sent) in [(&bob, &mut at_bob, &from_alice), (&alice, &mut at_alice, &from_bob)] {
+        all_there(person, got, sent);
+    }
+    // and the last ones are in a generation drawn after it
     for (from, to, name, sent) in [(&alice, &bob, "bob", &mut from_alice), (&bob, &alice, "alice", &mut from_bob)] {
         let state = from.send_and_wait(name, "the last one", "delivered");
         assert_eq!(state, "delivered", "{} to {}", from.name, to.name);
         sent.push("the last one".to_owned());
     }
-    for (person, got, sent) in [(&bob, &mut at_bob, &from_alice), (&alice, &mut at_alice, &from_bob)] {
-        until_every(PAUSE, &format!("{} has {} messages", person.name, sent.len()), PATIENCE, || {
-            append_texts(person, got);
-            (got.len() >= sent.len()).then_some(())
-        });
-        assert_eq!(got, sent, "{}: byte for byte, once, in order", person.name);
-    }
+    all_there(&bob, &mut at_bob, &from_alice);
+    all_there(&alice, &mut at_alice, &from_bob);
     eprintln!("{} messages both ways, all there, once, in order", from_alice.len() + from_bob.len());
+}
+
+/// Waits until somebody has read what was sent: byte for byte, once, in order.
+fn all_there(person: &Person, got: &mut Vec<String>, sent: &[String]) {
+    until_every(PAUSE, &format!("{} has {} messages", person.name, sent.len()), PATIENCE, || {
+        append_texts(person, got);
+        (got.len() >= sent.len()).then_some(())
+    });
+    assert_eq!(got, sent, "{}: byte for byte, once, in order", person.name);
 }
 
 /// Waits until a store that was asked to leave has ended, and is not in the document any more.
 fn has_left(authority: &Path, store: &Party) {
-    eprintln!("the store that was asked to leave has ended, and the document does not name it");
     until_every(PAUSE, "the store has drained", PATIENCE, || {
         (!Path::new(&format!("/proc/{}", store.pid)).exists()).then_some(())
     });
@@ -147,4 +154,5 @@ fn has_left(authority: &Path, store: &Party) {
     let shown = directory(&["show"], authority);
     let listed = shown["nodes"].as_array().expect("a list").iter().any(|node| node["identity"] == identity);
     assert!(!listed, "it is not in the document any more");
+    eprintln!("{} has ended, and the document does not name it", store.dir.display());
 }

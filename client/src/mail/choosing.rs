@@ -1,6 +1,7 @@
 //! Which want the next tick carries.
 
 use super::flight::WINDOW;
+use super::letters::Letter;
 use super::{Mail, MailError};
 use crate::budget::Waiting;
 use crate::polls::{OVERDUE_GAPS, mean_gap};
@@ -23,17 +24,21 @@ struct Picks {
     read: Option<Read>,
     hot: Option<i64>,
     warm: Option<i64>,
-    idle: Option<Poll>,
+    idle: Option<Quiet>,
     inbox: Option<u32>,
     overdue: Option<Rank>,
 }
 
+/// What nobody waits for.
 #[derive(Clone, Copy)]
-enum Poll {
+enum Quiet {
     Chain(i64),
     Slot(i64),
+    /// The second copy of what one replica has.
+    Copy(Send),
 }
 
+#[derive(Clone, Copy)]
 enum Send {
     Box(i64),
     Commit(i64),
@@ -84,13 +89,7 @@ impl Mail {
         };
         let Some(rank) = self.budget.choose(waiting) else { return Ok(None) };
         match rank {
-            Rank::Send => match picks.send {
-                Some(Send::Box(row)) => self.want_box(row, now, consensus, rng),
-                Some(Send::Commit(row)) => self.want_commit(row, now, consensus, rng),
-                Some(Send::Letter(letter)) => self.want_letter(letter, now, consensus, rng),
-                Some(Send::Part(blob)) => self.want_part_out(blob, now, consensus, rng),
-                None => Ok(None),
-            },
+            Rank::Send => picks.send.map_or(Ok(None), |send| self.want_send(send, now, consensus, rng)),
             Rank::BlobRead => match picks.read {
                 Some(Read::Card(contact)) => Ok(self.want_card(contact, now, consensus, rng)),
                 Some(Read::Slot(conversation)) => Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng)),
@@ -100,14 +99,30 @@ impl Mail {
             Rank::Hot => Ok(picks.hot.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
             Rank::Warm => Ok(picks.warm.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
             Rank::Idle => match picks.idle {
-                Some(Poll::Chain(chain)) => Ok(self.want_poll(chain, rank, now, consensus, rng)),
-                Some(Poll::Slot(conversation)) => Ok(self.want_slot(conversation, rank, now, consensus, rng)),
+                Some(Quiet::Chain(chain)) => Ok(self.want_poll(chain, rank, now, consensus, rng)),
+                Some(Quiet::Slot(conversation)) => Ok(self.want_slot(conversation, rank, now, consensus, rng)),
+                Some(Quiet::Copy(send)) => self.want_send(send, now, consensus, rng),
                 None => Ok(None),
             },
             Rank::Inbox => match picks.inbox {
                 Some(generation) => self.want_inbox(generation, now, consensus, rng),
                 None => Ok(None),
             },
+        }
+    }
+
+    fn want_send(
+        &mut self,
+        send: Send,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Want>, MailError> {
+        match send {
+            Send::Box(row) => self.want_box(row, now, consensus, rng),
+            Send::Commit(row) => self.want_commit(row, now, consensus, rng),
+            Send::Letter(letter) => self.want_letter(letter, now, consensus, rng),
+            Send::Part(blob) => self.want_part_out(blob, now, consensus, rng),
         }
     }
 
@@ -175,9 +190,11 @@ impl Mail {
         [picks.hot, picks.warm] = [hot, warm].map(|slot| slot.map(|(_, chain)| chain));
         let mut slots = self.memory.slots.iter().filter(|(_, slot)| slot.waits());
         let slot = slots.by_ref().filter_map(|(row, slot)| Some((slot.clock.ran_out(now)?, *row))).min();
-        let idle = [idle.map(|(at, row)| (at, Poll::Chain(row))), slot.map(|(at, row)| (at, Poll::Slot(row)))];
+        let idle = [idle.map(|(at, row)| (at, Quiet::Chain(row))), slot.map(|(at, row)| (at, Quiet::Slot(row)))];
         let idle = idle.into_iter().flatten().min_by_key(|(at, _)| *at);
-        picks.idle = idle.map(|(_, poll)| poll);
+        // polls are few and each on its own clock; of copies there are as many as a dead replica has boxes, and none of
+        // them is ever overdue
+        picks.idle = idle.map(|(_, poll)| poll).or_else(|| self.pick_copy(now).map(Quiet::Copy));
         picks.overdue = [(Rank::Warm, warm.map(|(at, _)| at)), (Rank::Idle, idle.map(|(at, _)| at))]
             .into_iter()
             .find_map(|(rank, at)| {
@@ -191,18 +208,14 @@ impl Mail {
         if self.rolled_back.is_some() {
             return None;
         }
-        let ready = |held: bool| {
-            let mut boxes = self.memory.boxes.iter();
-            boxes
-                .find(|(_, pending)| pending.held == held && pending.attempt.ready(now))
-                .map(|(row, _)| Send::Box(*row))
-        };
-        if let Some(fresh) = ready(false) {
-            return Some(fresh);
+        let fresh = self.memory.boxes.iter().find(|(_, pending)| !pending.held && pending.attempt.ready(now));
+        if let Some((row, _)) = fresh {
+            return Some(Send::Box(*row));
         }
         let commit = self.memory.commits.iter().find(|(_, commit)| {
             // who is sent to the slot reads the commit at once: it is there before
-            commit.attempt.ready(now)
+            !commit.held
+                && commit.attempt.ready(now)
                 && self.memory.blobs_out.get(&commit.blob).is_none_or(|blob| blob.queue.readable())
         });
         if let Some((row, _)) = commit {
@@ -211,15 +224,38 @@ impl Mail {
         let letter = self.memory.letters.iter().find(|(_, letter)| {
             // who is invited reads the Welcome at once: it is there before the letter
             let welcome = letter.blob.and_then(|blob| self.memory.blobs_out.get(&blob));
-            welcome.is_none_or(|blob| blob.queue.readable())
+            letter.stored == 0
+                && welcome.is_none_or(|blob| blob.queue.readable())
                 && letter.attempt.ready(now)
                 && letter.work.as_ref().is_some_and(|work| work.found)
         });
         if let Some((row, _)) = letter {
             return Some(Send::Letter(*row));
         }
-        let part = self.memory.blobs_out.iter().find(|(_, blob)| blob.queue.has_ready(now));
-        part.map(|(row, _)| Send::Part(*row)).or_else(|| ready(true))
+        let part = self.memory.blobs_out.iter().find(|(_, blob)| !blob.queue.readable() && blob.queue.has_ready(now));
+        part.map(|(row, _)| Send::Part(*row))
+    }
+
+    /// Something that one replica has and the other has not. Where that one is gone these are many, and they would take
+    /// the ticks from what somebody waits for.
+    fn pick_copy(&self, now: UnixMillis) -> Option<Send> {
+        if self.rolled_back.is_some() {
+            return None;
+        }
+        let memory = &self.memory;
+        let boxes = memory.boxes.iter().filter(|(_, pending)| pending.held);
+        let boxes = boxes.map(|(row, pending)| (pending.attempt, Send::Box(*row)));
+        let commits = memory.commits.iter().filter(|(_, commit)| commit.held);
+        let commits = commits.map(|(row, commit)| (commit.attempt, Send::Commit(*row)));
+        let priced = |letter: &Letter| letter.work.as_ref().is_some_and(|work| work.found);
+        let letters = memory.letters.iter().filter(|(_, letter)| letter.stored != 0 && priced(letter));
+        let letters = letters.map(|(row, letter)| (letter.attempt, Send::Letter(*row)));
+        let copies = boxes.chain(commits).chain(letters).filter(|(attempt, _)| attempt.ready(now));
+        // who waits longest
+        copies.min_by_key(|(attempt, _)| attempt.due).map(|(_, send)| send).or_else(|| {
+            let part = memory.blobs_out.iter().find(|(_, blob)| blob.queue.readable() && blob.queue.has_ready(now));
+            part.map(|(row, _)| Send::Part(*row))
+        })
     }
 
     fn pick_read(&self, now: UnixMillis) -> Option<Read> {

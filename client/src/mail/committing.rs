@@ -5,7 +5,7 @@
 
 use super::flight::{Attempt, Flight, Purpose, slowest};
 use super::wants::{launched, postpone};
-use super::writing::outcome;
+use super::writing::{each, outcome};
 use super::{Mail, MailError, provider};
 use crate::blobs::Manifest;
 use crate::chains::{self, STORED_BOTH, Side};
@@ -22,7 +22,7 @@ use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{BoxBody, WriteKey};
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::poisson::exponential;
-use shoal_protocol::request::{Answers, Operation};
+use shoal_protocol::request::{Answers, Operation, Status};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -32,6 +32,8 @@ pub(super) struct PendingCommit {
     pub(super) conversation: i64,
     pub(super) blob: i64,
     pub(super) attempt: Attempt,
+    /// One replica has its entry: whoever follows can find it, the second copy is not urgent.
+    pub(super) held: bool,
 }
 
 impl Mail {
@@ -179,7 +181,7 @@ impl Mail {
         let row = commits::insert_commit(&transaction, vault, &draft)?;
         conversations::set_commit_at(&transaction, conversation.row, None)?;
         transaction.commit()?;
-        let pending = PendingCommit { conversation: conversation.row, blob, attempt: Attempt::default() };
+        let pending = PendingCommit { conversation: conversation.row, blob, attempt: Attempt::default(), held: false };
         self.memory.commits.insert(row, pending);
         self.adopt_blobs()
     }
@@ -251,7 +253,8 @@ impl Mail {
         let Some(commit) = commits::commit(&self.profile.db, &self.profile.vault, row)? else { return Ok(()) };
         let (stored, taken) = outcome(flight, answers, commit.stored);
         if let Some(pending) = self.memory.commits.get_mut(&row) {
-            pending.attempt.later(slowest(stored != 0), now, &consensus.parameters, rng);
+            pending.held = stored != 0;
+            pending.attempt.later(slowest(pending.held), now, &consensus.parameters, rng);
         }
         if stored != commit.stored {
             commits::set_stored(&self.profile.db, row, stored, now)?;
@@ -269,7 +272,17 @@ impl Mail {
             }
             return Ok(());
         }
-        if stored != 0 { self.won(row, now, rng) } else { Ok(()) }
+        if stored != 0 {
+            return self.won(row, now, rng);
+        }
+        // nor does it take anything without the replica that decides: whether that one is gone is seen by reading
+        let decider = flight.placement.first();
+        if !each(answers).any(|(store, answer)| Some(&store) == decider && answer.status != Status::Unavailable)
+            && let Some(slot) = self.memory.slots.get_mut(&commit.conversation)
+        {
+            slot.hurry();
+        }
+        Ok(())
     }
 
     /// The own commit ends its epoch: the own chain ends, the group goes on. One transaction.

@@ -155,7 +155,8 @@ impl Mail {
             }
         }
         for commit in own.iter().filter(|_| !conversation.broken) {
-            let fresh = PendingCommit { conversation: row, blob: commit.blob, attempt: Attempt::default() };
+            let (blob, held) = (commit.blob, commit.stored != 0);
+            let fresh = PendingCommit { conversation: row, blob, attempt: Attempt::default(), held };
             self.memory.commits.entry(commit.row).or_insert(fresh);
         }
         self.memory.commits.retain(|commit, pending| {

@@ -106,6 +106,34 @@ fn a_conversation_outlives_its_stores() {
     assert!(world.warnings(0).is_empty() && world.warnings(1).is_empty());
 }
 
+/// The replica that decides about the slot of a commit is gone while the document still lists it: who wants to commit
+/// sees that it is not heard, looks for itself, and gives the slot up after a quarter of the retention.
+#[test]
+fn a_commit_does_not_hang_on_a_dead_store() {
+    for dead in 0..5 {
+        let mut world = acquainted(440 + dead as u64);
+        let mut talk = Talk::of(&mut world);
+        assert!(world.run_until(5 * MINUTE, followed), "the first commits");
+        let store = *world.stores.keys().nth(dead).unwrap();
+        world.stores.get_mut(&store).unwrap().down = true;
+        let before = conversation(&mut world, 0).epoch;
+        world.draw_since(5 * MINUTE);
+        let began = world.now;
+        for n in 0..40 {
+            for who in 0..2 {
+                talk.say(&mut world, who, format!("{who}: {n}"));
+            }
+            world.run(Duration::from_secs(1));
+        }
+        let patience = Duration::from_millis(world.consensus.parameters.retention_ms / 4);
+        let moved = |world: &mut World| conversation(world, 0).epoch > before && followed(world);
+        assert!(world.run_until(patience + MINUTE, moved), "store {dead}");
+        println!("store {dead} is dead: moved after {:?}", world.now.since(began));
+        assert!(world.run_until(MINUTE, |world| talk.delivered(world)), "store {dead}");
+        talk.exactly_once(&mut world, dead as u64);
+    }
+}
+
 /// Both come back at the same time, and for both a commit is due.
 fn both_commit(seed: u64) -> bool {
     let mut world = acquainted(seed);

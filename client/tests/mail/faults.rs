@@ -4,6 +4,7 @@ use crate::messages::acquainted;
 use crate::world::World;
 use rand::RngExt as _;
 use shoal_client::mail::{Mail, MailError, MessageId, MessageState};
+use shoal_client::want::Rank;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -103,6 +104,33 @@ fn a_dead_replica_stops_the_state_stored_but_not_the_message() {
     world.stores.get_mut(&store).unwrap().down = true;
     assert!(world.run_until(10 * MINUTE, |world| world.all_delivered(0, &ids)));
     assert_eq!(world.texts(1)[1..], (0..12).map(|n| format!("m{n}")).collect::<Vec<_>>());
+}
+
+/// Polls of hot chains, and writes, in a minute of somebody's.
+fn minute(world: &mut World, who: usize) -> [usize; 2] {
+    let before = world.people[who].asked.len();
+    world.run(MINUTE);
+    let asked = &world.people[who].asked[before..];
+    [(Rank::Hot, "get"), (Rank::Send, "put")].map(|kind| asked.iter().filter(|asked| **asked == kind).count())
+}
+
+/// A box of which one replica is gone is written again and again until its reader has confirmed it. A reader who is away
+/// confirms nothing: the second copies are more than there are ticks, and get only those that nobody else wants.
+#[test]
+fn second_copies_for_a_dead_replica_take_no_tick_from_a_poll() {
+    let mut world = acquainted(31);
+    let [quiet, _] = minute(&mut world, 0);
+    let store = *world.stores.keys().next().unwrap();
+    world.stores.get_mut(&store).unwrap().down = true;
+    world.crash(1);
+    let ids: Vec<_> = (0..120).map(|n| world.send(0, "bob", &format!("m{n}"))).collect();
+    world.run(2 * MINUTE);
+    let [polls, copies] = minute(&mut world, 0);
+    println!("{quiet} polls in a quiet minute, {polls} beside {copies} second copies");
+    assert!(copies > quiet / 2, "nothing waits: {copies}");
+    assert!(polls * 10 > quiet * 9, "{quiet} polls a minute before, {polls} beside {copies} second copies");
+    world.restart(1);
+    assert!(world.run_until(10 * MINUTE, |world| world.all_delivered(0, &ids)));
 }
 
 #[test]

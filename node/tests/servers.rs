@@ -2,8 +2,9 @@
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use shoal_node::io::asking::Authorities;
 use shoal_node::io::changes::Keeper;
-use shoal_node::io::directory::{Authorities, CONSENSUS_FILE, ConsensusTask, FetchState};
+use shoal_node::io::directory::{CONSENSUS_FILE, ConsensusTask, FetchState};
 use shoal_node::io::host::Clock;
 use shoal_node::io::phase::Phase;
 use shoal_protocol::X25519Secret;

@@ -2,8 +2,8 @@
 
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::io::asking::Authorities;
 use crate::io::control::{self, Command};
-use crate::io::directory::Authorities;
 use crate::io::evidence::Evidence;
 use crate::io::files;
 use crate::io::host::Clock;

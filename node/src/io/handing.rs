@@ -2,8 +2,9 @@
 //!
 //! Nobody has to believe what comes from here, so nobody is asked who he is. Nothing is logged about an asker.
 
+use crate::io::asking::Authorities;
 use crate::io::changes::Changes;
-use crate::io::directory::{Authorities, SERVER_PATIENCE};
+use crate::io::directory::SERVER_PATIENCE;
 use crate::io::host::{Clock, generator};
 use crate::io::phase::{self, Phase};
 use rand::seq::SliceRandom as _;

@@ -5,7 +5,7 @@
 //! and the next document is without the node, because it has none for then. An authority that does not get it lists the
 //! node by its descriptor before as long as that has keys; so it is offered until every authority has taken it.
 
-use crate::io::directory::Authorities;
+use crate::io::asking::{Authorities, printable};
 use crate::io::host::{Clock, generator};
 use crate::io::live_keys::KeySnapshot;
 use crate::io::phase::Phase;
@@ -268,11 +268,6 @@ impl Publisher {
             }
         });
     }
-}
-
-/// An authority's text, as it may go to a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(400).collect()
 }
 
 /// Whether the last descriptor has to be made: it was not yet, or its epoch is over and somebody has not taken it.

@@ -1,6 +1,6 @@
 //! Asking: questions to authorities and gateways, and what one of them has for a reader.
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use shoal_protocol::consensus::{DocumentError, Follower, VerifiedConsensus};
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
@@ -8,6 +8,10 @@ use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
 use shoal_protocol::types::{Identity, UnixMillis};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Changes of the authorities that are taken in at one time: 64 MiB with one answer more. Who was away for longer goes on
+/// from there at the next question.
+const LED_MAX: usize = 64;
 
 /// Asks authorities and gateways, over one link each that is kept while it is open.
 pub struct Authorities {
@@ -70,16 +74,20 @@ impl Authorities {
         mut follower: Follower,
         held: Option<Arc<VerifiedConsensus>>,
         now: UnixMillis,
-    ) -> Result<Option<Found>> {
+    ) -> Result<Option<Found>, NotFound> {
         let have = held.as_ref().map(|held| held.hash());
-        let unexpected = || Err(anyhow!("{} does not answer the question asked", self.name(server)));
-        let document = match (self.ask(server, &DirectoryQuestion::Newest { have }).await?, held) {
+        let useless = |error: anyhow::Error| NotFound::Useless(error.context(self.name(server)));
+        let unexpected = || useless(anyhow!("it does not answer the question asked"));
+        let answer = self.ask(server, &DirectoryQuestion::Newest { have }).await.map_err(NotFound::Silent)?;
+        let document = match (answer, held) {
             (DirectoryAnswer::UpToDate, Some(_)) => return Ok(None),
             (DirectoryAnswer::Document(bytes), _) => bytes,
             (DirectoryAnswer::Difference(difference), Some(held)) => {
-                held.apply(&difference).with_context(|| self.name(server))?
+                held.apply(&difference).map_err(|error| useless(error.into()))?
             }
-            (DirectoryAnswer::NotYet(reason), _) => bail!("no consensus yet: {}", printable(&reason)),
+            (DirectoryAnswer::NotYet(reason), _) => {
+                return Err(NotFound::NotYet(printable(&reason)));
+            }
             (
                 DirectoryAnswer::UpToDate
                 | DirectoryAnswer::Difference(_)
@@ -88,25 +96,27 @@ impl Authorities {
                 | DirectoryAnswer::BadQuestion
                 | DirectoryAnswer::Changes(_),
                 _,
-            ) => return unexpected(),
+            ) => return Err(unexpected()),
         };
         let mut led: Vec<Vec<u8>> = Vec::new();
         // the authorities may have changed while this node was away. Every turn leads further, or is the last
         while let Err(error) = follower.clone().offer(&document, now)
             && error.may_be_another_set()
+            && led.len() < LED_MAX
         {
             let question = DirectoryQuestion::Changes { after: follower.set() };
-            let DirectoryAnswer::Changes(changes) = self.ask(server, &question).await? else { return unexpected() };
+            let answer = self.ask(server, &question).await.map_err(NotFound::Silent)?;
+            let DirectoryAnswer::Changes(changes) = answer else { return Err(unexpected()) };
             let changes: Vec<Vec<u8>> = changes.into_iter().map(Vec::from).collect();
             match follower.advance(&changes) {
-                Ok(0) => return Err(error).with_context(|| self.name(server)),
+                Ok(0) => return Err(useless(error.into())),
                 Ok(_) => led.extend(changes),
                 // for whoever keeps the evidence
                 Err(DocumentError::Conflict { .. }) => {
                     led.extend(changes);
                     break;
                 }
-                Err(error) => return Err(error).with_context(|| self.name(server)),
+                Err(error) => return Err(useless(error.into())),
             }
         }
         Ok(Some(Found { changes: led, document }))
@@ -114,11 +124,23 @@ impl Authorities {
 }
 
 /// What a server had.
+#[derive(Debug)]
 pub struct Found {
     /// Documents that changed the set of authorities, in order; needed before the document can be offered.
     pub changes: Vec<Vec<u8>>,
     /// The newest it has.
     pub document: Vec<u8>,
+}
+
+/// Why there is nothing to offer.
+#[derive(Debug)]
+pub enum NotFound {
+    /// The server has given nothing: no link, no answer.
+    Silent(anyhow::Error),
+    /// It has no document in force, and says why.
+    NotYet(String),
+    /// It has given what is of no use.
+    Useless(anyhow::Error),
 }
 
 /// A server's text, as it may go to a log and a terminal: one short line without control characters.

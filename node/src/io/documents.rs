@@ -2,15 +2,16 @@
 
 use crate::io::asking::Authorities;
 use crate::io::changes::{Changes, Keeper};
-use crate::io::directory::{ConsensusTask, FetchState};
+use crate::io::directory::ConsensusTask;
 use crate::io::drain::Newest;
+use crate::io::fetch_state::FetchState;
 use crate::io::host::Clock;
+use crate::roster::Roster;
 use anyhow::Result;
 use shoal_protocol::consensus::{Follower, VerifiedConsensus};
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::quic::Endpoint;
 use shoal_protocol::types::Identity;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +55,7 @@ impl Documents {
             follower: Follower::new(network.trust_anchor()),
             changes: keeper,
             known: None,
-            failing: BTreeSet::new(),
+            roster: Roster::default(),
             schedule: network.schedule(),
             dir: dir.to_owned(),
             clock,

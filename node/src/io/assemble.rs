@@ -8,9 +8,9 @@ use crate::io::accept::{Acceptor, NodeLinks};
 use crate::io::control;
 use crate::io::counters::{Counters, Machine, Published};
 use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
-use crate::io::directory::contradicted;
 use crate::io::documents::Documents;
 use crate::io::drain::{Drain, Hold};
+use crate::io::fetch_state::contradicted;
 use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
 use crate::io::handing::{self, Handing};
@@ -22,6 +22,7 @@ use crate::io::live_keys::{KeySnapshot, KeyTask, LiveKeys};
 use crate::io::logging::SetFilter;
 use crate::io::loop_task::LoopTask;
 use crate::io::metrics::Metrics;
+use crate::io::older::Older;
 use crate::io::phase::Phase;
 use crate::io::ports::Ports;
 use crate::io::publish::{PublishState, Publisher};
@@ -131,6 +132,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     )?;
     let link_queue_packets = Arc::new(AtomicUsize::new(limits.link_queue_packets));
     let leaving = Arc::new(AtomicBool::new(config.leaving));
+    let (address, public_address) = watch::channel(config.address.clone());
     let reload = Reload {
         dir: dir.clone(),
         config: config.clone(),
@@ -138,6 +140,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
         sessions: sessions.clone(),
         link_queue_packets: Arc::clone(&link_queue_packets),
         leaving: Arc::clone(&leaving),
+        address,
     };
     let node_links = Arc::new(NodeLinks::default());
     let (stores, arrivals) = mpsc::channel::<Link>(ARRIVALS);
@@ -151,7 +154,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     }
     let clients = sessions.map(|sessions| ClientService {
         sessions,
-        handing: Handing::new(shelf, changes_shown, Arc::clone(&authorities), clock),
+        handing: Handing::new(shelf, changes_shown, Older::new(Arc::clone(&authorities), clock), schedule, clock),
         workers: workers.clone(),
         consensus: consensus.clone(),
         genesis: network.parameters,
@@ -249,7 +252,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
         network: network.genesis_hash(),
         identity: Arc::clone(&identity),
         role,
-        address: config.address.clone(),
+        address: public_address,
         family: config.family_bytes()?,
         leaving: Arc::clone(&leaving),
         schedule,

@@ -26,7 +26,8 @@ pub struct Config {
     pub network: PathBuf,
     /// UDP address to listen on.
     pub listen: SocketAddr,
-    /// `HOST:PORT` under which others reach the node; published. Names are resolved when the node publishes.
+    /// `HOST:PORT` under which others reach the node; published. Names are resolved when the node
+    /// publishes. A SIGHUP changes it; where the node listens changes at the next start only.
     pub address: String,
     /// Loopback address of `/livez`, `/readyz` and `/metrics`.
     pub metrics: SocketAddr,
@@ -214,6 +215,7 @@ impl Config {
         };
         Changes {
             now: differing(&[
+                ("address", self.address != fresh.address),
                 ("leaving", self.leaving != fresh.leaving),
                 ("log", self.log != fresh.log),
                 ("limits.sessions", old.sessions != new.sessions),
@@ -223,7 +225,6 @@ impl Config {
                 ("role", self.role != fresh.role),
                 ("network", self.network != fresh.network),
                 ("listen", self.listen != fresh.listen),
-                ("address", self.address != fresh.address),
                 ("metrics", self.metrics != fresh.metrics),
                 ("family", self.family != fresh.family),
                 ("runtime_dir", self.runtime_dir != fresh.runtime_dir),
@@ -240,6 +241,7 @@ impl Config {
 
     /// Takes over from `fresh` what takes effect at once.
     pub fn take_over(&mut self, fresh: &Self) {
+        self.address.clone_from(&fresh.address);
         self.leaving = fresh.leaving;
         self.log.clone_from(&fresh.log);
         self.limits.sessions = fresh.limits.sessions;
@@ -301,12 +303,12 @@ mod tests {
         let text = format!("{text}\nlog = \"debug\"\n[limits]\nsessions = 7\nlink_queue_packets = 8\nworkers = 2");
         let fresh = Config::parse(&text).expect("parses");
         let changes = old.changes(&fresh);
-        assert_eq!(changes.now, ["log", "limits.sessions", "limits.link_queue_packets"]);
-        assert_eq!(changes.at_start, ["listen", "address", "limits.workers"]);
+        assert_eq!(changes.now, ["address", "log", "limits.sessions", "limits.link_queue_packets"]);
+        assert_eq!(changes.at_start, ["listen", "limits.workers"]);
         old.take_over(&fresh);
         let changes = old.changes(&fresh);
         assert!(changes.now.is_empty());
-        assert_eq!(changes.at_start.len(), 3, "said again until the node is started anew");
+        assert_eq!(changes.at_start.len(), 2, "said again until the node is started anew");
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! generator, and say what to do. [`io`] is the shell that acts.
 
 pub mod admission;
+pub mod advice;
+pub mod allowance;
+pub mod answers;
 pub mod config;
 pub mod courier;
 pub mod drops;
@@ -20,10 +23,14 @@ pub mod leaving;
 pub mod loops;
 pub mod mix;
 pub mod pacer;
+pub mod places;
 pub mod replay;
 pub mod replica;
 pub mod report;
+pub mod roster;
+pub mod standing;
 #[cfg(test)]
 mod testing;
 pub mod unwrap;
+pub mod verdict;
 pub mod view;

@@ -161,7 +161,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
                 say(&json!({"ok": findings.iter().all(|finding| finding.ok), "findings": findings}).to_string());
             } else {
                 for finding in findings {
-                    say(&format!("{}  {}: {}", if finding.ok { "ok " } else { "BAD" }, finding.check, finding.found));
+                    let mark = match (finding.ok, finding.next.is_empty()) {
+                        (true, true) => "ok  ",
+                        (true, false) => "LOOK",
+                        (false, _) => "BAD ",
+                    };
+                    say(&format!("{mark} {}: {}", finding.check, finding.found));
                     if !finding.next.is_empty() {
                         say(&format!("     next: {}", finding.next));
                     }

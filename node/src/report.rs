@@ -1,5 +1,6 @@
 //! What `shoal-node status` and `secrets` say to people: the JSON of the running node, turned into sentences.
 
+use crate::advice::{may_go, next_step};
 use serde_json::Value;
 use shoal_protocol::types::UnixMillis;
 use std::fmt::Write as _;
@@ -22,46 +23,6 @@ fn is(value: &Value, pointer: &str) -> bool {
 
 fn texts<'v>(value: &'v Value, pointer: &str) -> Vec<&'v str> {
     value.pointer(pointer).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
-}
-
-/// Whether any authority refused the newest descriptor and none accepted it.
-fn is_refused(status: &Value) -> bool {
-    let refusals = status.pointer("/descriptor/refusals").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
-    refusals && number(status, "/descriptor/accepted_by") == 0
-}
-
-/// Whether no generation names this store.
-fn may_go(status: &Value) -> bool {
-    is(status, "/in_consensus") && status.get("generations").and_then(Value::as_array).is_some_and(Vec::is_empty)
-}
-
-/// What the operator should do now.
-pub fn next_step(status: &Value) -> &'static str {
-    if status.get("contradiction").is_some_and(Value::is_string) {
-        "do what the problem above says; nothing else helps"
-    } else if text(status, "/phase") != "running" {
-        "nothing: it leaves by itself"
-    } else if status.get("epoch").is_none_or(Value::is_null) {
-        "wait for the first consensus; if none comes, `shoal-node doctor` asks every authority"
-    } else if !is(status, "/in_consensus") && is_refused(status) {
-        "send the admission line to the operators of the authorities (`shoal-node check-config` prints it)"
-    } else if !is(status, "/in_consensus") && number(status, "/descriptor/accepted_by") > 0 {
-        "wait for the next document: the node is accepted and will be listed"
-    } else if !is(status, "/in_consensus") {
-        "`shoal-node doctor` asks every authority"
-    } else if is(status, "/stale") {
-        "ask the operators of the authorities whether they run; if they do, check the network of this machine"
-    } else if is(status, "/leaving") && may_go(status) {
-        "stop it (SIGTERM): nothing that anybody may ask for lies here any more"
-    } else if is(status, "/leaving") {
-        "leave it running: it still holds what others may ask for"
-    } else if is(status, "/standby") {
-        "nothing: leave it running"
-    } else if !texts(status, "/problems").is_empty() {
-        "`shoal-node doctor` looks for the cause; UDP must pass the firewall both ways"
-    } else {
-        "nothing: all is well"
-    }
 }
 
 /// `shoal-node status` for people.
@@ -109,7 +70,12 @@ pub fn status(status: &Value) -> String {
         line(format_args!("keys          the listed ones are lost; new ones count from epoch {epoch}"));
     }
     let accepted = (number(status, "/descriptor/accepted_by"), number(status, "/descriptor/authorities"));
-    line(format_args!("descriptor    accepted by {} of {} authorities", accepted.0, accepted.1));
+    let needed = number(status, "/descriptor/needed");
+    line(format_args!("descriptor    accepted by {} of {} authorities, {needed} needed", accepted.0, accepted.1));
+    let addresses = texts(status, "/descriptor/addresses");
+    if !addresses.is_empty() {
+        line(format_args!("              says that the node is at {}", addresses.join(", ")));
+    }
     for (authority, reason) in status.pointer("/descriptor/refusals").and_then(Value::as_object).into_iter().flatten() {
         line(format_args!("              {authority}: {}", reason.as_str().unwrap_or("refused")));
     }
@@ -226,11 +192,11 @@ mod tests {
         json!({
             "identity": "ab".repeat(32), "role": "mix", "layer": "L2", "epoch": 45, "in_consensus": true,
             "since_epoch": 12, "standby": false, "ready": true, "problems": [], "warnings": [], "stale": false,
-            "contradiction": null, "phase": "running",
+            "contradiction": null, "phase": "running", "standing": "serving",
             "links": {"outgoing": [], "outgoing_up": 3, "outgoing_wanted": 3, "incoming": 4},
             "queue": 2, "received": 100, "forwarded": 90, "dropped": {"replayed": 7, "bad_mac": 0},
             "loops": {"sent": 10, "returned": 9, "lost": 1}, "by_epoch": false,
-            "descriptor": {"accepted_by": 4, "authorities": 4, "refusals": {}},
+            "descriptor": {"accepted_by": 4, "needed": 2, "authorities": 4, "refusals": {}},
         })
     }
 
@@ -257,21 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn the_next_step_follows_from_the_state() {
-        let out = ("/in_consensus", json!(false));
-        let refused = ("/descriptor", json!({"accepted_by": 0, "authorities": 4, "refusals": {"aa": "not admitted"}}));
-        for (changes, part) in [
-            (vec![out.clone(), refused], "admission line"),
-            (vec![out], "wait for the next document"),
-            (vec![("/epoch", Value::Null)], "first consensus"),
-            (vec![("/standby", json!(true))], "leave it running"),
-            (vec![("/stale", json!(true))], "operators of the authorities"),
-            (vec![("/problems", json!(["1 of 3 links to next hops are down"]))], "firewall"),
-            (vec![("/contradiction", json!("two documents"))], "problem above"),
-            (vec![("/phase", json!("draining"))], "by itself"),
-        ] {
-            let status = with(&changes);
-            assert!(next_step(&status).contains(part), "{changes:?}: {}", next_step(&status));
+    fn who_refuses_and_where_the_node_says_it_is() {
+        let descriptor = json!({"accepted_by": 1, "needed": 2, "authorities": 4, "addresses": ["192.0.2.1:4433"],
+            "refusals": {"ab": "this authority cannot reach the node"}, "refused_for": {"unreached": 1}});
+        let text = status(&with(&[("/descriptor", descriptor), ("/standing", json!("unlisted"))]));
+        for part in ["accepted by 1 of 4 authorities, 2 needed", "192.0.2.1:4433", "ab: this authority", "node.toml"] {
+            assert!(text.contains(part), "{part}: {text}");
         }
         assert!(status(&with(&[("/standby", json!(true))])).contains("stands by: "));
     }

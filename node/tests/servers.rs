@@ -2,10 +2,13 @@
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use shoal_node::io::asking::Authorities;
 use shoal_node::io::changes::Keeper;
-use shoal_node::io::directory::{Authorities, CONSENSUS_FILE, ConsensusTask, FetchState};
+use shoal_node::io::directory::{CONSENSUS_FILE, ConsensusTask};
+use shoal_node::io::fetch_state::FetchState;
 use shoal_node::io::host::Clock;
 use shoal_node::io::phase::Phase;
+use shoal_node::roster::{Roster, USELESS_MAX};
 use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{
@@ -17,7 +20,7 @@ use shoal_protocol::network::{Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::quic::{Endpoint, Pieces, Protocol, QUESTION_TIMEOUT, read_question};
 use shoal_protocol::types::{Epoch, Hash, IdentityKey, Role, UnixMillis};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -212,7 +215,7 @@ impl World {
             follower: Follower::new(anchor.clone()),
             changes: Keeper::open(dir, &anchor).expect("empty"),
             known: None,
-            failing: BTreeSet::new(),
+            roster: Roster::default(),
             schedule: self.network.schedule(),
             dir: dir.to_owned(),
             clock: self.clock,
@@ -290,4 +293,24 @@ async fn who_holds_a_recent_document_downloads_a_difference() {
     let took = world.fetched(task).await;
     assert!(took < EPOCH / 2, "{took:?}");
     assert_eq!((world.counts.of("Difference"), world.counts.of("Whole"), world.counts.of("Changes")), (1, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_gives_what_is_of_no_use_is_left_alone_for_the_epoch() {
+    let mut world = World::new();
+    let key = IdentityKey::generate(&mut StdRng::seed_from_u64(200));
+    let endpoint = Endpoint::bind(LOCAL, &key, &[Protocol::Directory]).expect("a port");
+    let address = endpoint.local_addr().expect("bound");
+    world.network.hints.authorities.push(Hint { identity: key.identity(), address });
+    let older = DirectoryAnswer::Document(world.document(5).bytes().to_vec());
+    world.serve(endpoint, Conduct::Says(older.to_bytes().into()), "older");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut task = world.task(dir.path(), None);
+    let mut state = task.state.subscribe();
+    let (_phase, phases) = watch::channel(Phase::Running);
+    tokio::spawn(async move { task.run(phases).await });
+    let rests = |state: &FetchState| state.problem.as_ref().is_some_and(|problem| problem.contains("of no use"));
+    timeout(EPOCH, state.wait_for(rests)).await.expect("within the epoch").expect("the task runs");
+    // said only when nobody is left to be asked: it was, four times a second
+    assert_eq!(world.counts.of("older"), usize::try_from(USELESS_MAX).expect("few"));
 }

@@ -3,7 +3,7 @@
 use crate::admission::{Admission, Refusal, decide};
 use crate::drops::DropReason;
 use crate::io::counters::Counters;
-use crate::io::directory::FetchState;
+use crate::io::fetch_state::FetchState;
 use crate::io::gateway_io::ClientService;
 use crate::io::host::Clock;
 use crate::io::links::label;

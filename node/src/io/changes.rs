@@ -3,7 +3,7 @@
 use crate::io::files;
 use anyhow::{Context as _, Result};
 use shoal_protocol::authority::AuthorityKey;
-use shoal_protocol::consensus::{TrustAnchor, UnverifiedConsensus, VerifiedConsensus, changes_after};
+use shoal_protocol::consensus::{TrustAnchor, UnverifiedConsensus, VerifiedConsensus, set_hash};
 use shoal_protocol::types::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,29 +17,71 @@ pub const KEPT_MAX: usize = 64;
 /// Folder in the node's directory, one file a document, named by its height.
 const FOLDER: &str = "changes";
 
+/// Sets before those, of which the hash alone is kept: 32 kB. What leads on from them only authorities know.
+const OLDER_MAX: usize = 1_024;
+/// File with these hashes, one after the other, in the node's directory.
+const OLDER: &str = "changes.older";
+
 /// The end of the chain of changes, without gaps.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
-    /// The set from which the first one leads on; empty if it is not known.
-    base: Vec<AuthorityKey>,
+    /// The set from which the first one leads on; `None` if it is not known.
+    base: Option<Hash>,
     documents: Vec<Arc<VerifiedConsensus>>,
+    /// The set that each of them names.
+    sets: Vec<Hash>,
+    /// Sets of this chain before `base`.
+    older: Vec<Hash>,
 }
 
 impl Changes {
-    /// Those that lead on from a set; `None` if it is not one that they lead from or to.
+    fn new(genesis: &[AuthorityKey], older: Vec<Hash>) -> Self {
+        Self { base: Some(set_hash(genesis)), older, ..Self::default() }
+    }
+
+    /// Those that lead on from a set; `None` if it is not one that they lead from or to. Where a set was in force twice,
+    /// from its last time. Costs as many comparisons as there are changes: anybody may ask.
     pub fn after(&self, set: &Hash) -> Option<&[Arc<VerifiedConsensus>]> {
-        changes_after(&self.base, &self.documents, set)
+        match self.sets.iter().rposition(|named| named == set) {
+            Some(at) => self.documents.get(at + 1..),
+            None => (self.base.as_ref() == Some(set)).then_some(&self.documents),
+        }
+    }
+
+    /// Whether a set was in force before those of [`Changes::after`]. Of any other nobody honest can know more.
+    pub fn is_older(&self, set: &Hash) -> bool {
+        self.older.contains(set)
     }
 
     /// Adds the next one. Returns the one that has to go.
     fn push(&mut self, document: Arc<VerifiedConsensus>) -> Option<Arc<VerifiedConsensus>> {
+        self.sets.push(set_hash(&document.authorities));
         self.documents.push(document);
         if self.documents.len() <= KEPT_MAX {
             return None;
         }
         let gone = self.documents.remove(0);
-        self.base.clone_from(&gone.authorities);
+        let named = self.sets.remove(0);
+        let base = self.base.replace(named);
+        self.remember(base);
         Some(gone)
+    }
+
+    /// Begins anew behind a gap. What was before it is older.
+    fn gap(&mut self) {
+        let before: Vec<Hash> = self.base.take().into_iter().chain(self.sets.drain(..)).collect();
+        self.documents.clear();
+        self.remember(before);
+    }
+
+    fn remember(&mut self, sets: impl IntoIterator<Item = Hash>) {
+        for set in sets {
+            if !self.older.contains(&set) {
+                self.older.push(set);
+            }
+        }
+        let surplus = self.older.len().saturating_sub(OLDER_MAX);
+        self.older.drain(..surplus);
     }
 
     fn last_height(&self) -> u64 {
@@ -51,13 +93,14 @@ impl Changes {
 #[derive(Debug)]
 pub struct Keeper {
     dir: PathBuf,
+    older: PathBuf,
     shown: watch::Sender<Arc<Changes>>,
 }
 
 impl Keeper {
     /// Takes up what lies in the node's directory. Where a file is missing or damaged, only what comes after it is used.
     pub fn open(dir: &Path, anchor: &TrustAnchor) -> Result<Self> {
-        let dir = dir.join(FOLDER);
+        let (dir, older) = (dir.join(FOLDER), dir.join(OLDER));
         files::private_dir(&dir)?;
         let mut heights = Vec::new();
         for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
@@ -65,7 +108,10 @@ impl Keeper {
             heights.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
         }
         heights.sort_unstable();
-        let mut changes = Changes { base: anchor.authorities.clone(), documents: Vec::new() };
+        // a broken end of the file is left out: whoever needs it takes another gateway
+        let noted = files::read_optional(&older)?.map_or_else(Vec::new, |bytes| bytes.to_vec());
+        let hashes = noted.as_chunks::<32>().0.iter().take(OLDER_MAX).map(|hash| Hash::from_bytes(*hash)).collect();
+        let mut changes = Changes::new(&anchor.authorities, hashes);
         let mut set = Some(anchor.authorities.clone());
         for height in heights {
             let bytes = files::read(&path(&dir, height))?;
@@ -80,12 +126,12 @@ impl Keeper {
             });
             let Ok(document) = parsed.dangerously_trust_own_copy(&anchor.network) else { continue };
             if !linked {
-                changes = Changes::default();
+                changes.gap();
             }
             set = Some(document.authorities.clone());
             changes.push(Arc::new(document));
         }
-        Ok(Self { dir, shown: watch::Sender::new(Arc::new(changes)) })
+        Ok(Self { dir, older, shown: watch::Sender::new(Arc::new(changes)) })
     }
 
     /// Where the changes are shown.
@@ -105,11 +151,16 @@ impl Keeper {
         }
         let mut changes = Changes::clone(&self.shown.borrow());
         let gone = changes.push(Arc::new(document));
+        // with the set from which the first one kept leads on: after a restart nothing else tells which one that is
+        let older: Vec<u8> = changes.older.iter().chain(&changes.base).flat_map(|set| *set.as_bytes()).collect();
         self.shown.send_replace(Arc::new(changes));
-        if let Some(gone) = gone
-            && let Err(error) = std::fs::remove_file(path(&self.dir, gone.height))
-        {
-            tracing::warn!(%error, "an old change of the authorities cannot be removed");
+        if let Some(gone) = gone {
+            if let Err(error) = files::write_private(&self.older, &older) {
+                tracing::warn!(error = format!("{error:#}"), "an old set of authorities cannot be noted for a restart");
+            }
+            if let Err(error) = std::fs::remove_file(path(&self.dir, gone.height)) {
+                tracing::warn!(%error, "an old change of the authorities cannot be removed");
+            }
         }
     }
 }
@@ -124,7 +175,7 @@ mod tests {
     use crate::testing::{certified, content};
     use rand::{SeedableRng as _, rngs::StdRng};
     use shoal_protocol::authority::AuthoritySecret;
-    use shoal_protocol::consensus::{Consensus, Follower, set_hash};
+    use shoal_protocol::consensus::{Consensus, Follower};
     use shoal_protocol::types::UnixMillis;
 
     /// A network of one authority, and so many documents of which each names another one.
@@ -179,6 +230,10 @@ mod tests {
         }] {
             assert_eq!(changes.documents.len(), KEPT_MAX);
             assert!(changes.after(&set_hash(&anchor.authorities)).is_none(), "its change is gone");
+            assert!(changes.is_older(&set_hash(&anchor.authorities)) && changes.is_older(&hashes[0]));
+            assert!(changes.after(&hashes[1]).is_some() || changes.is_older(&hashes[1]), "after a restart");
+            assert!(!changes.is_older(&Hash::from_bytes([9; 32])), "never seen");
+            assert!(changes.after(&Hash::from_bytes([9; 32])).is_none());
             assert_eq!(changes.after(&hashes[2]).map(<[_]>::len), Some(KEPT_MAX - 1));
         }
         assert_eq!(std::fs::read_dir(dir.path().join(FOLDER)).expect("listed").count(), KEPT_MAX);
@@ -195,6 +250,7 @@ mod tests {
         let shown = keeper.subscribe();
         let changes = shown.borrow();
         assert!(changes.after(&set_hash(&anchor.authorities)).is_none());
+        assert!(changes.is_older(&set_hash(&anchor.authorities)), "authorities may lead from there");
         assert_eq!(changes.after(&set_hash(&chain[2].authorities)).map(<[_]>::len), Some(1));
     }
 }

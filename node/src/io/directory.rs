@@ -3,24 +3,23 @@
 //! Authorities are asked first, and when none of them has the document of the current epoch, gateways: nobody is believed,
 //! so anybody may be asked. Who does not answer soon is overtaken by the next one.
 
-use crate::freshness::{self, Freshness};
+use crate::io::asking::{Authorities, Found, NotFound};
 use crate::io::changes;
 use crate::io::evidence::Evidence;
+use crate::io::fetch_state::FetchState;
 use crate::io::files;
 use crate::io::host::{Clock, generator};
 use crate::io::phase::{self, Phase};
+use crate::roster::{Roster, USELESS_MAX};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::RngExt as _;
-use rand::seq::SliceRandom as _;
 use shoal_protocol::consensus::{DocumentError, Follower, Offered, UnverifiedConsensus, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
-use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
-use shoal_protocol::network::{Hint, NetworkFile};
-use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
-use shoal_protocol::types::{Identity, UnixMillis};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use shoal_protocol::network::Hint;
+use shoal_protocol::types::Identity;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -33,140 +32,8 @@ pub const SERVER_PATIENCE: Duration = Duration::from_secs(15);
 /// How long one server may take before the next one is asked as well: a fortieth of an epoch, within these. So seven
 /// silent authorities cost 14 s of an epoch of 20 minutes.
 const HEAD_START: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
-/// Gateways asked in one turn, when no authority has the document of the epoch.
-const GATEWAYS_ASKED: usize = 3;
-/// Pause between two lines of the log about the same trouble.
-const QUIET: Duration = Duration::from_secs(60);
 /// File with the newest certified document, in the node's directory.
 pub const CONSENSUS_FILE: &str = "consensus";
-
-/// Asks authorities and gateways, over one link each that is kept while it is open.
-pub struct Authorities {
-    endpoint: Arc<Endpoint>,
-    hints: Vec<Hint>,
-    gateways: Vec<Hint>,
-    links: Mutex<BTreeMap<Identity, Link>>,
-}
-
-impl Authorities {
-    /// Asks the authorities that the network file names.
-    pub fn new(endpoint: Arc<Endpoint>, network: &NetworkFile) -> Self {
-        let hints = network.hints.clone();
-        Self { endpoint, hints: hints.authorities, gateways: hints.gateways, links: Mutex::default() }
-    }
-
-    /// Gateways that the network file names.
-    pub fn gateways(&self) -> &[Hint] {
-        &self.gateways
-    }
-
-    /// The authorities.
-    pub fn hints(&self) -> &[Hint] {
-        &self.hints
-    }
-
-    /// What a server is called in messages.
-    fn name(&self, server: &Hint) -> String {
-        let kind = if self.hints.iter().any(|hint| hint.identity == server.identity) { "authority" } else { "gateway" };
-        format!("{kind} {}", server.identity)
-    }
-
-    /// Asks one server. The error names it without its address, because errors end in logs.
-    pub async fn ask(&self, hint: &Hint, question: &DirectoryQuestion) -> Result<DirectoryAnswer> {
-        let kept = self.links.lock().unwrap_or_else(PoisonError::into_inner).get(&hint.identity).cloned();
-        let link = match kept.filter(Link::is_open) {
-            Some(link) => link,
-            None => {
-                let link = self
-                    .endpoint
-                    .connect(hint.address, &hint.identity, Protocol::Directory)
-                    .await
-                    .with_context(|| self.name(hint))?;
-                let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-                // gateways come and go
-                links.retain(|_, link| link.is_open());
-                links.insert(hint.identity, link.clone());
-                link
-            }
-        };
-        let answer = ask(&link, &question.to_bytes(), ANSWER_SIZE_MAX).await.with_context(|| self.name(hint))?;
-        DirectoryAnswer::from_bytes(&answer).with_context(|| self.name(hint))
-    }
-
-    /// What one server has for a reader who stands where `follower` stands and holds `held`. What comes back is verified by
-    /// a follower that is thrown away; whoever uses it offers it to his own.
-    async fn find(
-        &self,
-        server: &Hint,
-        mut follower: Follower,
-        held: Option<Arc<VerifiedConsensus>>,
-        now: UnixMillis,
-    ) -> Result<Option<Found>> {
-        let have = held.as_ref().map(|held| held.hash());
-        let unexpected = || Err(anyhow!("{} does not answer the question asked", self.name(server)));
-        let document = match (self.ask(server, &DirectoryQuestion::Newest { have }).await?, held) {
-            (DirectoryAnswer::UpToDate, Some(_)) => return Ok(None),
-            (DirectoryAnswer::Document(bytes), _) => bytes,
-            (DirectoryAnswer::Difference(difference), Some(held)) => {
-                held.apply(&difference).with_context(|| self.name(server))?
-            }
-            (DirectoryAnswer::NotYet(reason), _) => bail!("no consensus yet: {}", printable(&reason)),
-            (
-                DirectoryAnswer::UpToDate
-                | DirectoryAnswer::Difference(_)
-                | DirectoryAnswer::Accepted
-                | DirectoryAnswer::Refused(_)
-                | DirectoryAnswer::BadQuestion
-                | DirectoryAnswer::Changes(_),
-                _,
-            ) => return unexpected(),
-        };
-        let mut led: Vec<Vec<u8>> = Vec::new();
-        // the authorities may have changed while this node was away. Every turn leads further, or is the last
-        while let Err(error) = follower.clone().offer(&document, now)
-            && error.may_be_another_set()
-        {
-            let question = DirectoryQuestion::Changes { after: follower.set() };
-            let DirectoryAnswer::Changes(changes) = self.ask(server, &question).await? else { return unexpected() };
-            let changes: Vec<Vec<u8>> = changes.into_iter().map(Vec::from).collect();
-            match follower.advance(&changes) {
-                Ok(0) => return Err(error).with_context(|| self.name(server)),
-                Ok(_) => led.extend(changes),
-                // for whoever keeps the evidence
-                Err(DocumentError::Conflict { .. }) => {
-                    led.extend(changes);
-                    break;
-                }
-                Err(error) => return Err(error).with_context(|| self.name(server)),
-            }
-        }
-        Ok(Some(Found { changes: led, document }))
-    }
-}
-
-/// What a server had.
-struct Found {
-    /// Documents that changed the set of authorities, in order; needed before the document can be offered.
-    changes: Vec<Vec<u8>>,
-    document: Vec<u8>,
-}
-
-/// What the consensus task says about its work, for status and doctor.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FetchState {
-    /// Why there is no newer document, as far as it is known.
-    pub problem: Option<String>,
-    /// The authorities contradict themselves: what that means and what to do. Set once, until the process ends.
-    pub contradiction: Option<String>,
-}
-
-/// Waits until the authorities contradict themselves; for ever, if they do not.
-pub async fn contradicted(mut fetch: watch::Receiver<FetchState>) {
-    if fetch.wait_for(|state| state.contradiction.is_some()).await.is_err() {
-        // the consensus task is gone: the process ends
-        std::future::pending::<()>().await;
-    }
-}
 
 /// Fetches and keeps the newest consensus.
 pub struct ConsensusTask {
@@ -180,9 +47,8 @@ pub struct ConsensusTask {
     pub changes: changes::Keeper,
     /// The newest document ever held, in force or not: it may name gateways to ask.
     pub known: Option<Arc<VerifiedConsensus>>,
-    /// Servers that did not do what was asked when they were asked last: asked last. At most 64 authorities and 2,048
-    /// gateways.
-    pub failing: BTreeSet<Identity>,
+    /// What is remembered of those who are asked.
+    pub roster: Roster,
     /// Epochs.
     pub schedule: Schedule,
     /// Directory of the consensus file and of evidence.
@@ -210,11 +76,9 @@ impl ConsensusTask {
         let Some(bytes) = files::read_optional(&self.dir.join(CONSENSUS_FILE))? else { return Ok(()) };
         match self.follower.resume(&bytes) {
             Ok(document) => {
-                let (now, skew) = (self.clock.wall(), document.parameters.skew());
-                let in_force = now <= document.valid_until.plus(skew) && now.plus(skew) >= document.valid_from;
                 let document = Arc::new(document);
-                self.known = Some(Arc::clone(&document));
-                if in_force {
+                self.know(&document);
+                if self.in_force(&document) {
                     self.consensus.send_replace(Some(document));
                 }
             }
@@ -256,45 +120,6 @@ impl ConsensusTask {
         self.consensus.send_replace(None);
     }
 
-    /// Once per freeze, and once when it is over.
-    fn say_if_stale(&mut self) {
-        let Some(held) = self.consensus.borrow().as_ref().map(|document| document.epoch) else { return };
-        match freshness::judge(&self.schedule, held, self.clock.wall()) {
-            Freshness::Stale { missed } if !self.stale => {
-                self.stale = true;
-                tracing::warn!(
-                    newest = %held,
-                    missed,
-                    "no new consensus: the authorities are down, or somebody keeps their documents from this node; \
-                     traffic goes on until the newest one runs out"
-                );
-            }
-            Freshness::Fresh if self.stale => {
-                self.stale = false;
-                tracing::info!(newest = %held, "there is a new consensus again");
-            }
-            Freshness::Stale { .. } | Freshness::Fresh => {}
-        }
-    }
-
-    fn say(&mut self, problem: Option<String>) {
-        let changed = self.state.send_if_modified(|state| {
-            let changed = state.problem != problem;
-            state.problem.clone_from(&problem);
-            changed
-        });
-        // once per change and minute: neither an unreachable authority nor one that words its answer anew at every
-        // question fills the log; status has the newest
-        let now = self.clock.monotonic();
-        match problem {
-            Some(problem) if changed && now >= self.quiet_until => {
-                self.quiet_until = now + QUIET;
-                tracing::warn!(%problem, "no newer consensus");
-            }
-            Some(_) | None => {}
-        }
-    }
-
     fn drop_expired(&self) {
         let now = self.clock.wall();
         self.consensus.send_if_modified(|held| {
@@ -308,14 +133,14 @@ impl ConsensusTask {
         });
     }
 
+    fn in_force(&self, document: &VerifiedConsensus) -> bool {
+        let (now, skew) = (self.clock.wall(), document.parameters.skew());
+        now.plus(skew) >= document.valid_from && now <= document.valid_until.plus(skew)
+    }
+
     /// A clock that was wrong for a while had the newest document dropped; nobody has a newer one before its time.
     fn show_again(&self) {
-        let now = self.clock.wall();
-        let in_force = |document: &VerifiedConsensus| {
-            let skew = document.parameters.skew();
-            now.plus(skew) >= document.valid_from && now <= document.valid_until.plus(skew)
-        };
-        if let Some(known) = self.known.as_ref().filter(|known| in_force(known)) {
+        if let Some(known) = self.known.as_ref().filter(|known| self.in_force(known)) {
             self.consensus.send_if_modified(|held| {
                 let gone = held.is_none();
                 held.get_or_insert_with(|| Arc::clone(known));
@@ -328,12 +153,17 @@ impl ConsensusTask {
     /// next. A slow, dead or lying one costs this head start, and is asked last the next time.
     async fn fetch(&mut self, rng: &mut impl rand::CryptoRng) -> Result<()> {
         let mut servers = self.servers(rng);
-        if servers.is_empty() {
+        if servers.is_empty() && self.authorities.hints().is_empty() {
             bail!("the network file names no authority to ask (hints.authorities)");
+        }
+        if servers.is_empty() {
+            bail!(
+                "everybody who can be asked has given {USELESS_MAX} documents of no use; asked again in the next epoch"
+            );
         }
         let head_start = (self.epoch() / 40).clamp(HEAD_START.0, HEAD_START.1);
         // dropped with all that is still under way
-        let mut asked: JoinSet<(Identity, Result<Option<Found>>)> = JoinSet::new();
+        let mut asked: JoinSet<(Identity, Result<Option<Found>, NotFound>)> = JoinSet::new();
         let mut open = BTreeSet::new();
         let mut problem = None;
         loop {
@@ -345,26 +175,26 @@ impl ConsensusTask {
             match timeout(wait, asked.join_next()).await {
                 Ok(Some(Ok((server, found)))) => {
                     open.remove(&server);
-                    match found.and_then(|found| found.map_or(Ok(()), |found| self.take_found(&found))) {
-                        Ok(()) => self.failing.remove(&server),
+                    match self.take_answer(server, found) {
+                        Ok(()) => self.roster.served(&server),
                         Err(error) => {
                             problem.get_or_insert(error);
-                            self.failing.insert(server)
+                            self.roster.failed([server]);
                         }
-                    };
+                    }
                 }
                 // a task that panicked: as good as no answer
                 Ok(Some(Err(_))) => {}
                 Ok(None) => open.clear(),
                 Err(_) if servers.is_empty() => {
                     problem.get_or_insert_with(|| anyhow!("{} of those asked do not answer in time", open.len()));
-                    self.failing.append(&mut open);
+                    self.roster.failed(std::mem::take(&mut open));
                 }
                 Err(_) => {}
             }
             if self.is_current() {
                 // whoever was overtaken is slow, or was asked a moment ago: then it is asked again next time or the time after
-                self.failing.append(&mut open);
+                self.roster.failed(open);
                 return Ok(());
             }
             if self.state.borrow().contradiction.is_some() || (servers.is_empty() && open.is_empty()) {
@@ -373,16 +203,35 @@ impl ConsensusTask {
         }
     }
 
-    fn asking(&self, server: Hint) -> impl Future<Output = (Identity, Result<Option<Found>>)> + Send + 'static {
+    /// Uses what a server had. A document that is not newer than what is here counts against it.
+    fn take_answer(&mut self, server: Identity, found: Result<Option<Found>, NotFound>) -> Result<()> {
+        let epoch = self.schedule.epoch_at(self.clock.wall());
+        let before = self.follower.newest();
+        let came = matches!(found, Ok(Some(_)) | Err(NotFound::Useless(_)));
+        let taken = match found {
+            Ok(Some(found)) => self.take_found(&found),
+            Ok(None) => Ok(()),
+            Err(NotFound::NotYet(reason)) => Err(anyhow!("no consensus yet: {reason}")),
+            Err(NotFound::Silent(error) | NotFound::Useless(error)) => Err(error),
+        };
+        if came && self.follower.newest() == before {
+            self.roster.gave_useless(server, epoch);
+        }
+        taken
+    }
+
+    fn asking(
+        &self,
+        server: Hint,
+    ) -> impl Future<Output = (Identity, Result<Option<Found>, NotFound>)> + Send + 'static {
         let (authorities, follower, now) = (Arc::clone(&self.authorities), self.follower.clone(), self.clock.wall());
         let held = self.known.clone();
         async move { (server.identity, authorities.find(&server, follower, held, now).await) }
     }
 
-    /// Authorities, then some gateways, each in random order with those that failed last at the end.
+    /// Authorities, and gateways that the newest document names, or the network file if there is none.
     fn servers(&self, rng: &mut impl rand::CryptoRng) -> VecDeque<Hint> {
-        let mut authorities = self.authorities.hints().to_vec();
-        let mut gateways = match &self.known {
+        let gateways = match &self.known {
             Some(known) => {
                 let others = known.gateways().filter(|gateway| gateway.identity != self.me);
                 let hint = others.filter_map(|gateway| {
@@ -392,12 +241,8 @@ impl ConsensusTask {
             }
             None => self.authorities.gateways().to_vec(),
         };
-        for servers in [&mut authorities, &mut gateways] {
-            servers.shuffle(rng);
-            servers.sort_by_key(|server| self.failing.contains(&server.identity));
-        }
-        gateways.truncate(GATEWAYS_ASKED);
-        authorities.into_iter().chain(gateways).collect()
+        let epoch = self.schedule.epoch_at(self.clock.wall());
+        self.roster.order(self.authorities.hints().to_vec(), gateways, epoch, rng)
     }
 
     /// Whether the document of the current epoch is here.
@@ -461,25 +306,14 @@ impl ConsensusTask {
             self.changes.keep(document.clone());
         }
         let document = Arc::new(document);
-        self.known = Some(Arc::clone(&document));
+        self.know(&document);
         self.consensus.send_replace(Some(document));
         Ok(())
     }
-}
 
-/// A server's text, as it may go to a log and a terminal: one short line without control characters.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(400).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_authoritys_text_cannot_forge_a_log() {
-        let hostile = format!("wait\n2026-01-01 ERROR all is lost\u{1b}[2J{}", "x".repeat(100_000));
-        let text = printable(&hostile);
-        assert!(text.starts_with("wait2026") && !text.contains(char::is_control) && text.len() == 400);
+    fn know(&mut self, document: &Arc<VerifiedConsensus>) {
+        let over = document.valid_until.plus(document.parameters.skew());
+        self.state.send_modify(|state| state.last = Some((document.epoch, over)));
+        self.known = Some(Arc::clone(document));
     }
 }

@@ -1,28 +1,19 @@
 //! `shoal-node doctor`: looks at everything a node needs and says what to do about what is missing.
 
+use crate::advice::next_step;
+use crate::answers::{Answer, Why};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::io::control::{self, Command};
-use crate::io::directory::Authorities;
+use crate::io::doctor_authorities;
 use crate::io::evidence::Evidence;
 use crate::io::files;
-use crate::io::host::Clock;
 use crate::io::setup::{self, IDENTITY_FILE, Setup};
-use crate::report;
+use crate::verdict;
 use serde::Serialize;
 use serde_json::Value;
-use shoal_protocol::consensus::UnverifiedConsensus;
-use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
-use shoal_protocol::network::Hint;
-use shoal_protocol::quic::Endpoint;
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
 
-/// How long an authority may take to answer.
-const AUTHORITY_PATIENCE: Duration = Duration::from_secs(10);
 /// File descriptors a node needs: one UDP socket, files, and room for the metrics port. Links take none.
 const FILES_MIN: u64 = 256;
 
@@ -35,15 +26,22 @@ pub struct Finding {
     pub ok: bool,
     /// What was found.
     pub found: String,
-    /// What to do about it; empty if it is as it should be.
+    /// What to do; empty if nothing. Something is well and to be looked at all the same if `ok` and this is not empty.
     pub next: String,
+}
+
+impl Finding {
+    /// A finding of a verdict: whether it is as it should be, what was found, what to do.
+    pub(super) fn of(check: &'static str, (ok, found, next): (bool, String, String)) -> Self {
+        Self { check, ok, found, next }
+    }
 }
 
 fn good(check: &'static str, found: impl Into<String>) -> Finding {
     Finding { check, ok: true, found: found.into(), next: String::new() }
 }
 
-fn bad(check: &'static str, found: impl Into<String>, next: impl Into<String>) -> Finding {
+pub(super) fn bad(check: &'static str, found: impl Into<String>, next: impl Into<String>) -> Finding {
     Finding { check, ok: false, found: found.into(), next: next.into() }
 }
 
@@ -63,7 +61,8 @@ pub async fn examine(dir: &Path) -> Vec<Finding> {
     findings.extend(contradiction(dir));
     // asked first: what the running node knows explains what the authorities say
     let status = control::ask(&setup.config.runtime_path(dir), Command::Status).await;
-    findings.extend(authorities(&setup, status.as_ref().ok()).await);
+    findings.extend(status.as_ref().ok().and_then(|status| descriptor_address(&setup.config, status)));
+    findings.extend(doctor_authorities::examine(&setup, status.as_ref().ok()).await);
     findings.extend(running(status));
     findings
 }
@@ -136,84 +135,52 @@ async fn address(config: &Config) -> Finding {
     }
 }
 
-async fn authorities(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
-    const CHECK: &str = "authority";
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    let endpoint = match Endpoint::dialler(Some(&setup.identity), any) {
-        Ok(endpoint) => Arc::new(endpoint),
-        Err(error) => return vec![bad(CHECK, error.to_string(), "the system must allow UDP sockets")],
-    };
-    let authorities = Authorities::new(endpoint, &setup.network);
-    if authorities.hints().is_empty() {
-        return vec![bad(CHECK, "the network file names none", "get a network file with hints.authorities")];
-    }
-    let mut findings = Vec::new();
-    for hint in authorities.hints() {
-        findings.push(authority(setup, &authorities, hint, status).await);
-    }
-    findings
+/// Where the running node says that it is, and who did not find it there.
+fn descriptor_address(config: &Config, status: &Value) -> Option<Finding> {
+    let text = |pointer| status.pointer(pointer).and_then(Value::as_str);
+    let published = text("/descriptor/address").filter(|address| !address.is_empty())?;
+    let named = status.pointer("/descriptor/addresses").and_then(Value::as_array);
+    let named: Vec<&str> = named.into_iter().flatten().filter_map(Value::as_str).collect();
+    let refusals = status.pointer("/descriptor/refusals").and_then(Value::as_object).into_iter().flatten();
+    let refusals: Vec<String> = refusals
+        .filter_map(|(who, reason)| Some((who, reason.as_str()?)))
+        .filter(|(_, reason)| Answer::Refused((*reason).to_owned()).why() == Some(Why::Unreached))
+        .map(|(who, reason)| format!("{who}: {reason}"))
+        .collect();
+    let refusals: Vec<&str> = refusals.iter().map(String::as_str).collect();
+    Some(Finding::of("descriptor", verdict::of_address(&config.address, published, &named, &refusals)))
 }
 
-async fn authority(setup: &Setup, authorities: &Authorities, hint: &Hint, status: Option<&Value>) -> Finding {
-    const CHECK: &str = "authority";
-    let who = format!("{} at {}", hint.identity, hint.address);
-    let asked = timeout(AUTHORITY_PATIENCE, authorities.ask(hint, &DirectoryQuestion::Newest { have: None })).await;
-    let bytes = match asked {
-        Err(_) => {
-            return bad(CHECK, format!("{who}: no answer in time"), "check the firewall: UDP must pass both ways");
-        }
-        Ok(Err(error)) => {
-            return bad(CHECK, format!("{who}: {error:#}"), "check the firewall: UDP must pass both ways");
-        }
-        Ok(Ok(DirectoryAnswer::Document(bytes))) => bytes,
-        Ok(Ok(DirectoryAnswer::NotYet(reason))) => return good(CHECK, format!("{who}: no consensus yet: {reason}")),
-        Ok(Ok(_)) => {
-            return bad(CHECK, format!("{who}: it does not answer the question asked"), "is it of this version?");
-        }
-    };
-    let now = Clock::start().wall();
-    let verified = UnverifiedConsensus::parse(&bytes)
-        .and_then(|document| document.verify(&setup.network.trust_anchor(), now, None));
-    match verified {
-        Err(error) => bad(CHECK, format!("{who}: {error}"), "check the clock of this machine (timedatectl)"),
-        Ok(document) if document.node(&setup.identity.identity()).is_none() => bad(
-            CHECK,
-            format!("{who}: the consensus of epoch {} does not list this node", document.epoch),
-            unlisted(status),
-        ),
-        Ok(document) => good(CHECK, format!("{who}: lists this node in epoch {}", document.epoch)),
-    }
-}
-
-/// What a node that no document lists has to do, in agreement with what its own status says.
-fn unlisted(status: Option<&Value>) -> &'static str {
-    match status {
-        Some(status) => report::next_step(status),
-        None => {
-            "start the node; if an authority then refuses it, send the admission line to its operators (`shoal-node \
-             check-config` prints it)"
-        }
-    }
-}
-
-/// The running node's own opinion.
+/// The running node's own opinion: all is well exactly when it says that it is ready. What somebody should look at although
+/// it is has something to do next.
 fn running(status: anyhow::Result<Value>) -> Vec<Finding> {
     const CHECK: &str = "running node";
     let status = match status {
         Ok(status) => status,
         Err(error) => return vec![bad(CHECK, format!("{error:#}"), "start it: shoal-node run")],
     };
-    let list = |key| status.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut problems = list("problems");
-    problems.extend(list("warnings"));
-    if problems.is_empty() {
+    let texts = |key| {
+        let list = status.get(key).and_then(Value::as_array).into_iter().flatten();
+        list.map(|text| text.as_str().unwrap_or("unknown problem").to_owned()).collect::<Vec<_>>()
+    };
+    let ready = status.get("ready").and_then(Value::as_bool).unwrap_or(false);
+    let standing = status.get("standing").and_then(Value::as_str).unwrap_or("unknown");
+    let (problems, next) = (texts("problems"), next_step(&status));
+    let mut findings = Vec::new();
+    if ready {
         let forwarded = status.get("forwarded").and_then(Value::as_u64).unwrap_or(0);
-        return vec![good(CHECK, format!("ready; forwarded {forwarded} packets"))];
+        findings.push(good(CHECK, format!("ready ({standing}); forwarded {forwarded} packets")));
+    } else if problems.is_empty() {
+        findings.push(bad(CHECK, format!("not ready ({standing})"), next.clone()));
     }
-    problems
-        .iter()
-        .map(|problem| bad(CHECK, problem.as_str().unwrap_or("unknown problem"), report::next_step(&status)))
-        .collect()
+    findings.extend(problems.into_iter().map(|problem| bad(CHECK, problem, next.clone())));
+    findings.extend(texts("warnings").into_iter().map(|warning| Finding {
+        check: CHECK,
+        ok: true,
+        found: warning,
+        next: next.clone(),
+    }));
+    findings
 }
 
 #[cfg(test)]
@@ -222,20 +189,34 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn doctor_says_of_an_unlisted_node_what_its_status_says() {
-        let accepted = json!({"phase": "running", "epoch": 4, "in_consensus": false,
-            "problems": ["not in the consensus"], "descriptor": {"accepted_by": 1, "refusals": {}}});
-        assert_eq!(unlisted(Some(&accepted)), report::next_step(&accepted));
-        assert!(!unlisted(Some(&accepted)).contains("admission line"), "an open network admits without one");
-        let findings = running(Ok(accepted.clone()));
-        assert!(findings.iter().all(|finding| !finding.ok && finding.next == report::next_step(&accepted)));
-        assert!(unlisted(None).starts_with("start the node"));
+    fn the_running_node_is_well_exactly_when_it_is_ready() {
+        let stale = json!({"standing": "stale", "ready": true, "problems": [],
+            "warnings": ["stale: no consensus since that of epoch 4"]});
+        let findings = running(Ok(stale));
+        assert!(findings.iter().all(|finding| finding.ok));
+        assert!(findings.iter().any(|finding| finding.found.starts_with("stale") && !finding.next.is_empty()));
+        let over = json!({"standing": "over", "ready": false, "problems": ["over since 3 s"], "warnings": []});
+        assert!(running(Ok(over)).iter().all(|finding| !finding.ok && finding.next.contains("doctor")));
+        for nothing in [json!({}), json!({"ready": false, "problems": []})] {
+            assert!(running(Ok(nothing)).iter().any(|finding| !finding.ok));
+        }
     }
 
     #[test]
-    fn a_stale_consensus_is_a_finding() {
-        let stale = json!({"phase": "running", "epoch": 4, "in_consensus": true, "stale": true, "problems": [],
-            "warnings": ["stale: no consensus since that of epoch 4"]});
-        assert!(running(Ok(stale)).iter().any(|finding| !finding.ok && finding.found.starts_with("stale")));
+    fn the_descriptors_address_is_compared_with_the_file() {
+        let text = "config_version = 1\nrole = \"mix\"\nlisten = \"127.0.0.1:4433\"\naddress = \"127.0.0.1:4433\"\n\
+                    metrics = \"127.0.0.1:9464\"\n";
+        let config = Config::parse(text).expect("parses");
+        let found = |descriptor: Value| descriptor_address(&config, &json!({ "descriptor": descriptor }));
+        assert_eq!(found(json!({"address": ""})), None, "none was made yet");
+        let well =
+            json!({"address": "127.0.0.1:4433", "addresses": ["127.0.0.1:4433"], "refusals": {"ab": "not admitted"}});
+        assert!(found(well).is_some_and(|finding| finding.ok));
+        let reason = "this authority cannot reach the node at the address it names (127.0.0.1:4433: refused)";
+        let unreached =
+            json!({"address": "127.0.0.1:4433", "addresses": ["127.0.0.1:4433"], "refusals": {"ab": reason}});
+        assert!(found(unreached).is_some_and(|finding| !finding.ok && finding.found.contains(reason)));
+        let other = json!({"address": "127.0.0.1:4434", "addresses": ["127.0.0.1:4434"], "refusals": {}});
+        assert!(found(other).is_some_and(|finding| !finding.ok && finding.next.contains("SIGHUP")));
     }
 }

@@ -5,7 +5,7 @@
 use crate::drops::DropReason;
 use crate::gateway::{Sessions, fill_rate};
 use crate::io::counters::Counters;
-use crate::io::directory::{FetchState, contradicted};
+use crate::io::fetch_state::{FetchState, contradicted};
 use crate::io::handing::Handing;
 use crate::io::host::Clock;
 use crate::io::phase::{self, Phase};
@@ -20,7 +20,7 @@ use shoal_protocol::sphinx::Packet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 /// Packets waiting for one client: as deep as its token bucket, because every packet is answered by one.
@@ -100,10 +100,20 @@ impl ClientService {
     /// Serves one client until its link ends.
     pub async fn serve(self, link: Link) {
         let (mut phase, fetch) = (self.phase.clone(), self.fetch.clone());
+        let (attached, has_attached) = oneshot::channel();
+        let documents = async {
+            // who has not attached is no client yet, and is handed nothing
+            if has_attached.await.is_err() {
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                reason = self.handing.push(&link) => reason,
+                reason = self.handing.answer_client(&link) => reason,
+            }
+        };
         let reason = tokio::select! {
-            reason = self.receive(&link) => reason,
-            () = self.handing.push(&link) => CloseReason::Done,
-            reason = self.handing.answer_client(&link) => reason,
+            reason = self.receive(&link, attached) => reason,
+            reason = documents => reason,
             _ = link.closed() => CloseReason::Done,
             () = phase::reached(&mut phase, Phase::Stopping) => CloseReason::Leaving,
             () = contradicted(fetch) => CloseReason::Leaving,
@@ -122,12 +132,12 @@ impl ClientService {
         link.close(reason);
     }
 
-    async fn receive(&self, link: &Link) -> CloseReason {
-        let attached = timeout(ATTACH_TIMEOUT, async {
+    async fn receive(&self, link: &Link, attached: oneshot::Sender<()>) -> CloseReason {
+        let attaching = timeout(ATTACH_TIMEOUT, async {
             let mut frames = link.accept_frames::<PACKET_SIZE>().await?;
             Ok::<_, FrameError>((frames.next().await?, frames))
         });
-        let (first, mut frames) = match attached.await {
+        let (first, mut frames) = match attaching.await {
             Ok(Ok((Some(first), frames))) => (first, frames),
             Ok(Err(FrameError::WrongLength)) => {
                 self.counters.drops.count(DropReason::WrongLength);
@@ -139,14 +149,15 @@ impl ClientService {
         let number = self.next_link.fetch_add(1, Ordering::Relaxed);
         let (queue, packets) = mpsc::channel(SESSION_QUEUE);
         let handle = Handle { queue, link: link.clone() };
-        let attached = self.sessions.sessions().attach(address, number, handle, self.clock.monotonic(), self.fill());
-        match attached {
+        match self.sessions.sessions().attach(address, number, handle, self.clock.monotonic(), self.fill()) {
             Err(_) => return CloseReason::Busy,
             Ok(Some(older)) => older.link.close(CloseReason::Done),
             Ok(None) => {}
         }
         // detaches also when this future is dropped
         let _attached = Attached { service: self, address, number };
+        // nobody listens any more when the link is about to be closed
+        let _ = attached.send(());
         tokio::select! {
             reason = self.read(&address, &mut frames) => reason,
             () = write_packets(link, packets) => CloseReason::Done,

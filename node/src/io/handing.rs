@@ -2,41 +2,75 @@
 //!
 //! Nobody has to believe what comes from here, so nobody is asked who he is. Nothing is logged about an asker.
 
+use crate::allowance::{Account, DOCUMENTS_OF_LINK, Ledger};
 use crate::io::changes::Changes;
-use crate::io::directory::{Authorities, SERVER_PATIENCE};
-use crate::io::host::{Clock, generator};
+use crate::io::host::Clock;
+use crate::io::older::Older;
 use crate::io::phase::{self, Phase};
-use rand::seq::SliceRandom as _;
-use shoal_protocol::consensus::{Shelf, VerifiedConsensus};
+use crate::places::{Places, Prefix};
+use shoal_protocol::consensus::{Handout, Shelf, VerifiedConsensus};
+use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::quic::{AskError, CloseReason, Link, Pieces, QUESTION_TIMEOUT, pushed, read_question};
-use shoal_protocol::types::Hash;
-use std::sync::Arc;
+use shoal_protocol::types::{Epoch, Hash};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Links of askers at a time, beside the clients. A node asks for a second or two an epoch, and only when its authorities
-/// give it nothing.
+/// give it nothing. Each may hold a question of 16 KiB and an answer that is shared with the others.
 const ASKERS_MAX: usize = 64;
-/// Questions for changes on one link: the longest chain of changes has one document an answer.
-const CHANGES_MAX: usize = crate::io::changes::KEPT_MAX + 16;
-/// How long a client may take to receive a document: 1 MiB at 256 kbit/s.
+/// Of these, links from one address prefix.
+const ASKERS_OF_PREFIX: usize = 16;
+/// How long an asker may take until a whole question of his is there, the first one or the next: as long as a silent link
+/// lives ([`Protocol::Directory`](shoal_protocol::quic::Protocol)), also for one that keeps his alive.
+const ASKER_QUESTION: Duration = Duration::from_secs(15);
+/// How long he may take to receive the answer: 1 MiB at 420 kbit/s. So one who does not read has a place for
+/// 35 s, and 20 s more where authorities had to be asked first.
+const ASKER_ANSWER: Duration = Duration::from_secs(20);
+/// Questions on one link in an epoch. A node asks some 25 times.
+const QUESTIONS_MAX: u32 = 256;
+/// Questions for changes on one link in an epoch: the longest chain of changes has one document an answer.
+const CHANGES_MAX: u32 = crate::io::changes::KEPT_MAX as u32 + 16;
+/// How long a client may take to receive a document: 1 MiB at 210 kbit/s.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(40);
-/// Time between two questions to the authorities for changes that are not kept here.
-const BEYOND_EVERY: Duration = Duration::from_secs(1);
 
 /// What a gateway hands out. Clones share it.
 #[derive(Clone)]
 pub struct Handing {
     shelf: watch::Receiver<Arc<Shelf>>,
     changes: watch::Receiver<Arc<Changes>>,
-    authorities: Arc<Authorities>,
+    older: Arc<Older>,
+    schedule: Schedule,
     clock: Clock,
-    askers: Arc<Semaphore>,
-    /// When the authorities may be asked again. Held while they are, and while their answer is on its way: one copy of
-    /// 1 MiB, whoever asks.
-    beyond: Arc<Mutex<Duration>>,
+    askers: Arc<Mutex<Places<Link>>>,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+/// How much a link is asked and given.
+struct Counts {
+    prefix: Prefix,
+    documents: Account,
+    questions: Account,
+    changes: Account,
+}
+
+impl Counts {
+    /// The address counts where the link began: a phone may move meanwhile.
+    fn of(link: &Link) -> Self {
+        let none = Account::default();
+        Self { prefix: Prefix::of(link.remote.ip()), documents: none, questions: none, changes: none }
+    }
+}
+
+/// How one kind of reader is served.
+struct Service<'s> {
+    wanted: &'s (dyn Fn(DirectoryQuestion) -> Option<Wanted> + Sync),
+    question: Option<Duration>,
+    answer: Duration,
+    /// Told when a whole question is there (`true`) and when its answer has been taken; `false`: the link must go.
+    works: &'s (dyn Fn(bool) -> bool + Sync),
 }
 
 impl Handing {
@@ -44,125 +78,183 @@ impl Handing {
     pub fn new(
         shelf: watch::Receiver<Arc<Shelf>>,
         changes: watch::Receiver<Arc<Changes>>,
-        authorities: Arc<Authorities>,
+        older: Older,
+        schedule: Schedule,
         clock: Clock,
     ) -> Self {
-        let askers = Arc::new(Semaphore::new(ASKERS_MAX));
-        Self { shelf, changes, authorities, clock, askers, beyond: Arc::default() }
+        let askers = Arc::new(Mutex::new(Places::new(ASKERS_MAX, ASKERS_OF_PREFIX)));
+        Self { shelf, changes, older: Arc::new(older), schedule, clock, askers, ledger: Arc::default() }
     }
 
-    /// Pushes the newest consensus when a client comes and what is new at each later one. Returns when the link breaks or
-    /// the client does not take a document in time.
-    pub async fn push(&self, link: &Link) {
+    fn epoch(&self) -> Epoch {
+        self.schedule.epoch_at(self.clock.wall())
+    }
+
+    /// Whether one more document may go to this link.
+    fn may_have(&self, counts: &mut Counts) -> bool {
+        counts.documents.take(self.epoch(), DOCUMENTS_OF_LINK) && self.prefix_may_have(counts)
+    }
+
+    /// Whether one more answer with documents may go to this prefix.
+    fn prefix_may_have(&self, counts: &Counts) -> bool {
+        // every operation on the ledger is one step
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).take(self.epoch(), counts.prefix)
+    }
+
+    /// Pushes the newest consensus when a client comes and what is new at each later one. Returns when the link breaks, the
+    /// client does not take a document in time, or has had as many as anybody needs.
+    pub async fn push(&self, link: &Link) -> CloseReason {
         let mut shelf = self.shelf.clone();
+        let mut counts = Counts::of(link);
         let mut given: Option<Hash> = None;
         loop {
             let now = Arc::clone(&shelf.borrow_and_update());
             if let Some(mut pieces) = now.for_holder_of(given.as_ref()).and_then(pushed) {
+                if !self.may_have(&mut counts) {
+                    return CloseReason::Busy;
+                }
                 let pushing = timeout(DOCUMENT_TIMEOUT, async {
                     let mut stream = link.open_uni().await.ok()?;
                     stream.write_all_chunks(&mut pieces).await.ok()?;
                     stream.finish().ok()
                 });
                 if !matches!(pushing.await, Ok(Some(()))) {
-                    return;
+                    return CloseReason::Done;
                 }
                 given = now.newest().map(|document| document.hash());
             }
             if shelf.changed().await.is_err() {
-                return;
+                return CloseReason::Done;
             }
         }
     }
 
     /// Answers a client's questions for changes until its link ends or it does what no client does.
     pub async fn answer_client(&self, link: &Link) -> CloseReason {
-        self.answer(link, |question| match question {
+        let wanted = |question| match question {
             DirectoryQuestion::Changes { after } => Some(Wanted::Changes(after)),
             DirectoryQuestion::Newest { .. }
             | DirectoryQuestion::Publish(_)
             | DirectoryQuestion::Agree(_)
             | DirectoryQuestion::List(_) => None,
-        })
-        .await
+        };
+        // its link is there for its packets, and it may never ask
+        let service = Service { wanted: &wanted, question: None, answer: DOCUMENT_TIMEOUT, works: &|_| true };
+        self.answer(link, service).await
     }
 
-    /// Answers whoever asks over `shoal-dir/1` until its link ends.
+    /// Answers whoever asks over `shoal-dir/1` until its link ends, it asks nothing for too long, or its place is given to
+    /// somebody else.
     pub async fn answer_asker(&self, link: &Link) -> CloseReason {
-        let Ok(_place) = self.askers.try_acquire() else { return CloseReason::Busy };
-        self.answer(link, |question| match question {
+        let entered = self.askers().enter(Prefix::of(link.remote.ip()), link.clone(), self.clock.monotonic());
+        let Some((number, gone)) = entered else { return CloseReason::Busy };
+        if let Some(gone) = gone {
+            gone.close(CloseReason::Busy);
+        }
+        let _place = Place { handing: self, number };
+        let wanted = |question| match question {
             DirectoryQuestion::Newest { have } => Some(Wanted::Newest(have)),
             DirectoryQuestion::Changes { after } => Some(Wanted::Changes(after)),
             DirectoryQuestion::Publish(_) | DirectoryQuestion::Agree(_) | DirectoryQuestion::List(_) => None,
-        })
-        .await
+        };
+        let works = |at_work| {
+            let now = self.clock.monotonic();
+            if at_work { self.askers().works(number, now) } else { self.askers().rests(number, now) }
+        };
+        let service = Service { wanted: &wanted, question: Some(ASKER_QUESTION), answer: ASKER_ANSWER, works: &works };
+        self.answer(link, service).await
     }
 
-    async fn answer(&self, link: &Link, wanted: impl Fn(DirectoryQuestion) -> Option<Wanted>) -> CloseReason {
-        let mut changes = 0;
+    fn askers(&self) -> MutexGuard<'_, Places<Link>> {
+        // every operation on the table is one step
+        self.askers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(&self, link: &Link, service: Service<'_>) -> CloseReason {
+        let mut counts = Counts::of(link);
         loop {
-            let (question, answerer) = match read_question(link, QUESTION_SIZE_MAX, QUESTION_TIMEOUT).await {
+            let reading = read_question(link, QUESTION_SIZE_MAX, QUESTION_TIMEOUT);
+            let read = match service.question {
+                Some(within) => match timeout(within, reading).await {
+                    Ok(read) => read,
+                    Err(_) => return CloseReason::Done,
+                },
+                None => reading.await,
+            };
+            let (question, answerer) = match read {
                 Ok(Some(asked)) => asked,
                 Ok(None) | Err(AskError::Closed) => return CloseReason::Done,
                 Err(AskError::TooLarge | AskError::TimedOut) => return CloseReason::Malformed,
             };
-            let Some(wanted) = DirectoryQuestion::from_bytes(&question).ok().and_then(&wanted) else {
+            let Some(wanted) = DirectoryQuestion::from_bytes(&question).ok().and_then(service.wanted) else {
                 return CloseReason::Malformed;
             };
-            let (pieces, _held) = match wanted {
-                Wanted::Newest(have) => (self.newest(have.as_ref()), None),
-                Wanted::Changes(_) if changes == CHANGES_MAX => return CloseReason::Busy,
-                Wanted::Changes(after) => {
-                    changes += 1;
-                    self.changes(after).await
-                }
+            let epoch = self.epoch();
+            let spent = !counts.questions.take(epoch, QUESTIONS_MAX)
+                || (matches!(wanted, Wanted::Changes(_)) && !counts.changes.take(epoch, CHANGES_MAX));
+            if spent || !(service.works)(true) {
+                return CloseReason::Busy;
+            }
+            let pieces = match wanted {
+                Wanted::Newest(have) => self.newest(have.as_ref(), &mut counts),
+                Wanted::Changes(after) => self.changes(after, &counts).await,
             };
-            match answerer.answer(pieces).await {
+            match answerer.answer_within(pieces, service.answer).await {
                 Ok(()) | Err(AskError::Closed | AskError::TooLarge) => {}
                 Err(AskError::TimedOut) => return CloseReason::Malformed,
             }
-        }
-    }
-
-    fn newest(&self, have: Option<&Hash>) -> Pieces {
-        match self.shelf.borrow().for_holder_of(have) {
-            Some(handout) => handout.into(),
-            None => (&DirectoryAnswer::NotYet("this gateway has no consensus in force".to_owned())).into(),
-        }
-    }
-
-    /// The changes after a set, and what must be held while they are on their way.
-    async fn changes(&self, after: Hash) -> (Pieces, Option<tokio::sync::OwnedMutexGuard<Duration>>) {
-        let kept = self.changes.borrow().after(&after).map(Pieces::changes);
-        match kept {
-            Some(pieces) => (pieces, None),
-            None => match self.ask_authorities(after).await {
-                Some((pieces, held)) => (pieces, Some(held)),
-                None => (Pieces::changes(&[]), None),
-            },
-        }
-    }
-
-    /// Passes on what an authority knows of a set that is not known here, unread: a reader believes none of us.
-    async fn ask_authorities(&self, after: Hash) -> Option<(Pieces, tokio::sync::OwnedMutexGuard<Duration>)> {
-        let mut next = Arc::clone(&self.beyond).try_lock_owned().ok()?;
-        let now = self.clock.monotonic();
-        if now < *next {
-            return None;
-        }
-        *next = now.saturating_add(BEYOND_EVERY);
-        let mut hints = self.authorities.hints().to_vec();
-        hints.shuffle(&mut generator());
-        let question = DirectoryQuestion::Changes { after };
-        for hint in hints {
-            let asked = timeout(SERVER_PATIENCE, self.authorities.ask(&hint, &question)).await;
-            if let Ok(Ok(DirectoryAnswer::Changes(changes))) = asked
-                && !changes.is_empty()
-            {
-                return Some(((&DirectoryAnswer::Changes(changes)).into(), next));
+            if !(service.works)(false) {
+                return CloseReason::Busy;
             }
         }
-        None
+    }
+
+    fn newest(&self, have: Option<&Hash>, counts: &mut Counts) -> Pieces {
+        let handout = self.shelf.borrow().for_holder_of(have);
+        match handout {
+            Some(Handout::UpToDate) => Handout::UpToDate.into(),
+            Some(handout @ (Handout::Whole(_) | Handout::Difference(_))) if self.may_have(counts) => handout.into(),
+            Some(Handout::Whole(_) | Handout::Difference(_)) => not_yet(ENOUGH),
+            None => not_yet("this gateway has no consensus in force"),
+        }
+    }
+
+    /// The changes after a set. One that was never in force costs a look at what is kept here, and nobody's time.
+    async fn changes(&self, after: Hash, counts: &Counts) -> Pieces {
+        let changes = Arc::clone(&self.changes.borrow());
+        let kept = changes.after(&after);
+        let none = kept.map_or(!changes.is_older(&after), <[_]>::is_empty);
+        if none {
+            return Pieces::changes(&[]);
+        }
+        if !self.prefix_may_have(counts) {
+            return not_yet(ENOUGH);
+        }
+        match kept {
+            Some(kept) => Pieces::changes(kept),
+            None => self.older.after(after).await.unwrap_or_else(|| {
+                not_yet("this gateway is asking the authorities for others; ask again in some seconds")
+            }),
+        }
+    }
+}
+
+/// What is said to those who have had enough.
+const ENOUGH: &str = "this gateway has given you as many documents as an epoch can need; ask in the next one";
+
+fn not_yet(reason: &str) -> Pieces {
+    (&DirectoryAnswer::NotYet(reason.to_owned())).into()
+}
+
+/// Gives an asker's place back.
+struct Place<'a> {
+    handing: &'a Handing,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.handing.askers().leave(self.number);
     }
 }
 

@@ -47,13 +47,13 @@ async fn ready(State(status): State<Arc<Status>>, headers: HeaderMap) -> Respons
     if !is_local(&headers) {
         return FOREIGN.into_response();
     }
-    let problems = status.not_ready();
-    if problems.is_empty() {
+    let health = status.health();
+    if health.standing.is_ready() {
         // a node that can serve is ready; what somebody should look at stands below
-        let warnings = status.warnings();
-        ["ready".to_owned()].into_iter().chain(warnings).map(|line| line + "\n").collect::<String>().into_response()
+        let lines = ["ready".to_owned()].into_iter().chain(health.warnings);
+        lines.map(|line| line + "\n").collect::<String>().into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", problems.join("\n"))).into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", health.problems.join("\n"))).into_response()
     }
 }
 

@@ -1,6 +1,8 @@
 //! The shell: everything that reads a clock, a socket or a disk. It asks the pure rooms what to do and does it.
 
 pub mod accept;
+pub mod asking;
+pub mod assemble;
 pub mod bucket_file;
 pub mod changes;
 pub mod control;
@@ -9,15 +11,19 @@ pub mod delay_thread;
 pub mod directory;
 pub mod disk;
 pub mod doctor;
+pub mod doctor_authorities;
+pub mod documents;
 pub mod drain;
 #[cfg(test)]
 mod engine_conformance;
 pub mod engine_redb;
 pub mod engine_thread;
 pub mod evidence;
+pub mod fetch_state;
 pub mod files;
 pub mod gateway_io;
 pub mod handing;
+pub mod health;
 pub mod host;
 pub mod http;
 pub mod key_files;
@@ -26,18 +32,24 @@ pub mod live_keys;
 pub mod logging;
 pub mod loop_task;
 pub mod metrics;
+pub mod offer;
+pub mod older;
 pub mod phase;
+pub mod ports;
 pub mod process;
 pub mod publish;
 pub mod reload;
 pub mod run;
+pub mod secrets;
 pub mod setup;
 pub mod status;
 pub mod store;
+pub mod store_inputs;
 pub mod store_links;
 pub mod store_seam;
 pub mod supervise;
 pub mod tag_log;
 #[cfg(test)]
 mod torn_disk;
+pub mod turn;
 pub mod workers;

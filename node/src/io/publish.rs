@@ -5,22 +5,22 @@
 //! and the next document is without the node, because it has none for then. An authority that does not get it lists the
 //! node by its descriptor before as long as that has keys; so it is offered until every authority has taken it.
 
-use crate::io::directory::Authorities;
+use crate::answers::{Answer, Answers, without_addresses};
+use crate::io::asking::{Authorities, printable};
 use crate::io::host::{Clock, generator};
 use crate::io::live_keys::KeySnapshot;
+use crate::io::offer::{Offer, is_farewell_due};
 use crate::io::phase::Phase;
 use crate::keys::EPOCHS_AHEAD;
 use crate::loops::Loops;
 use anyhow::{Context as _, Result};
 use rand::RngExt as _;
-use serde::Serialize;
-use shoal_protocol::X25519Public;
 use shoal_protocol::descriptor::{Descriptor, LoopEvidence, MAX_ADDRESSES, MAX_LOOPS};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Role, UnixMillis};
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,20 +37,23 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
 /// What became of the newest descriptor, for `status`, `descriptor` and `doctor`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublishState {
     /// When it was made, in ms since 1970.
     pub published: UnixMillis,
     /// Last epoch it has keys for.
     pub covers: Epoch,
-    /// Authorities that accepted it.
-    pub accepted: usize,
+    /// `HOST:PORT` as it was configured when it was made.
+    pub address: String,
+    /// The addresses that it names: where others dial the node.
+    pub addresses: Vec<SocketAddr>,
     /// Authorities asked.
     pub authorities: usize,
-    /// Answers of those that did not, by authority.
-    pub refusals: BTreeMap<String, String>,
-    /// The signed descriptor in hexadecimal digits.
-    #[serde(skip)]
+    /// The last answer of each of them; those to the descriptor before stay until there are new ones.
+    pub answers: Answers,
+    /// Why no newer one can be made.
+    pub problem: Option<String>,
+    /// The signed descriptor.
     pub descriptor: Vec<u8>,
 }
 
@@ -64,8 +67,8 @@ pub struct Publisher {
     pub identity: Arc<IdentityKey>,
     /// Role of the node.
     pub role: Role,
-    /// `HOST:PORT` as configured.
-    pub address: String,
+    /// `HOST:PORT` as configured; a SIGHUP may change it.
+    pub address: watch::Receiver<String>,
     /// Operator.
     pub family: Option<[u8; 32]>,
     /// Whether the store is to go.
@@ -94,8 +97,11 @@ impl Publisher {
         let mut farewell = None;
         let mut pause = RETRY_MIN;
         let mut bytes = Vec::new();
+        let mut named = None;
         loop {
             let now = self.clock.wall();
+            let address = self.address.borrow_and_update().clone();
+            let moved = named.as_ref().is_some_and(|named| *named != address);
             let phase = *self.phase.borrow_and_update();
             if phase >= Phase::Stopping {
                 return;
@@ -106,12 +112,15 @@ impl Publisher {
                 (Offer::of(&keys, current..=current), is_farewell_due(farewell, &pending, current))
             } else {
                 let offer = Offer::of(&keys, current..=current.plus(EPOCHS_AHEAD));
-                let due = self.is_round_due(now, next_round) || published.contradicts(&offer, current);
+                let due = moved || self.is_round_due(now, next_round) || published.contradicts(&offer, current);
                 (offer, due)
             };
             if due && !offer.mix.is_empty() {
-                match self.descriptor(&offer, now).await {
-                    Ok(made) => {
+                match self.descriptor(&offer, &address, now).await {
+                    Ok((made, addresses)) => {
+                        if moved {
+                            tracing::info!("the descriptor names the new public address; `shoal-node status` shows it");
+                        }
                         bytes = made;
                         published = offer;
                         // who has taken a farewell must not get one with a later key
@@ -121,13 +130,15 @@ impl Publisher {
                         farewell = (phase == Phase::Draining).then_some(current);
                         pause = RETRY_MIN;
                         next_round = self.next_round(now, &mut rng);
-                        self.begin_round(now, &published, &bytes);
+                        self.begin_round(now, &published, &bytes, &address, addresses);
+                        named = Some(address);
                     }
-                    Err(error) => tracing::warn!(error = format!("{error:#}"), "no descriptor can be made"),
+                    Err(error) => self.say_problem(format!("{error:#}")),
                 }
             }
             self.offer_to(&mut pending, &bytes).await;
-            let wait = if pending.is_empty() && !bytes.is_empty() {
+            let failed = self.state.borrow().problem.is_some();
+            let wait = if pending.is_empty() && !bytes.is_empty() && !failed {
                 next_round.since(self.clock.wall()).max(RETRY_MIN)
             } else {
                 let wait = pause.mul_f64(rng.random_range(0.5..1.0));
@@ -138,8 +149,22 @@ impl Publisher {
                 () = tokio::time::sleep(wait) => {}
                 changed = self.keys.changed() => if changed.is_err() { return },
                 changed = self.phase.changed() => if changed.is_err() { return },
+                changed = self.address.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// Once for each problem: the name of a host that cannot be resolved is asked for again and again.
+    fn say_problem(&self, problem: String) {
+        self.state.send_if_modified(|state| {
+            let new = state.problem.as_ref() != Some(&problem);
+            if new {
+                // the problem names our own address
+                tracing::warn!("no descriptor can be made; `shoal-node status` says why");
+                state.problem = Some(problem);
+            }
+            new
+        });
     }
 
     /// Whether it is time to publish again. A round further ahead than any can be was set by a clock that has been put back
@@ -160,10 +185,11 @@ impl Publisher {
         self.schedule.start(epoch).plus(offset)
     }
 
-    async fn descriptor(&self, offer: &Offer, now: UnixMillis) -> Result<Vec<u8>> {
-        let resolved = tokio::net::lookup_host(&self.address)
+    /// A descriptor, and the addresses that it names.
+    async fn descriptor(&self, offer: &Offer, address: &str, now: UnixMillis) -> Result<(Vec<u8>, Vec<SocketAddr>)> {
+        let resolved = tokio::net::lookup_host(address)
             .await
-            .with_context(|| format!("the public address {} cannot be resolved", self.address))?;
+            .with_context(|| format!("the public address {address} cannot be resolved"))?;
         let mut addresses: Vec<_> = resolved.collect();
         addresses.sort_unstable();
         addresses.dedup();
@@ -172,7 +198,7 @@ impl Publisher {
             network: self.network,
             identity: self.identity.identity(),
             role: self.role,
-            addresses,
+            addresses: addresses.clone(),
             family: self.family,
             published: now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -181,7 +207,7 @@ impl Publisher {
             loops: self.evidence(),
             leaving: self.leaving.load(Ordering::Relaxed),
         };
-        Ok(descriptor.sign(&self.identity))
+        Ok((descriptor.sign(&self.identity), addresses))
     }
 
     /// What was settled since the last descriptor: about one epoch.
@@ -201,16 +227,17 @@ impl Publisher {
         evidence
     }
 
-    fn begin_round(&self, now: UnixMillis, offer: &Offer, bytes: &[u8]) {
+    fn begin_round(&self, now: UnixMillis, offer: &Offer, bytes: &[u8], address: &str, addresses: Vec<SocketAddr>) {
         self.state.send_modify(|state| {
-            // the last answers stay visible until there are new ones
-            let refusals = std::mem::take(&mut state.refusals);
+            let answers = std::mem::take(&mut state.answers);
             *state = PublishState {
                 published: now,
                 covers: offer.mix.last().map_or(Epoch(0), |(epoch, _)| *epoch),
-                accepted: 0,
+                address: address.to_owned(),
+                addresses,
                 authorities: self.authorities.hints().len(),
-                refusals,
+                answers,
+                problem: None,
                 descriptor: bytes.to_vec(),
             };
         });
@@ -235,107 +262,35 @@ impl Publisher {
                 // a task that panicked: as good as no answer
                 let Ok((authority, answer)) = answered else { continue };
                 silent.remove(&authority);
-                let refusal = match answer {
-                    Ok(DirectoryAnswer::Accepted) => None,
-                    Ok(DirectoryAnswer::Refused(reason)) => Some(printable(&reason)),
-                    Ok(_) => Some("it does not answer the question asked".to_owned()),
-                    Err(error) => Some(format!("{error:#}")),
+                let answer = match answer {
+                    Ok(DirectoryAnswer::Accepted) => Answer::Accepted,
+                    Ok(DirectoryAnswer::Refused(reason)) => Answer::Refused(printable(&reason)),
+                    Ok(_) => Answer::Refused("it does not answer the question asked".to_owned()),
+                    Err(error) => Answer::Silent(format!("{error:#}")),
                 };
-                if refusal.is_none() {
+                if answer == Answer::Accepted {
                     self.loops.lock().unwrap_or_else(PoisonError::into_inner).settled_accepted();
                     pending.remove(&authority);
                 }
-                self.note(&authority, refusal);
+                self.note(authority, answer);
             }
         };
         if timeout(patience, answers).await.is_err() {
-            silent.iter().for_each(|authority| self.note(authority, Some("no answer in time".to_owned())));
+            for authority in silent {
+                self.note(authority, Answer::Silent("no answer in time".to_owned()));
+            }
         }
     }
 
-    fn note(&self, authority: &Identity, refusal: Option<String>) {
-        let name = authority.to_string();
-        self.state.send_modify(|state| match refusal {
-            None => {
-                state.accepted += 1;
-                state.refusals.remove(&name);
+    fn note(&self, authority: Identity, answer: Answer) {
+        self.state.send_modify(|state| {
+            if let Some(reason) = answer.reason()
+                && state.answers.get(&authority) != Some(&answer)
+            {
+                let reason = without_addresses(reason);
+                tracing::warn!(%authority, %reason, "the descriptor is not accepted");
             }
-            Some(reason) => {
-                if state.refusals.get(&name) != Some(&reason) {
-                    tracing::warn!(authority = %name, %reason, "the descriptor is not accepted");
-                }
-                state.refusals.insert(name, reason);
-            }
+            state.answers.insert(authority, answer);
         });
-    }
-}
-
-/// An authority's text, as it may go to a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(400).collect()
-}
-
-/// Whether the last descriptor has to be made: it was not yet, or its epoch is over and somebody has not taken it.
-fn is_farewell_due(made: Option<Epoch>, pending: &BTreeSet<Identity>, current: Epoch) -> bool {
-    made.is_none_or(|made| made != current && !pending.is_empty())
-}
-
-/// The public keys of one descriptor.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Offer {
-    mix: Vec<(Epoch, X25519Public)>,
-    envelope: Vec<(Epoch, X25519Public)>,
-}
-
-impl Offer {
-    /// Keys of some epochs.
-    fn of(keys: &KeySnapshot, range: RangeInclusive<Epoch>) -> Self {
-        Self {
-            mix: keys.mix.range(range.clone()).map(|(epoch, key)| (*epoch, *key)).collect(),
-            envelope: keys.envelope.range(range).map(|(epoch, key)| (*epoch, *key)).collect(),
-        }
-    }
-
-    /// Whether this offer names a key for an epoch to come (or the current one) that the node no longer holds: then the
-    /// new one must be known at once. An epoch that only `now` has waits for the next round.
-    fn contradicts(&self, now: &Self, current: Epoch) -> bool {
-        let differ = |old: &[(Epoch, X25519Public)], new: &[(Epoch, X25519Public)]| {
-            old.iter().filter(|(epoch, _)| *epoch >= current).any(|entry| !new.contains(entry))
-        };
-        differ(&self.mix, &now.mix) || differ(&self.envelope, &now.envelope)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn snapshot(epochs: RangeInclusive<u64>, fill: u8) -> KeySnapshot {
-        let mix = epochs.map(|epoch| (Epoch(epoch), X25519Public::from_bytes([fill; 32]))).collect();
-        KeySnapshot { mix, ..KeySnapshot::default() }
-    }
-
-    fn offered(epochs: RangeInclusive<u64>, fill: u8, current: u64) -> Offer {
-        Offer::of(&snapshot(epochs, fill), Epoch(current)..=Epoch(current).plus(EPOCHS_AHEAD))
-    }
-
-    #[test]
-    fn four_epochs_are_offered_and_only_a_changed_key_is_urgent() {
-        let first = offered(4..=8, 1, 5);
-        assert_eq!(first.mix.iter().map(|(epoch, _)| epoch.0).collect::<Vec<_>>(), [5, 6, 7, 8]);
-        let later = offered(5..=9, 1, 6);
-        assert!(!first.contradicts(&later, Epoch(6)), "the passing of time is no change");
-        let anew = offered(5..=9, 2, 6);
-        assert!(first.contradicts(&anew, Epoch(6)));
-        assert!(!first.contradicts(&anew, Epoch(9)), "epochs that are over do not matter");
-    }
-
-    #[test]
-    fn a_farewell_is_made_once_and_again_only_for_who_did_not_take_it() {
-        let (nobody, somebody) = (BTreeSet::new(), BTreeSet::from([Identity::from_bytes([1; 32])]));
-        assert!(is_farewell_due(None, &nobody, Epoch(5)));
-        assert!(!is_farewell_due(Some(Epoch(5)), &somebody, Epoch(5)));
-        assert!(!is_farewell_due(Some(Epoch(5)), &nobody, Epoch(6)), "a later key would list the node again");
-        assert!(is_farewell_due(Some(Epoch(5)), &somebody, Epoch(6)));
     }
 }

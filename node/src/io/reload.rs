@@ -7,6 +7,7 @@ use crate::io::setup;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tokio::sync::watch;
 
 /// What a new configuration can reach.
 pub struct Reload {
@@ -22,6 +23,8 @@ pub struct Reload {
     pub link_queue_packets: Arc<AtomicUsize>,
     /// Whether the store is to go.
     pub leaving: Arc<AtomicBool>,
+    /// The public address, for the next descriptor.
+    pub address: watch::Sender<String>,
 }
 
 impl Reload {
@@ -45,6 +48,11 @@ impl Reload {
         }
         self.link_queue_packets.store(fresh.limits.link_queue_packets, Ordering::Relaxed);
         self.leaving.store(fresh.leaving, Ordering::Relaxed);
+        self.address.send_if_modified(|address| {
+            let moved = *address != fresh.address;
+            address.clone_from(&fresh.address);
+            moved
+        });
         tracing::info!(changed = changes.now.join(", "), "configuration read again");
         if !changes.at_start.is_empty() {
             tracing::warn!(keys = changes.at_start.join(", "), "these take effect at the next start only");

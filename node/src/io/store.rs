@@ -9,7 +9,7 @@ use super::engine_redb::RedbEngine;
 use super::engine_thread::{Done, EngineClient, Opened};
 use super::host::{Clock, generator};
 use super::live_keys::LiveKeys;
-use super::phase::{Phase, reached};
+use super::store_inputs::{Event, Inputs, wait_until};
 use super::store_links::{INCOMING, Incoming, StoreLinks, read};
 use super::store_seam::{Request, StoreContext, StoreReport};
 use crate::courier::{Action, Courier};
@@ -30,8 +30,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Outcomes that wait for the task; as many as tasks wait for the engine.
 const OUTCOMES: usize = 1_024;
@@ -115,58 +115,6 @@ pub async fn run(context: StoreContext) -> Result<()> {
         .context("waiting for the storage thread")?
         .map_err(|_| anyhow!("the storage thread panicked"))?;
     result
-}
-
-/// What the task wakes for.
-enum Event {
-    Time,
-    Outcome(Done),
-    Consensus(Option<Arc<VerifiedConsensus>>),
-    /// The process stops.
-    Stop,
-    Tick,
-    Frame(Incoming),
-    Request(Request),
-    Arrival(Link),
-}
-
-/// Everything that arrives. Each channel is bounded where it is made.
-struct Inputs {
-    outcomes: mpsc::Receiver<Done>,
-    consensus: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
-    phase: watch::Receiver<Phase>,
-    ticks: Interval,
-    frames: mpsc::Receiver<Incoming>,
-    requests: mpsc::Receiver<Request>,
-    arrivals: mpsc::Receiver<Link>,
-}
-
-impl Inputs {
-    /// The next event. Of several that are there one is drawn at random: none can wait for ever. While `stopping` no new
-    /// requests are taken. Cancel safe: nothing is lost with a call that is dropped.
-    async fn next(&mut self, stopping: bool) -> Event {
-        tokio::select! {
-            Some(done) = self.outcomes.recv() => Event::Outcome(done),
-            changed = self.consensus.changed(), if !stopping => match changed {
-                Ok(()) => Event::Consensus(self.consensus.borrow_and_update().clone()),
-                // nobody brings documents any more: the process ends
-                Err(_) => Event::Stop,
-            },
-            () = reached(&mut self.phase, Phase::Stopping), if !stopping => Event::Stop,
-            _ = self.ticks.tick() => Event::Tick,
-            Some(frame) = self.frames.recv() => Event::Frame(frame),
-            Some(request) = self.requests.recv(), if !stopping => Event::Request(request),
-            Some(link) = self.arrivals.recv() => Event::Arrival(link),
-        }
-    }
-}
-
-/// Waits until a monotonic time; for ever if there is none.
-async fn wait_until(clock: &Clock, at: Option<Duration>) {
-    match at {
-        Some(at) => sleep_until(clock.timer(at)).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn limits(consensus: Option<&Consensus>, records_max: u64) -> Limits {

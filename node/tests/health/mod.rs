@@ -190,6 +190,140 @@ async fn no_address_is_in_a_log_at_debug() {
     }
 }
 
+/// Waits for a standing, and that `/readyz`, `status` and `doctor` agree about it.
+async fn agrees(node: &Node, standing: &str, ready: bool) {
+    let waiting = async {
+        loop {
+            let before = node.wait(standing, |status| status["standing"] == standing).await;
+            let (code, body) = node.get("/readyz").await;
+            let doctor: serde_json::Value = serde_json::from_str(&node.command_json("doctor")).expect("JSON");
+            let after = node.status().await;
+            // one word from the first question to the last, or it was something else in between
+            if after["standing"] == standing {
+                return (before, code, body, doctor);
+            }
+        }
+    };
+    let (status, code, body, doctor) = timeout(PATIENCE, waiting).await.expect("in time");
+    assert_eq!((code == 200, status["ready"].as_bool()), (ready, Some(ready)), "{standing}: {code} {body} {status}");
+    let findings = doctor["findings"].as_array().expect("findings");
+    let own: Vec<_> = findings.iter().filter(|finding| finding["check"] == "running node").collect();
+    assert!(!own.is_empty() && own.iter().all(|finding| finding["ok"] == ready), "{standing}: {doctor}");
+    let problems = status["problems"].as_array().expect("a list");
+    assert_eq!(problems.is_empty(), ready, "{standing}: {status}");
+    if standing == "draining" || standing == "unlisted" {
+        return;
+    }
+    for finding in findings.iter().filter(|finding| finding["check"] == "authority") {
+        // its own authority is asked by the document that the node holds
+        assert_eq!(finding["ok"], ready || standing == "starting", "{standing}: {finding}");
+        let next = finding["next"].as_str().expect("text");
+        assert!(!next.contains("set the clock") && !next.contains("timedatectl"), "{standing}: {finding}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readyz_status_and_doctor_agree_in_every_phase() {
+    let paper = Paper::start(Some(Layer::L1));
+    let dir = tempfile::tempdir().expect("a directory");
+    paper.silent.store(true, Ordering::Relaxed);
+    let mut node = Node::start(&paper, Role::Mix, dir.path());
+    agrees(&node, "starting", false).await;
+    paper.silent.store(false, Ordering::Relaxed);
+    agrees(&node, "serving", true).await;
+
+    // no document for three epochs: overdue, then over; then there is one again
+    paper.frozen.store(true, Ordering::Relaxed);
+    agrees(&node, "stale", true).await;
+    agrees(&node, "over", false).await;
+    let (_, body) = node.get("/readyz").await;
+    assert!(body.contains("is over since"), "{body}");
+    assert!(node.command("status").contains("doctor` asks every authority"));
+    paper.frozen.store(false, Ordering::Relaxed);
+    agrees(&node, "serving", true).await;
+
+    // its authority has removed it and refuses it
+    let reason =
+        format!("{} is not admitted here; send your admission line to the authority's operator", node.identity);
+    *paper.refusing.lock().expect("whole") = Some(reason);
+    paper.left_out.store(true, Ordering::Relaxed);
+    let out = node
+        .wait("removed", |status| status["standing"] == "unlisted" && status["descriptor"]["accepted_by"] == 0)
+        .await;
+    agrees(&node, "unlisted", false).await;
+    assert_eq!(
+        (out["descriptor"]["needed"].as_u64(), out["descriptor"]["refused_for"]["not_admitted"].as_u64()),
+        (Some(1), Some(1))
+    );
+    let said = node.command("status");
+    for part in [
+        "0 of 1 authorities list it, 1 are needed",
+        "is not admitted here",
+        "1 more of the authorities",
+        "admission line",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    *paper.refusing.lock().expect("whole") = None;
+    paper.left_out.store(false, Ordering::Relaxed);
+    agrees(&node, "serving", true).await;
+
+    paper.frozen.store(true, Ordering::Relaxed);
+    node.signal("-TERM");
+    agrees(&node, "draining", false).await;
+    assert!(node.command("status").contains("nothing: it leaves by itself"));
+    assert_eq!(node.end("-TERM").await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_public_address_is_shown_and_put_right_by_a_hangup() {
+    let paper = Paper::start(Some(Layer::L1));
+    paper.dialling.store(true, Ordering::Relaxed);
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut node = Node::start(&paper, Role::Mix, dir.path());
+    node.kill();
+    // nobody is there
+    let nobody = std::net::UdpSocket::bind(ANY).expect("a port").local_addr().expect("bound");
+    let path = node.dir().join("node.toml");
+    let text = std::fs::read_to_string(&path).expect("read");
+    let right = format!("address = \"{}\"", node.address);
+    let wrong = text.replace(&format!("\n{right}"), &format!("\naddress = \"{nobody}\""));
+    assert_ne!(text, wrong);
+    std::fs::write(&path, &wrong).expect("written");
+    node.restart();
+    let refused =
+        node.wait("refused", |status| status["descriptor"]["refused_for"]["unreached"].as_u64() == Some(1)).await;
+    assert_eq!(refused["descriptor"]["addresses"], serde_json::json!([nobody.to_string()]));
+    for command in ["status", "doctor"] {
+        let said = node.command(command);
+        for part in
+            [nobody.to_string(), "cannot reach the node".to_owned(), "correct `address` in node.toml".to_owned()]
+        {
+            assert!(said.contains(&part), "{command}: {part}: {said}");
+        }
+    }
+    // the file is right, the node does not know it yet
+    std::fs::write(&path, &text).expect("written");
+    let said = node.command("doctor");
+    assert!(said.contains("the running node publishes") && said.contains("SIGHUP"), "{said}");
+    node.signal("-HUP");
+    node.wait_log("said", |log| log.contains("names the new public address")).await;
+    node.ready().await;
+    assert_eq!(paper.descriptor().addresses, [node.address]);
+    assert_eq!(node.status().await["descriptor"]["addresses"], serde_json::json!([node.address.to_string()]));
+    assert!(node.command("doctor").contains("ok   descriptor: the descriptor names"));
+    // a name that does not exist is said as well, and the node stays where it is
+    std::fs::write(&path, text.replace(&right, "address = \"nowhere.invalid:4433\"")).expect("written");
+    node.signal("-HUP");
+    let unresolved = node.wait("said", |status| status["descriptor"]["problem"].is_string()).await;
+    assert!(unresolved["warnings"].to_string().contains("nowhere.invalid"), "{unresolved}");
+    assert_eq!(unresolved["ready"], true);
+    let log = node.log();
+    for address in ["127.0.0.1", "nowhere.invalid"] {
+        assert!(!log.contains(address), "{address}: {log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_reads_the_configuration_again() {
     let paper = Paper::start(Some(Layer::L1));

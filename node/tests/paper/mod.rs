@@ -20,7 +20,7 @@ use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Layer, Role, Sto
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -121,6 +121,17 @@ pub(crate) struct Paper {
     answers: AtomicU8,
     /// What the authority answers to whoever asks for changes of its set, whatever it believes.
     pub(crate) changes: Mutex<Vec<Vec<u8>>>,
+    /// How often it was asked for them.
+    pub(crate) asked_for_changes: AtomicUsize,
+    /// Whether it answers no question at all for a document.
+    pub(crate) silent: AtomicBool,
+    /// Whether it dials who publishes, as real ones do, and refuses whom it does not reach.
+    pub(crate) dialling: AtomicBool,
+    /// Whether its documents leave the node out.
+    pub(crate) left_out: AtomicBool,
+    /// Refuses descriptors with this reason.
+    pub(crate) refusing: Mutex<Option<String>>,
+    endpoint: Endpoint,
     pub(crate) clock: Clock,
 }
 
@@ -159,6 +170,12 @@ impl Paper {
             contradicting: AtomicBool::new(false),
             answers: AtomicU8::new(0),
             changes: Mutex::default(),
+            asked_for_changes: AtomicUsize::new(0),
+            silent: AtomicBool::new(false),
+            dialling: AtomicBool::new(false),
+            left_out: AtomicBool::new(false),
+            refusing: Mutex::default(),
+            endpoint: endpoint.clone(),
             clock,
         });
         tokio::spawn(Arc::clone(&paper).serve(endpoint));
@@ -175,9 +192,10 @@ impl Paper {
                 {
                     let question = DirectoryQuestion::from_bytes(&question).expect("a question");
                     let answer = match question {
-                        DirectoryQuestion::Publish(bytes) => paper.publish(&bytes),
+                        DirectoryQuestion::Publish(bytes) => paper.publish(&bytes).await,
                         DirectoryQuestion::Newest { have } => paper.newest(have),
                         DirectoryQuestion::Changes { .. } => {
+                            paper.asked_for_changes.fetch_add(1, Ordering::Relaxed);
                             let changes = paper.changes.lock().expect("whole").clone();
                             DirectoryAnswer::Changes(changes.into_iter().map(Into::into).collect())
                         }
@@ -190,12 +208,27 @@ impl Paper {
         }
     }
 
-    fn publish(&self, bytes: &[u8]) -> DirectoryAnswer {
+    async fn publish(&self, bytes: &[u8]) -> DirectoryAnswer {
+        if let Some(reason) = self.refusing.lock().expect("whole").clone() {
+            return DirectoryAnswer::Refused(reason);
+        }
         let (network, now) = (self.network.genesis_hash(), self.clock.wall());
         let verified = UnverifiedDescriptor::parse(bytes)
             .and_then(|descriptor| descriptor.verify(&network, now, self.network.parameters.skew()));
         match verified {
             Ok(signed) => {
+                let Descriptor { identity, addresses, .. } = &signed.descriptor;
+                if self.dialling.load(Ordering::Relaxed) {
+                    let dialled = self.endpoint.connect(addresses[0], identity, Protocol::Mix);
+                    if !matches!(timeout(Duration::from_secs(3), dialled).await, Ok(Ok(_))) {
+                        // in the words of the real one
+                        return DirectoryAnswer::Refused(format!(
+                            "this authority cannot reach the node at the address it names ({}: no answer within 3 s); open \
+                             the UDP port, check --address",
+                            addresses[0]
+                        ));
+                    }
+                }
                 *self.descriptor.lock().expect("whole") = Some(signed.descriptor);
                 DirectoryAnswer::Accepted
             }
@@ -204,6 +237,9 @@ impl Paper {
     }
 
     fn newest(&self, have: Option<Hash>) -> DirectoryAnswer {
+        if self.silent.load(Ordering::Relaxed) {
+            return DirectoryAnswer::NotYet("waiting for this test".into());
+        }
         let Some(descriptor) = self.descriptor.lock().expect("whole").clone() else {
             return DirectoryAnswer::NotYet("waiting for the node".into());
         };
@@ -226,7 +262,8 @@ impl Paper {
         let schedule = self.network.schedule();
         let epoch = schedule.epoch_at(self.clock.wall());
         let mut made = self.made.lock().expect("whole");
-        match made.as_ref().filter(|document| document.epoch == epoch) {
+        let frozen = self.frozen.load(Ordering::Relaxed);
+        match made.as_ref().filter(|document| document.epoch == epoch || frozen) {
             Some(document) => document.clone(),
             None => made.insert(self.make_document(epoch, descriptor)).clone(),
         }
@@ -238,7 +275,7 @@ impl Paper {
             keys.iter().filter(|(of, _)| (epoch..epoch.plus(EPOCHS_COVERED)).contains(of)).copied().collect()
         };
         // as authorities do: a node without a key for the document's epoch is not in it
-        let has_key = descriptor.mix_keys.iter().any(|(of, _)| *of == epoch);
+        let has_key = !self.left_out.load(Ordering::Relaxed) && descriptor.mix_keys.iter().any(|(of, _)| *of == epoch);
         let under_test = NodeEntry {
             identity: descriptor.identity,
             role: descriptor.role,
@@ -370,6 +407,17 @@ impl Node {
         let output = Process::new(env!("CARGO_BIN_EXE_shoal-node"))
             .arg(name)
             .arg("--dir")
+            .arg(&self.dir)
+            .output()
+            .expect("runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// What a command of the operator prints for programs.
+    pub(crate) fn command_json(&self, name: &str) -> String {
+        let output = Process::new(env!("CARGO_BIN_EXE_shoal-node"))
+            .args([name, "--json", "--dir"])
             .arg(&self.dir)
             .output()
             .expect("runs");

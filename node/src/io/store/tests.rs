@@ -6,6 +6,7 @@ use crate::io::counters::Counters;
 use crate::io::key_files::KeyFiles;
 use crate::io::links::{LinkKeeper, LinkSender};
 use crate::io::live_keys::LiveKey;
+use crate::io::phase::Phase;
 use crate::keys::{EpochKeys, Window};
 use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;

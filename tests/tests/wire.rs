@@ -15,12 +15,12 @@ const AUTHORITIES: usize = 4;
 const ROLES: [&str; 7] = ["gateway", "mix", "mix", "mix", "store", "store", "store"];
 /// Where the people live: the last host.
 const PEOPLE: usize = AUTHORITIES + ROLES.len();
-/// Rounds of the agreement begin with timeouts of a hundredth of it, 300 ms: by the fourth a proposal has come.
+/// Rounds of the agreement begin with timeouts of a thirtieth of it, 1 s, and reach 3 s: by then a proposal has come.
 const EPOCH: Duration = Duration::from_secs(30);
 /// Ten times what is expected of a step that takes an epoch.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// One way, to and from every authority: a round trip of 200 ms.
-const FAR: Duration = Duration::from_millis(100);
+/// One way, to and from every authority: a round trip of 400 ms.
+const FAR: Duration = Duration::from_millis(200);
 /// One way, among nodes and people. A request and its reply cross ten of these links one after the other, and are given up
 /// two seconds after the delays that the client chose.
 const NEAR: Duration = Duration::from_millis(50);

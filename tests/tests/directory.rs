@@ -80,6 +80,13 @@ fn a_minority_of_authorities_stops_nothing() {
     );
     assert!(last_stored_ms >= last_epoch_ms, "until the second epoch without a document of its own");
     assert!(Kept::at(&authorities[0].dir).newest <= stuck + 1, "two of four certify nothing");
+    until_every(PAUSE, "an operator is told who is missing, and what to do", PATIENCE, || {
+        let status = directory(&["status"], &authorities[0].dir);
+        let next = status["next"][0].as_str()?.to_owned();
+        let named = [2, 3].iter().all(|at| next.contains(authorities[*at].addr.as_str()));
+        let stopped = status["documents"].as_str()?.contains("ARE NOT MADE");
+        (stopped && named && next.contains("2 of 4 authorities are missing and 3 must run")).then_some(())
+    });
 
     eprintln!("both come back: the next document is there within two minutes, messages flow again");
     let begun = Instant::now();
@@ -115,8 +122,11 @@ fn a_minority_of_authorities_stops_nothing() {
     );
     let odd = directory(&["status"], &authorities[1].dir)["identity"].clone();
     until_every(PAUSE, "the wrong file is named", PATIENCE, || {
-        remarks(&authorities[0].dir, &odd).iter().any(|remark| remark.contains("service_ms")).then_some(())
+        let in_force = format!("wants service_ms = 777; {} is in force", shown["parameters"]["service_ms"]);
+        remarks(&authorities[0].dir, &odd).iter().any(|remark| remark.contains(&in_force)).then_some(())
     });
+    let asks = directory(&["status"], &authorities[1].dir)["asks"].clone();
+    assert_eq!(asks[0], format!("service_ms = 777 ({} in force)", shown["parameters"]["service_ms"]));
     assert_eq!(
         directory(&["show"], &authorities[0].dir)["parameters"]["service_ms"],
         shown["parameters"]["service_ms"]

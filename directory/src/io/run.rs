@@ -1,5 +1,6 @@
 //! A running authority: opens everything, then keeps time until it is told to stop.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::failure::{Failure, Kind};
 use super::home::Home;
 use super::metrics::Metrics;
 use super::server::{self, Shared};
-use super::{catch_up, control, files, http, now};
+use super::{catch_up, control, files, http, now, twin};
 use crate::config::files as names;
 
 /// How long `run` waits for a lock that another process still holds.
@@ -52,19 +53,37 @@ pub async fn open(home: Home) -> Result<Running, Failure> {
             "compare with the other operators; remove the file only when you know what happened",
         ));
     }
-    authority.resume(now())?;
+    if let Some(failure) = authority.misplaced() {
+        return Err(failure);
+    }
+    for notice in authority.advice() {
+        tracing::warn!("{notice}");
+    }
     let (listen, metrics_address) = (authority.config().listen, authority.config().metrics);
     let taken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Kind::InputOutput, format!("{what}: {error}"), "choose a free address in authority.toml")
     };
+    let own = authority.identity();
     // guests ask for documents; 4,096 would be more than all nodes of a network
-    let endpoint = Endpoint::bind_with(
+    let bound = Endpoint::bind_with(
         listen,
         authority.secret().identity_key(),
         &[Protocol::Directory],
         Limits { connections: 4_096, guests: 2_048, ..Limits::default() },
-    )
-    .map_err(|error| taken(&format!("listen = \"{listen}\""), &error))?;
+    );
+    let endpoint = match bound {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            // a copy of the directory, beside the first
+            twin::refuse(&own, on_this_machine(listen)).await?;
+            return Err(taken(&format!("listen = \"{listen}\""), &error));
+        }
+    };
+    // nobody else can be where this process listens; nothing is accepted yet, so it is not this process that answers
+    if let Some(address) = authority.address().filter(|address| *address != listen) {
+        twin::refuse(&own, address).await?;
+    }
+    authority.resume(now())?;
     let health = TcpListener::bind(metrics_address)
         .await
         .map_err(|error| taken(&format!("metrics = \"{metrics_address}\""), &error))?;
@@ -77,12 +96,21 @@ pub async fn open(home: Home) -> Result<Running, Failure> {
     Ok(Running { shared, endpoint, health, commands, control_path, _lock: lock })
 }
 
+/// Where this machine reaches what listens at `listen`.
+fn on_this_machine(listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, listen.port())),
+        IpAddr::V4(_) | IpAddr::V6(_) => listen,
+    }
+}
+
 impl Running {
     /// Where nodes ask, with the port that the system chose if none was named.
     ///
     /// # Errors
     /// The socket does not know.
-    pub fn local_addr(&self) -> Result<std::net::SocketAddr, Failure> {
+    pub fn local_addr(&self) -> Result<SocketAddr, Failure> {
         self.endpoint.local_addr().map_err(|error| Failure::new(Kind::InputOutput, error.to_string(), "start again"))
     }
 
@@ -90,7 +118,7 @@ impl Running {
     ///
     /// # Errors
     /// The socket does not know.
-    pub fn health_addr(&self) -> Result<std::net::SocketAddr, Failure> {
+    pub fn health_addr(&self) -> Result<SocketAddr, Failure> {
         self.health.local_addr().map_err(|error| Failure::new(Kind::InputOutput, error.to_string(), "start again"))
     }
 

@@ -125,8 +125,8 @@ impl Facts<'_> {
         }));
         if !self.member {
             next.push(
-                "this authority is not one of those who certify: it watches. To be taken in, the others ask for it in their \
-                 authorities.toml"
+                "this authority is not one of those who certify: it watches. If it left it may be stopped; to be taken in, the \
+                 others ask for it in their authorities.toml"
                     .to_owned(),
             );
         }

@@ -257,7 +257,7 @@ impl Init {
     }
 
     fn join(&self, home: &Home, own: &PublicHalf, path: &Path) -> Result<Output, Failure> {
-        let network = self.given(path)?;
+        let mut network = self.given(path)?;
         if !network.authorities.contains(&own.key) && !self.later {
             return Err(Failure::new(
                 Kind::Configuration,
@@ -265,6 +265,10 @@ impl Init {
                 "send authority.pub to the founder, and take the network file that names it; if the network runs already and \
                  is to take this authority in, say --later",
             ));
+        }
+        let PublicHalf { address, ref key } = *own;
+        if !network.hints.authorities.iter().any(|hint| hint.identity == key.identity) {
+            network.hints.authorities.push(Hint { identity: key.identity, address });
         }
         home.write_network(&network)?;
         self.keep_later(home, own, &network)?;

@@ -118,7 +118,7 @@ fn authority(one: &Value, stopped: bool, now: UnixMillis) -> String {
         }
         parts.push(match (ago(one, "heard", now), ago(one, "answered", now)) {
             (Some(heard), _) => format!("heard {heard}"),
-            (None, Some(answered)) => format!("answered {answered}, and had nothing to say yet"),
+            (None, Some(answered)) => format!("answered {answered}"),
             (None, None) => "not heard since this authority started".to_owned(),
         });
     }
@@ -200,7 +200,7 @@ mod tests {
             "asks for   service_ms = 5 (4 in force)",
             "next       2 of 4 authorities are missing",
             "authority  bb 127.0.0.1:2  MISSING; heard 1m ago; not reached: closed",
-            "authority  cc 127.0.0.1:3  answered 2.0s ago, and had nothing to say yet",
+            "authority  cc 127.0.0.1:3  answered 2.0s ago",
             "refused    1m ago (epoch 7), 2 times: not admitted",
         ] {
             assert!(said.lines().any(|found| found == line), "{line}\n{said}");

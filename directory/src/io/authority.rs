@@ -60,6 +60,7 @@ pub struct Authority {
     ask: bool,
     /// Why this process must end.
     failed: Option<Failure>,
+    opened: UnixMillis,
 }
 
 impl Authority {
@@ -98,6 +99,7 @@ impl Authority {
             pruned: None,
             ask: false,
             failed: None,
+            opened: now,
             home,
             config,
             network,

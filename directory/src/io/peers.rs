@@ -31,6 +31,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Silence after which a link is asked something: a third of the time after which it would end by itself.
 const SILENCE: Duration = Duration::from_secs(5);
+/// The first time it is asked at once: whether somebody is there is known before it matters.
+const FIRST_SILENCE: Duration = Duration::from_millis(200);
 /// Time for the answer to that.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -148,6 +150,7 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
     let mut attempt = 0_u64;
     let mut pause = PAUSE_MIN;
     let mut held: Option<Arc<[u8]>> = None;
+    let mut silence = FIRST_SILENCE;
     // the changes after a set that nobody has: none
     let probe: Arc<[u8]> = DirectoryQuestion::Changes { after: Hash::from_bytes([0; 32]) }.to_bytes().into();
     let mut under_way = JoinSet::new();
@@ -179,9 +182,10 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
                     continue;
                 }
                 message = queue.next(), if under_way.len() < AT_A_TIME => Some(message),
-                () = sleep(SILENCE.mul_f64(rng.random_range(0.8..1.0))), if under_way.is_empty() => None,
+                () = sleep(silence.mul_f64(rng.random_range(0.8..1.0))), if under_way.is_empty() => None,
             },
         };
+        silence = SILENCE;
         let open = match link.take().filter(Link::is_open) {
             Some(open) => Ok(open),
             None => endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_protocol::UnixMillis;
 use shoal_protocol::quic::{Endpoint, Limits, Protocol};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 /// Shortest sleep: what comes in between is done together.
 const STEP: Duration = Duration::from_millis(5);
+/// Something that is waited for that long is worth a line in the log.
+const WAITS_FOR_LONG: Duration = Duration::from_secs(5);
 /// How long peers are told that we leave.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -175,7 +178,8 @@ impl Running {
 
 /// Does what is due, when it is due. Returns only when the process must end.
 async fn keep_time(shared: Arc<Shared>, endpoint: Endpoint) -> Failure {
-    let mut waiting_for = None;
+    let mut waiting_for: Option<(String, UnixMillis)> = None;
+    let mut logged = false;
     loop {
         // authorities get in however many guests there are
         let set = shared.authority().set();
@@ -193,12 +197,20 @@ async fn keep_time(shared: Arc<Shared>, endpoint: Endpoint) -> Failure {
         .await;
         let wait = match ticked {
             Ok((_, Some(failure), _)) => return failure,
-            Ok((wake, None, now_waiting_for)) => {
-                if now_waiting_for != waiting_for {
-                    if let Some(reason) = &now_waiting_for {
-                        tracing::info!("{reason}");
+            Ok((wake, None, reason)) => {
+                let at = now();
+                match (reason, &waiting_for) {
+                    (Some(reason), Some((before, since))) if reason == *before => {
+                        // every document waits for something for a moment
+                        if !logged && at.since(*since) >= WAITS_FOR_LONG {
+                            tracing::info!("{reason}");
+                            logged = true;
+                        }
                     }
-                    waiting_for = now_waiting_for;
+                    (reason, _) => {
+                        waiting_for = reason.map(|reason| (reason, at));
+                        logged = false;
+                    }
                 }
                 wake.since(now())
             }

@@ -17,6 +17,10 @@ use crate::wishes::advice::exchange;
 /// Epochs of silence after which an authority that does not answer either is missing.
 const SILENT_EPOCHS: u64 = 2;
 
+/// Time in which the others are asked whether they are there, when this authority has just started: a link that does not
+/// come about is given up after 10 s.
+const ASKING: Duration = Duration::from_secs(15);
+
 /// What is known of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownNode {
@@ -68,8 +72,10 @@ impl Authority {
             return heard.is_none_or(|heard| heard <= since);
         }
         let silence = Duration::from_millis(SILENT_EPOCHS * self.schedule.epoch_ms);
-        let last = heard.max(reach.answered);
-        last.is_none_or(|last| now.since(last) > silence)
+        match heard.max(reach.answered) {
+            Some(last) => now.since(last) > silence,
+            None => now.since(self.opened) > ASKING,
+        }
     }
 
     /// The state at one glance.
@@ -170,8 +176,11 @@ impl Authority {
     fn authorities(&self, now: UnixMillis) -> Vec<AuthorityStatus> {
         let me = self.core.index();
         let set = self.core.set().iter().zip(0_u16..);
+        let in_force = serde_json::to_value(self.parameters()).unwrap_or_default();
         let status = set.map(|(key, index)| {
-            let state = self.core.peers().get(&index).cloned().unwrap_or_default();
+            let mut state = self.core.peers().get(&index).cloned().unwrap_or_default();
+            // what its last list asked for may have come into force with the document made of it
+            state.wants_other.retain(|other| in_force.get(&other.name) != Some(&other.wanted));
             let reach = self.peers.reach(&key.identity);
             let is_me = me == Some(index);
             let (address, remarks) = if is_me {

@@ -90,9 +90,7 @@ fn a_minority_of_authorities_stops_nothing() {
 
     eprintln!("both come back: the next document is there within two minutes, messages flow again");
     let begun = Instant::now();
-    for at in [2, 3] {
-        net.run_again(&authorities[at].dir, "shoal-directory");
-    }
+    let back = [2, 3].map(|at| net.run_again(&authorities[at].dir, "shoal-directory"));
     wait_for_epoch(&authorities[0], stuck + 2);
     eprintln!("  the next document after {:.1} s", begun.elapsed().as_secs_f64());
     assert!(begun.elapsed() < HEALED, "{:?}", begun.elapsed());
@@ -116,10 +114,11 @@ fn a_minority_of_authorities_stops_nothing() {
         format!("{name} = {value}\n")
     };
     let text: String = parameters.iter().map(line).collect();
-    std::fs::write(authorities[1].dir.join("parameters.toml"), text).expect("written");
-    assert!(
-        Command::new("kill").args(["-HUP", &authorities[1].pid.to_string()]).status().expect("kill runs").success()
-    );
+    let asks_for_it = |at: usize, pid: u32| {
+        std::fs::write(authorities[at].dir.join("parameters.toml"), &text).expect("written");
+        assert!(Command::new("kill").args(["-HUP", &pid.to_string()]).status().expect("kill runs").success());
+    };
+    asks_for_it(1, authorities[1].pid);
     let odd = directory(&["status"], &authorities[1].dir)["identity"].clone();
     until_every(PAUSE, "the wrong file is named", PATIENCE, || {
         let in_force = format!("wants service_ms = 777; {} is in force", shown["parameters"]["service_ms"]);
@@ -131,4 +130,15 @@ fn a_minority_of_authorities_stops_nothing() {
         directory(&["show"], &authorities[0].dir)["parameters"]["service_ms"],
         shown["parameters"]["service_ms"]
     );
+
+    eprintln!("three of four ask for it: it is in force, and nobody is said to want otherwise any more");
+    asks_for_it(0, authorities[0].pid);
+    asks_for_it(2, back[0]);
+    until_every(PAUSE, "it is in force", PATIENCE, || {
+        (directory(&["show"], &authorities[0].dir)["parameters"]["service_ms"] == 777).then_some(())
+    });
+    let status = directory(&["status"], &authorities[0].dir);
+    assert!(!status["authorities"].to_string().contains("wants service_ms"), "{status:#}");
+    assert_eq!(status["asks"], serde_json::json!([]), "{status:#}");
+    assert!(status["next"].to_string().contains("asks for what is in force: remove it"), "{status:#}");
 }

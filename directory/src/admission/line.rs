@@ -153,7 +153,7 @@ mod tests {
     fn a_garbled_word_is_never_left_out() {
         let good = hex(0xab);
         for (line, word) in [
-            (format!("mix {} node.example:4000", &good[1..]), "63 characters"),
+            (format!("mix {} node.example:4000", good.replacen('a', "", 1)), "63 characters"),
             (format!("mix {good}0 node.example:4000"), "65 characters"),
             (format!("mix {} node.example:4000", good.replacen('a', "O", 1)), "64 characters"),
             (format!("mix {good} node.example:99999"), "node.example:99999"),
@@ -184,6 +184,9 @@ mod tests {
         assert_eq!(parse_whom(&hex(7)), Ok(identity));
         assert_eq!(parse_whom(&format!("shoal-node-1 mix {} a:1", hex(7))), Ok(identity));
         assert!(matches!(parse_whom("0707"), Err(AdmissionError::BadIdentity { length: 4, .. })));
-        assert!(matches!(parse_whom(&hex(7)[1..]), Err(AdmissionError::BadIdentity { length: 63, .. })));
+        assert!(matches!(
+            parse_whom(&hex(7).replacen('0', "", 1)),
+            Err(AdmissionError::BadIdentity { length: 63, .. })
+        ));
     }
 }

@@ -92,11 +92,11 @@ fn admit(list: &mut AdmittedList, line: &str, config: &Config) -> Result<Done, F
     }
     let identity = node.identity;
     let change = list.admit(node.clone()).map_err(|error| {
-        let next = match error {
-            AdmissionError::OtherRole { .. } | AdmissionError::OtherFamily { .. } => {
-                format!("if the new line is right: shoal-directory admit --remove {identity}, then admit it again")
-            }
-            _ => "see shoal-directory admit --list; remove who is gone".to_owned(),
+        let known_otherwise = matches!(error, AdmissionError::OtherRole { .. } | AdmissionError::OtherFamily { .. });
+        let next = if known_otherwise {
+            format!("if the new line is right: shoal-directory admit --remove {identity}, then admit it again")
+        } else {
+            "see shoal-directory admit --list; remove who is gone".to_owned()
         };
         Failure::new(Kind::Usage, error.to_string(), next)
     })?;

@@ -11,7 +11,7 @@ fn admission_is_explained_shown_listed_and_undone() {
     let alone = Operator::ceremony(1).remove(0);
     let identity = "ab".repeat(32);
     for (line, word) in [
-        (format!("shoal-node-1 mix {} mix.example:4000", &identity[1..]), "63 characters"),
+        (format!("shoal-node-1 mix {} mix.example:4000", &"ab".repeat(32).replacen('a', "", 1)), "63 characters"),
         (format!("shoal-node-1 mix {identity} mix.example:99999"), "mix.example:99999"),
         (format!("shoal-node-1 mix {identity} mix.example"), "mix.example"),
         (format!("shoal-node-1 mxi {identity} mix.example:4000"), "mxi"),
@@ -38,7 +38,7 @@ fn admission_is_explained_shown_listed_and_undone() {
         assert_eq!(alone.fine("admit", &["--remove", &whom])["removed"], true, "{whom}");
     }
     assert_eq!(alone.fine("admit", &["--remove", &identity])["removed"], false);
-    assert!(alone.refused(64, "admit", &["--remove", &identity[2..]]).contains("62 characters"));
+    assert!(alone.refused(64, "admit", &["--remove", &"ab".repeat(31)]).contains("62 characters"));
     assert_eq!(alone.fine("admit", &["--list"])["count"], 0);
 }
 
@@ -170,9 +170,9 @@ fn all_that_is_wrong_with_the_files_is_said_with_file_and_line() {
         lines.collect::<String>()
     };
     one.write("parameters.toml", &table(&|name, _| (name == "epoch_ms").then(|| "\"soon\"".to_owned())));
-    let keys: String = one.read("network.toml");
-    let block = keys.find("[[authorities]]").map(|at| keys[at..].to_owned()).unwrap();
-    let block = block.split("[[authorities]]").nth(1).unwrap().split("[").next().unwrap().to_owned();
+    let network = one.read("network.toml");
+    // up to the next table
+    let block = network.split("[[authorities]]").nth(1).unwrap().split('[').next().unwrap().to_owned();
     one.write("authorities.toml", &format!("[[authorities]]{block}\n[[authorities]]{block}"));
     one.write("admitted.toml", "config_version = 1\nnodes = 3\n");
     let said = one.refused(78, "check-config", &[]);

@@ -1,5 +1,6 @@
 //! What operators do by hand, and the mistakes they make: the real program on its files, and as processes.
 #![expect(clippy::unwrap_used, reason = "a test fails where something is missing")]
+#![expect(clippy::disallowed_methods, reason = "waits for processes, on the real clock")]
 
 mod files;
 mod running;
@@ -17,9 +18,27 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_shoal-directory");
 const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
 
-/// Exit code, and what was said.
+/// Exit code, and what was said. One that should be refused and runs instead is ended.
 fn say(arguments: &[&str]) -> (i32, Value) {
-    let output = Command::new(PROGRAM).args(arguments).arg("--json").stdin(Stdio::null()).output().unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(arguments)
+        .arg("--json")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // an answer here is far below what a pipe holds
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begun.elapsed() > DEADLINE {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{arguments:?} goes on and on");
+        }
+        std::thread::sleep(POLL / 10);
+    }
+    let output = child.wait_with_output().unwrap();
     let json =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"));
     (output.status.code().unwrap(), json)

@@ -7,6 +7,10 @@ use shoal_protocol::descriptor::Descriptor;
 use shoal_protocol::{Identity, Role, toml_problem};
 use thiserror::Error;
 
+mod line;
+
+pub use line::{parse_line, parse_whom};
+
 /// Version of `admitted.toml`.
 pub const ADMITTED_VERSION: u32 = 1;
 /// Most nodes on the list: what a document can list.
@@ -34,6 +38,20 @@ pub struct Admitted {
 /// The list of admitted nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdmittedList(BTreeMap<Identity, Admitted>);
+
+/// What putting a node on the list changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was not there.
+    New,
+    /// It was there, with another address or with none.
+    Moved {
+        /// The address before.
+        before: Option<String>,
+    },
+    /// It was there like this.
+    Same,
+}
 
 /// Why a node cannot be put on the list, or the list cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -64,9 +82,34 @@ pub enum AdmissionError {
         /// The node.
         identity: Identity,
     },
+    /// An identity that is not one.
+    #[error("'{found}' is not an identity: 64 hexadecimal digits, these are {length} characters")]
+    BadIdentity {
+        /// The word.
+        found: String,
+        /// Its characters.
+        length: usize,
+    },
+    /// A role that is not one.
+    #[error("'{0}' is not a role (gateway, mix or store)")]
+    BadRole(String),
+    /// An address that cannot be one.
+    #[error(
+        "'{0}' is not an address HOST:PORT, with a name, an IPv4 address or [an IPv6 address], and a port from 1 to 65535"
+    )]
+    BadAddress(String),
+    /// A word that is nothing of what a line has.
+    #[error("'{0}' is neither an identity (64 hexadecimal digits), a role, an address HOST:PORT nor family=…")]
+    BadWord(String),
     /// The family is not one.
     #[error("the admission line's family is not 64 hexadecimal digits")]
     BadFamily,
+    /// The file has the node twice.
+    #[error("{identity} is there twice: keep one of the two blocks")]
+    Twice {
+        /// The node.
+        identity: Identity,
+    },
     /// The list is full.
     #[error("the list holds {MAX_ADMITTED} nodes already")]
     Full,
@@ -98,7 +141,10 @@ impl AdmittedList {
         }
         let mut list = Self::default();
         for node in layout.nodes {
-            list.admit(node)?;
+            let identity = node.identity;
+            if list.admit(node)? != Change::New {
+                return Err(AdmissionError::Twice { identity });
+            }
         }
         Ok(list)
     }
@@ -110,30 +156,38 @@ impl AdmittedList {
         toml::to_string(&layout).expect("strings, integers and arrays of tables all have a TOML form")
     }
 
-    /// Puts a node on the list; `false` when it was there already.
+    /// Puts a node on the list. A node that is there gets the address of the new line, if it names one.
     ///
     /// # Errors
     /// The list is full, or has the node with another role or family.
-    pub fn admit(&mut self, node: Admitted) -> Result<bool, AdmissionError> {
-        if let Some(before) = self.0.get(&node.identity) {
+    pub fn admit(&mut self, node: Admitted) -> Result<Change, AdmissionError> {
+        if let Some(before) = self.0.get_mut(&node.identity) {
             if before.role != node.role {
                 return Err(AdmissionError::OtherRole { identity: node.identity, was: before.role });
             }
             if before.family != node.family {
                 return Err(AdmissionError::OtherFamily { identity: node.identity });
             }
-            return Ok(false);
+            if node.address.is_some() && before.address != node.address {
+                return Ok(Change::Moved { before: std::mem::replace(&mut before.address, node.address) });
+            }
+            return Ok(Change::Same);
         }
         if self.0.len() >= MAX_ADMITTED {
             return Err(AdmissionError::Full);
         }
         self.0.insert(node.identity, node);
-        Ok(true)
+        Ok(Change::New)
     }
 
-    /// Takes a node off the list; `false` when it was not there.
-    pub fn remove(&mut self, identity: &Identity) -> bool {
-        self.0.remove(identity).is_some()
+    /// Takes a node off the list; `None` when it was not there.
+    pub fn remove(&mut self, identity: &Identity) -> Option<Admitted> {
+        self.0.remove(identity)
+    }
+
+    /// The nodes, by identity.
+    pub fn nodes(&self) -> impl Iterator<Item = &Admitted> {
+        self.0.values()
     }
 
     /// What a node is admitted as.
@@ -162,47 +216,6 @@ impl AdmittedList {
     }
 }
 
-/// Reads the line that `shoal-node init` prints: an identity, a role, `family=…` if the node has one, and usually an
-/// address, in any order and between any other words.
-///
-/// # Errors
-/// What the line lacks.
-pub fn parse_line(line: &str) -> Result<Admitted, AdmissionError> {
-    let line = line.trim();
-    if line.is_empty() || line.len() > MAX_LINE || line.contains('\n') {
-        return Err(AdmissionError::NotALine);
-    }
-    let (mut identity, mut role, mut family, mut address) = (None, None, None, None);
-    for word in line.split_whitespace() {
-        if let Some(digits) = word.strip_prefix("family=") {
-            let mut found = [0; 32];
-            hex::decode_to_slice(digits, &mut found).map_err(|_| AdmissionError::BadFamily)?;
-            if family.replace(found).is_some() {
-                return Err(AdmissionError::Ambiguous("families"));
-            }
-            continue;
-        }
-        let word = word.rsplit_once('=').map_or(word, |(_, value)| value);
-        if let Ok(found) = word.parse::<Identity>() {
-            if identity.replace(found).is_some() {
-                return Err(AdmissionError::Ambiguous("identities"));
-            }
-        } else if let Ok(found) = word.parse::<Role>() {
-            if role.replace(found).is_some() {
-                return Err(AdmissionError::Ambiguous("roles"));
-            }
-        } else if is_address(word) && address.is_none() {
-            address = Some(word.to_owned());
-        }
-    }
-    Ok(Admitted {
-        identity: identity.ok_or(AdmissionError::NoIdentity)?,
-        role: role.ok_or(AdmissionError::NoRole)?,
-        family,
-        address,
-    })
-}
-
 /// Hex in TOML.
 mod hex_family {
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
@@ -220,11 +233,6 @@ mod hex_family {
     }
 }
 
-/// `HOST:PORT`.
-fn is_address(word: &str) -> bool {
-    word.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,51 +246,23 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_in_any_order() {
-        let expected = Admitted { address: Some("node.example:4000".into()), ..node(7, Role::Mix) };
-        for line in [
-            format!("shoal-node-1 mix {} node.example:4000", hex(7)),
-            format!("mix node.example:4000 {}\n", hex(7)),
-            format!("role=mix identity={} address=node.example:4000", hex(7)),
-        ] {
-            assert_eq!(parse_line(&line), Ok(expected.clone()), "{line}");
-        }
-        assert_eq!(parse_line(&format!("{} store", hex(7))), Ok(node(7, Role::Store)));
-    }
-
-    #[test]
-    fn a_line_names_a_family_by_its_word_only() {
-        let expected = Admitted { family: Some([9; 32]), ..node(7, Role::Mix) };
-        assert_eq!(parse_line(&format!("shoal-node-1 mix {} family={}", hex(7), hex(9))), Ok(expected.clone()));
-        assert_eq!(parse_line(&format!("family={} mix identity={}", hex(9), hex(7))), Ok(expected));
-        let twice = format!("mix {} family={} family={}", hex(7), hex(9), hex(8));
-        assert_eq!(parse_line(&twice), Err(AdmissionError::Ambiguous("families")));
-        assert_eq!(parse_line(&format!("mix {} family=home", hex(7))), Err(AdmissionError::BadFamily));
-    }
-
-    #[test]
-    fn what_a_line_lacks_is_said() {
-        assert_eq!(parse_line("mix a:1"), Err(AdmissionError::NoIdentity));
-        assert_eq!(parse_line(&hex(1)), Err(AdmissionError::NoRole));
-        assert_eq!(parse_line(&format!("{} mix store", hex(1))), Err(AdmissionError::Ambiguous("roles")));
-        assert_eq!(parse_line(&format!("{} {} mix", hex(1), hex(2))), Err(AdmissionError::Ambiguous("identities")));
-        assert_eq!(parse_line(""), Err(AdmissionError::NotALine));
-        assert_eq!(parse_line(&format!("{} mix\n{} mix", hex(1), hex(2))), Err(AdmissionError::NotALine));
-    }
-
-    #[test]
     fn the_list_round_trips_and_keeps_roles() {
         let mut list = AdmittedList::default();
-        assert_eq!(list.admit(node(1, Role::Store)), Ok(true));
-        assert_eq!(list.admit(node(1, Role::Store)), Ok(false));
+        assert_eq!(list.admit(node(1, Role::Store)), Ok(Change::New));
+        assert_eq!(list.admit(node(1, Role::Store)), Ok(Change::Same));
         assert!(matches!(list.admit(node(1, Role::Mix)), Err(AdmissionError::OtherRole { was: Role::Store, .. })));
-        assert_eq!(list.admit(Admitted { address: Some("h:1".into()), ..node(2, Role::Mix) }), Ok(true));
+        assert_eq!(list.admit(Admitted { address: Some("h:1".into()), ..node(2, Role::Mix) }), Ok(Change::New));
+        assert_eq!(list.admit(node(2, Role::Mix)), Ok(Change::Same), "a line without an address changes none");
+        let moved = Admitted { address: Some("h:2".into()), ..node(2, Role::Mix) };
+        assert_eq!(list.admit(moved), Ok(Change::Moved { before: Some("h:1".into()) }));
         assert_eq!(AdmittedList::parse(&list.to_toml()), Ok(list.clone()));
         assert_eq!((list.len(), list.get(&Identity::from_bytes([1; 32]))), (2, Some(&node(1, Role::Store))));
         let named = Admitted { family: Some([9; 32]), ..node(3, Role::Mix) };
-        assert_eq!(list.admit(named.clone()), Ok(true));
+        assert_eq!(list.admit(named.clone()), Ok(Change::New));
         assert_eq!(AdmittedList::parse(&list.to_toml()), Ok(list.clone()));
         assert!(matches!(list.admit(node(3, Role::Mix)), Err(AdmissionError::OtherFamily { .. })));
+        let twice = list.to_toml().replace(&hex(2), &hex(1)).replace("mix", "store");
+        assert!(matches!(AdmittedList::parse(&twice), Err(AdmissionError::Twice { .. })));
         assert!(AdmittedList::parse(&list.to_toml().replace(&hex(9), "xy")).is_err());
         assert!(AdmittedList::parse("config_version = 2").is_err());
         assert!(AdmittedList::parse("config_version = 1\ncolour = 1").is_err());

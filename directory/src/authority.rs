@@ -22,8 +22,6 @@ use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 use crate::agreement::{Agreement, Evidence, Keyring, Memory, Setup, Timing, log};
 use crate::document::{Dropped, Rules};
 use crate::list_message::ListMessage;
-use crate::lists::Listing;
-use crate::schedule::{Due, due, patience};
 use crate::wishes::Wishes;
 
 mod deciding;
@@ -31,6 +29,8 @@ mod drafting;
 mod gathering;
 mod judge;
 mod peers;
+mod showing;
+mod waking;
 
 use gathering::Gathering;
 use judge::Judge;
@@ -307,66 +307,8 @@ impl Authority {
         }
     }
 
-    /// Lets time pass.
-    pub fn wake(&mut self, listing: &Listing, now: UnixMillis) -> Vec<Act> {
-        self.judge.now = now;
-        let mut acts = Vec::new();
-        if let Some(seat) = &mut self.seat {
-            let actions = seat.agreement.wake(now, &self.judge);
-            acts.extend(self.carry_out(actions, now));
-        }
-        match due(&self.judge.genesis.schedule, self.newest().map(|newest| newest.epoch), now) {
-            Due::Document(epoch) => {
-                let since = *self.due_since.get_or_insert(now);
-                acts.extend(self.freeze_if_due(epoch, since, listing, now));
-                acts.extend(self.try_to_propose(now));
-                if now.since(since) >= self.ask_after()
-                    && self.asked_at.is_none_or(|at| at > now || now.since(at) >= self.ask_after())
-                {
-                    acts.extend(self.ask(now));
-                }
-            }
-            Due::Wait(_) => {
-                self.due_since = None;
-                if self.is_to_speak_early() {
-                    acts.extend(self.speak_early(listing, now));
-                }
-            }
-        }
-        acts
-    }
-
-    /// When [`Self::wake`] wants to be called, at the latest. A shell that looks at the clock more often does no harm.
-    #[must_use]
-    pub fn next_wake(&self, now: UnixMillis) -> UnixMillis {
-        let agreement = self.seat.as_ref().and_then(|seat| seat.agreement.next_wake());
-        let due = match due(&self.judge.genesis.schedule, self.newest().map(|newest| newest.epoch), now) {
-            Due::Wait(_) if self.is_to_speak_early() => now,
-            Due::Wait(until) => until,
-            Due::Document(_) => now.plus(self.timing().base() / 4),
-        };
-        agreement.map_or(due, |wake| wake.min(due))
-    }
-
-    /// How long a due document is waited for before others are asked whether they have it.
-    fn ask_after(&self) -> Duration {
-        patience(&self.judge.genesis.schedule)
-    }
-
-    fn ask(&mut self, now: UnixMillis) -> Vec<Act> {
-        self.asked_at = Some(now);
-        vec![Act::Ask]
-    }
-
     fn timing(&self) -> Timing {
         Timing::of_epoch(Duration::from_millis(self.judge.genesis.schedule.epoch_ms))
-    }
-
-    /// Whether a document is due, by a clock that may be ahead of ours by the tolerance.
-    fn is_nearly_due(&self, now: UnixMillis) -> bool {
-        let Genesis { schedule, parameters, .. } = &self.judge.genesis;
-        let newest = self.newest().map(|newest| newest.epoch);
-        matches!(due(schedule, newest, now.plus(parameters.skew())), Due::Document(_))
     }
 
     /// Sits down among those who certify the next document, if this authority is one of them.
@@ -393,58 +335,6 @@ impl Authority {
         seat.proposing = None;
         let actions = seat.agreement.start(height, memory, now, &self.judge);
         self.carry_out(actions, now)
-    }
-
-    /// Offers a document when this authority is asked to and the lists are there.
-    fn try_to_propose(&mut self, now: UnixMillis) -> Vec<Act> {
-        let Some((height, round)) = self.seat.as_ref().and_then(|seat| seat.proposing) else { return Vec::new() };
-        let Some(value) = self.value(now) else { return Vec::new() };
-        let Some(seat) = &mut self.seat else { return Vec::new() };
-        seat.proposing = None;
-        let actions = seat.agreement.propose(height, round, value, now, &self.judge);
-        self.carry_out(actions, now)
-    }
-
-    /// What the next document waits for, or what is wrong with this authority.
-    #[must_use]
-    pub fn waiting_for(&self) -> Option<&str> {
-        self.clock_problem().or(self.waiting_for.as_deref()).or(self.muted)
-    }
-
-    /// That this machine's clock is wrong, if so many others say so that an honest one is among them.
-    #[must_use]
-    pub fn clock_problem(&self) -> Option<&str> {
-        self.clock_problem.as_deref()
-    }
-
-    fn judge_own_clock(&mut self) {
-        let witnesses = crate::signed_list::witnesses(self.judge.place().authorities.len());
-        let problem = peers::clock_problem(&self.peers, self.judge.genesis.parameters.skew(), witnesses);
-        if problem.is_some() != self.clock_problem.is_some() {
-            match &problem {
-                Some(problem) => tracing::error!("{problem}"),
-                None => tracing::info!("this machine's clock agrees with the other authorities' again"),
-            }
-        }
-        self.clock_problem = problem;
-    }
-
-    /// What is known of the others.
-    #[must_use]
-    pub fn peers(&self) -> &PeerStates {
-        &self.peers
-    }
-
-    /// Who was left out of the newest document, and why.
-    #[must_use]
-    pub fn dropped(&self) -> &BTreeMap<Identity, Dropped> {
-        &self.dropped
-    }
-
-    /// The round of the agreement under way.
-    #[must_use]
-    pub fn round(&self) -> Option<u32> {
-        self.seat.as_ref().and_then(|seat| seat.agreement.round())
     }
 
     /// Takes over what the operator asks for now.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::authority::AuthorityKey;
 use shoal_protocol::toml_problem;
 use thiserror::Error;
 
@@ -53,6 +54,9 @@ pub struct Config {
     /// authority can fill its list.
     #[serde(default)]
     pub open: bool,
+    /// The network file does not name this authority: it watches until the others have taken it into their set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub later: bool,
 }
 
 /// Why the file is refused.
@@ -101,6 +105,33 @@ impl Config {
     }
 }
 
+/// `authority.pub`: what an operator gives to the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicHalf {
+    /// Where nodes and other authorities reach it.
+    pub address: SocketAddr,
+    /// Its keys.
+    pub key: AuthorityKey,
+}
+
+impl PublicHalf {
+    /// Reads the file. What is wrong is said without the text around it: it may be a secret key, given by mistake.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text)
+            .map_err(|error| ConfigError::Toml(format!("is no authority.pub: {}", toml_problem(text, &error))))
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("strings in tables have a TOML form")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,7 +141,7 @@ mod tests {
     #[test]
     fn defaults_and_round_trip() {
         let config = Config::parse(MINIMAL).expect("parses");
-        assert!(!config.open);
+        assert!(!config.open && !config.later);
         assert_eq!(Config::parse(&config.to_toml()), Ok(config));
     }
 

@@ -69,15 +69,28 @@ struct Output {
     json: Value,
     /// Otherwise: lines for people.
     text: String,
+    /// What the operator should know beside; `"warnings"` in JSON.
+    warnings: Vec<String>,
 }
 
 impl Output {
-    fn print(&self, json: bool) -> std::io::Result<()> {
+    /// Without warnings.
+    fn new(json: Value, text: String) -> Self {
+        Self { json, text, warnings: Vec::new() }
+    }
+
+    fn print(mut self, json: bool) -> std::io::Result<()> {
         let mut stdout = std::io::stdout().lock();
         if json {
+            if let Some(object) = self.json.as_object_mut().filter(|_| !self.warnings.is_empty()) {
+                object.insert("warnings".to_owned(), self.warnings.into());
+            }
             writeln!(stdout, "{}", self.json)?
         } else {
-            writeln!(stdout, "{}", self.text.trim_end())?
+            writeln!(stdout, "{}", self.text.trim_end())?;
+            for warning in &self.warnings {
+                writeln!(stdout, "warning: {warning}")?;
+            }
         }
         stdout.flush()
     }

@@ -10,6 +10,9 @@ use shoal_protocol::parameters::Parameters;
 
 use crate::signed_list::SignedList;
 
+pub mod advice;
+pub mod set;
+
 /// What one authority's operator asks for, beside the nodes he admits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -42,15 +45,10 @@ pub fn parameters(before: &Consensus, epoch: Epoch, lists: &[SignedList], drawin
     let Some(wanted) = agreed(lists.iter().map(|list| list.parameters), before.authorities.len()) else {
         return (now, since);
     };
-    let floor = now.anonymity_floor > 0;
-    let too_short = floor && wanted.mean_delay_ms < MEAN_DELAY_MIN_MS.min(now.mean_delay_ms);
-    if wanted.epoch_ms != now.epoch_ms
-        || wanted.mean_delay_max_ms != now.mean_delay_max_ms
-        || (wanted.anonymity_floor > 0) != floor
-        || too_short
-    {
+    if advice::obstacle(&now, &wanted).is_some() {
         return (now, since);
     }
+    let floor = now.anonymity_floor > 0;
     let may_move = !floor || epoch.0.saturating_sub(since.0) >= MEAN_DELAY_PAUSE_MS.div_ceil(now.epoch_ms.max(1));
     let mean_delay_ms = match (floor, may_move) {
         (false, _) => wanted.mean_delay_ms,

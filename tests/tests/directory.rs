@@ -80,12 +80,17 @@ fn a_minority_of_authorities_stops_nothing() {
     );
     assert!(last_stored_ms >= last_epoch_ms, "until the second epoch without a document of its own");
     assert!(Kept::at(&authorities[0].dir).newest <= stuck + 1, "two of four certify nothing");
+    until_every(PAUSE, "an operator is told who is missing, and what to do", PATIENCE, || {
+        let status = directory(&["status"], &authorities[0].dir);
+        let next = status["next"][0].as_str()?.to_owned();
+        let named = [2, 3].iter().all(|at| next.contains(authorities[*at].addr.as_str()));
+        let stopped = status["documents"].as_str()?.contains("ARE NOT MADE");
+        (stopped && named && next.contains("2 of 4 authorities are missing and 3 must run")).then_some(())
+    });
 
     eprintln!("both come back: the next document is there within two minutes, messages flow again");
     let begun = Instant::now();
-    for at in [2, 3] {
-        net.run_again(&authorities[at].dir, "shoal-directory");
-    }
+    let back = [2, 3].map(|at| net.run_again(&authorities[at].dir, "shoal-directory"));
     wait_for_epoch(&authorities[0], stuck + 2);
     eprintln!("  the next document after {:.1} s", begun.elapsed().as_secs_f64());
     assert!(begun.elapsed() < HEALED, "{:?}", begun.elapsed());
@@ -109,16 +114,31 @@ fn a_minority_of_authorities_stops_nothing() {
         format!("{name} = {value}\n")
     };
     let text: String = parameters.iter().map(line).collect();
-    std::fs::write(authorities[1].dir.join("parameters.toml"), text).expect("written");
-    assert!(
-        Command::new("kill").args(["-HUP", &authorities[1].pid.to_string()]).status().expect("kill runs").success()
-    );
+    let asks_for_it = |at: usize, pid: u32| {
+        std::fs::write(authorities[at].dir.join("parameters.toml"), &text).expect("written");
+        assert!(Command::new("kill").args(["-HUP", &pid.to_string()]).status().expect("kill runs").success());
+    };
+    asks_for_it(1, authorities[1].pid);
     let odd = directory(&["status"], &authorities[1].dir)["identity"].clone();
     until_every(PAUSE, "the wrong file is named", PATIENCE, || {
-        remarks(&authorities[0].dir, &odd).iter().any(|remark| remark.contains("service_ms")).then_some(())
+        let in_force = format!("wants service_ms = 777; {} is in force", shown["parameters"]["service_ms"]);
+        remarks(&authorities[0].dir, &odd).iter().any(|remark| remark.contains(&in_force)).then_some(())
     });
+    let asks = directory(&["status"], &authorities[1].dir)["asks"].clone();
+    assert_eq!(asks[0], format!("service_ms = 777 ({} in force)", shown["parameters"]["service_ms"]));
     assert_eq!(
         directory(&["show"], &authorities[0].dir)["parameters"]["service_ms"],
         shown["parameters"]["service_ms"]
     );
+
+    eprintln!("three of four ask for it: it is in force, and nobody is said to want otherwise any more");
+    asks_for_it(0, authorities[0].pid);
+    asks_for_it(2, back[0]);
+    until_every(PAUSE, "it is in force", PATIENCE, || {
+        (directory(&["show"], &authorities[0].dir)["parameters"]["service_ms"] == 777).then_some(())
+    });
+    let status = directory(&["status"], &authorities[0].dir);
+    assert!(!status["authorities"].to_string().contains("wants service_ms"), "{status:#}");
+    assert_eq!(status["asks"], serde_json::json!([]), "{status:#}");
+    assert!(status["next"].to_string().contains("asks for what is in force: remove it"), "{status:#}");
 }

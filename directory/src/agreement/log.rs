@@ -252,6 +252,16 @@ fn height(bytes: &[u8]) -> Option<u64> {
     frame(bytes).map(|found| found.height)
 }
 
+/// The network whose agreement the log is of, if its first entry is whole.
+#[must_use]
+pub fn network(bytes: &[u8]) -> Option<Hash> {
+    let first = frame(bytes)?;
+    match Record::decode(first.payload, first.height) {
+        Ok(Record::Opening { network, .. }) => Some(network),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 /// Reads the log file of `height`. An empty or torn first entry gives no entries: then nothing was ever signed.
 ///
 /// # Errors

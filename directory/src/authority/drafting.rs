@@ -131,6 +131,16 @@ impl Authority {
         }
     }
 
+    /// Offers a document when this authority is asked to and the lists are there.
+    pub(super) fn try_to_propose(&mut self, now: UnixMillis) -> Vec<Act> {
+        let Some((height, round)) = self.seat.as_ref().and_then(|seat| seat.proposing) else { return Vec::new() };
+        let Some(value) = self.value(now) else { return Vec::new() };
+        let Some(seat) = &mut self.seat else { return Vec::new() };
+        seat.proposing = None;
+        let actions = seat.agreement.propose(height, round, value, now, &self.judge);
+        self.carry_out(actions, now)
+    }
+
     /// The document to propose, once the lists for it are there.
     pub(super) fn value(&mut self, now: UnixMillis) -> Option<Value> {
         let epoch = self.frozen.as_ref()?.epoch;

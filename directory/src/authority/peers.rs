@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use shoal_protocol::authority::AuthorityKey;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::{Epoch, UnixMillis};
 
 use crate::signed_list::List;
+use crate::wishes::advice::{Difference, differences};
 
 /// One other authority, as far as its messages tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,10 +26,13 @@ pub struct PeerState {
     pub list_epoch: Option<Epoch>,
     /// Nodes on its last list.
     pub lists: usize,
-    /// Names of parameters that it wants otherwise than the document in force has them.
-    pub wants_other: Vec<String>,
+    /// Parameters that it wants otherwise than the document in force has them.
+    pub wants_other: Vec<Difference>,
     /// Whether it wants another set of authorities.
     pub wants_other_set: bool,
+    /// That set.
+    #[serde(skip)]
+    pub wanted_set: Option<Vec<AuthorityKey>>,
     /// Contradicting signatures of it were seen: its operator must explain.
     pub contradicts_itself: bool,
     /// Why its last list was refused.
@@ -48,8 +53,9 @@ impl PeerState {
         }
         self.list_epoch = Some(list.epoch);
         self.lists = list.entries.len();
-        self.wants_other = differing(&list.parameters, in_force);
+        self.wants_other = differences(in_force, &list.parameters);
         self.wants_other_set = list.authorities.is_some();
+        self.wanted_set.clone_from(&list.authorities);
         self.refused = None;
     }
 }
@@ -79,27 +85,12 @@ fn difference(theirs: UnixMillis, ours: UnixMillis) -> i64 {
     i64::try_from(i128::from(theirs.0) - i128::from(ours.0)).unwrap_or(i64::MAX)
 }
 
-/// Names of the fields in which two sets of parameters differ.
-pub(super) fn differing(one: &Parameters, other: &Parameters) -> Vec<String> {
-    let fields = |parameters: &Parameters| match serde_json::to_value(parameters) {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        Ok(_) | Err(_) => serde_json::Map::new(),
-    };
-    let other = fields(other);
-    let differs = |(name, value): &(String, serde_json::Value)| other.get(name) != Some(value);
-    fields(one).into_iter().filter(differs).map(|(name, _)| name).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn differing_parameters_are_named() {
-        let one = Parameters::test_network();
-        let other = Parameters { service_ms: one.service_ms + 1, ..one };
-        assert_eq!(differing(&one, &one), Vec::<String>::new());
-        assert_eq!(differing(&one, &other), ["service_ms"]);
+    fn a_difference_has_its_sign() {
         assert_eq!(difference(UnixMillis(5), UnixMillis(3_600_005)), -3_600_000);
     }
 

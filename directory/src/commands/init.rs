@@ -4,23 +4,24 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use rand::{SeedableRng as _, rngs::StdRng, rngs::SysRng};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shoal_directory::config::{CONFIG_VERSION, Config, files as names};
+use shoal_directory::config::{PublicHalf, files as names};
 use shoal_directory::io::failure::{Failure, Kind};
 use shoal_directory::io::home::Home;
-use shoal_directory::io::votes::VoteLog;
 use shoal_directory::io::{files, now};
+use shoal_directory::wishes::set::waste;
 use shoal_protocol::UnixMillis;
-use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
 use shoal_protocol::network::{Founding, Hint, Hints, NetworkFile};
-use shoal_protocol::parameters::{Parameters, Rate};
-use shoal_protocol::toml_problem;
+use shoal_protocol::parameters::Parameters;
 
-use super::Common;
-use super::units::{milliseconds, per_second};
+use super::{Common, put, tell};
 use crate::Output;
+
+mod keys;
+mod scale;
+
+use keys::Own;
+use scale::Scale;
 
 /// Prepares an authority. In three steps for several operators, or in one for a network of a single authority:
 ///
@@ -32,9 +33,11 @@ use crate::Output;
 ///   3. every other:     init --dir D --network network.toml
 ///      takes it, if the own key is in it. Compare the fingerprint words by voice before you run.
 ///
-/// A network of this authority alone takes one step: step 2 without --authority, with the addresses of step 1. Every parameter has a default: those of a public
-/// network, or with --test-network those of a network that lives for minutes on one machine. Durations are written as
-/// 20ms, 20s, 10m, 2h, 14d; rates as events per second.
+/// A network of this authority alone takes one step: step 2 without --authority, with the addresses of step 1. Every
+/// parameter has a default: those of a public network, or with --test-network those of a network that lives for minutes on
+/// one machine. Durations are written as 20ms, 20s, 10m, 2h, 14d; rates as events per second.
+///
+/// An authority that moves takes step 1 again with its new addresses: the keys stay, and what else is to do is said.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Init {
@@ -83,148 +86,58 @@ pub(super) struct Init {
     scale: Scale,
 }
 
-/// What an operator sends to the founder: `authority.pub`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PublicHalf {
-    /// Where nodes and other authorities reach it.
-    address: SocketAddr,
-    /// Its keys.
-    key: AuthorityKey,
-}
-
-/// What a network may set otherwise than the default.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Parameters")]
-struct Scale {
-    /// Length of an epoch. Sets --skew to a tenth of it, if that is not given.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    epoch: Option<u64>,
-    /// Skew tolerance.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    skew: Option<u64>,
-    /// Mean mixing delay per hop.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    mean_delay: Option<u64>,
-    /// Largest mean that the authorities may ever set.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    mean_delay_max: Option<u64>,
-    /// λ_P of normal clients, per second.
-    #[arg(long, value_parser = per_second, value_name = "RATE")]
-    lambda_p: Option<Rate>,
-    /// λ_L of normal clients, per second.
-    #[arg(long, value_parser = per_second, value_name = "RATE")]
-    lambda_l: Option<Rate>,
-    /// λ_P + λ_L of low-rate clients, per second.
-    #[arg(long, value_parser = per_second, value_name = "RATE")]
-    lambda_low: Option<Rate>,
-    /// λ_M of node loops, per second.
-    #[arg(long, value_parser = per_second, value_name = "RATE")]
-    lambda_m: Option<Rate>,
-    /// Service time of couriers.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    service: Option<u64>,
-    /// Answer time of replicas.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    answer: Option<u64>,
-    /// Frames per second between two stores.
-    #[arg(long, value_parser = per_second, value_name = "RATE")]
-    store_rate: Option<Rate>,
-    /// Mean gap between polls of an active chain.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    poll_hot: Option<u64>,
-    /// Mean gap between polls of a chain that was active lately.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    poll_warm: Option<u64>,
-    /// Mean gap between polls of an idle chain.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    poll_idle: Option<u64>,
-    /// Mean gap between reads of the own inbox.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    poll_inbox: Option<u64>,
-    /// How long stores keep a box.
-    #[arg(long, value_parser = milliseconds, value_name = "TIME")]
-    retention: Option<u64>,
-    /// Epochs between two draws of layers and generations.
-    #[arg(long, value_name = "EPOCHS")]
-    draw: Option<u32>,
-    /// Packets that should wait in every mix on average; 0 switches the floor off.
-    #[arg(long, value_name = "N")]
-    anonymity_floor: Option<u32>,
-    /// Mixes in each layer.
-    #[arg(long, value_name = "N")]
-    mixes_per_layer: Option<u16>,
-    /// Leading zero bits of the proof of work for an empty inbox.
-    #[arg(long, value_name = "BITS")]
-    append_bits: Option<u8>,
-}
-
-impl Scale {
-    fn apply(&self, base: Parameters) -> Parameters {
-        let mut parameters = base;
-        let set = |field: &mut u64, value: Option<u64>| {
-            if let Some(value) = value {
-                *field = value;
-            }
-        };
-        set(&mut parameters.epoch_ms, self.epoch);
-        set(&mut parameters.skew_ms, self.skew.or(self.epoch.map(|epoch| epoch / 10)));
-        set(&mut parameters.mean_delay_ms, self.mean_delay);
-        set(&mut parameters.service_ms, self.service);
-        set(&mut parameters.answer_ms, self.answer);
-        set(&mut parameters.poll_hot_ms, self.poll_hot);
-        set(&mut parameters.poll_warm_ms, self.poll_warm);
-        set(&mut parameters.poll_idle_ms, self.poll_idle);
-        set(&mut parameters.poll_inbox_ms, self.poll_inbox);
-        set(&mut parameters.retention_ms, self.retention);
-        parameters.lambda_p = self.lambda_p.unwrap_or(base.lambda_p);
-        parameters.lambda_l = self.lambda_l.unwrap_or(base.lambda_l);
-        parameters.lambda_low = self.lambda_low.unwrap_or(base.lambda_low);
-        parameters.lambda_m = self.lambda_m.unwrap_or(base.lambda_m);
-        parameters.store_rate = self.store_rate.unwrap_or(base.store_rate);
-        parameters.draw_epochs = self.draw.unwrap_or(base.draw_epochs);
-        parameters.anonymity_floor = self.anonymity_floor.unwrap_or(base.anonymity_floor);
-        parameters.mixes_per_layer = self.mixes_per_layer.unwrap_or(base.mixes_per_layer);
-        parameters.append_bits = self.append_bits.unwrap_or(base.append_bits);
-        // Without a floor nobody ever raises the mean, so nothing larger needs to be waited for.
-        let widest = if parameters.anonymity_floor == 0 { parameters.mean_delay_ms } else { base.mean_delay_max_ms };
-        parameters.mean_delay_max_ms = self.mean_delay_max.unwrap_or(widest.max(parameters.mean_delay_ms));
-        parameters
-    }
-}
-
 impl Init {
-    pub(super) fn run(&self) -> Result<Output, Failure> {
+    pub(super) async fn run(&self) -> Result<Output, Failure> {
         let home = self.common.home();
-        if home.path(names::NETWORK).exists() {
-            return Err(Failure::new(
-                Kind::Configuration,
-                format!("{} exists: this directory belongs to a network already", home.path(names::NETWORK).display()),
-                "use another --dir",
-            ));
+        let founded = if home.path(names::NETWORK).exists() { Some(home.network()?) } else { None };
+        if let Some(network) = &founded
+            && !self.key_only
+        {
+            return match &self.network {
+                Some(path) => self.take_again(&home, network.clone(), path).await,
+                None => Err(self.belongs(network, "")),
+            };
         }
         let own = self.own(&home)?;
         if let Some(path) = &self.network {
-            return self.join(&home, &own, path);
+            return self.join(&home, &own.half, path);
         }
-        let Some(name) = &self.name else { return Ok(self.key_made(&home, &own)) };
-        let mut others = Vec::new();
+        let Some(name) = &self.name else {
+            return match founded {
+                Some(network) => self.moved(&home, &own, network).await,
+                None => Ok(self.key_made(&home, &own)),
+            };
+        };
+        let own = own.half;
+        let mut others: Vec<PublicHalf> = Vec::new();
         for path in &self.authority {
             let text = read(
                 path,
                 "--authority",
                 "ask that authority's operator for authority.pub, which step 1 of init made",
             )?;
-            // without the text around the mistake: it may be a secret key, given by mistake
-            let other: PublicHalf = toml::from_str(&text).map_err(|error| {
-                Failure::content(path, &format!("is no authority.pub: {}", toml_problem(&text, &error)))
-            })?;
+            let other = PublicHalf::parse(&text).map_err(|error| Failure::content(path, &error))?;
+            let same = |half: &PublicHalf| {
+                half.key.identity == other.key.identity
+                    || half.key.ml_dsa == other.key.ml_dsa
+                    || half.address == other.address
+            };
+            if let Some(before) = others.iter().find(|half| same(half)) {
+                return Err(usage(&format!(
+                    "{}: its identity, key or address is that of {} at {}, which another --authority names: each once, with \
+                     keys and an address of its own",
+                    path.display(),
+                    before.key.identity,
+                    before.address
+                )));
+            }
             others.push(other);
         }
         let count = 1 + others.iter().filter(|other| other.key != own.key).count();
-        if count % 3 != 1 {
+        if let Some(waste) = waste(count) {
             return Err(usage(&format!(
-                "{count} authorities: there must be 3f+1 (1, 4, 7, 10, …), so that f of them may fail"
+                "{count} authorities, this one among them; a network is founded with 3f+1 (1, 4, 7, 10, …), so that f may fail: \
+                 {waste}"
             )));
         }
         let base = if self.test_network { Parameters::test_network() } else { Parameters::production() };
@@ -246,79 +159,105 @@ impl Init {
         Founding { gateways: self.genesis_gateways, stores: self.genesis_stores }
     }
 
-    /// Keys and configuration of this authority: those of the directory, or new ones.
-    fn own(&self, home: &Home) -> Result<PublicHalf, Failure> {
-        let path = home.path(names::PUBLIC);
-        if home.path(names::KEY).exists() {
-            let text = files::read_text(&path)?;
-            let own: PublicHalf =
-                toml::from_str(&text).map_err(|error| Failure::content(&path, &toml_problem(&text, &error)))?;
-            return if own.key == *home.secret()?.public() {
-                Ok(own)
-            } else {
-                Err(Failure::content(&path, &"holds other keys than authority.key"))
-            };
-        }
-        let (Some(listen), Some(metrics)) = (self.listen, self.metrics) else {
-            return Err(self.without_keys());
-        };
-        let config = Config { config_version: CONFIG_VERSION, listen, metrics, open: self.open };
-        config.validate().map_err(|error| usage(&error))?;
-        let mut rng = StdRng::try_from_rng(&mut SysRng)
-            .map_err(|error| Failure::new(Kind::InputOutput, format!("no randomness: {error}"), "try again"))?;
-        let secret = AuthoritySecret::generate(&mut rng);
-        let address = self.address.unwrap_or(listen);
-        if address.ip().is_unspecified() || address.port() == 0 {
-            return Err(usage(&format!("nobody can be reached at {address}: name the public address with --address")));
-        }
-        let own = PublicHalf { address, key: secret.public().clone() };
-        files::create_dir(&self.common.dir)?;
-        home.write_secret(&secret)?;
-        files::replace(&home.path(names::CONFIG), config.to_toml().as_bytes(), files::PUBLIC, true)?;
-        // an authority that never voted may vote at once; one whose log is gone must not
-        VoteLog::begin(&home.path(names::VOTES))?;
-        let text = toml::to_string(&own)
-            .map_err(|error| Failure::new(Kind::InputOutput, error.to_string(), "report this: it is a mistake"))?;
-        files::replace(&path, text.as_bytes(), files::PUBLIC, true)?;
-        Ok(own)
-    }
-
-    /// The directory holds no keys, and not all is given that making them takes: all of it at once.
-    fn without_keys(&self) -> Failure {
-        let given = [("--listen IP:PORT", self.listen), ("--metrics 127.0.0.1:PORT", self.metrics)];
-        let missing: Vec<_> = given.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
+    /// The directory has its network: another one is not founded or joined over it.
+    fn belongs(&self, network: &NetworkFile, other: &str) -> Failure {
         let dir = self.common.dir.display();
-        let next = if self.network.is_some() {
+        Failure::new(
+            Kind::Configuration,
             format!(
-                "if the keys were made before, name their directory with --dir; else make them and send authority.pub to the \
-                 founder first: shoal-directory init --dir {dir} --key-only --listen IP:PORT --metrics 127.0.0.1:PORT"
-            )
-        } else {
-            "give them too, and --address IP:PORT if others reach it at another one; see shoal-directory init --help"
-                .to_owned()
-        };
-        let message = format!("{dir} holds no keys yet; what is missing to make them: {}", missing.join(", "));
-        Failure::new(Kind::Usage, message, next)
+                "{dir} is an authority of network \"{}\" ({}) already{other}",
+                network.name,
+                network.fingerprint_words()
+            ),
+            format!(
+                "to go on with this authority: shoal-directory run --dir {dir}, or status, or check-config; to change its \
+                 address: shoal-directory init --dir {dir} --key-only --address IP:PORT; only for another authority or another \
+                 network name an empty --dir"
+            ),
+        )
     }
 
-    fn key_made(&self, home: &Home, own: &PublicHalf) -> Output {
-        let (identity, public) = (own.key.identity, home.path(names::PUBLIC));
-        Output {
-            json: json!({"identity": identity, "authority": public}),
-            text: format!(
-                "Authority {identity} at {}.\nSend {} to the founder of the network; it is public. When you get \
+    /// The network file was taken before: nothing but addresses can be new in it.
+    async fn take_again(&self, home: &Home, mut network: NetworkFile, path: &Path) -> Result<Output, Failure> {
+        let given = self.given(path)?;
+        if given.genesis_hash() != network.genesis_hash() {
+            let other = format!("; {} is of \"{}\" ({})", path.display(), given.name, given.fingerprint_words());
+            return Err(self.belongs(&network, &other));
+        }
+        let own = self.own(home)?.half;
+        for hint in given.hints.authorities.into_iter().filter(|hint| hint.identity != own.key.identity) {
+            put(&mut network.hints.authorities, hint);
+        }
+        for hint in given.hints.gateways {
+            put(&mut network.hints.gateways, hint);
+        }
+        home.write_network(&network)?;
+        self.keep_later(home, &own, &network)?;
+        let told = tell(home).await?;
+        let mut output = self.founded(home, &own, &network);
+        output.text =
+            format!("Taken before; the addresses in the file are taken over, {}.\n\n{}", told.text(), output.text);
+        Ok(output)
+    }
+
+    /// Keys are there and so is the network: the addresses were changed.
+    async fn moved(&self, home: &Home, own: &Own, mut network: NetworkFile) -> Result<Output, Failure> {
+        let PublicHalf { address, key } = &own.half;
+        let mut output = self.key_made(home, own);
+        output.text = format!("Authority {} at {address}.\n", key.identity);
+        if own.changed.is_empty() {
+            output.text += "Nothing was changed.";
+            return Ok(output);
+        }
+        put(&mut network.hints.authorities, Hint { identity: key.identity, address: *address });
+        home.write_network(&network)?;
+        let dir = self.common.dir.display();
+        output.text += &format!(
+            "Changed:\n  {}\nStart it again: addresses are read at the start. Every other operator runs\n  shoal-directory network \
+             --dir DIR --add-authority {}@{address}\nand {dir}/network.toml, which has the new address now, is published again \
+             for nodes.",
+            own.changed.join("\n  "),
+            key.identity
+        );
+        Ok(output)
+    }
+
+    /// An authority that the network file does not name may run, if its operator says so.
+    fn keep_later(&self, home: &Home, own: &PublicHalf, network: &NetworkFile) -> Result<(), Failure> {
+        let mut config = home.config()?;
+        if self.later && !config.later && !network.authorities.contains(&own.key) {
+            config.later = true;
+            home.write_config(&config)?;
+        }
+        Ok(())
+    }
+
+    fn given(&self, path: &Path) -> Result<NetworkFile, Failure> {
+        let text = read(path, "--network", "ask the founder of the network for network.toml")?;
+        NetworkFile::parse(&text).map_err(|error| Failure::content(path, &error))
+    }
+
+    fn key_made(&self, home: &Home, own: &Own) -> Output {
+        let (identity, public) = (own.half.key.identity, home.path(names::PUBLIC));
+        let changed = match own.changed.as_slice() {
+            [] => String::new(),
+            changed => format!("Changed, with the keys as they were:\n  {}\n", changed.join("\n  ")),
+        };
+        Output::new(
+            json!({"identity": identity, "authority": public, "address": own.half.address, "changed": own.changed}),
+            format!(
+                "Authority {identity} at {}.\n{changed}Send {} to the founder of the network; it is public. When you get \
                  network.toml:\n  shoal-directory init --dir {dir} --network network.toml\nIf you are the founder, and have the \
                  others' files:\n  shoal-directory init --dir {dir} --name NAME --authority bob.pub --authority carol.pub ...",
-                own.address,
+                own.half.address,
                 public.display(),
                 dir = self.common.dir.display()
             ),
-        }
+        )
     }
 
     fn join(&self, home: &Home, own: &PublicHalf, path: &Path) -> Result<Output, Failure> {
-        let network = NetworkFile::parse(&read(path, "--network", "ask the founder of the network for network.toml")?)
-            .map_err(|error| Failure::content(path, &error))?;
+        let mut network = self.given(path)?;
         if !network.authorities.contains(&own.key) && !self.later {
             return Err(Failure::new(
                 Kind::Configuration,
@@ -327,7 +266,12 @@ impl Init {
                  is to take this authority in, say --later",
             ));
         }
+        let PublicHalf { address, ref key } = *own;
+        if !network.hints.authorities.iter().any(|hint| hint.identity == key.identity) {
+            network.hints.authorities.push(Hint { identity: key.identity, address });
+        }
         home.write_network(&network)?;
+        self.keep_later(home, own, &network)?;
         Ok(self.founded(home, own, &network))
     }
 
@@ -340,23 +284,23 @@ impl Init {
         let members: Vec<_> = network.authorities.iter().map(|key| format!("  {}", key.identity)).collect();
         let members = members.join("\n");
         let whom = if count == 1 { "node operators" } else { "the other authorities and node operators" };
-        Output {
-            json: json!({
+        Output::new(
+            json!({
                 "identity": identity,
                 "network": path,
                 "genesis": network.genesis_hash(),
                 "fingerprint": fingerprint,
                 "authorities": count,
             }),
-            text: format!(
+            format!(
                 "Authority {identity}{place}, of network \"{}\".\nNetwork file: {}\nFingerprint:  {fingerprint}\n\
-                 Authorities:\n{members}\n\nCompare each identity with its operator by voice. Give the network file to {whom}, compare the fingerprint with them, then start \
-                 with\n  shoal-directory run --dir {}",
+                 Authorities:\n{members}\n\nCompare each identity with its operator by voice. Give the network file to {whom}, \
+                 compare the fingerprint with them, then start with\n  shoal-directory run --dir {}",
                 network.name,
                 path.display(),
                 self.common.dir.display()
             ),
-        }
+        )
     }
 }
 
@@ -397,32 +341,4 @@ fn network(
 /// A value on the command line that cannot be.
 fn usage(problem: &dyn std::fmt::Display) -> Failure {
     Failure::new(Kind::Usage, problem.to_string(), "see shoal-directory init --help")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scaling_a_production_network_down_is_valid() {
-        let scale = Scale {
-            epoch: Some(20_000),
-            mean_delay: Some(20),
-            lambda_p: Some(Rate(10_000)),
-            retention: Some(600_000),
-            anonymity_floor: Some(0),
-            draw: Some(500),
-            ..Scale::default()
-        };
-        let parameters = scale.apply(Parameters::production());
-        assert_eq!(parameters.validate(), Ok(()));
-        assert_eq!((parameters.skew_ms, parameters.mean_delay_max_ms), (2_000, 20));
-    }
-
-    #[test]
-    fn the_base_stays_when_nothing_is_given() {
-        for base in [Parameters::production(), Parameters::test_network()] {
-            assert_eq!(Scale::default().apply(base), base);
-        }
-    }
 }

@@ -9,6 +9,7 @@ use shoal_protocol::consensus::{Consensus, NodeEntry, VerifiedConsensus};
 use shoal_protocol::{Hash, Layer, Role};
 
 use super::Common;
+use super::network::no_gateways;
 use crate::Output;
 
 #[derive(Debug, Args)]
@@ -28,7 +29,8 @@ struct Shown<'a> {
 
 impl Show {
     pub(super) fn run(&self) -> Result<Output, Failure> {
-        let authority = look(&self.common.home(), now())?;
+        let home = self.common.home();
+        let authority = look(&home, now())?;
         let document = authority.newest(now()).ok_or_else(|| {
             Failure::new(
                 Kind::Temporary,
@@ -40,7 +42,8 @@ impl Show {
         let json = serde_json::to_value(&shown).map_err(|error| {
             Failure::new(Kind::InputOutput, error.to_string(), "report this: it is a mistake in the program")
         })?;
-        Ok(Output { json, text: text(document) })
+        let warnings = no_gateways(&home.network()?).into_iter().collect();
+        Ok(Output { json, text: text(document), warnings })
     }
 }
 

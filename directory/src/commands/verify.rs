@@ -13,6 +13,7 @@ use shoal_protocol::certificate::Certificate;
 use shoal_protocol::consensus::{DocumentError, TrustAnchor, UnverifiedConsensus, VerifiedConsensus};
 
 use super::Common;
+use super::network::no_gateways;
 use crate::Output;
 
 #[derive(Debug, Args)]
@@ -28,7 +29,8 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) fn run(&self) -> Result<Output, Failure> {
         let home = self.common.home();
-        let anchor = home.network()?.trust_anchor();
+        let network = home.network()?;
+        let anchor = network.trust_anchor();
         if let Some(path) = &self.file {
             let wrong = |error: DocumentError| {
                 Failure::new(Kind::Configuration, format!("{}: {error}", path.display()), "do not use it")
@@ -70,7 +72,9 @@ impl Verify {
             }
             newest = Some(document);
         }
-        Ok(output(heights.len(), first.as_ref(), newest.as_ref()))
+        let mut output = output(heights.len(), first.as_ref(), newest.as_ref());
+        output.warnings.extend(no_gateways(&network));
+        Ok(output)
     }
 }
 
@@ -99,10 +103,10 @@ fn set_before<'a>(changes: &'a [VerifiedConsensus], height: u64, anchor: &'a Tru
 /// A certificate says of a document its height and hash.
 fn bare(certificate: &Certificate) -> Output {
     let Certificate { height, document, signatures, .. } = certificate;
-    Output {
-        json: json!({"certificate": {"height": height, "hash": document, "signatures": signatures.len()}}),
-        text: format!("{} authorities certified document {height}: {document}", signatures.len()),
-    }
+    Output::new(
+        json!({"certificate": {"height": height, "hash": document, "signatures": signatures.len()}}),
+        format!("{} authorities certified document {height}: {document}", signatures.len()),
+    )
 }
 
 fn output(count: usize, first: Option<&VerifiedConsensus>, newest: Option<&VerifiedConsensus>) -> Output {
@@ -121,5 +125,5 @@ fn output(count: usize, first: Option<&VerifiedConsensus>, newest: Option<&Verif
         ),
         _ => "there is no document yet".to_owned(),
     };
-    Output { json: json!({"documents": count, "first": first.map(describe), "newest": newest.map(describe)}), text }
+    Output::new(json!({"documents": count, "first": first.map(describe), "newest": newest.map(describe)}), text)
 }

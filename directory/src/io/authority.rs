@@ -1,7 +1,6 @@
 //! An authority with its files: applies the pure rooms to disk and clock, one step at a time.
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
@@ -15,21 +14,24 @@ use super::failure::{Failure, Kind};
 use super::files;
 use super::home::Home;
 use super::peers::Peers;
-use super::snapshot::RefusedStatus;
 use super::votes::VoteLog;
 use crate::admission::AdmittedList;
 use crate::agreement::log;
-use crate::authority::{self as core, Act, Beginning, Genesis};
+use crate::authority::{self as core, Beginning, Genesis};
 use crate::config::{Config, files as names};
-use crate::document::known_role;
-use crate::lists::{Examined, Judge, Listing, Offered, Refusal};
+use crate::lists::Listing;
+use crate::refusals::Refusals;
 use crate::schedule::released_at;
-use shoal_protocol::link::DirectoryQuestion;
+use crate::wishes::Wishes;
 
+mod acting;
+mod belonging;
+mod descriptors;
+mod reloading;
 mod showing;
 
-/// Refusals remembered for `status`.
-const REFUSALS_KEPT: usize = 32;
+pub use reloading::Reloaded;
+pub use showing::KnownNode;
 
 /// One authority of a network.
 #[derive(Debug)]
@@ -41,19 +43,24 @@ pub struct Authority {
     schedule: Schedule,
     secret: Arc<AuthoritySecret>,
     admitted: AdmittedList,
+    /// What the operator asks for.
+    wishes: Wishes,
+    /// The address in `authority.pub`, which the operator gave to the others.
+    published: Option<SocketAddr>,
     listing: Listing,
     chain: Chain,
     core: core::Authority,
     /// `None` while it is not known what was signed.
     votes: Option<VoteLog>,
     peers: Peers,
-    refused: VecDeque<RefusedStatus>,
+    refusals: Refusals,
     /// The epoch in which the list was last rid of who is not to be on it; `None` when that is to be done now.
     pruned: Option<Epoch>,
     /// Whether the others are to be asked for their newest document.
     ask: bool,
     /// Why this process must end.
     failed: Option<Failure>,
+    opened: UnixMillis,
 }
 
 impl Authority {
@@ -73,23 +80,26 @@ impl Authority {
             stores: network.founding.stores.into(),
             gateways: network.founding.gateways.into(),
         };
+        let wishes = home.wishes()?;
         let core = core::Authority::new(Beginning {
             genesis,
             secret: Arc::clone(&secret),
-            wishes: home.wishes()?,
+            wishes: wishes.clone(),
             newest: chain.newest().cloned(),
         });
-        let others = network.hints.authorities.iter().filter(|hint| hint.identity != secret.public().identity);
         let mut authority = Self {
-            peers: Peers::new(others.copied().collect()),
+            peers: Peers::new(reloading::others(&network, &secret.public().identity)),
+            wishes,
+            published: home.public().ok().map(|public| public.address),
             admitted: home.admitted()?,
             schedule: network.schedule(),
             listing: Listing::default(),
-            refused: VecDeque::new(),
+            refusals: Refusals::default(),
             votes: None,
             pruned: None,
             ask: false,
             failed: None,
+            opened: now,
             home,
             config,
             network,
@@ -98,9 +108,6 @@ impl Authority {
             chain,
             core,
         };
-        if authority.core.index().is_none() {
-            tracing::warn!("this key is not among those who certify the next document: the authority only watches");
-        }
         authority.load_descriptors(now)?;
         Ok(authority)
     }
@@ -116,12 +123,16 @@ impl Authority {
         let me = self.core.index().unwrap_or_default();
         let entries = match VoteLog::open(&path)? {
             None => Err("there is no votes.log".to_owned()),
+            Some((_, bytes)) if log::network(&bytes).is_some_and(|network| network != self.id) => {
+                return Err(VoteLog::foreign(&path));
+            }
             Some((mut votes, bytes)) => match log::resume(&bytes, &self.id, me, height) {
                 Ok(recovered) => {
                     votes.cut(recovered.length as u64)?;
                     self.votes = Some(votes);
                     Ok(recovered.entries)
                 }
+                Err(log::Damaged::Foreign { what: "authority" }) => return Err(VoteLog::foreign(&path)),
                 Err(damage) => Err(damage.to_string()),
             },
         };
@@ -148,6 +159,12 @@ impl Authority {
         &self.secret
     }
 
+    /// Its identity key.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.secret.public().identity
+    }
+
     /// Length of an epoch, in ms.
     #[must_use]
     pub fn epoch_ms(&self) -> u64 {
@@ -165,55 +182,6 @@ impl Authority {
     pub fn index_of(&self, identity: &Identity) -> Option<u16> {
         let set = self.core.set();
         set.iter().position(|key| key.identity == *identity).and_then(|at| u16::try_from(at).ok())
-    }
-
-    /// Verifies a descriptor and says whether it would be listed, before anybody dials its node.
-    ///
-    /// # Errors
-    /// What its operator has to know.
-    pub fn examine(&self, bytes: &[u8], now: UnixMillis) -> Result<Examined, Refusal> {
-        let newest = self.chain.newest();
-        let known = |identity: &Identity| newest.and_then(|newest| known_role(newest, identity));
-        self.listing.examine(bytes, now, &self.judge(), known)
-    }
-
-    fn judge(&self) -> Judge<'_> {
-        Judge {
-            network: self.id,
-            schedule: self.schedule,
-            skew: self.network.parameters.skew(),
-            admitted: (!self.config.open).then_some(&self.admitted),
-        }
-    }
-
-    /// Takes a descriptor, or says why not. A listed one is kept across a restart.
-    ///
-    /// # Errors
-    /// What its operator has to know.
-    pub fn offer(&mut self, bytes: &[u8], now: UnixMillis) -> Result<Offered, Refusal> {
-        let result = self.offer_quietly(bytes, now);
-        match &result {
-            Ok(Offered::Listed(identity)) => {
-                // not fsynced: a lost descriptor comes again within an epoch
-                if let Err(failure) = files::replace(&self.descriptor_path(identity), bytes, files::PUBLIC, false) {
-                    tracing::warn!(error = %failure, "a descriptor is listed but not kept for a restart");
-                }
-            }
-            Ok(Offered::Known(_)) => {}
-            Err(refusal) => self.refuse(refusal.to_string(), now),
-        }
-        result
-    }
-
-    fn offer_quietly(&mut self, bytes: &[u8], now: UnixMillis) -> Result<Offered, Refusal> {
-        let judge = Judge {
-            network: self.id,
-            schedule: self.schedule,
-            skew: self.network.parameters.skew(),
-            admitted: (!self.config.open).then_some(&self.admitted),
-        };
-        let newest = self.chain.newest();
-        self.listing.offer(bytes, now, &judge, |identity| newest.and_then(|newest| known_role(newest, identity)))
     }
 
     /// Takes a message of the agreement.
@@ -252,10 +220,21 @@ impl Authority {
 
     /// Does what is due. Returns when to look again.
     pub fn tick(&mut self, now: UnixMillis) -> UnixMillis {
+        self.say_missed(now);
         self.prune(now);
         let acts = self.core.wake(&self.listing, now);
         self.carry_out(acts, now);
         self.core.next_wake(now)
+    }
+
+    /// One line in the log for each epoch that begins without its document.
+    fn say_missed(&self, now: UnixMillis) {
+        let epoch = self.schedule.epoch_at(now);
+        let began = self.pruned.is_some_and(|before| before != epoch);
+        if began && self.chain.newest().is_some_and(|newest| newest.epoch < epoch) {
+            let next = self.outlook(now, true).next.into_iter().next().unwrap_or_default();
+            tracing::warn!(%epoch, next, "an epoch begins without its document");
+        }
     }
 
     /// Ends this process at the next tick.
@@ -280,75 +259,6 @@ impl Authority {
     /// Whether the others are to be asked for their newest document; once.
     pub fn take_ask(&mut self) -> bool {
         std::mem::take(&mut self.ask)
-    }
-
-    fn carry_out(&mut self, acts: Vec<Act>, now: UnixMillis) {
-        for act in acts {
-            if self.failed.is_some() {
-                return;
-            }
-            let done = match act {
-                Act::Log(entry) => match self.votes.as_mut().map_or(Ok(true), |votes| votes.append(&entry)) {
-                    Ok(true) => Ok(()),
-                    Ok(false) => {
-                        tracing::error!("the vote log is full: this authority watches until there is a new document");
-                        self.votes = None;
-                        self.core.watch(now);
-                        return;
-                    }
-                    Err(failure) => Err(failure),
-                },
-                Act::Agree(message) => self.broadcast(&DirectoryQuestion::Agree(message)),
-                Act::List(message) => self.broadcast(&DirectoryQuestion::List(message)),
-                Act::Certified(document) => self.keep(document),
-                // the document is kept: until here the log before is known to be over
-                Act::BeginLog => VoteLog::begin(&self.home.path(names::VOTES)).map(|votes| self.votes = Some(votes)),
-                Act::Ask => {
-                    self.ask = true;
-                    Ok(())
-                }
-                Act::Misbehaviour(evidence) => {
-                    let authority = evidence.authority();
-                    tracing::error!(
-                        authority,
-                        "an authority signed two things that contradict each other: evidence kept"
-                    );
-                    let bytes = evidence.encode();
-                    let name = format!("misbehaviour-{}", Hash::of("shoal evidence file", &bytes));
-                    // the network goes on without it
-                    let _ = files::replace(&self.home.path(&name), &bytes, files::PUBLIC, true);
-                    Ok(())
-                }
-            };
-            if let Err(failure) = done {
-                self.failed = Some(failure);
-            }
-        }
-    }
-
-    fn broadcast(&self, message: &DirectoryQuestion) -> Result<(), Failure> {
-        self.peers.broadcast(message, self.core.set());
-        Ok(())
-    }
-
-    fn keep(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
-        let (epoch, height, nodes) = (document.epoch.0, document.height, document.nodes.len());
-        tracing::info!(epoch, height, nodes, signatures = document.signatures(), "a document is certified");
-        self.chain.append(document)
-    }
-
-    fn keep_evidence(&mut self, bytes: &[u8], error: &DocumentError) {
-        let path = self.home.path(names::CONFLICT);
-        tracing::error!(%error, file = %path.display(), "the authorities contradict themselves");
-        let kept = files::replace(&path, bytes, files::PUBLIC, true);
-        self.failed = Some(Failure::new(
-            Kind::Configuration,
-            format!("{error}; the other document is kept in {}", path.display()),
-            "more than f authorities are dishonest or were copied: compare with their operators before you run again",
-        ));
-        if let Err(failure) = kept {
-            tracing::error!(error = %failure, "the other document cannot be kept");
-        }
     }
 
     /// The newest document that may be handed out at `now`.
@@ -386,72 +296,6 @@ impl Authority {
     #[must_use]
     pub fn waiting_for(&self) -> Option<&str> {
         self.core.waiting_for()
-    }
-
-    /// Reads `admitted.toml` and what the operator wishes again. Nodes no longer admitted are left out of the next list.
-    ///
-    /// # Errors
-    /// A file is unreadable or wrong; what is in force stays.
-    pub fn reload(&mut self) -> Result<usize, Failure> {
-        let (admitted, wishes) = (self.home.admitted()?, self.home.wishes()?);
-        self.admitted = admitted;
-        self.pruned = None;
-        self.core.wish(wishes);
-        Ok(self.admitted.len())
-    }
-
-    /// Keys run out with an epoch, and who is admitted changes with a reload.
-    fn prune(&mut self, now: UnixMillis) {
-        let epoch = self.schedule.epoch_at(now);
-        if self.pruned == Some(epoch) {
-            return;
-        }
-        self.pruned = Some(epoch);
-        let admitted = (!self.config.open).then_some(&self.admitted);
-        for identity in self.listing.prune(epoch, admitted) {
-            if let Err(error) = std::fs::remove_file(self.descriptor_path(&identity)) {
-                tracing::debug!(%identity, %error, "a descriptor's file cannot be removed");
-            }
-        }
-    }
-
-    /// Lists what was listed before the restart and still verifies.
-    fn load_descriptors(&mut self, now: UnixMillis) -> Result<(), Failure> {
-        let dir = self.home.path(names::DESCRIPTORS);
-        if !dir.exists() {
-            return Ok(());
-        }
-        let entries = std::fs::read_dir(&dir).map_err(|error| Failure::file("read", &dir, &error))?;
-        for entry in entries {
-            let path = entry.map_err(|error| Failure::file("read", &dir, &error))?.path();
-            let loaded = files::read(&path)
-                .map_err(|failure| failure.to_string())
-                .and_then(|bytes| self.offer_quietly(&bytes, now).map_err(|refusal| refusal.to_string()));
-            if let Err(problem) = loaded {
-                tracing::info!(file = %path.display(), problem, "a kept descriptor is not listed again");
-            }
-        }
-        Ok(())
-    }
-
-    fn descriptor_path(&self, identity: &Identity) -> PathBuf {
-        self.home.path(names::DESCRIPTORS).join(identity.to_string())
-    }
-
-    /// Remembers a refusal for `status`.
-    pub fn refuse(&mut self, reason: String, now: UnixMillis) {
-        let count = match self.refused.iter().position(|before| before.reason == reason) {
-            Some(at) => self.refused.remove(at).map_or(0, |before| before.count),
-            None => {
-                // whoever reaches the port can cause one: status shows the last ones, the log stays quiet
-                tracing::debug!(reason, "a descriptor is refused");
-                0
-            }
-        };
-        while self.refused.len() >= REFUSALS_KEPT {
-            self.refused.pop_front();
-        }
-        self.refused.push_back(RefusedStatus { at: now, count: count + 1, reason });
     }
 }
 

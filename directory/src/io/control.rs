@@ -83,19 +83,26 @@ async fn answer(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
     write.shutdown().await
 }
 
-/// Reads the admission list again and says so.
+/// Reads the operator's files again. One line in the log for what is in force now, and one for each file that was refused.
 #[must_use]
 pub fn reload(shared: &Shared) -> Value {
-    match shared.authority().reload() {
-        Ok(admitted) => {
-            tracing::info!(admitted, "the admission list was read again");
-            json!({ "admitted": admitted })
-        }
-        Err(failure) => {
-            tracing::error!(error = %failure, "the admission list in force stays");
-            failure.to_json()
-        }
+    let reloaded = shared.authority().reload();
+    tracing::info!(
+        admitted = reloaded.admitted,
+        asks = reloaded.asks.join(", "),
+        "the operator's files were read again"
+    );
+    for hint in &reloaded.moved {
+        tracing::info!(authority = %hint.identity, address = %hint.address, "another authority is looked for there now");
     }
+    for notice in &reloaded.notices {
+        tracing::warn!("{notice}");
+    }
+    for problem in &reloaded.problems {
+        tracing::error!(next = problem.next, "{problem}");
+    }
+    shared.stirred.notify_one();
+    reloaded.to_json()
 }
 
 fn failed(message: &str) -> Value {

@@ -97,8 +97,8 @@ pub async fn lock(path: &Path, patience: std::time::Duration) -> Result<File, Fa
             Err(fs::TryLockError::WouldBlock) if waited >= patience => {
                 return Err(Failure::new(
                     Kind::Temporary,
-                    format!("{} is locked: this authority runs already", path.display()),
-                    "stop the other process, or use another --dir",
+                    format!("{} is locked: another process runs this authority already", path.display()),
+                    "see what it does with shoal-directory status --dir of the same directory; stop it before you start another",
                 ));
             }
             Err(fs::TryLockError::WouldBlock) => {

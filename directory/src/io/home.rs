@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthorityKey, AuthoritySecret};
-use shoal_protocol::certificate::MAX_AUTHORITIES;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::toml_problem;
@@ -13,15 +11,8 @@ use zeroize::Zeroizing;
 use super::failure::{Failure, Kind};
 use super::files;
 use crate::admission::AdmittedList;
-use crate::config::{Config, files as names};
-use crate::wishes::Wishes;
-
-/// The layout of `authorities.toml`: as in the network file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WantedSet {
-    authorities: Vec<AuthorityKey>,
-}
+use crate::config::{Config, PublicHalf, files as names};
+use crate::wishes::{Wishes, set};
 
 /// Where an authority keeps what it has.
 #[derive(Clone, Debug)]
@@ -47,6 +38,33 @@ impl Home {
     pub fn config(&self) -> Result<Config, Failure> {
         let path = self.path(names::CONFIG);
         Config::parse(&files::read_text(&path)?).map_err(|error| Failure::content(&path, &error))
+    }
+
+    /// Writes `authority.toml`.
+    ///
+    /// # Errors
+    /// The settings contradict each other, or the file cannot be written.
+    pub fn write_config(&self, config: &Config) -> Result<(), Failure> {
+        let path = self.path(names::CONFIG);
+        config.validate().map_err(|error| Failure::content(&path, &error))?;
+        files::replace(&path, config.to_toml().as_bytes(), files::PUBLIC, true)
+    }
+
+    /// `authority.pub`.
+    ///
+    /// # Errors
+    /// Missing or wrong.
+    pub fn public(&self) -> Result<PublicHalf, Failure> {
+        let path = self.path(names::PUBLIC);
+        PublicHalf::parse(&files::read_text(&path)?).map_err(|error| Failure::content(&path, &error))
+    }
+
+    /// Writes `authority.pub`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_public(&self, public: &PublicHalf) -> Result<(), Failure> {
+        files::replace(&self.path(names::PUBLIC), public.to_toml().as_bytes(), files::PUBLIC, true)
     }
 
     /// `network.toml`.
@@ -93,28 +111,36 @@ impl Home {
     /// # Errors
     /// One of them is unreadable or wrong.
     pub fn wishes(&self) -> Result<Wishes, Failure> {
-        let parameters: Option<Parameters> = self.optional(names::PARAMETERS)?;
-        if let Some(parameters) = &parameters {
-            parameters.validate().map_err(|error| Failure::content(&self.path(names::PARAMETERS), &error))?;
-        }
-        let authorities = self.optional::<WantedSet>(names::AUTHORITIES)?.map(|set| {
-            let mut authorities = set.authorities;
-            authorities.sort_by_key(|key| key.identity);
-            authorities
-        });
-        if authorities.as_ref().is_some_and(|set| set.is_empty() || set.len() > MAX_AUTHORITIES) {
-            return Err(Failure::content(&self.path(names::AUTHORITIES), &"names no authority, or too many"));
-        }
-        Ok(Wishes { parameters, authorities })
+        Ok(Wishes { parameters: self.wanted_parameters()?, authorities: self.wanted_authorities()? })
     }
 
-    fn optional<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
-        let path = self.path(name);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = files::read_text(&path)?;
-        toml::from_str(&text).map(Some).map_err(|error| Failure::content(&path, &toml_problem(&text, &error)))
+    /// `parameters.toml`; `None` when there is none.
+    ///
+    /// # Errors
+    /// Unreadable or wrong: the message has file and line.
+    pub fn wanted_parameters(&self) -> Result<Option<Parameters>, Failure> {
+        let path = self.path(names::PARAMETERS);
+        let Some(text) = optional(&path)? else { return Ok(None) };
+        let parameters: Parameters =
+            toml::from_str(&text).map_err(|error| Failure::content(&path, &toml_problem(&text, &error)))?;
+        parameters.validate().map_err(|error| {
+            let problem = error.to_string();
+            match line_of(&text, &problem) {
+                Some(line) => Failure::content(&path, &format!("line {line}: {problem}")),
+                None => Failure::content(&path, &problem),
+            }
+        })?;
+        Ok(Some(parameters))
+    }
+
+    /// `authorities.toml`; `None` when there is none.
+    ///
+    /// # Errors
+    /// Unreadable or wrong: the message has file and line.
+    pub fn wanted_authorities(&self) -> Result<Option<Vec<AuthorityKey>>, Failure> {
+        let path = self.path(names::AUTHORITIES);
+        let Some(text) = optional(&path)? else { return Ok(None) };
+        set::parse(&text).map(Some).map_err(|error| Failure::content(&path, &error))
     }
 
     /// `authority.key`.
@@ -148,10 +174,51 @@ impl Home {
             return Err(Failure::new(
                 Kind::Configuration,
                 format!("{} exists: this directory holds an authority already", path.display()),
-                "use another --dir; a key is never overwritten",
+                "a key is never overwritten: go on with this authority, or name an empty --dir for another one",
             ));
         }
         let text = Zeroizing::new(hex::encode(*secret.to_bytes()) + "\n");
         files::replace(&path, text.as_bytes(), files::SECRET, true)
+    }
+}
+
+/// A file that need not be there.
+fn optional(path: &Path) -> Result<Option<String>, Failure> {
+    if path.exists() { files::read_text(path).map(Some) } else { Ok(None) }
+}
+
+/// The line that sets the first key which `problem` names.
+fn line_of(text: &str, problem: &str) -> Option<usize> {
+    let named = |name: &str| problem.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name);
+    let sets = |line: &str| line.split_once('=').is_some_and(|(name, _)| named(name.trim()));
+    text.lines().position(sets).map(|at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_parameter_is_named_with_file_and_line() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let home = Home::new(dir.path());
+        assert_eq!(home.wishes(), Ok(Wishes::default()));
+        let good = toml::to_string(&Parameters::test_network()).expect("numbers");
+        let path = home.path(names::PARAMETERS);
+        let refused = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            home.wishes().expect_err("refused").message
+        };
+        let line = 1 + good.lines().position(|line| line.starts_with("epoch_ms")).expect("a line");
+        let old = good.lines().nth(line - 1).expect("a line");
+        let said = refused(&good.replace(old, "epoch_ms = 1"));
+        assert!(said.contains("parameters.toml") && said.contains(&format!("line {line}:")), "{said}");
+        let said = refused(&good.replace(old, "epoch_ms = soon"));
+        assert!(said.contains("parameters.toml") && said.contains(&format!("line {line}:")), "{said}");
+        std::fs::write(&path, &good).expect("written");
+        assert_eq!(home.wishes().map(|wishes| wishes.parameters), Ok(Some(Parameters::test_network())));
+        std::fs::write(home.path(names::AUTHORITIES), "[[authorities]]\nidentity = \"ab\"\n").expect("written");
+        let said = home.wishes().expect_err("no key").message;
+        assert!(said.contains("authorities.toml") && said.contains("line "), "{said}");
     }
 }

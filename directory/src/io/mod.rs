@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod catch_up;
 pub mod chain;
+pub mod check;
 pub mod control;
 pub mod failure;
 pub mod files;
@@ -14,6 +15,7 @@ pub mod reach;
 pub mod run;
 pub mod server;
 pub mod snapshot;
+pub mod twin;
 pub mod votes;
 
 use shoal_protocol::UnixMillis;

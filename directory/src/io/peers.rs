@@ -1,10 +1,11 @@
 //! Messages to the other authorities: one task and one bounded queue each, so that a slow or dead one delays nobody.
 //!
-//! A message that does not fit or does not arrive is lost; the agreement sends again what still matters. A link on which
+//! Who they are may change while it runs. A message that does not fit or does not arrive is lost; the agreement sends again what still matters. A link on which
 //! nothing is to be said is asked something small now and then: so it is there when a document is due, and one that is dead
 //! is noticed, said in `status`, and made anew before it is needed.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,147 +16,129 @@ use shoal_protocol::network::Hint;
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
 use shoal_protocol::{Hash, Identity};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-/// Most bytes that wait for one authority: the largest list, the largest proposal, and 7 MiB of votes. What waits for several
-/// is there once: the queues share it.
-const WAITING_BYTES: usize = 32 * 1024 * 1024;
-/// Most messages that wait: an authority sends at most five kinds a round, and rounds get longer.
-const WAITING_MESSAGES: usize = 256;
-/// Messages on their way to one authority at a time: the streams that it lets us have open. One after the other, a message
-/// would wait for the answers to all before it, and rounds outrun what a long way carries: at a round trip of 400 ms and
-/// epochs of 30 s the authorities never agreed. They are shared between the others they go to, like those that wait.
-const AT_A_TIME: usize = 8;
+use super::now;
+
+mod queue;
+
+pub use queue::Reach;
+use queue::{AT_A_TIME, Queue};
+
 /// First and longest pause before the next attempt to reach an authority.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Silence after which a link is asked something: a third of the time after which it would end by itself.
 const SILENCE: Duration = Duration::from_secs(5);
+/// The first time it is asked at once: whether somebody is there is known before it matters.
+const FIRST_SILENCE: Duration = Duration::from_millis(200);
 /// Time for the answer to that.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What waits for one authority; the oldest goes when it is full.
-#[derive(Debug, Default)]
-struct Waiting {
-    messages: VecDeque<Arc<[u8]>>,
-    bytes: usize,
-    /// Sent, and not answered yet; at most [`AT_A_TIME`].
-    under_way: Vec<Arc<[u8]>>,
-}
-
-impl Waiting {
-    /// What waits or is under way is not sent twice: it arrives, or its link fails. The agreement repeats itself faster than
-    /// a long way with losses carries, and the repeats would keep what is new from arriving at all.
-    fn push(&mut self, message: Arc<[u8]>) {
-        if self.messages.iter().chain(&self.under_way).any(|held| *held == message) {
-            return;
-        }
-        self.bytes += message.len();
-        self.messages.push_back(message);
-        while self.messages.len() > WAITING_MESSAGES || (self.bytes > WAITING_BYTES && self.messages.len() > 1) {
-            self.pop();
-        }
-    }
-
-    fn pop(&mut self) -> Option<Arc<[u8]>> {
-        let message = self.messages.pop_front()?;
-        self.bytes -= message.len();
-        Some(message)
-    }
+/// One authority to send to.
+#[derive(Debug)]
+struct Peer {
+    hint: Hint,
+    queue: Queue,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    filled: Notify,
-    /// Why the authority is not reached; `None` when it is, or nobody has tried.
-    problem: Mutex<Option<String>>,
-}
-
-impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for the oldest message, which is under way from then on. Cancel safe.
-    async fn next(&self) -> Arc<[u8]> {
-        loop {
-            let next = {
-                let mut waiting = self.waiting();
-                let next = waiting.pop();
-                waiting.under_way.extend(next.clone());
-                next
-            };
-            match next {
-                Some(message) => return message,
-                None => self.filled.notified().await,
-            }
-        }
-    }
-
-    /// A message is not under way any more.
-    fn ended(&self, message: &Arc<[u8]>) {
-        self.waiting().under_way.retain(|held| !Arc::ptr_eq(held, message));
-    }
-
-    /// Takes note whether the authority is reached; the log hears of a change only.
-    fn note(&self, authority: &Identity, problem: Option<String>) {
-        let mut held = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*held, &problem) {
-            (None, Some(problem)) => tracing::warn!(%authority, problem, "another authority is not reached"),
-            (Some(_), None) => tracing::info!(%authority, "another authority is reached again"),
-            (None, None) | (Some(_), Some(_)) => {}
-        }
-        *held = problem;
-    }
+struct All {
+    peers: Mutex<Vec<Arc<Peer>>>,
+    changed: Notify,
 }
 
 /// The other authorities whose address is known, as somebody to send to.
 #[derive(Clone, Debug, Default)]
-pub struct Peers(Arc<Vec<(Hint, Queue)>>);
+pub struct Peers(Arc<All>);
 
 impl Peers {
     /// Queues for `peers`; nothing is sent until [`Peers::run`].
     #[must_use]
     pub fn new(peers: Vec<Hint>) -> Self {
-        Self(Arc::new(peers.into_iter().map(|peer| (peer, Queue::default())).collect()))
+        let peers_to_be = Self::default();
+        peers_to_be.set(peers);
+        peers_to_be
+    }
+
+    /// From now on `peers` are sent to, at these addresses. What waits for one whose address stays goes on. Returns who is
+    /// new, or somewhere else.
+    pub fn set(&self, peers: Vec<Hint>) -> Vec<Hint> {
+        let mut new = Vec::new();
+        let mut held = self.held();
+        let next = peers.into_iter().map(|hint| {
+            let same = held.iter().find(|peer| peer.hint == hint).map(Arc::clone);
+            same.unwrap_or_else(|| {
+                new.push(hint);
+                Arc::new(Peer { hint, queue: Queue::default() })
+            })
+        });
+        let next = next.collect();
+        *held = next;
+        drop(held);
+        self.0.changed.notify_one();
+        new
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Arc<Peer>>> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who they are.
-    pub fn list(&self) -> impl Iterator<Item = &Hint> {
-        self.0.iter().map(|(peer, _)| peer)
+    #[must_use]
+    pub fn list(&self) -> Vec<Hint> {
+        self.held().iter().map(|peer| peer.hint).collect()
     }
 
-    /// Why an authority is not reached, if that was tried and failed last.
+    /// Where an authority is looked for; `None` when its address is not known.
     #[must_use]
-    pub fn problem(&self, identity: &Identity) -> Option<String> {
-        let (_, queue) = self.0.iter().find(|(peer, _)| peer.identity == *identity)?;
-        queue.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn address(&self, identity: &Identity) -> Option<SocketAddr> {
+        self.held().iter().find(|peer| peer.hint.identity == *identity).map(|peer| peer.hint.address)
+    }
+
+    /// Whether an authority is reached.
+    #[must_use]
+    pub fn reach(&self, identity: &Identity) -> Reach {
+        let held = self.held();
+        held.iter()
+            .find(|peer| peer.hint.identity == *identity)
+            .map(|peer| peer.queue.reach().clone())
+            .unwrap_or_default()
     }
 
     /// Sends one message to all of `set`, in time; never waits.
     pub fn broadcast(&self, question: &DirectoryQuestion, set: &[AuthorityKey]) {
         let message: Arc<[u8]> = question.to_bytes().into();
-        let here = |peer: &Hint| set.iter().any(|key| key.identity == peer.identity);
-        for (_, queue) in self.0.iter().filter(|(peer, _)| here(peer)) {
-            queue.waiting().push(Arc::clone(&message));
-            queue.filled.notify_one();
+        for peer in self.held().iter().filter(|peer| set.iter().any(|key| key.identity == peer.hint.identity)) {
+            peer.queue.waiting().push(Arc::clone(&message));
+            peer.queue.filled.notify_one();
         }
     }
 
-    /// Keeps sending until dropped.
+    /// Keeps sending until dropped: one task for each authority that is sent to now.
     pub async fn run(self, endpoint: Endpoint) {
         let mut tasks = JoinSet::new();
-        for at in 0..self.0.len() {
-            let (all, endpoint) = (self.clone(), endpoint.clone());
-            tasks.spawn(async move {
-                if let Some((peer, queue)) = all.0.get(at) {
-                    send_all(peer, queue, &endpoint).await;
+        let mut running: BTreeMap<Identity, (Arc<Peer>, AbortHandle)> = BTreeMap::new();
+        loop {
+            let peers = self.held().clone();
+            running.retain(|_, (peer, task)| {
+                let stays = peers.iter().any(|held| Arc::ptr_eq(held, peer));
+                if !stays {
+                    task.abort();
                 }
+                stays
             });
+            for peer in peers {
+                let (sent_to, endpoint) = (Arc::clone(&peer), endpoint.clone());
+                running.entry(peer.hint.identity).or_insert_with(|| {
+                    let task = tasks.spawn(async move { send_all(&sent_to.hint, &sent_to.queue, &endpoint).await });
+                    (peer, task)
+                });
+            }
+            while tasks.try_join_next().is_some() {}
+            self.0.changed.notified().await;
         }
-        while tasks.join_next().await.is_some() {}
     }
 }
 
@@ -167,6 +150,7 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
     let mut attempt = 0_u64;
     let mut pause = PAUSE_MIN;
     let mut held: Option<Arc<[u8]>> = None;
+    let mut silence = FIRST_SILENCE;
     // the changes after a set that nobody has: none
     let probe: Arc<[u8]> = DirectoryQuestion::Changes { after: Hash::from_bytes([0; 32]) }.to_bytes().into();
     let mut under_way = JoinSet::new();
@@ -184,13 +168,13 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
                     match arrived {
                         Ok(()) => {
                             pause = PAUSE_MIN;
-                            queue.note(&peer.identity, None);
+                            queue.note(peer, None, now());
                         }
                         Err(_) if of != attempt => {}
                         Err(problem) => {
                             link = None;
                             attempt += 1;
-                            queue.note(&peer.identity, Some(problem));
+                            queue.note(peer, Some(problem), now());
                             sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
                             pause = (pause * 2).min(PAUSE_MAX);
                         }
@@ -198,9 +182,10 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
                     continue;
                 }
                 message = queue.next(), if under_way.len() < AT_A_TIME => Some(message),
-                () = sleep(SILENCE.mul_f64(rng.random_range(0.8..1.0))), if under_way.is_empty() => None,
+                () = sleep(silence.mul_f64(rng.random_range(0.8..1.0))), if under_way.is_empty() => None,
             },
         };
+        silence = SILENCE;
         let open = match link.take().filter(Link::is_open) {
             Some(open) => Ok(open),
             None => endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await,
@@ -217,7 +202,7 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
             Err(error) => {
                 held = message;
                 attempt += 1;
-                queue.note(&peer.identity, Some(error.to_string()));
+                queue.note(peer, Some(error.to_string()), now());
                 sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
@@ -247,33 +232,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_loses_the_oldest() {
-        let mut waiting = Waiting::default();
-        for number in 0..300_u32 {
-            waiting.push(number.to_be_bytes().to_vec().into());
+    fn who_moved_is_somebody_to_reach_anew_and_the_others_keep_what_waits() {
+        let hint = |byte: u8, port: u16| Hint {
+            identity: Identity::from_bytes([byte; 32]),
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        };
+        let peers = Peers::new(vec![hint(1, 10), hint(2, 20)]);
+        for peer in peers.held().iter() {
+            peer.queue.waiting().push(vec![7].into());
+            peer.queue.note(&peer.hint, Some("closed".to_owned()), now());
         }
-        assert_eq!(waiting.messages.len(), WAITING_MESSAGES);
-        assert_eq!(waiting.pop().as_deref(), Some(&44_u32.to_be_bytes()[..]));
-        waiting.push(vec![0; WAITING_BYTES].into());
-        assert_eq!((waiting.messages.len(), waiting.bytes), (1, WAITING_BYTES), "the newest always fits");
-        waiting.pop();
-        assert_eq!(waiting.bytes, 0);
-    }
-
-    #[tokio::test]
-    async fn what_waits_or_is_under_way_is_not_sent_twice() {
-        let queue = Queue::default();
-        let message = |byte: u8| Arc::<[u8]>::from([byte; 3]);
-        for byte in [1, 1, 2, 1] {
-            queue.waiting().push(message(byte));
-        }
-        assert_eq!(queue.waiting().messages.len(), 2);
-        let first = queue.next().await;
-        assert_eq!(*first, [1; 3]);
-        queue.waiting().push(message(1));
-        assert_eq!(queue.waiting().messages.len(), 1, "it is under way");
-        queue.ended(&first);
-        queue.waiting().push(message(1));
-        assert_eq!(queue.waiting().messages.len(), 2, "it arrived, or failed: a repeat is sent");
+        assert_eq!(peers.set(vec![hint(1, 10), hint(2, 21), hint(3, 30)]), [hint(2, 21), hint(3, 30)]);
+        let waiting: Vec<_> = peers.held().iter().map(|peer| peer.queue.waiting().messages.len()).collect();
+        assert_eq!(waiting, [1, 0, 0]);
+        let problem = |byte: u8| peers.reach(&Identity::from_bytes([byte; 32])).problem;
+        assert_eq!((problem(1), problem(2)), (Some("closed".to_owned()), None));
+        assert_eq!(peers.address(&Identity::from_bytes([2; 32])), Some(hint(2, 21).address));
+        assert_eq!(peers.address(&Identity::from_bytes([9; 32])), None);
     }
 }

@@ -1,8 +1,10 @@
 //! A running authority: opens everything, then keeps time until it is told to stop.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_protocol::UnixMillis;
 use shoal_protocol::quic::{Endpoint, Limits, Protocol};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -13,7 +15,7 @@ use super::failure::{Failure, Kind};
 use super::home::Home;
 use super::metrics::Metrics;
 use super::server::{self, Shared};
-use super::{catch_up, control, files, http, now};
+use super::{catch_up, control, files, http, now, twin};
 use crate::config::files as names;
 
 /// How long `run` waits for a lock that another process still holds.
@@ -22,6 +24,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 /// Shortest sleep: what comes in between is done together.
 const STEP: Duration = Duration::from_millis(5);
+/// Something that is waited for that long is worth a line in the log.
+const WAITS_FOR_LONG: Duration = Duration::from_secs(5);
 /// How long peers are told that we leave.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -52,19 +56,37 @@ pub async fn open(home: Home) -> Result<Running, Failure> {
             "compare with the other operators; remove the file only when you know what happened",
         ));
     }
-    authority.resume(now())?;
+    if let Some(failure) = authority.misplaced() {
+        return Err(failure);
+    }
+    for notice in authority.advice() {
+        tracing::warn!("{notice}");
+    }
     let (listen, metrics_address) = (authority.config().listen, authority.config().metrics);
     let taken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Kind::InputOutput, format!("{what}: {error}"), "choose a free address in authority.toml")
     };
+    let own = authority.identity();
     // guests ask for documents; 4,096 would be more than all nodes of a network
-    let endpoint = Endpoint::bind_with(
+    let bound = Endpoint::bind_with(
         listen,
         authority.secret().identity_key(),
         &[Protocol::Directory],
         Limits { connections: 4_096, guests: 2_048, ..Limits::default() },
-    )
-    .map_err(|error| taken(&format!("listen = \"{listen}\""), &error))?;
+    );
+    let endpoint = match bound {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            // a copy of the directory, beside the first
+            twin::refuse(&own, on_this_machine(listen)).await?;
+            return Err(taken(&format!("listen = \"{listen}\""), &error));
+        }
+    };
+    // nobody else can be where this process listens; nothing is accepted yet, so it is not this process that answers
+    if let Some(address) = authority.address().filter(|address| *address != listen) {
+        twin::refuse(&own, address).await?;
+    }
+    authority.resume(now())?;
     let health = TcpListener::bind(metrics_address)
         .await
         .map_err(|error| taken(&format!("metrics = \"{metrics_address}\""), &error))?;
@@ -77,12 +99,21 @@ pub async fn open(home: Home) -> Result<Running, Failure> {
     Ok(Running { shared, endpoint, health, commands, control_path, _lock: lock })
 }
 
+/// Where this machine reaches what listens at `listen`.
+fn on_this_machine(listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, listen.port())),
+        IpAddr::V4(_) | IpAddr::V6(_) => listen,
+    }
+}
+
 impl Running {
     /// Where nodes ask, with the port that the system chose if none was named.
     ///
     /// # Errors
     /// The socket does not know.
-    pub fn local_addr(&self) -> Result<std::net::SocketAddr, Failure> {
+    pub fn local_addr(&self) -> Result<SocketAddr, Failure> {
         self.endpoint.local_addr().map_err(|error| Failure::new(Kind::InputOutput, error.to_string(), "start again"))
     }
 
@@ -90,7 +121,7 @@ impl Running {
     ///
     /// # Errors
     /// The socket does not know.
-    pub fn health_addr(&self) -> Result<std::net::SocketAddr, Failure> {
+    pub fn health_addr(&self) -> Result<SocketAddr, Failure> {
         self.health.local_addr().map_err(|error| Failure::new(Kind::InputOutput, error.to_string(), "start again"))
     }
 
@@ -147,7 +178,8 @@ impl Running {
 
 /// Does what is due, when it is due. Returns only when the process must end.
 async fn keep_time(shared: Arc<Shared>, endpoint: Endpoint) -> Failure {
-    let mut waiting_for = None;
+    let mut waiting_for: Option<(String, UnixMillis)> = None;
+    let mut logged = false;
     loop {
         // authorities get in however many guests there are
         let set = shared.authority().set();
@@ -165,12 +197,20 @@ async fn keep_time(shared: Arc<Shared>, endpoint: Endpoint) -> Failure {
         .await;
         let wait = match ticked {
             Ok((_, Some(failure), _)) => return failure,
-            Ok((wake, None, now_waiting_for)) => {
-                if now_waiting_for != waiting_for {
-                    if let Some(reason) = &now_waiting_for {
-                        tracing::info!("{reason}");
+            Ok((wake, None, reason)) => {
+                let at = now();
+                match (reason, &waiting_for) {
+                    (Some(reason), Some((before, since))) if reason == *before => {
+                        // every document waits for something for a moment
+                        if !logged && at.since(*since) >= WAITS_FOR_LONG {
+                            tracing::info!("{reason}");
+                            logged = true;
+                        }
                     }
-                    waiting_for = now_waiting_for;
+                    (reason, _) => {
+                        waiting_for = reason.map(|reason| (reason, at));
+                        logged = false;
+                    }
                 }
                 wake.since(now())
             }

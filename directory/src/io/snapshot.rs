@@ -1,11 +1,13 @@
 //! What an authority shows of itself: `status`, and the numbers behind `/readyz` and `/metrics`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 use shoal_protocol::{Epoch, Hash, Identity, Layer, Role, UnixMillis};
 
 use crate::authority::PeerState;
+use crate::refusals::Refused;
 
 /// The answer to `shoal-directory status --json`.
 #[derive(Clone, Debug, Serialize)]
@@ -14,6 +16,10 @@ pub struct Status {
     pub running: bool,
     /// Its identity key.
     pub identity: Identity,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where the network file says that it is reached.
+    pub address: Option<SocketAddr>,
     /// Name of the network.
     pub name: String,
     /// Genesis hash.
@@ -32,6 +38,16 @@ pub struct Status {
     pub valid_until: Option<UnixMillis>,
     /// Whether a document of the current epoch is certified.
     pub ready: bool,
+    /// Whether documents are made, in a sentence.
+    pub documents: String,
+    /// What the operator should do, the most urgent first; empty when there is nothing.
+    pub next: Vec<String>,
+    /// How many authorities must run for a document.
+    pub needed: usize,
+    /// Authorities that are not there.
+    pub missing: Vec<Identity>,
+    /// What the operator's files ask for otherwise than it is in force.
+    pub asks: Vec<String>,
     /// What the next document waits for, if it cannot be made.
     pub waiting_for: Option<String>,
     /// Whether every node is admitted.
@@ -42,8 +58,8 @@ pub struct Status {
     pub authorities: Vec<AuthorityStatus>,
     /// Listed nodes.
     pub nodes: Vec<NodeStatus>,
-    /// Last refusals, newest last.
-    pub refused: Vec<RefusedStatus>,
+    /// Refusals of the last epochs, newest last.
+    pub refused: Vec<Refused>,
 }
 
 /// One authority, as this one sees it.
@@ -55,6 +71,12 @@ pub struct AuthorityStatus {
     pub identity: Identity,
     /// Whether it is this one.
     pub me: bool,
+    /// Where it is looked for; `null` when the network file does not say.
+    pub address: Option<SocketAddr>,
+    /// When it last answered, in ms since 1970.
+    pub answered: Option<UnixMillis>,
+    /// Whether it is neither heard nor reached.
+    pub missing: bool,
     /// What its messages tell.
     #[serde(flatten)]
     pub state: PeerState,
@@ -81,17 +103,6 @@ pub struct NodeStatus {
     pub standby: bool,
     /// Why the newest document does not list it.
     pub dropped: Option<String>,
-}
-
-/// A refused descriptor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RefusedStatus {
-    /// When it was last refused, in ms since 1970.
-    pub at: UnixMillis,
-    /// How often in a row.
-    pub count: u64,
-    /// What its operator was told.
-    pub reason: String,
 }
 
 /// The numbers behind `/readyz` and `/metrics`.

@@ -6,7 +6,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::failure::Failure;
+use super::failure::{Failure, Kind};
 use super::files;
 
 /// Largest log: a height that goes through 13 rounds of 19 MiB proposals, or 128 of usual ones, fills 256 MiB. Beyond it nothing is signed any
@@ -40,6 +40,20 @@ impl VoteLog {
         };
         let length = read().map_err(|error: std::io::Error| Failure::file("read", path, &error))?;
         Ok(Some((Self { path: path.to_owned(), file, length }, bytes)))
+    }
+
+    /// A log that was written elsewhere: what this authority signed is in another one, or nowhere.
+    #[must_use]
+    pub fn foreign(path: &Path) -> Failure {
+        Failure::new(
+            Kind::Configuration,
+            format!(
+                "{} is of another network or another authority: files of two directories are mixed here",
+                path.display()
+            ),
+            "put back the directory's own files. If its own votes.log is gone, remove this one: the authority then watches \
+             until there is a document that it cannot have voted on",
+        )
     }
 
     /// Begins an empty log, durably, in the place of the one before.

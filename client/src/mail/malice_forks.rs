@@ -97,12 +97,12 @@ fn a_word_without_proof_warns_and_stops_nobody() {
 #[test]
 fn a_false_proof_is_refused_and_the_conversation_survives() {
     let (mut scene, newest) = accepted(82);
-    let (network, lie) = (scene.consensus.network, Hash::from_bytes([66; 32]));
+    let (network, lie) = (scene.consensus.network, Mark { hash: Hash::from_bytes([66; 32]), ..newest });
     let mallory = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
-    let forged = Certificate::sign(&network, newest.height, 0, lie, &[(0, &mallory)]).encode();
+    let forged = Certificate::sign(&network, lie, 0, &[(0, &mallory)]).encode();
     let mut rubbish = vec![0; 5_000];
     StdRng::seed_from_u64(2).fill_bytes(&mut rubbish);
-    let unsigned = Certificate::sign(&network, newest.height, 0, lie, &[]).encode();
+    let unsigned = Certificate::sign(&network, lie, 0, &[]).encode();
     for bytes in [&forged, &rubbish, &unsigned] {
         send(&mut scene, newest, bytes);
         assert!(scene.warned("proof_refused"));

@@ -278,7 +278,8 @@ impl UnverifiedConsensus {
     }
 
     /// Its place in the chain, as it claims.
-    pub(super) fn mark(&self) -> Mark {
+    #[must_use]
+    pub fn mark(&self) -> Mark {
         Mark { height: self.content.height, epoch: self.content.epoch, hash: self.hash }
     }
 

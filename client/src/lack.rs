@@ -71,18 +71,19 @@ impl Offers {
     /// A document of `gateway` was refused.
     pub fn refused(&mut self, error: &DocumentError, gateway: Option<Identity>, now: UnixMillis) {
         self.any = true;
-        self.last = Some(match error {
-            DocumentError::WrongNetwork { .. } => Lack::OtherNetwork,
-            DocumentError::Expired { epoch, ago_ms } => {
-                let ago = Duration::from_millis(*ago_ms);
-                if gateway.is_some_and(|gateway| self.goes_on(gateway, *epoch)) {
-                    Lack::ClockAhead(ago)
-                } else {
-                    Lack::Standstill { epoch: *epoch, ended: now.minus(ago) }
-                }
+        self.last = Some(if let DocumentError::Expired { epoch, ago_ms } = error {
+            let ago = Duration::from_millis(*ago_ms);
+            if gateway.is_some_and(|gateway| self.goes_on(gateway, *epoch)) {
+                Lack::ClockAhead(ago)
+            } else {
+                Lack::Standstill { epoch: *epoch, ended: now.minus(ago) }
             }
-            error if error.may_be_another_set() => Lack::UnknownAuthorities,
-            _ => Lack::Refused,
+        } else if matches!(error, DocumentError::WrongNetwork { .. }) {
+            Lack::OtherNetwork
+        } else if error.may_be_another_set() {
+            Lack::UnknownAuthorities
+        } else {
+            Lack::Refused
         });
     }
 

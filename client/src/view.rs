@@ -111,11 +111,12 @@ impl View {
                 Ok(Offer::Early { in_ms })
             }
             Err(error) => {
-                match &error {
-                    DocumentError::Expired { .. } => self.witness.untimely(&bytes)?,
-                    DocumentError::Conflict { .. } => self.witness.contradicted(&bytes),
-                    error if error.may_be_another_set() => self.unproved = Some(bytes),
-                    _ => {}
+                if matches!(error, DocumentError::Expired { .. }) {
+                    self.witness.untimely(&bytes)?;
+                } else if matches!(error, DocumentError::Conflict { .. }) {
+                    self.witness.contradicted(&bytes);
+                } else if error.may_be_another_set() {
+                    self.unproved = Some(bytes);
                 }
                 Err(error)
             }

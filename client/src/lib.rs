@@ -25,6 +25,7 @@ pub mod emission;
 pub mod guard;
 pub mod inbox_letter;
 pub mod io;
+pub mod key_packages_mls;
 pub mod lack;
 pub mod leaves_mls;
 pub mod loops;
@@ -38,6 +39,7 @@ pub mod reach;
 pub mod records;
 pub mod requests;
 pub mod session;
+pub mod silence;
 #[cfg(test)]
 mod testing;
 pub mod traffic;

@@ -17,7 +17,6 @@ use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::RustCrypto;
 use openmls_sqlite_storage::SqliteStorageProvider;
 use openmls_traits::OpenMlsProvider;
-use openmls_traits::storage::StorageProvider as _;
 use openmls_traits::types::SignatureScheme;
 use rand::CryptoRng;
 use rusqlite::Connection;
@@ -312,6 +311,7 @@ pub fn own_writer(provider: &Provider<'_>, group_id: &[u8]) -> Result<WritePubli
 pub(crate) mod testing {
     use super::*;
     use openmls::group::GroupContext;
+    use openmls_traits::storage::StorageProvider as _;
 
     /// What a founder who breaks the rules can write: the Welcome of a group that is in any epoch but the first.
     pub(crate) fn welcome_of_epoch(

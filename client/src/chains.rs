@@ -264,6 +264,16 @@ pub(crate) fn unstored(db: &Connection) -> Result<Vec<(i64, i64, bool)>, MailErr
     Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?)
 }
 
+/// The same of one conversation's own chains, up to these boxes of that group epoch: row, whether one replica has it.
+pub(crate) fn unstored_up_to(db: &Connection, conversation: i64, end: Seen) -> Result<Vec<(i64, bool)>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT box, stored > 0 FROM box_out JOIN chain USING (chain)
+         WHERE conversation = ?1 AND own = 1 AND stored < 3 AND (epoch < ?2 OR (epoch = ?2 AND j < ?3)) ORDER BY box",
+    )?;
+    let rows = statement.query_map((conversation, end.epoch, end.boxes), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 pub(crate) fn set_stored(db: &Connection, row: i64, stored: u8, now: UnixMillis) -> Result<(), MailError> {
     let at = (stored == STORED_BOTH).then_some(now.0);
     db.prepare_cached("UPDATE box_out SET stored = ?2, stored_at = ?3 WHERE box = ?1")?.execute((row, stored, at))?;

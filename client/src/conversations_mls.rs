@@ -4,19 +4,19 @@
 //! together or not at all. OpenMLS draws from the system's generator itself; nothing here can be reproduced from a seed.
 
 use crate::commits_mls::PAST_EPOCHS_MAX;
+use crate::key_packages_mls::lifetime;
 use crate::leaves_mls::{GENERATION_EXTENSION, Member, OwnLeaf, capabilities, group_context, verify_leaf};
 use crate::profile::{Entered, SealedJson, Vault};
 use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
-    Ciphersuite, GroupId, KeyPackage, KeyPackageBundle, KeyPackageIn, KeyPackageRef, LeafNodeIndex, Lifetime, MlsGroup,
-    MlsGroupCreateConfig, MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY,
-    ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration,
+    Ciphersuite, GroupId, KeyPackageIn, LeafNodeIndex, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
+    MlsMessageBodyIn, MlsMessageIn, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion,
+    Sender, SenderRatchetConfiguration,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::RustCrypto;
 use openmls_sqlite_storage::SqliteStorageProvider;
 use openmls_traits::OpenMlsProvider;
-use openmls_traits::storage::StorageProvider as _;
 use openmls_traits::types::SignatureScheme;
 use rand::CryptoRng;
 use rusqlite::Connection;
@@ -109,12 +109,6 @@ pub fn chain_secret(exported: &[u8], leaf: u32) -> ChainSecret {
     ChainSecret::derive(CHAIN, &material)
 }
 
-/// A lifetime that never ends: OpenMLS would compare it with the system's clock, which pure rooms do not know. What
-/// bounds a key package is the card: it is signed for one period, and nobody takes one older than the previous.
-fn lifetime() -> Lifetime {
-    Lifetime::init(0, u64::MAX)
-}
-
 fn ratchets() -> SenderRatchetConfiguration {
     SenderRatchetConfiguration::new(OUT_OF_ORDER_MAX, FORWARD_DISTANCE_MAX)
 }
@@ -126,46 +120,6 @@ fn join_config() -> MlsGroupJoinConfig {
         .set_past_epoch_deletion_policy(PastEpochDeletionPolicy::MaxEpochs(PAST_EPOCHS_MAX))
         .sender_ratchet_configuration(ratchets())
         .build()
-}
-
-/// Makes a last-resort key package whose leaf carries the given write key: its TLS encoding and the reference under
-/// which OpenMLS keeps its secrets.
-///
-/// # Errors
-/// [`GroupError::State`].
-pub fn make_key_package(
-    provider: &Provider<'_>,
-    inbox: &InboxKey,
-    writer: &WriteKey,
-    rng: &mut impl CryptoRng,
-) -> Result<(Vec<u8>, Vec<u8>), GroupError> {
-    let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
-    let bundle = KeyPackage::builder()
-        .key_package_lifetime(lifetime())
-        .leaf_node_capabilities(capabilities())
-        .leaf_node_extensions(leaf.extensions)
-        .mark_as_last_resort()
-        .build(SUITE, provider, &leaf.signer, leaf.credential)
-        .map_err(state)?;
-    let package = bundle.key_package();
-    let encoded = package.tls_serialize_detached().map_err(state)?;
-    let reference = package.hash_ref(provider.crypto()).map_err(state)?;
-    Ok((encoded, serde_json::to_vec(&reference).map_err(state)?))
-}
-
-/// Forgets the secrets of a key package, by the reference that [`make_key_package`] gave. Its signature key goes on
-/// signing in the conversations that were joined through it: `joined` keeps that one.
-///
-/// # Errors
-/// [`GroupError::State`].
-pub fn forget_key_package(provider: &Provider<'_>, reference: &[u8], joined: bool) -> Result<(), GroupError> {
-    let reference: KeyPackageRef = serde_json::from_slice(reference).map_err(state)?;
-    let bundle: Option<KeyPackageBundle> = provider.storage().key_package(&reference).map_err(state)?;
-    if let (Some(bundle), false) = (bundle, joined) {
-        let public = bundle.key_package().leaf_node().signature_key();
-        SignatureKeyPair::delete(provider.storage(), public.as_slice(), SignatureScheme::ED25519).map_err(state)?;
-    }
-    provider.storage().delete_key_package(&reference).map_err(state)
 }
 
 /// Founds a conversation with the owner of a card's key package. Returns the TLS encoding of the Welcome beside it.
@@ -357,6 +311,7 @@ pub fn own_writer(provider: &Provider<'_>, group_id: &[u8]) -> Result<WritePubli
 pub(crate) mod testing {
     use super::*;
     use openmls::group::GroupContext;
+    use openmls_traits::storage::StorageProvider as _;
 
     /// What a founder who breaks the rules can write: the Welcome of a group that is in any epoch but the first.
     pub(crate) fn welcome_of_epoch(

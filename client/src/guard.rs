@@ -127,6 +127,13 @@ impl Guards {
         strangers.get(at).map(|(identity, address)| (*identity, vec![*address]))
     }
 
+    /// How many gateways [`Guards::without_consensus`] goes round.
+    #[must_use]
+    pub fn known(&self, hints: &[(Identity, SocketAddr)]) -> usize {
+        let strange = |identity: &Identity| self.guards.iter().all(|guard| guard.identity != *identity);
+        self.guards.len() + hints.iter().filter(|(identity, _)| strange(identity)).count()
+    }
+
     /// The gateway could not be reached, or threw the client out: others are tried for `pause`.
     pub fn failed(&mut self, identity: &Identity, now: UnixMillis, pause: Duration) {
         if self.guards.iter().any(|guard| guard.identity == *identity) {

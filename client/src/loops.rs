@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shoal_protocol::Epoch;
 
 /// How many decided loops the survival is taken over: at λ_L = 0.5/s about eight minutes.
 const SURVIVAL_WINDOW: usize = 256;
@@ -68,47 +67,6 @@ pub struct LoopStatistics {
     suspected: usize,
     /// Loops that came back since.
     cleared: usize,
-}
-
-/// Requests in a row past their deadline, with not one packet in between, that mean that the gateway is dead or
-/// swallows everything: it is left. With three of four lost in the mixes, chance does that once in a thousand times;
-/// QUIC's own timeout would take longer, and a gateway that is alive and silent would never be left.
-const SILENT_MAX: u32 = 24;
-
-/// Whether the gateway has fallen silent, and whether to leave it for that. Once an epoch at most: whoever drops
-/// everything behind the gateways must not make a client show itself to one gateway after the other.
-#[derive(Clone, Debug, Default)]
-pub struct Silence {
-    unanswered: u32,
-    left_in: Option<Epoch>,
-}
-
-impl Silence {
-    /// A packet came down, whatever it was.
-    pub fn packet(&mut self) {
-        self.unanswered = 0;
-    }
-
-    /// A link stands anew.
-    pub fn linked(&mut self) {
-        self.unanswered = 0;
-    }
-
-    /// A request ran into its deadline.
-    pub fn unanswered(&mut self) {
-        self.unanswered = self.unanswered.saturating_add(1);
-    }
-
-    /// Whether to leave the gateway now, in `epoch`; when it says so, that was this epoch's one time.
-    pub fn leave(&mut self, epoch: Epoch) -> bool {
-        // never back: a clock that jumps to and fro gives no second time
-        let leave = self.unanswered >= SILENT_MAX && self.left_in.is_none_or(|left| left < epoch);
-        if leave {
-            self.left_in = Some(epoch);
-            self.unanswered = 0;
-        }
-        leave
-    }
 }
 
 impl LoopStatistics {
@@ -239,6 +197,8 @@ impl LoopStatistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::silence::Silence;
+    use shoal_protocol::Epoch;
 
     #[test]
     fn survival_and_percentiles() {
@@ -371,16 +331,6 @@ mod tests {
         }
         assert!(warned_at.is_some_and(|request| request <= WARN_LOST as u64 * LOOP_EVERY));
         assert!(switches.len() == 3 && switches.values().all(|count| *count == 1), "{switches:?}");
-    }
-
-    #[test]
-    fn one_packet_ends_a_silence() {
-        let mut silence = Silence::default();
-        for _ in 0..10 {
-            (1..SILENT_MAX).for_each(|_| silence.unanswered());
-            assert!(!silence.leave(Epoch(1)));
-            silence.packet();
-        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use shoal_protocol::authority::{AuthorityKey, ML_DSA_PUBLIC_SIZE};
 use shoal_protocol::certificate::Certificate;
 use shoal_protocol::consensus::{Mark, VerifiedConsensus};
 use shoal_protocol::network::NetworkFile;
-use shoal_protocol::{Hash, Identity};
+use shoal_protocol::{Epoch, Hash, Identity};
 
 use crate::mail::MailError;
 use crate::profile::Vault;
@@ -56,10 +56,11 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-/// The documents that were held, by height.
+/// The documents that were held, by height and by epoch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Marks {
     rows: BTreeMap<u64, (i64, Held)>,
+    heights: BTreeMap<Epoch, u64>,
 }
 
 impl Marks {
@@ -73,9 +74,14 @@ impl Marks {
         for (row, sealed) in rows {
             let bytes = vault.open(HELD, &sealed).map_err(|_| DAMAGED)?;
             let held: Held = minicbor::decode(&bytes).map_err(|_| DAMAGED)?;
-            marks.rows.insert(held.mark.height, (row, held));
+            marks.insert(row, held);
         }
         Ok(marks)
+    }
+
+    fn insert(&mut self, row: i64, held: Held) {
+        self.heights.insert(held.mark.epoch, held.mark.height);
+        self.rows.insert(held.mark.height, (row, held));
     }
 
     /// The newest document held.
@@ -87,22 +93,31 @@ impl Marks {
         self.rows.get(&height).map(|(_, held)| held)
     }
 
-    /// Compares by what one chain cannot hold: two documents of one height, another predecessor than the next one names,
-    /// heights and epochs that disagree about which came later.
+    /// The documents held that no chain holds beside this one: of its height, of its epoch, and the next ones below and
+    /// above. Heights and epochs of what is held grow together, so if any contradicts it, one of these does.
+    pub(crate) fn against(&self, mark: &Mark) -> impl Iterator<Item = &Held> {
+        let height = |height: &u64| self.at(*height);
+        let of_height = height(&mark.height);
+        let of_epoch = self.heights.get(&mark.epoch).and_then(height);
+        let below = self.rows.range(..mark.height).next_back().map(|(_, (_, held))| held);
+        let above = self.rows.range(mark.height..).next().map(|(_, (_, held))| held);
+        let mark = *mark;
+        [of_height, of_epoch, below, above].into_iter().flatten().filter(move |held| held.mark.contradicts(&mark))
+    }
+
+    /// Compares by what one chain cannot hold: two documents of one height or epoch, heights and epochs that disagree about
+    /// which came later, another predecessor than the next one names.
     pub(crate) fn judge(&self, mark: &Mark) -> Verdict {
         if mark.height == 0 {
             return Verdict::Unknown;
         }
-        if let Some(held) = self.at(mark.height) {
-            return if held.mark == *mark { Verdict::Agrees } else { Verdict::Differs };
+        if self.against(mark).next().is_some() {
+            return Verdict::Differs;
         }
-        let before = self.rows.range(..mark.height).next_back().map(|(_, (_, held))| held);
-        let after = self.rows.range(mark.height..).next().map(|(_, (_, held))| held);
-        let out_of_order = before.is_some_and(|held| held.mark.epoch >= mark.epoch)
-            || after.is_some_and(|held| held.mark.epoch <= mark.epoch);
-        let next = after.filter(|held| held.mark.height == mark.height + 1);
-        match next {
-            _ if out_of_order => Verdict::Differs,
+        if self.at(mark.height).is_some() {
+            return Verdict::Agrees;
+        }
+        match mark.height.checked_add(1).and_then(|next| self.at(next)) {
             Some(next) if next.previous == mark.hash => Verdict::Agrees,
             Some(_) => Verdict::Differs,
             None => Verdict::Unknown,
@@ -130,13 +145,14 @@ impl Marks {
         let certificate = vault.seal(CERTIFICATE, &document.certificate().encode());
         db.prepare_cached("INSERT INTO document_held (mark, certificate) VALUES (?1, ?2)")?
             .execute((sealed, certificate))?;
-        self.rows.insert(mark.height, (db.last_insert_rowid(), held));
+        self.insert(db.last_insert_rowid(), held);
         let lived = document.parameters.retention_epochs().saturating_add(EPOCHS_BEYOND);
         let oldest = mark.epoch.0.saturating_sub(lived);
         while let Some((_, (row, first))) = self.rows.first_key_value()
             && (self.rows.len() > HELD_MAX || first.mark.epoch.0 < oldest)
         {
             db.prepare_cached("DELETE FROM document_held WHERE document = ?1")?.execute([row])?;
+            self.heights.remove(&first.mark.epoch);
             self.rows.pop_first();
         }
         db.prepare_cached(
@@ -195,8 +211,8 @@ impl Marks {
             .transpose()
     }
 
-    /// Whether a certificate proves that its height has two documents. It does if a quorum of the very authorities that
-    /// had to certify the one held here signed another.
+    /// Whether a certificate proves that the authorities contradicted themselves. It does if no chain holds its document
+    /// beside one held here, and a quorum of those who had to certify one of the two signed it.
     pub(crate) fn weigh(
         &self,
         db: &Connection,
@@ -204,22 +220,34 @@ impl Marks {
         network: &NetworkFile,
         other: &Certificate,
     ) -> Result<Testimony, MailError> {
-        let Some(held) = self.at(other.height).filter(|held| held.mark.hash != other.document) else {
-            return Ok(Testimony::OfNothing);
-        };
-        let (Some(by), Some(own)) = (held.by, self.certificate(db, vault, other.height)?) else {
-            return Ok(Testimony::OfNothing);
-        };
-        let keys = set(db, vault, by)?;
-        let proves = other.verify(&network.genesis_hash(), &keys).is_ok();
-        Ok(if proves { Testimony::Proof { held: held.mark, certificate: own } } else { Testimony::False })
+        let mut testimony = Testimony::OfNothing;
+        let mark = other.mark();
+        for held in self.against(&mark) {
+            let Some(certificate) = self.certificate(db, vault, held.mark.height)? else { continue };
+            let due = self.due(mark.height);
+            for by in [held.by, due.filter(|due| held.by != Some(*due))].into_iter().flatten() {
+                if other.verify(&network.genesis_hash(), &set(db, vault, by)?).is_ok() {
+                    return Ok(Testimony::Proof { held: held.mark, certificate });
+                }
+                testimony = Testimony::False;
+            }
+        }
+        Ok(testimony)
+    }
+
+    /// Who has to certify the document of a height: the set that the one before names.
+    fn due(&self, height: u64) -> Option<i64> {
+        match self.at(height) {
+            Some(held) => held.by,
+            None => height.checked_sub(1).and_then(|before| self.at(before)).map(|before| before.next),
+        }
     }
 }
 
 /// What another's certificate is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Testimony {
-    /// The authorities certified two documents of one height.
+    /// The authorities certified two documents that no chain holds.
     Proof {
         /// The one held here.
         held: Mark,

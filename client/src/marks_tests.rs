@@ -118,14 +118,14 @@ fn only_a_quorum_of_the_authorities_of_that_height_proves_anything() {
     assert_eq!(chain.weigh(unknown.certificate()), Testimony::OfNothing, "nothing to hold against it");
 
     let sign = |signers: &[(u16, &AuthoritySecret)]| {
-        Certificate::sign(&chain.network.genesis_hash(), 11, 0, forged.hash(), signers)
+        Certificate::sign(&chain.network.genesis_hash(), forged.mark(), 0, signers)
     };
     let [one, two, three, _] = &chain.secrets[..] else { panic!("four") };
     assert_eq!(chain.weigh(&sign(&[(0, one), (1, two)])), Testimony::False, "no quorum");
     let mallory = AuthoritySecret::generate(&mut StdRng::seed_from_u64(10));
     assert_eq!(chain.weigh(&sign(&[(0, one), (1, two), (2, &mallory)])), Testimony::False);
     assert_eq!(chain.weigh(&sign(&[(0, one), (1, two), (3, three)])), Testimony::False, "not its place");
-    let elsewhere = Certificate::sign(&held.hash(), 11, 0, forged.hash(), &[(0, one), (1, two), (2, three)]);
+    let elsewhere = Certificate::sign(&held.hash(), forged.mark(), 0, &[(0, one), (1, two), (2, three)]);
     assert_eq!(chain.weigh(&elsewhere), Testimony::False, "of another network");
 }
 
@@ -150,7 +150,7 @@ fn keys_of_authorities_that_left_prove_nothing_about_later_documents() {
     chain.hold(&UnverifiedConsensus::parse(&bytes).unwrap().verify_any_time(&anchor).unwrap());
     let by_the_retired = chain.certified(&chain.document(11, 1));
     assert_eq!(chain.weigh(by_the_retired.certificate()), Testimony::False);
-    let theirs = Certificate::sign(&anchor.network, 11, 0, by_the_retired.hash(), &signers);
+    let theirs = Certificate::sign(&anchor.network, by_the_retired.mark(), 0, &signers);
     assert!(matches!(chain.weigh(&theirs), Testimony::Proof { .. }));
 }
 

@@ -9,34 +9,53 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::network::{Hints, NetworkFile};
+use shoal_protocol::network::{Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
 use tempfile::TempDir;
 
-/// A profile of a network that nobody runs.
+/// A network that nobody runs.
+fn nowhere() -> NetworkFile {
+    let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
+    // the discard port: nobody answers there
+    let gateway = Hint { identity: authority.public().identity, address: "127.0.0.1:9".parse().unwrap() };
+    NetworkFile {
+        founding: shoal_protocol::network::Founding::default(),
+        name: "nowhere".to_owned(),
+        genesis_time: UnixMillis(1_750_000_000_000),
+        authorities: vec![authority.public().clone()],
+        parameters: Parameters::test_network(),
+        hints: Hints { authorities: Vec::new(), gateways: vec![gateway] },
+    }
+}
+
+/// A profile of that network.
 struct Somebody {
     profile: PathBuf,
     daemon: Option<Child>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Somebody {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
-        let network = NetworkFile {
-            founding: shoal_protocol::network::Founding::default(),
-            name: "nowhere".to_owned(),
-            genesis_time: UnixMillis(1_750_000_000_000),
-            authorities: vec![authority.public().clone()],
-            parameters: Parameters::test_network(),
-            hints: Hints::default(),
-        };
         let file = folder.path().join("network.toml");
-        std::fs::write(&file, network.to_toml()).unwrap();
-        let somebody = Self { profile: folder.path().join("somebody"), daemon: None, _folder: folder };
+        std::fs::write(&file, nowhere().to_toml()).unwrap();
+        let somebody = Self { profile: folder.path().join("somebody"), daemon: None, folder };
         assert!(somebody.run(&["init", "--network", file.to_str().unwrap()]).status.success());
         somebody
+    }
+
+    /// Writes a network file; its path.
+    fn file(&self, network: &NetworkFile) -> String {
+        let path = self.folder.path().join("other.toml");
+        std::fs::write(&path, network.to_toml()).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn prints(&self, arguments: &[&str]) -> Value {
+        let output = self.command().arg("--json").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     fn command(&self) -> Command {
@@ -113,5 +132,51 @@ fn names_and_times_are_understood_or_refused_with_a_way_out() {
     let (code, failure) = somebody.fails(&["send", "ann", "hello", "--wait", "stored", "--timeout", "1"]);
     assert_eq!(code, 69, "{failure}");
     assert_eq!(failure["state"], "queued");
+    assert!(somebody.run(&["down"]).status.success());
+}
+
+#[test]
+fn a_network_file_that_leads_nowhere_is_refused_when_the_profile_is_made() {
+    let somebody = Somebody::new();
+    let empty = somebody.file(&NetworkFile { hints: Hints::default(), ..nowhere() });
+    let other = somebody.folder.path().join("another");
+    let output = Command::new(env!("CARGO_BIN_EXE_shoal"))
+        .args(["--json", "--profile", other.to_str().unwrap(), "init", "--network", &empty])
+        .output()
+        .unwrap();
+    let failure: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), failure["error"]["code"].as_str()), (Some(78), Some("no_gateway")), "{failure}");
+    let [message, next] = ["message", "next"].map(|part| failure["error"][part].as_str().unwrap());
+    assert!(message.contains(&empty) && message.contains("hints.gateways") && next.contains("ask"), "{failure}");
+    assert!(!other.exists(), "nothing is left behind");
+}
+
+#[test]
+fn a_newer_network_file_of_the_same_network_is_taken_up() {
+    let somebody = Somebody::new();
+    let shown = somebody.prints(&["network"]);
+    assert_eq!((shown["network"].as_str(), &shown["gateways"][0]["address"]), (Some("nowhere"), &"127.0.0.1:9".into()));
+    let mut newer = nowhere();
+    newer.hints.gateways[0].address = "127.0.0.1:10".parse().unwrap();
+    let path = somebody.file(&newer);
+    // who tries init is told of the way
+    let (code, failure) = somebody.fails(&["init", "--network", &path]);
+    assert_eq!((code, failure["error"]["code"].as_str()), (78, Some("profile_exists")));
+    assert!(failure["error"]["next"].as_str().unwrap().contains("shoal network update"), "{failure}");
+
+    let updated = somebody.prints(&["network", "update", &path]);
+    assert_eq!((&updated["changed"], &updated["gateways"][0]["address"]), (&true.into(), &"127.0.0.1:10".into()));
+    assert_eq!(somebody.prints(&["network", "update", &path])["changed"], false);
+    assert!(somebody.run(&["down"]).status.success());
+    assert_eq!(somebody.prints(&["network", "show"])["gateways"], updated["gateways"], "after a restart");
+
+    for (wrong, code) in [
+        (NetworkFile { name: "elsewhere".to_owned(), ..newer.clone() }, "other_network"),
+        (NetworkFile { hints: Hints::default(), ..newer.clone() }, "no_gateway"),
+    ] {
+        let (exit, failure) = somebody.fails(&["network", "update", &somebody.file(&wrong)]);
+        assert_eq!((exit, failure["error"]["code"].as_str()), (78, Some(code)), "{failure}");
+    }
+    assert_eq!(somebody.prints(&["network"])["gateways"], updated["gateways"], "what is refused changes nothing");
     assert!(somebody.run(&["down"]).status.success());
 }

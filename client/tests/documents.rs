@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{SeedableRng as _, rngs::StdRng};
-use shoal_client::io::{Client, Clock};
+use shoal_client::io::{Call, Caller, Client, Clock, NetworkLine, Snapshot, Status, serve, socket_path};
+use shoal_client::lack::Lack;
+use shoal_client::mail::{Mail, RateClass};
+use shoal_client::reach::Reach;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{
     Consensus, EPOCHS_COVERED, NodeEntry, Shelf, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, certify,
@@ -37,6 +40,8 @@ enum Conduct {
     Forging,
     /// Pushes a document that is none.
     Babbling,
+    /// Leads to the newest document, and at the last change to a second one of the same place.
+    TwoFaced,
 }
 
 struct World {
@@ -86,6 +91,15 @@ impl World {
         Arc::new(UnverifiedConsensus::parse(&bytes).unwrap().verify_any_time(&anchor).unwrap())
     }
 
+    /// A second document in the place of the last change, certified by the same set.
+    fn second(&self) -> Arc<VerifiedConsensus> {
+        let by = self.by(7);
+        let content = Consensus { previous: Hash::from_bytes([4; 32]), ..self.content(7) };
+        let bytes = certify(&content, 0, &[(0, by)]);
+        let anchor = TrustAnchor { network: self.network.genesis_hash(), authorities: vec![by.public().clone()] };
+        Arc::new(UnverifiedConsensus::parse(&bytes).unwrap().verify_any_time(&anchor).unwrap())
+    }
+
     fn content(&self, epoch: u64) -> Consensus {
         let (schedule, parameters) = (self.network.schedule(), self.network.parameters);
         let next = self.by(epoch + 1).public().clone();
@@ -126,8 +140,9 @@ impl World {
         for (endpoint, _, conduct) in &self.gateways {
             let (endpoint, conduct, asked) = (endpoint.clone(), *conduct, Arc::clone(&self.asked));
             let (changes, genesis) = (changes.clone(), self.network.authorities.clone());
+            let second = self.second();
             let push = match conduct {
-                Conduct::Honest | Conduct::Forgetful | Conduct::Misleading => {
+                Conduct::Honest | Conduct::Forgetful | Conduct::Misleading | Conduct::TwoFaced => {
                     pushed(shelf.for_holder_of(None).unwrap()).unwrap().concat()
                 }
                 Conduct::Forging => [vec![1], forged.clone()].concat(),
@@ -137,7 +152,7 @@ impl World {
                 while let Some(arrival) = endpoint.accept().await {
                     let Ok(link) = arrival.admit().await else { continue };
                     let (push, asked) = (push.clone(), Arc::clone(&asked));
-                    let (changes, genesis) = (changes.clone(), genesis.clone());
+                    let (changes, genesis, second) = (changes.clone(), genesis.clone(), Arc::clone(&second));
                     tokio::spawn(async move {
                         let mut frames = link.accept_frames::<PACKET_SIZE>().await.ok()?;
                         frames.next().await.ok()?;
@@ -156,6 +171,10 @@ impl World {
                                     Pieces::changes(all.get(..1).unwrap_or_default())
                                 }
                                 Conduct::Misleading => Pieces::changes(&changes[1..]),
+                                Conduct::TwoFaced => {
+                                    let all = changes_after(&genesis, &changes, &after).unwrap_or_default();
+                                    Pieces::changes(&[all, &[Arc::clone(&second)]].concat())
+                                }
                                 Conduct::Forgetful | Conduct::Forging | Conduct::Babbling => {
                                     (&DirectoryAnswer::Changes(Vec::new())).into()
                                 }
@@ -212,4 +231,128 @@ async fn gateways_that_lie_cost_seconds() {
         world.follow(NOW).await;
     }
     assert!(world.asked.lock().unwrap().iter().all(|(length, _)| *length == 37));
+}
+
+/// Waits until a client without a profile, of this network, shows what is looked for.
+async fn shows(network: &NetworkFile, what: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+    let client = Client::prober(network.clone());
+    let mut shown = client.watch();
+    let found = tokio::time::timeout(PATIENCE, shown.wait_for(what)).await.map(|found| found.unwrap().clone());
+    let found = found.unwrap_or_else(|_| panic!("{:?}", client.snapshot().status(0)));
+    client.stop().await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_says_what_is_missing_and_blames_neither_clock_nor_firewall_for_it() {
+    let world = World::new(&[Conduct::Forgetful]);
+    world.serve(NOW);
+    let status = shows(&world.network, |snapshot| snapshot.lack == Lack::UnknownAuthorities).await.status(0);
+    assert_eq!(status.cause.as_deref(), Some("unknown_authorities"), "{status:?}");
+    assert!(!status.next.contains("clock") && !status.next.contains("UDP"), "{}", status.next);
+
+    // one document, which was over long ago
+    let mut world = World::new(&[Conduct::Honest]);
+    world.network.authorities = vec![world.sets[0].public().clone()];
+    world.serve(2);
+    let still = |snapshot: &Snapshot| matches!(snapshot.lack, Lack::Standstill { .. });
+    let found = shows(&world.network, still).await;
+    assert!(matches!(found.lack, Lack::Standstill { epoch: Epoch(2), .. }), "{:?}", found.lack);
+    let status = found.status(0);
+    assert_eq!(status.cause.as_deref(), Some("standstill"), "{status:?}");
+    assert!(status.next.contains("stands still since") || status.next.contains("over since"), "{}", status.next);
+
+    // here nothing answers at all
+    let deaf = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut network = world.network.clone();
+    network.hints.gateways[0].address = deaf.local_addr().unwrap();
+    let status = shows(&network, |snapshot| snapshot.reach == Reach::Silent).await.status(0);
+    assert_eq!(status.cause.as_deref(), Some("no_answer"), "{status:?}");
+    assert!(status.next.contains("UDP"));
+
+    // and here somebody else does
+    let stranger = IdentityKey::generate(&mut StdRng::seed_from_u64(60));
+    let mut network = world.network.clone();
+    network.hints.gateways[0].identity = stranger.identity();
+    let status = shows(&network, |snapshot| snapshot.reach == Reach::Refused).await.status(0);
+    assert_eq!(status.cause.as_deref(), Some("refused"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_from_a_skip_chain_is_kept_by_a_client_that_begins() {
+    let world = World::new(&[Conduct::TwoFaced]);
+    world.serve(NOW);
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("profile");
+    let mail = Mail::create(&profile, &world.network, RateClass::Normal, &mut StdRng::seed_from_u64(70)).unwrap();
+    let client = Client::start(mail).unwrap();
+    let mut shown = client.watch();
+    let stopped = tokio::time::timeout(PATIENCE, shown.wait_for(|snapshot| snapshot.conflict.is_some())).await;
+    let conflict = stopped.expect("it stops").unwrap().conflict.clone().unwrap();
+    // with the client the thread ends that writes the files
+    client.stop().await;
+    let (held, other) = (world.certified(7), world.second());
+    for (which, document) in [("held", held), ("other", other)] {
+        let path = conflict.join(format!("{which}-7-{}", document.hash()));
+        assert_eq!(std::fs::read(&path).unwrap(), document.bytes(), "{}", path.display());
+    }
+    assert_eq!(std::fs::read_dir(&conflict).unwrap().count(), 2);
+    assert!(Mail::open(&profile).unwrap().network_forked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_network_file_is_taken_up_by_a_running_daemon() {
+    let mut world = World::new(&[Conduct::Honest]);
+    world.network.authorities = vec![world.sets[2].public().clone()];
+    world.serve(NOW);
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("profile");
+    let old = NetworkFile { hints: Hints::default(), ..world.network.clone() };
+    let mail = Mail::create(&profile, &old, RateClass::Normal, &mut StdRng::seed_from_u64(71)).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let at = profile.clone();
+    let served = tokio::spawn(async move {
+        let client = Client::start(mail).unwrap();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        serve(client, &at, || ready.send(()).unwrap(), stopped).await
+    });
+    is_ready.await.unwrap();
+    assert!(socket_path(&profile).exists());
+    let mut caller = Caller::connect(&profile).unwrap();
+    let until = async |caller: &mut Caller, what: &dyn Fn(&Status) -> bool| {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                let status: Status = caller.call(Call::Status).await.unwrap();
+                if what(&status) {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("in time")
+    };
+    let status = until(&mut caller, &|status| status.cause.as_deref() == Some("no_gateway")).await;
+    assert!(status.next.contains("shoal network update"), "{}", status.next);
+
+    let update = |file: String| Call::NetworkUpdate { file };
+    let elsewhere = NetworkFile { name: "elsewhere".to_owned(), ..world.network.clone() };
+    for file in [elsewhere.to_toml(), old.to_toml(), "rubbish".to_owned()] {
+        assert!(caller.call::<NetworkLine>(update(file)).await.is_err());
+    }
+    let line: NetworkLine = caller.call(Call::Network).await.unwrap();
+    assert!(line.gateways.is_empty(), "what is refused changes nothing");
+
+    let line: NetworkLine = caller.call(update(world.network.to_toml())).await.unwrap();
+    assert_eq!((line.gateways.len(), line.changed), (1, Some(true)));
+    until(&mut caller, &|status| status.connected && status.epoch == Some(NOW)).await;
+    let line: NetworkLine = caller.call(update(world.network.to_toml())).await.unwrap();
+    assert_eq!(line.changed, Some(false));
+    drop(stop);
+    drop(caller);
+    served.await.unwrap().unwrap();
+    assert_eq!(*Mail::open(&profile).unwrap().network(), world.network, "and is on disk");
 }

@@ -44,7 +44,7 @@ use thiserror::Error;
 
 pub use evidence::Evidence;
 pub use message::{MAX_MESSAGE, MAX_PAYLOAD, MAX_SMALL_MESSAGE};
-pub use scheme::{Keyring, Scheme};
+pub use scheme::{DocumentId, Keyring, Scheme};
 pub use timers::Timing;
 
 use budget::Budget;
@@ -66,8 +66,8 @@ const PROPOSAL_TELLINGS: u8 = 4;
 /// What is agreed on.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Value {
-    /// Hash of the document: what is voted for and certified.
-    pub document: Hash,
+    /// The document: what is voted for and certified.
+    pub document: DocumentId,
     /// Bytes from which everybody recomputes the document, at most [`MAX_PAYLOAD`].
     pub proposal: Arc<[u8]>,
 }
@@ -371,13 +371,13 @@ impl<S: Scheme + Clone> Agreement<S> {
             kind: VoteKind::Precommit,
             height: certificate.height,
             round: certificate.round,
-            document: certificate.document,
+            document: certificate.mark().into(),
             signatures: signatures.map(|s| (s.authority, Sig::new(s.signature.clone()))).collect(),
         });
         let mut actions = vec![Action::Broadcast(message.encode())];
         // Who asks again lacks the bytes.
         if (1..=PROPOSAL_TELLINGS).contains(&self.tellings) {
-            let proposal = engine.around.values.proposal(certificate.round, &certificate.document);
+            let proposal = engine.around.values.proposal(certificate.round, &certificate.mark().into());
             actions.extend(proposal.map(|message| Action::Broadcast(message.encode())));
         }
         self.tellings = self.tellings.saturating_add(1);

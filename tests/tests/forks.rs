@@ -235,10 +235,15 @@ fn converse(net: &Testnet, folder: &Path, given: &Path, honest: &Path, network: 
     ann.send("bob", "are you there?");
     let first = until("the first message arrives", PATIENCE, || bob.read().into_iter().next());
     assert_eq!(first["text"], "are you there?");
+    // whoever is given the proof first is killed at once: its last words are on disk, and stop the other one
+    let stopped = |person: &Person| person.status()["conflict"] == true;
+    let mut people = [bob, ann];
+    let first = until("one of them has stopped", PATIENCE, || people.iter().position(stopped));
+    people[first].kill();
+    people[first].up();
+    let [bob, ann] = people;
     for person in [&bob, &ann] {
-        until(&format!("{} has stopped", person.name), PATIENCE, || {
-            person.status()["conflict"].as_bool().filter(|conflict| *conflict)
-        });
+        until(&format!("{} has stopped", person.name), PATIENCE, || stopped(person).then_some(()));
         let status = person.status();
         assert_eq!(status["state"], "stopped", "{status}");
     }

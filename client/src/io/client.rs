@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rand::rngs::StdRng;
-use shoal_protocol::network::NetworkFile;
+use shoal_protocol::network::{Hints, NetworkFile};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -45,6 +45,7 @@ pub struct Client {
     reports: broadcast::Sender<LoopReport>,
     mail: Option<MailRoom>,
     events: Option<broadcast::Sender<Event>>,
+    hints: watch::Sender<Hints>,
     stop: watch::Sender<bool>,
     schedule: JoinHandle<()>,
     closed: Option<oneshot::Receiver<()>>,
@@ -68,6 +69,7 @@ impl Client {
             guards: mail.get_setting(GUARDS_SETTING)?,
             decoys: mail.get_setting(DECOYS_SETTING)?,
             conflict: evidence::kept(mail.dir()),
+            owes: mail.owes_last_words(),
         };
         let clock = Clock::start();
         let dir = mail.dir().to_owned();
@@ -97,10 +99,21 @@ impl Client {
             None => (None, None, None),
         };
         let reports_out = reports.clone();
-        let setup = Setup { clock, network, class, kept, mail: mail.clone(), profile, published, reports: reports_out };
+        let (hints, newer) = watch::channel(network.hints.clone());
+        let setup = Setup {
+            clock,
+            network,
+            class,
+            kept,
+            mail: mail.clone(),
+            profile,
+            published,
+            reports: reports_out,
+            hints: newer,
+        };
         let schedule = tokio::spawn(Schedule::new(setup).run(stopped));
         let events = mail.as_ref().map(MailRoom::announcer);
-        Self { snapshot, reports, mail, events, stop, schedule, closed }
+        Self { snapshot, reports, mail, events, hints, stop, schedule, closed }
     }
 
     /// The state now.
@@ -148,6 +161,11 @@ impl Client {
     #[must_use]
     pub fn mail_room(&self) -> Option<MailRoom> {
         self.mail.clone()
+    }
+
+    /// Where to tell the client of newer hints than those that it was started with.
+    pub(super) fn hints(&self) -> watch::Sender<Hints> {
+        self.hints.clone()
     }
 
     /// Waits until packets can go: a link stands and a consensus is in force. Put a timeout around it.

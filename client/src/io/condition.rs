@@ -1,10 +1,14 @@
 //! One word for how a client is doing, and what its user can do about it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::{UnixMillis, duration};
 
+use crate::lack::Lack;
 use crate::loops::Health;
+use crate::reach::Reach;
 use crate::view::Freshness;
 
 /// How a client is doing, the worst that is true.
@@ -17,7 +21,7 @@ pub enum Condition {
     Offline,
     /// Most loops are lost: messages wait, cover goes on.
     Pause,
-    /// Many loops are lost, or a contact's network differs: messages go.
+    /// Many loops are lost, or a contact's network differs: messages go. Or this profile is an older copy: it only reads.
     Warn,
     /// Connected; no loop has been decided yet, so nobody knows whether packets come through.
     Starting,
@@ -27,127 +31,177 @@ pub enum Condition {
 
 /// What the condition is judged by.
 pub(super) struct Facts<'a> {
-    pub(super) linked: bool,
+    pub(super) reach: Reach,
+    /// What the last gateway said or did, while there is no link.
+    pub(super) trouble: Option<&'a str>,
     pub(super) document: Freshness,
+    /// Why no document is in force, when none is.
+    pub(super) lack: Lack,
     pub(super) health: Health,
     /// At least one loop was decided.
     pub(super) measured: bool,
     /// Where the evidence against the authorities lies.
     pub(super) conflict: Option<&'a Path>,
-    /// A gateway serves documents of another network.
-    pub(super) other_network: bool,
     /// Name and fingerprint words of the profile's network.
     pub(super) network: (&'a str, &'a str),
+    pub(super) now: UnixMillis,
+}
+
+/// The condition, why it is no better (a word for programs), and what to do next. Of what is good the last two are empty;
+/// of all else neither is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    pub(super) condition: Condition,
+    pub(super) cause: Option<&'static str>,
+    pub(super) next: String,
+}
+
+impl Judgement {
+    fn new(condition: Condition, cause: &'static str, next: impl Into<String>) -> Self {
+        Self { condition, cause: Some(cause), next: next.into() }
+    }
 }
 
 impl Facts<'_> {
-    /// The condition, and what to do next (empty: nothing).
-    pub(super) fn judge(&self) -> (Condition, String) {
-        let (name, words) = self.network;
+    pub(super) fn judge(&self) -> Judgement {
         if let Some(folder) = self.conflict {
             let next = format!(
                 "the authorities signed two documents for one place in the chain; the proof is in {}. Compare the hashes in \
                  its names with a friend's and ask who runs the network. To go on: shoal down, move that folder away, any command",
                 folder.display()
             );
-            return (Condition::Stopped, next);
+            return Judgement::new(Condition::Stopped, "conflict", next);
         }
-        let another = format!(
+        let in_force = matches!(self.document, Freshness::Current | Freshness::Stale);
+        if !in_force && let Some((cause, next)) = self.for_want_of_a_document() {
+            return Judgement::new(Condition::Offline, cause, next);
+        }
+        match (self.reach, in_force) {
+            (Reach::Linked, true) => self.in_service(),
+            (Reach::Linked, false) => Judgement::new(
+                Condition::Offline,
+                "no_document",
+                "the gateway has sent no document yet: wait for the next epoch",
+            ),
+            (Reach::NoGateway | Reach::Silent | Reach::SomeSilent | Reach::Refused | Reach::Trying, _) => {
+                let (cause, next) = self.for_want_of_a_link(in_force);
+                Judgement::new(Condition::Offline, cause, next)
+            }
+        }
+    }
+
+    /// What the documents that were handed over, or were held, say; nothing if there were none.
+    fn for_want_of_a_document(&self) -> Option<(&'static str, String)> {
+        let span = |span: Duration| duration::short(Duration::from_secs(span.as_secs()));
+        // what was handed over says nothing of today when nobody can be reached
+        let reached = matches!(self.reach, Reach::Linked | Reach::Trying);
+        Some(match self.lack {
+            Lack::Nothing => return None,
+            Lack::OtherNetwork => ("other_network", format!("the gateway serves another network: {}", self.another_network())),
+            Lack::ClockBehind(by) => (
+                "clock_behind",
+                format!(
+                    "this machine's clock is behind by {} or more: the network's newest document is of a time that is yet to \
+                     come. Set the clock (date -u shows it)",
+                    span(by)
+                ),
+            ),
+            Lack::ClockAhead(by) => (
+                "clock_ahead",
+                format!(
+                    "this machine's clock is ahead by {} or more: the network goes on, and its new documents are over before \
+                     they come. Set the clock (date -u shows it)",
+                    span(by)
+                ),
+            ),
+            Lack::UnknownAuthorities => (
+                "unknown_authorities",
+                "the documents handed over are not certified by authorities that this profile knows, and no gateway shows how \
+                 those gave their seats to others: they changed while this client was away, or the documents are forged. Other \
+                 gateways are tried; if it stays so, ask who runs the network for the newest network file: shoal network update \
+                 FILE"
+                    .to_owned(),
+            ),
+            Lack::Early { begins } if reached => (
+                "early",
+                format!("the newest document serves in {}, by this machine's clock: wait", span(begins.since(self.now))),
+            ),
+            Lack::Refused if reached => (
+                "refused_document",
+                "the gateway's document is refused: another gateway is tried; shoal doctor says more".to_owned(),
+            ),
+            Lack::Standstill { epoch, ended } if reached => (
+                "standstill",
+                format!(
+                    "the network stands still: no gateway has a newer document than that of epoch {epoch}, over since {} by this \
+                     machine's clock. It goes on by itself when the authorities do; ask who runs the network",
+                    span(self.now.since(ended))
+                ),
+            ),
+            Lack::Refused | Lack::Standstill { .. } | Lack::Early { .. } => return None,
+        })
+    }
+
+    fn for_want_of_a_link(&self, in_force: bool) -> (&'static str, String) {
+        match self.reach {
+            Reach::NoGateway => (
+                "no_gateway",
+                "the profile's network file names no gateway: ask who runs the network for the file for users, then shoal \
+                 network update FILE"
+                    .to_owned(),
+            ),
+            Reach::Silent if in_force => (
+                "no_answer",
+                "no gateway answers: check that UDP leaves this network; it goes on being tried".to_owned(),
+            ),
+            Reach::Silent => (
+                "no_answer",
+                format!(
+                    "no gateway answers: check that UDP leaves this network. Else the gateways may have moved: shoal network \
+                     update FILE with a newer network file. Else: {}",
+                    self.another_network()
+                ),
+            ),
+            Reach::Refused => (
+                "refused",
+                format!(
+                    "gateways answer, but no link lasts ({}): it goes on being tried",
+                    self.trouble.unwrap_or("no reason is known")
+                ),
+            ),
+            Reach::SomeSilent => ("connecting", "a gateway does not answer: the next one is tried".to_owned()),
+            Reach::Trying | Reach::Linked => ("connecting", "the link is being made: look again in a moment".to_owned()),
+        }
+    }
+
+    fn another_network(&self) -> String {
+        let (name, words) = self.network;
+        format!(
             "this profile belongs to network {name} ({words}); if that network was made anew, make a profile for the new \
              one: shoal --profile OTHER_DIR init --network FILE"
-        );
-        let in_force = matches!(self.document, Freshness::Current | Freshness::Stale);
-        match (self.linked, in_force) {
-            _ if self.other_network && !in_force => {
-                (Condition::Offline, format!("the gateway serves another network: {another}"))
+        )
+    }
+
+    /// Linked, with a document in force: what the loops say.
+    fn in_service(&self) -> Judgement {
+        match self.health {
+            Health::Pause => {
+                let next = "packets get lost in the network: messages wait and leave by themselves when it is over";
+                Judgement::new(Condition::Pause, "loss", next)
             }
-            (false, _) => {
-                let next = match self.document {
-                    Freshness::None | Freshness::Expired => {
-                        format!("no gateway answers: check that UDP leaves this network. Else: {another}")
-                    }
-                    Freshness::Current | Freshness::Stale => {
-                        "no gateway answers: check that UDP leaves this network; it goes on being tried".to_owned()
-                    }
-                };
-                (Condition::Offline, next)
+            Health::Warn => {
+                let next = "nodes may be out, or somebody drops packets: wait for the next epoch";
+                Judgement::new(Condition::Warn, "loss", next)
             }
-            (true, false) => {
-                let next = match self.document {
-                    Freshness::None => "the gateway has sent no document yet: wait for the next epoch",
-                    Freshness::Expired | Freshness::Current | Freshness::Stale => {
-                        "the document held is over and none newer came: check this machine's clock (date -u); if it is \
-                         right, the authorities may be out: wait"
-                    }
-                };
-                (Condition::Offline, next.to_owned())
+            Health::Good if !self.measured => {
+                let next = "the first test loops are under way: look again in a moment";
+                Judgement::new(Condition::Starting, "unmeasured", next)
             }
-            (true, true) => match self.health {
-                Health::Pause => {
-                    let next = "packets get lost in the network: messages wait and leave by themselves when it is over";
-                    (Condition::Pause, next.to_owned())
-                }
-                Health::Warn => {
-                    (Condition::Warn, "nodes may be out, or somebody drops packets: wait for the next epoch".to_owned())
-                }
-                Health::Good if !self.measured => {
-                    (Condition::Starting, "the first test loops are under way: look again in a moment".to_owned())
-                }
-                Health::Good => (Condition::Good, String::new()),
-            },
+            Health::Good => Judgement { condition: Condition::Good, cause: None, next: String::new() },
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fine() -> Facts<'static> {
-        Facts {
-            linked: true,
-            document: Freshness::Current,
-            health: Health::Good,
-            measured: true,
-            conflict: None,
-            other_network: false,
-            network: ("reef", "babab dadad"),
-        }
-    }
-
-    #[test]
-    fn good_is_said_only_of_what_was_seen_to_work() {
-        assert_eq!(fine().judge(), (Condition::Good, String::new()));
-        assert_eq!(Facts { document: Freshness::Stale, ..fine() }.judge().0, Condition::Good);
-        assert_eq!(Facts { measured: false, ..fine() }.judge().0, Condition::Starting);
-        for facts in [
-            Facts { linked: false, ..fine() },
-            Facts { document: Freshness::Expired, ..fine() },
-            Facts { document: Freshness::None, ..fine() },
-            Facts { linked: false, document: Freshness::None, health: Health::Pause, ..fine() },
-        ] {
-            let (condition, next) = facts.judge();
-            assert_eq!(condition, Condition::Offline);
-            assert!(!next.is_empty());
-        }
-        assert_eq!(Facts { health: Health::Warn, ..fine() }.judge().0, Condition::Warn);
-        assert_eq!(Facts { health: Health::Pause, ..fine() }.judge().0, Condition::Pause);
-    }
-
-    #[test]
-    fn a_conflict_names_its_files_and_the_way_out() {
-        let folder = Path::new("/profile/conflict");
-        let (condition, next) = Facts { conflict: Some(folder), linked: false, ..fine() }.judge();
-        assert_eq!(condition, Condition::Stopped);
-        assert!(next.contains("/profile/conflict") && next.contains("shoal down"), "{next}");
-    }
-
-    #[test]
-    fn a_profile_of_another_network_says_so() {
-        let facts = Facts { document: Freshness::Expired, other_network: true, ..fine() };
-        let (_, next) = facts.judge();
-        assert!(next.contains("another network") && next.contains("babab dadad") && next.contains("init"), "{next}");
-        // a gateway alone must not talk a client out of a network that works
-        assert_eq!(Facts { other_network: true, ..fine() }.judge().0, Condition::Good);
-    }
-}
+#[path = "condition_tests.rs"]
+mod tests;

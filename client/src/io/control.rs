@@ -74,6 +74,13 @@ pub enum Call {
     },
     /// → [`super::Status`].
     Status,
+    /// The profile's network → [`super::NetworkLine`].
+    Network,
+    /// Takes up the hints of a newer network file of the same network → [`super::NetworkLine`].
+    NetworkUpdate {
+        /// The file's text.
+        file: String,
+    },
     /// Events from now on → `{}`, then `{"event":…}` lines.
     Subscribe,
     /// Stops the daemon → `{}`; the connection ends when it has stopped.

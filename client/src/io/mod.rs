@@ -13,6 +13,7 @@ mod gateway;
 mod health;
 mod lines;
 mod mailroom;
+mod network_file;
 mod schedule;
 mod snapshot;
 mod socket;
@@ -27,5 +28,8 @@ pub use failure::{Exit, Failure};
 pub use health::{HealthError, serve_health};
 pub use lines::{ContactLine, ConversationLine, EventLine, FileLine, MessageLine, Parts, SentLine, WaitsFor};
 pub use mailroom::{Desk, MailRoom, Stopped};
-pub use snapshot::{DisputeLine, LoopReport, Snapshot, Status, WaitingLine};
+pub use network_file::{
+    GatewayLine, NetworkLine, newer_hints, parse as parse_network_file, usable as usable_network_file,
+};
+pub use snapshot::{DisputeLine, LoopReport, OLDER_COPY_NEXT, Snapshot, Status, WaitingLine};
 pub use socket::{SOCKET_NAME, socket_path};

@@ -2,13 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::{RngExt as _, rngs::StdRng};
 use shoal_protocol::Identity;
-use shoal_protocol::network::NetworkFile;
+use shoal_protocol::network::{Hints, NetworkFile};
 use shoal_protocol::sphinx::Packet;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -19,17 +17,23 @@ use super::snapshot::{LoopReport, Snapshot};
 use crate::decoys::DecoyChains;
 use crate::emission::{Emission, Gate, Step};
 use crate::guard::Guards;
-use crate::loops::{Health, Silence};
-use crate::mail::{Event, RateClass};
+use crate::lack::Offers;
+use crate::loops::Health;
+use crate::mail::RateClass;
 use crate::profile::evidence;
-use crate::requests::{Ask, Ended, LoopFate, Requests, Surroundings};
+use crate::reach::Attempts;
+use crate::requests::{LoopFate, Requests};
 use crate::session::Session;
+use crate::silence::Silence;
 use crate::traffic::Traffic;
 use crate::view::View;
 use crate::want::{Ticket, Want};
+use stopped::Stopped;
 
 mod documents;
 mod link;
+mod packets;
+mod stopped;
 
 /// Name of the setting that holds the newest consensus, as certified bytes.
 pub(super) const CONSENSUS_SETTING: &str = "consensus";
@@ -81,10 +85,12 @@ pub(super) struct Schedule {
     leave_at: Option<Duration>,
     decoys_kept: Duration,
     complained: Option<Duration>,
-    /// Set by the mail thread: a contact proved that the authorities contradicted themselves.
-    forked: Arc<AtomicBool>,
-    /// Until when a client that stopped for that may still send what proves it.
-    last_words_until: Duration,
+    stopped: Stopped,
+    /// What gateways handed over that could not be taken.
+    offers: Offers,
+    dialled: Attempts,
+    /// Newer hints for the network file, from the user.
+    hints: watch::Receiver<Hints>,
 }
 
 /// What the loop is started with.
@@ -98,6 +104,8 @@ pub(super) struct Setup {
     pub(super) profile: Option<PathBuf>,
     pub(super) published: watch::Sender<Snapshot>,
     pub(super) reports: broadcast::Sender<LoopReport>,
+    /// Newer hints, when the user has some.
+    pub(super) hints: watch::Receiver<Hints>,
 }
 
 /// What an earlier run kept in the profile.
@@ -111,12 +119,14 @@ pub(super) struct Kept {
     pub(super) decoys: Option<Vec<u8>>,
     /// Where the evidence against the authorities lies, if there is any.
     pub(super) conflict: Option<PathBuf>,
+    /// A client that has stopped still owes somebody the proof.
+    pub(super) owes: bool,
 }
 
 impl Schedule {
     pub(super) fn new(setup: Setup) -> Self {
-        let Setup { clock, network, class, kept, mail, profile, published, reports } = setup;
-        let Kept { consensus, guards, decoys, conflict } = kept;
+        let Setup { clock, network, class, kept, mail, profile, published, reports, hints } = setup;
+        let Kept { consensus, guards, decoys, conflict, owes } = kept;
         let mut rng: StdRng = rand::make_rng();
         let now = clock.now();
         let mut view = View::new(network.trust_anchor());
@@ -138,7 +148,7 @@ impl Schedule {
         let mut schedule = Self {
             clock,
             attempts: 0,
-            first_hint: rng.random_range(0..network.hints.gateways.len().max(1)),
+            first_hint: first_hint(&network.hints, &mut rng),
             rng,
             network,
             view,
@@ -161,8 +171,10 @@ impl Schedule {
             leave_at: None,
             decoys_kept: now,
             complained: None,
-            forked: Arc::default(),
-            last_words_until: Duration::ZERO,
+            stopped: Stopped::new(conflict.is_some(), owes),
+            offers: Offers::default(),
+            dialled: Attempts::default(),
+            hints,
         };
         schedule.snapshot.consensus = schedule.view.held().cloned();
         if let Some(held) = schedule.view.held().cloned() {
@@ -188,6 +200,7 @@ impl Schedule {
                     None => return,
                 },
                 Some(want) = self.wants.recv() => self.emission.wanted(want),
+                Ok(()) = self.hints.changed() => self.on_hints(),
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.turn();
@@ -220,10 +233,9 @@ impl Schedule {
             }
         }
         let now = self.clock.now();
-        if self.forked.load(Ordering::Relaxed) && self.snapshot.conflict.is_none() {
+        if self.stopped.forked() && self.snapshot.conflict.is_none() {
             tracing::error!("a contact has proved that the authorities contradicted themselves; payload stops");
             self.snapshot.conflict = Some(evidence::folder(&self.profile.clone().unwrap_or_default()));
-            self.last_words_until = now.saturating_add(self.network.parameters.epoch());
             self.publish();
         }
         while let Some(ended) = self.requests.expire(now) {
@@ -260,108 +272,7 @@ impl Schedule {
             open: self.linked.is_some() && self.view.in_force(self.clock.unix()).is_some(),
             payload: self.mail.is_some()
                 && self.snapshot.loops.health() != Health::Pause
-                && (self.snapshot.conflict.is_none() || self.clock.now() < self.last_words_until),
-        }
-    }
-
-    /// Makes the packet; a want that cannot be asked now goes back unanswered.
-    fn make(&mut self, ask: Ask, departs: Duration) -> Option<Outgoing> {
-        let ticket = if let Ask::Want(want) = &ask { Some(want.ticket) } else { None };
-        let measured = matches!(ask, Ask::Loop) || self.mail.is_none();
-        if let (Some((consensus, epoch)), Some(gateway)) = (self.view.in_force(self.clock.unix()), &self.linked) {
-            let around = Surroundings { consensus, epoch, gateway, now: self.clock.unix() };
-            match self.requests.make(ask, around, &mut self.session, departs, &mut self.rng) {
-                Ok(packet) => return Some(Outgoing { packet, measured, ticket }),
-                Err(error) => {
-                    // a network in which no loop can be built carries nothing, as one that loses it
-                    if measured {
-                        self.snapshot.loops.sent();
-                        self.snapshot.loops.lost();
-                    }
-                    self.complain(&format!("no request can be made: {error}"));
-                }
-            }
-        }
-        if let Some(ticket) = ticket {
-            self.answer(ticket, None);
-        }
-        None
-    }
-
-    /// Asks the mail thread for a want.
-    fn ask(&mut self) {
-        let (Some(mail), Some(consensus)) = (&self.mail, self.view.held().cloned()) else {
-            return self.emission.wanted(None);
-        };
-        let wants = self.wants_in.clone();
-        let asked = mail.submit(move |desk: &mut Desk<'_>| {
-            let want = desk.mail.next_want(desk.now, &consensus, desk.rng).unwrap_or_else(|error| {
-                tracing::warn!(%error, "the profile gave no want");
-                None
-            });
-            // one question is out at a time and its answer is always taken: the channel of one has room
-            let _ = wants.try_send(want);
-        });
-        if asked.is_err() {
-            self.emission.wanted(None);
-        }
-    }
-
-    // ---- replies -----------------------------------------------------------------------------------------------------
-
-    fn on_ended(&mut self, ended: Ended) {
-        match ended {
-            Ended::Want { ticket, answers } => self.answer(ticket, answers),
-            Ended::Decoy => {}
-            Ended::Loop { fate, nodes } => {
-                let round_trip = match fate {
-                    LoopFate::Returned(round_trip) => {
-                        self.snapshot.loops.returned(round_trip);
-                        Some(round_trip)
-                    }
-                    LoopFate::Lost => {
-                        self.snapshot.loops.lost();
-                        None
-                    }
-                    LoopFate::Void => return self.snapshot.loops.void(),
-                };
-                if !nodes.is_empty() {
-                    // nobody may be listening
-                    let _ = self.reports.send(LoopReport { nodes, ended_at: self.clock.unix(), round_trip });
-                }
-            }
-        }
-    }
-
-    fn answer(&self, ticket: Ticket, answers: Option<shoal_protocol::request::Answers>) {
-        let (Some(mail), Some(consensus)) = (&self.mail, self.view.held().cloned()) else { return };
-        let (events, forked) = (mail.announcer(), Arc::clone(&self.forked));
-        let submitted = mail.submit(move |desk: &mut Desk<'_>| {
-            match desk.mail.answered(ticket, answers.as_ref(), desk.now, &consensus, desk.rng) {
-                Ok(happened) => happened.into_iter().for_each(|event| drop(events.send(event))),
-                Err(error) => {
-                    tracing::warn!(%error, "the profile could not take an answer");
-                    let warning = Event::Warning { code: "profile", message: error.to_string() };
-                    drop(events.send(warning));
-                }
-            }
-            forked.store(desk.mail.network_forked(), Ordering::Relaxed);
-        });
-        if submitted.is_err() {
-            tracing::error!("the mail thread is gone or does not keep up");
-        }
-    }
-
-    /// The packet of a want went onto the gateway link.
-    fn departed(&self, ticket: Ticket) {
-        let Some(mail) = &self.mail else { return };
-        let submitted = mail.submit(move |desk: &mut Desk<'_>| {
-            if let Err(error) = desk.mail.departed(ticket) {
-                tracing::warn!(%error, "the profile could not note a departure");
-            }
-        });
-        if submitted.is_err() {
-            tracing::error!("the mail thread is gone or does not keep up");
+                && (self.snapshot.conflict.is_none() || self.stopped.owes()),
         }
     }
 
@@ -394,6 +305,8 @@ impl Schedule {
         let before = self.snapshot.connected();
         self.snapshot.gateway = self.linked;
         self.snapshot.in_force = self.view.in_force(now).is_some();
+        self.snapshot.reach = self.dialled.reach(self.linked.is_some(), self.gateways_known());
+        self.snapshot.lack = self.offers.lack(self.view.held().map(|held| &***held), now);
         self.snapshot.published = now;
         if self.snapshot.connected() != before {
             self.snapshot.since = now;
@@ -408,4 +321,9 @@ impl Schedule {
             tracing::warn!("{what}");
         }
     }
+}
+
+/// With which hint to begin: clients that begin alike must not all go to the first.
+fn first_hint(hints: &Hints, rng: &mut StdRng) -> usize {
+    rng.random_range(0..hints.gateways.len().max(1))
 }

@@ -9,10 +9,12 @@ use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::{Hash, Identity, UnixMillis};
 
-use super::condition::{Condition, Facts};
+use super::condition::{Condition, Facts, Judgement};
 use crate::anonymity::{self, Anonymity};
+use crate::lack::Lack;
 use crate::loops::{LoopStatistics, Percentiles};
 use crate::mail::{Dispute, RateClass};
+use crate::reach::Reach;
 use crate::view::Freshness;
 
 /// The client's state at one moment; republished when something changes and about once a second.
@@ -36,8 +38,10 @@ pub struct Snapshot {
     pub published: UnixMillis,
     /// Name and fingerprint words of the profile's network.
     pub network: (String, String),
-    /// A gateway handed over a document of another network, and no good one since.
-    pub other_network: bool,
+    /// Whether gateways answer.
+    pub reach: Reach,
+    /// Why no document is in force, when none is.
+    pub lack: Lack,
     /// Packets given to the link since the start, whatever they carried.
     pub packets_sent: u64,
     /// Packets that came down since the start, whatever they were.
@@ -54,7 +58,8 @@ impl Snapshot {
             since: now,
             published: now,
             network: (network.name.clone(), network.fingerprint_words()),
-            other_network: false,
+            reach: Reach::default(),
+            lack: Lack::default(),
             gateway: None,
             trouble: None,
             consensus: None,
@@ -89,20 +94,23 @@ impl Snapshot {
         };
         let document = Freshness::of(self.consensus.as_deref(), self.published);
         let facts = Facts {
-            linked: self.gateway.is_some(),
+            reach: self.reach,
+            trouble: self.trouble.as_deref(),
             document,
+            lack: self.lack,
             health: self.loops.health(),
             measured: self.loops.survival().is_some(),
             conflict: self.conflict.as_deref(),
-            other_network: self.other_network,
             network: (&self.network.0, &self.network.1),
+            now: self.published,
         };
-        let (state, next) = facts.judge();
+        let Judgement { condition: state, cause, next } = facts.judge();
         let (network, fingerprint) = self.network.clone();
         Status {
             connected: self.connected(),
             since: self.since.0,
             document,
+            cause: cause.map(str::to_owned),
             next,
             network,
             fingerprint,
@@ -133,6 +141,10 @@ impl Snapshot {
     }
 }
 
+/// What the user of an older copy can do.
+pub const OLDER_COPY_NEXT: &str =
+    "use the newer one; if it is lost, make a new profile and ask your contacts to add it";
+
 /// `status --json`.
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
 pub struct Status {
@@ -156,7 +168,10 @@ pub struct Status {
     pub since: u64,
     /// Whether the consensus held is of this epoch, of one before, over, or not there.
     pub document: Freshness,
-    /// What to do next, for people; empty when there is nothing to do.
+    /// Why the state is not good, in a word for programs; `null` when it is.
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// What to do next, for people; empty when the state is good.
     pub next: String,
     /// Name of the profile's network.
     pub network: String,
@@ -200,14 +215,21 @@ pub struct Status {
 }
 
 impl Status {
-    /// With what contacts say of their network: nothing is good while that is not explained.
-    pub(super) fn with(self, disputes: Vec<DisputeLine>) -> Self {
-        let Some(first) = disputes.first() else { return self };
-        let (state, next) = match self.state {
-            Condition::Starting | Condition::Good => (Condition::Warn, first.advice().1),
-            Condition::Stopped | Condition::Offline | Condition::Pause | Condition::Warn => (self.state, self.next),
+    /// With what the profile says: nothing is good while a contact's network differs, or when this profile is an older copy
+    /// of one that went on.
+    pub(super) fn with(self, disputes: Vec<DisputeLine>, older_copy: Option<String>) -> Self {
+        let worse = match (&older_copy, disputes.first()) {
+            (Some(_), _) => Some(("older_copy", OLDER_COPY_NEXT.to_owned())),
+            (None, Some(first)) => Some(("contact_differs", first.advice().1)),
+            (None, None) => None,
         };
-        Self { disputes, state, next, ..self }
+        let status = Self { disputes, older_copy, ..self };
+        match (status.state, worse) {
+            (Condition::Starting | Condition::Good, Some((cause, next))) => {
+                Self { state: Condition::Warn, cause: Some(cause.to_owned()), next, ..status }
+            }
+            _ => status,
+        }
     }
 }
 

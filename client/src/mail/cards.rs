@@ -4,8 +4,8 @@ use super::flight::PendingBox;
 use super::{Mail, MailError, provider};
 use crate::card::{self, CardChain, CardPlace};
 use crate::chains::{self, Side};
-use crate::conversations_mls::{self};
 use crate::inbox_letter::PointerKey;
+use crate::key_packages_mls;
 use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
 use shoal_protocol::UnixMillis;
@@ -44,7 +44,7 @@ impl Mail {
         }
         let (writer, pointer) = (WriteKey::generate(rng), PointerKey::generate(rng));
         let transaction = db.unchecked_transaction()?;
-        let (package, reference) = conversations_mls::make_key_package(
+        let (package, reference) = key_packages_mls::make_key_package(
             &provider(&self.profile, &self.crypto, &transaction),
             inbox,
             &writer,
@@ -137,7 +137,7 @@ impl Mail {
             let joined = chains::writes(db, vault, &vault.open(WRITER, &writer).map_err(|_| DAMAGED)?)?;
             let transaction = db.unchecked_transaction()?;
             let provider = provider(&self.profile, &self.crypto, &transaction);
-            conversations_mls::forget_key_package(&provider, &reference, joined)?;
+            key_packages_mls::forget_key_package(&provider, &reference, joined)?;
             drop(provider);
             transaction.execute("DELETE FROM card WHERE card = ?1", [card])?;
             transaction.execute("DELETE FROM box_out WHERE chain = ?1", [chain])?;

@@ -9,6 +9,7 @@ use crate::chains::Chain;
 use crate::marks::Marks;
 use crate::marks_heard::Heard;
 use crate::polls::{PollClock, class, mean_gap};
+use crate::proofs_owed::Owed;
 use crate::want::{Rank, Ticket};
 use rand::CryptoRng;
 use shoal_protocol::parameters::Parameters;
@@ -294,10 +295,8 @@ pub(super) struct Memory {
     /// Documents that were held, and what contacts say of theirs.
     pub(super) marks: Marks,
     pub(super) heard: BTreeMap<i64, Heard>,
-    /// Conversations whose other member is to be sent the certificate of the document of a height.
-    pub(super) proofs_due: BTreeMap<i64, u64>,
-    /// Own chains into which certificates were sealed.
-    pub(super) proof_chains: BTreeSet<i64>,
+    /// Conversations whose other member is owed a certificate.
+    pub(super) owed: BTreeMap<i64, Owed>,
     /// The latest time that was given.
     pub(super) latest: UnixMillis,
     /// When the upkeep is due.

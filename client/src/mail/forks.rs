@@ -2,25 +2,18 @@
 //! of them is shown a network of its own. A word alone stops nobody: each sends the certificate of its own document, and
 //! only whoever is given a certificate that the authorities had no right to make stops.
 
-use super::sending::Sealed;
 use super::{Dispute, Mail, MailError};
 use crate::conversations::Conversation;
 use crate::marks::{Testimony, Verdict};
-use crate::marks_heard::{self, Differs, Heard, Proved};
-use crate::profile::{evidence, io_error};
-use crate::records::{Content, NO_MARK, PROOF_PART_SIZE, PROOF_PARTS_MAX};
-use crate::want::Want;
-use crate::{chains, contacts, conversations};
-use rand::CryptoRng;
+use crate::marks_heard::{self, Differs, Heard};
+use crate::profile::evidence::{self, Exhibit, Kind};
+use crate::proofs_owed::{self, Owed};
+use crate::records::{Content, NO_MARK};
+use crate::{contacts, conversations};
 use rusqlite::Transaction;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::certificate::Certificate;
-use shoal_protocol::consensus::{Consensus, Mark, VerifiedConsensus};
-use std::time::Duration;
-
-/// Documents behind the newest whose certificate is given to a contact that names another one of that height: those in use.
-/// That this client runs now is seen from its answering at all; of an older height a certificate would say that it ran then.
-const PROVED_BEHIND: u64 = 3;
+use shoal_protocol::consensus::{Mark, VerifiedConsensus};
 
 /// What a part of a certificate came to.
 pub(super) enum Proof {
@@ -28,8 +21,8 @@ pub(super) enum Proof {
     None,
     /// It was never signed by those whose certificate it pretends to be.
     Refused,
-    /// The authorities certified this document beside the one held here.
-    Given(Mark),
+    /// The authorities certified the second beside the first, which is held here.
+    Given(Mark, Mark),
 }
 
 /// What a record said of its writer's documents, to be told after the commit.
@@ -37,6 +30,8 @@ pub(super) enum Proof {
 pub(super) struct Word {
     pub(super) heard: Option<Heard>,
     pub(super) proof: Option<Proof>,
+    /// The writer is owed a certificate from now on.
+    pub(super) owed: Option<Owed>,
 }
 
 impl Mail {
@@ -58,20 +53,36 @@ impl Mail {
         for (contact, before) in &self.memory.heard {
             let Some(pending) = before.pending else { continue };
             let heard = before.with(pending, marks.judge(&pending), marks.newest(), now);
-            if heard != *before {
-                marks_heard::set_heard(&transaction, vault, *contact, &heard)?;
-                changed.push((*contact, heard));
+            if heard == *before {
+                continue;
             }
+            let theirs = conversations::of_contact(&transaction, vault, *contact)?;
+            let Some(conversation) = theirs.into_iter().find(|theirs| !theirs.request && !theirs.broken) else {
+                continue;
+            };
+            marks_heard::set_heard(&transaction, vault, *contact, &heard)?;
+            let owed = self.owed_for_difference(&marks, conversation.row, &heard, now);
+            if let Some(owed) = &owed {
+                proofs_owed::set(&transaction, vault, conversation.row, owed)?;
+            }
+            changed.push((conversation, heard, owed));
         }
         transaction.commit()?;
         self.memory.marks = marks;
-        for (contact, heard) in changed {
-            let theirs = conversations::of_contact(&self.profile.db, &self.profile.vault, contact)?;
-            if let Some(conversation) = theirs.iter().find(|theirs| !theirs.request && !theirs.broken) {
-                self.heard(conversation, heard, now)?;
-            }
+        for (conversation, heard, owed) in changed {
+            self.heard(&conversation, heard)?;
+            self.memory.owed.extend(owed.map(|owed| (conversation.row, owed)));
         }
         Ok(())
+    }
+
+    /// This client itself was shown two documents that contradict each other: it keeps them and stops.
+    ///
+    /// # Errors
+    /// When the files cannot be written; nothing is sent all the same, until the end of this run.
+    pub(crate) fn shown_two(&mut self, evidence: &[Exhibit; 2]) -> std::io::Result<()> {
+        self.network_forked = true;
+        evidence::keep(self.profile.dir(), evidence)
     }
 
     /// The authorities are proven to have contradicted themselves: nothing is sent any more but what proves it to who
@@ -91,7 +102,7 @@ impl Mail {
             let Some(Differs { mark, since }) = heard.differs else { continue };
             let contact = contacts::by_row(&self.profile.db, &self.profile.vault, *contact)?;
             if !contact.blocked {
-                let ours = self.memory.marks.at(mark.height).map(|held| held.mark.hash);
+                let ours = self.memory.marks.against(&mark).next().map(|held| held.mark.hash);
                 disputes.push(Dispute { with: contact.label(), height: mark.height, theirs: mark.hash, ours, since });
             }
         }
@@ -125,7 +136,7 @@ impl Mail {
             let place = (*number, *parts);
             let whole = marks_heard::take_part(transaction, vault, conversation.row, place, part)?;
             let weighed = whole.map_or(Ok(Proof::None), |whole| self.weigh(transaction, &whole))?;
-            if let (Proof::Given(other), None) = (&weighed, heard.differs) {
+            if let (Proof::Given(_, other), None) = (&weighed, heard.differs) {
                 heard.differs = Some(Differs { mark: *other, since: now });
             }
             proof = Some(weighed);
@@ -134,10 +145,18 @@ impl Mail {
             marks_heard::set_heard(transaction, vault, contact, &heard)?;
         }
         let says = heard != before || verdict == Verdict::Differs;
-        Ok(Word { heard: says.then_some(heard), proof })
+        let owed = match &proof {
+            Some(Proof::Given(held, _)) => self.owed_for_proof(conversation.row, held, &heard, now),
+            _ if says => self.owed_for_difference(&self.memory.marks, conversation.row, &heard, now),
+            _ => None,
+        };
+        if let Some(owed) = &owed {
+            proofs_owed::set(transaction, vault, conversation.row, owed)?;
+        }
+        Ok(Word { heard: says.then_some(heard), proof, owed })
     }
 
-    /// Judges a certificate. What it proves is on disk when this returns, before the box that brought it counts as read.
+    /// Judges a certificate. What it proves is noted in the transaction that counts the box that brought it as read.
     fn weigh(&self, transaction: &Transaction<'_>, bytes: &[u8]) -> Result<Proof, MailError> {
         let Ok(other) = Certificate::decode(bytes) else { return Ok(Proof::Refused) };
         let (vault, network) = (&self.profile.vault, self.profile.network());
@@ -145,25 +164,21 @@ impl Mail {
             Testimony::OfNothing => Ok(Proof::None),
             Testimony::False => Ok(Proof::Refused),
             Testimony::Proof { held, certificate } => {
-                let dir = self.profile.dir();
-                let exhibit = evidence::Exhibit::Certificates(held.height);
-                evidence::keep(dir, exhibit, (held.hash, &certificate), (other.document, bytes))
-                    .map_err(io_error(&evidence::folder(dir)))?;
-                Ok(Proof::Given(Mark { hash: other.document, ..held }))
+                let exhibit =
+                    |mark: Mark, bytes| Exhibit { kind: Kind::Certificate(mark.height), hash: mark.hash, bytes };
+                let other = other.mark();
+                evidence::note(&self.profile, &[exhibit(held, certificate), exhibit(other, bytes.to_vec())])?;
+                Ok(Proof::Given(held, other))
             }
         }
     }
 
-    /// After the commit: memory follows, the user hears, and whoever differs is sent our certificate.
-    pub(super) fn listened(
-        &mut self,
-        conversation: &Conversation,
-        word: Word,
-        now: UnixMillis,
-    ) -> Result<(), MailError> {
+    /// After the commit: memory follows, the user hears, and what is proved lies in files.
+    pub(super) fn listened(&mut self, conversation: &Conversation, word: Word) -> Result<(), MailError> {
         if let Some(heard) = word.heard {
-            self.heard(conversation, heard, now)?;
+            self.heard(conversation, heard)?;
         }
+        self.memory.owed.extend(word.owed.map(|owed| (conversation.row, owed)));
         match word.proof {
             None | Some(Proof::None) => {}
             Some(Proof::Refused) => {
@@ -176,26 +191,23 @@ impl Mail {
                     ),
                 );
             }
-            Some(Proof::Given(other)) => {
+            Some(Proof::Given(held, other)) => {
                 self.network_forked = true;
-                let proved = self.memory.heard.get(&conversation.contact).and_then(|heard| heard.proved);
-                if proved.is_none_or(|proved| proved.height != other.height) {
-                    self.memory.proofs_due.insert(conversation.row, other.height);
-                }
                 self.warn(
                     "conflict",
                     format!(
-                        "the authorities certified two documents of height {}: you and a contact were shown different \
-                         networks; both certificates are kept, and no message leaves",
-                        other.height
+                        "the authorities certified two documents for one place in the chain ({} of epoch {}, {} of epoch {}): \
+                         you and a contact were shown different networks; both certificates are kept, and no message leaves",
+                        held.height, held.epoch, other.height, other.epoch
                     ),
                 );
+                evidence::keep_noted(&self.profile)?;
             }
         }
         Ok(())
     }
 
-    fn heard(&mut self, conversation: &Conversation, heard: Heard, now: UnixMillis) -> Result<(), MailError> {
+    fn heard(&mut self, conversation: &Conversation, heard: Heard) -> Result<(), MailError> {
         let before = self.memory.heard.insert(conversation.contact, heard);
         let differed = before.is_some_and(|before| before.differs.is_some());
         if heard == Heard::default() {
@@ -212,78 +224,7 @@ impl Mail {
             let contact = contacts::by_row(&self.profile.db, &self.profile.vault, conversation.contact)?;
             self.warn("network_differs", differs(&contact.label(), mark.height));
         }
-        // once a retention, whatever the contact says: which of the authorities signed the certificate of a document differs
-        // from gateway to gateway, so many certificates would tell which one this client uses
-        let pause = Duration::from_millis(self.profile.network().parameters.retention_ms);
-        let rested = heard.proved.is_none_or(|proved| proved.at.plus(pause) <= now);
-        let newest = self.memory.marks.newest().map_or(0, |newest| newest.height);
-        let recent = mark.height.saturating_add(PROVED_BEHIND) >= newest;
-        if rested && recent && self.memory.marks.at(mark.height).is_some_and(|held| held.mark.hash != mark.hash) {
-            self.memory.proofs_due.insert(conversation.row, mark.height);
-        }
         Ok(())
-    }
-
-    /// Seals the certificate of a document held here for a contact who named another; `false`: none was due.
-    pub(super) fn prove(&mut self, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<bool, MailError> {
-        let Some((conversation, height)) = self.memory.proofs_due.pop_first() else { return Ok(false) };
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let conversation = conversations::by_row(db, vault, conversation)?;
-        let silent = conversation.request || conversation.broken;
-        if silent || contacts::by_row(db, vault, conversation.contact)?.blocked {
-            return Ok(false);
-        }
-        let Some(certificate) = self.memory.marks.certificate(db, vault, height)? else { return Ok(false) };
-        let Ok(parts @ 1..=PROOF_PARTS_MAX) = u8::try_from(certificate.len().div_ceil(PROOF_PART_SIZE)) else {
-            return Ok(false);
-        };
-        let mut sealed: Vec<Sealed> = Vec::with_capacity(parts.into());
-        let transaction = db.unchecked_transaction()?;
-        for (number, part) in (0..parts).zip(certificate.chunks(PROOF_PART_SIZE)) {
-            let own = chains::writing(&transaction, vault, conversation.row)?;
-            let content = Content::Proof { number, parts, part: part.to_vec() };
-            sealed.push(self.seal_record(&transaction, &conversation, &own, content, None, rng)?);
-        }
-        let mut heard = self.memory.heard.get(&conversation.contact).copied().unwrap_or_default();
-        heard.proved = Some(Proved { height, at: now });
-        marks_heard::set_heard(&transaction, vault, conversation.contact, &heard)?;
-        transaction.commit()?;
-        self.memory.heard.insert(conversation.contact, heard);
-        for sealed in &sealed {
-            self.memory.proof_chains.insert(sealed.chain());
-            self.sealed(sealed);
-        }
-        Ok(true)
-    }
-
-    /// What a client that has stopped still says: the certificate that stops whoever stopped it. What was sealed before
-    /// it in the same chain goes along, for nobody could read on to it otherwise.
-    pub(super) fn last_words(
-        &mut self,
-        now: UnixMillis,
-        consensus: &Consensus,
-        rng: &mut impl CryptoRng,
-    ) -> Result<Option<Want>, MailError> {
-        if self.rolled_back.is_some() {
-            return Ok(None);
-        }
-        self.give_up_flights(now, consensus, rng)?;
-        while !self.memory.proofs_due.is_empty() {
-            if self.prove(now, rng)? {
-                break;
-            }
-        }
-        if self.memory.flights.len() >= super::flight::WINDOW {
-            return Ok(None);
-        }
-        let mut boxes = self.memory.boxes.iter();
-        let last = boxes.find(|(_, pending)| {
-            self.memory.proof_chains.contains(&pending.chain) && !pending.held && pending.attempt.ready(now)
-        });
-        match last.map(|(row, _)| *row) {
-            Some(row) => self.want_box(row, now, consensus, rng),
-            None => Ok(None),
-        }
     }
 }
 

@@ -37,7 +37,9 @@ pub(super) struct Scene {
     pub(super) rng: StdRng,
     /// The only authority of the network.
     pub(super) authority: AuthoritySecret,
-    _folder: TempDir,
+    /// What stands in Bob's place while his profile is opened again.
+    nobody: Option<Mail>,
+    folder: TempDir,
 }
 
 impl Scene {
@@ -58,7 +60,7 @@ impl Scene {
         let folder = TempDir::new().unwrap();
         let mut mail = |name| Mail::create(&folder.path().join(name), &network, RateClass::Normal, &mut rng).unwrap();
         let (bob, mallory) = (mail("bob"), mail("mallory"));
-        Self { bob, mallory, consensus, now: NOW, rng, authority, _folder: folder }
+        Self { bob, mallory, consensus, now: NOW, rng, authority, nobody: None, folder }
     }
 
     /// Bob's card, as he publishes it.
@@ -132,6 +134,17 @@ impl Scene {
             by_replica: [Some(found), Some(Answer::plain(Status::Empty))],
         };
         self.bob.box_read(chain, *j, Some(&answers), self.now, &self.consensus, &mut self.rng).unwrap();
+    }
+
+    /// Bob's client ends between two instructions, and starts again.
+    pub(super) fn crash(&mut self) {
+        let (dir, network) = (self.bob.dir().to_path_buf(), self.bob.network().clone());
+        let nobody = self.nobody.take().unwrap_or_else(|| {
+            Mail::create(&self.folder.path().join("nobody"), &network, RateClass::Normal, &mut self.rng).unwrap()
+        });
+        drop(std::mem::replace(&mut self.bob, nobody));
+        let again = Mail::open(&dir).unwrap();
+        self.nobody = Some(std::mem::replace(&mut self.bob, again));
     }
 
     /// Ticks of Bob's payload clock, none of which may fail.

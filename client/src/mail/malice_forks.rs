@@ -12,10 +12,14 @@ use shoal_protocol::certificate::Certificate;
 use shoal_protocol::consensus::{Mark, UnverifiedConsensus, VerifiedConsensus, certify};
 use shoal_protocol::{Epoch, Hash};
 
-fn document(scene: &Scene, height: u64, twist: u8) -> VerifiedConsensus {
+pub(super) fn document(scene: &Scene, height: u64, twist: u8) -> VerifiedConsensus {
+    of_epoch(scene, height, height + 28, twist)
+}
+
+fn of_epoch(scene: &Scene, height: u64, epoch: u64, twist: u8) -> VerifiedConsensus {
     let mut document = scene.consensus.clone();
     document.height = height;
-    document.epoch = Epoch(height + 28);
+    document.epoch = Epoch(epoch);
     document.nodes.clear();
     document.randomness = [twist; 32];
     let bytes = certify(&document, 0, &[(0, &scene.authority)]);
@@ -29,12 +33,12 @@ fn hold(scene: &mut Scene, height: u64) -> Mark {
     document.mark()
 }
 
-fn says(scene: &mut Scene, mark: Mark, content: Content) {
+pub(super) fn says(scene: &mut Scene, mark: Mark, content: Content) {
     let box_ = scene.write_under(mark, Seen::default(), content);
     scene.read(&box_);
 }
 
-fn send(scene: &mut Scene, mark: Mark, certificate: &[u8]) {
+pub(super) fn send(scene: &mut Scene, mark: Mark, certificate: &[u8]) {
     let parts: Vec<Vec<u8>> = certificate.chunks(PROOF_PART_SIZE).map(<[u8]>::to_vec).collect();
     let count = u8::try_from(parts.len()).unwrap();
     for (number, part) in (0..).zip(parts) {
@@ -43,7 +47,7 @@ fn send(scene: &mut Scene, mark: Mark, certificate: &[u8]) {
 }
 
 /// Bob and Mallory, whom he has accepted, and documents 12 and 13.
-fn accepted(seed: u64) -> (Scene, Mark) {
+pub(super) fn accepted(seed: u64) -> (Scene, Mark) {
     let mut scene = Scene::new(seed);
     scene.acquaint();
     let mallory = scene.mallory.address();
@@ -95,14 +99,55 @@ fn a_word_without_proof_warns_and_stops_nobody() {
 }
 
 #[test]
+fn a_fork_that_jumps_heights_is_proved() {
+    // documents 12 and 13 of epochs 40 and 41 are held; whose place does the other chain's document take?
+    for (seed, (height, epoch, against)) in
+        (90..).zip([(1_000, 41, 13), (1_000, 40, 12), (2, 41, 13), (1_000, 39, 13), (12, 41, 12)])
+    {
+        let (mut scene, newest) = accepted(seed);
+        let other = of_epoch(&scene, height, epoch, 9);
+        says(&mut scene, other.mark(), text(1, 0));
+        assert!(scene.warned("network_differs"), "{height} {epoch}");
+        let held = document(&scene, against, 0);
+        let dispute = scene.bob.disputes().unwrap().remove(0);
+        assert_eq!((dispute.height, dispute.ours), (height, Some(held.hash())), "{epoch}");
+        let owed: Vec<u64> = scene.bob.memory.owed.values().map(|owed| owed.height).collect();
+        assert_eq!(owed, [against], "the certificate that shows it: {height} {epoch}");
+        assert!(!scene.bob.network_forked(), "a word stops nobody");
+        send(&mut scene, newest, &other.certificate().encode());
+        assert!(scene.bob.network_forked() && scene.warned("conflict"), "{height} {epoch}");
+        let conflict = scene.bob.dir().join("conflict");
+        let kept = |name: String| Certificate::decode(&std::fs::read(conflict.join(name)).unwrap()).unwrap();
+        let pair = [
+            kept(format!("held-certificate-{against}-{}", held.hash())),
+            kept(format!("other-certificate-{height}-{}", other.hash())),
+        ];
+        assert!(pair[0].contradicts(&pair[1]));
+        let keys = &scene.bob.network().authorities;
+        pair.iter().for_each(|certificate| certificate.verify(&scene.consensus.network, keys).unwrap());
+    }
+    // one that jumped and contradicts nothing so far
+    let (mut scene, newest) = accepted(89);
+    let later = of_epoch(&scene, 1_000, 42, 9);
+    send(&mut scene, newest, &later.certificate().encode());
+    says(&mut scene, later.mark(), text(1, 0));
+    assert!(!scene.bob.network_forked() && scene.bob.disputes().unwrap().is_empty());
+    // until a document of that epoch is held
+    hold(&mut scene, 14);
+    assert_eq!(scene.bob.disputes().unwrap().len(), 1);
+    send(&mut scene, newest, &later.certificate().encode());
+    assert!(scene.bob.network_forked());
+}
+
+#[test]
 fn a_false_proof_is_refused_and_the_conversation_survives() {
     let (mut scene, newest) = accepted(82);
-    let (network, lie) = (scene.consensus.network, Hash::from_bytes([66; 32]));
+    let (network, lie) = (scene.consensus.network, Mark { hash: Hash::from_bytes([66; 32]), ..newest });
     let mallory = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
-    let forged = Certificate::sign(&network, newest.height, 0, lie, &[(0, &mallory)]).encode();
+    let forged = Certificate::sign(&network, lie, 0, &[(0, &mallory)]).encode();
     let mut rubbish = vec![0; 5_000];
     StdRng::seed_from_u64(2).fill_bytes(&mut rubbish);
-    let unsigned = Certificate::sign(&network, newest.height, 0, lie, &[]).encode();
+    let unsigned = Certificate::sign(&network, lie, 0, &[]).encode();
     for bytes in [&forged, &rubbish, &unsigned] {
         send(&mut scene, newest, bytes);
         assert!(scene.warned("proof_refused"));

@@ -27,7 +27,10 @@ mod malice;
 mod malice_commits;
 #[cfg(test)]
 mod malice_forks;
+#[cfg(test)]
+mod malice_last_words;
 mod parts;
+mod proofs;
 mod receiving;
 mod sending;
 mod showing;
@@ -46,7 +49,7 @@ use crate::conversations_mls::{GroupError, Provider};
 use crate::marks::Marks;
 use crate::profile::{Profile, evidence};
 use crate::want::{Ticket, Want};
-use crate::{blobs_store, contacts, conversations, marks_heard};
+use crate::{blobs_store, contacts, conversations, marks_heard, proofs_owed};
 use flight::{CardFetch, Flight, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
 use parts::{BlobIn, BlobOut};
@@ -54,7 +57,7 @@ use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::address::Address;
 use shoal_protocol::consensus::Consensus;
-use shoal_protocol::network::NetworkFile;
+use shoal_protocol::network::{Hints, NetworkFile};
 use shoal_protocol::request::Answers;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -115,6 +118,8 @@ impl Mail {
             .map(|bytes| bytes.as_slice().try_into().map(ConversationId))
             .transpose()
             .map_err(|_| MailError::Damaged("a setting"))?;
+        // a crash may have come before the files
+        evidence::keep_noted(&profile)?;
         let mut mail = Self {
             network_forked: evidence::kept(profile.dir()).is_some(),
             profile,
@@ -204,6 +209,13 @@ impl Mail {
     pub fn network(&self) -> &NetworkFile {
         self.profile.network()
     }
+    /// Takes up the hints of a newer network file of this network; they are on disk when this returns.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_hints(&mut self, hints: Hints) -> Result<(), MailError> {
+        self.profile.set_hints(hints)
+    }
     /// The rate class the profile was made with.
     #[must_use]
     pub fn rate_class(&self) -> RateClass {
@@ -272,14 +284,13 @@ impl Mail {
     fn reload(&mut self) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let owing = conversations::owing(db)?.into_iter().collect();
-        let proof_chains = std::mem::take(&mut self.memory.proof_chains);
         let mut memory = Memory {
             unsealed: true,
             plan: true,
             owing,
             marks: Marks::load(db, vault)?,
             heard: marks_heard::load_heard(db, vault)?,
-            proof_chains,
+            owed: proofs_owed::load(db, vault)?,
             ..Memory::default()
         };
         for (row, chain, held) in chains::unstored(db)? {
@@ -304,10 +315,6 @@ impl Mail {
         for conversation in conversations::all(&self.profile.db, &self.profile.vault)? {
             self.refollow(conversation.row)?;
             self.repause(conversation.row)?;
-            let heard = self.memory.heard.get(&conversation.contact).filter(|heard| heard.proved.is_none());
-            if let Some(differs) = heard.and_then(|heard| heard.differs) {
-                self.memory.proofs_due.insert(conversation.row, differs.mark.height);
-            }
         }
         Ok(())
     }

@@ -161,7 +161,7 @@ impl Mail {
         };
         transaction.commit()?;
 
-        self.listened(&conversation, word, now)?;
+        self.listened(&conversation, word)?;
         self.owe(conversation.row, &released);
         self.settle(row, chain, applied, now, rng)?;
         if let Some(ended) = ended {

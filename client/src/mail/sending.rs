@@ -169,10 +169,3 @@ pub(super) struct Sealed {
     chain: i64,
     conversation: i64,
 }
-
-impl Sealed {
-    /// The chain that it was sealed into.
-    pub(super) fn chain(&self) -> i64 {
-        self.chain
-    }
-}

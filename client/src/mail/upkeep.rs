@@ -31,6 +31,7 @@ impl Mail {
         self.settle_blobs(now, consensus, rng)?;
         self.forget_old_cards(now, consensus)?;
         self.leave_unlisted(consensus)?;
+        self.forget_owed(now)?;
         self.write_again(now.minus(half), now.minus(half / 8))?;
         self.memory.plan = true;
         // a letter lies for one retention at most; two cover clocks that differ and replicas that are slow to forget

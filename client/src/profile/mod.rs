@@ -21,7 +21,7 @@ use openmls_sqlite_storage::SqliteStorageProvider;
 use rand::CryptoRng;
 use rusqlite::{Connection, OptionalExtension as _};
 use shoal_protocol::inbox::InboxKey;
-use shoal_protocol::network::NetworkFile;
+use shoal_protocol::network::{Hints, NetworkFile};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -146,6 +146,16 @@ impl Profile {
     pub fn network(&self) -> &NetworkFile {
         &self.network
     }
+    /// Replaces the hints of the network file; on disk when this returns.
+    ///
+    /// # Errors
+    /// When the file cannot be written; it is then the old one.
+    pub fn set_hints(&mut self, hints: Hints) -> Result<(), MailError> {
+        let network = NetworkFile { hints, ..self.network.clone() };
+        write_private(&self.dir.join("network.toml"), network.to_toml().as_bytes())?;
+        self.network = network;
+        Ok(())
+    }
     /// The rate class it was made with.
     #[must_use]
     pub fn class(&self) -> RateClass {
@@ -173,6 +183,12 @@ impl Profile {
                 "INSERT INTO setting (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
             )?
             .execute((name, self.vault.seal(SETTING, value)))?;
+        Ok(())
+    }
+
+    /// Forgets a stored value.
+    pub(crate) fn remove_setting(&self, name: &str) -> Result<(), MailError> {
+        self.db.prepare_cached("DELETE FROM setting WHERE name = ?1")?.execute([name])?;
         Ok(())
     }
 }

@@ -2,9 +2,9 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
-/// Everything of format 3.
+/// Everything of format 4.
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
@@ -207,6 +207,12 @@ CREATE TABLE authority_set (
 CREATE TABLE mark_heard (
     contact INTEGER PRIMARY KEY REFERENCES contact,
     heard BLOB NOT NULL                       -- sealed
+);
+
+-- the certificate of a document held here that the other member is owed
+CREATE TABLE proof_owed (
+    conversation INTEGER PRIMARY KEY REFERENCES conversation,
+    owed BLOB NOT NULL                        -- sealed
 );
 
 -- the certificate that a member is sending

@@ -1,7 +1,7 @@
 //! People who are shown different networks find out at the first exchange, and stop with the proof in hand.
 
 use crate::messages::acquainted;
-use crate::world::World;
+use crate::world::{JUMP, JUMPS, World};
 use shoal_client::mail::MessageState::{Delivered, Queued};
 use shoal_protocol::certificate::Certificate;
 use std::collections::BTreeMap;
@@ -24,12 +24,12 @@ fn evidence(world: &World, who: usize) -> BTreeMap<String, Certificate> {
 }
 
 /// Alice (0) and Bob (1) have exchanged messages under documents that both hold; then Bob is shown another chain.
-fn parted(seed: u64) -> World {
+fn parted(seed: u64, branch: u8) -> World {
     let mut world = acquainted(seed);
     for height in 9..=12 {
         let trunk = world.document(height, 0);
         world.hold(0, &trunk);
-        let shown = world.document(height, 1);
+        let shown = world.document(height, branch);
         world.hold(1, &shown);
     }
     world
@@ -37,7 +37,7 @@ fn parted(seed: u64) -> World {
 
 #[test]
 fn a_forked_network_is_found_at_the_first_message_and_both_stop_with_the_proof() {
-    let mut world = parted(71);
+    let mut world = parted(71, 1);
     world.send(0, "bob", "which network are you in?");
     let found = |world: &mut World| world.warnings(1).contains(&"network_differs");
     assert!(world.run_until(MINUTE, found), "Bob hears of it with the first message");
@@ -137,4 +137,44 @@ fn a_stranger_causes_nothing_until_accepted() {
     world.accept(1, &alice);
     let stopped = |world: &mut World| (0..2).all(|who| world.mail(who).network_forked());
     assert!(world.run_until(5 * MINUTE, stopped), "{:?} {:?}", world.warnings(0), world.warnings(1));
+}
+
+#[test]
+fn a_fork_that_skips_heights_stops_both_with_the_proof() {
+    let mut world = parted(75, JUMPS);
+    world.send(0, "bob", "which network are you in?");
+    let stopped = |world: &mut World| (0..2).all(|who| world.mail(who).network_forked());
+    assert!(world.run_until(3 * MINUTE, stopped), "{:?} {:?}", world.warnings(0), world.warnings(1));
+    let (trunk, shown) = (world.document(12, 0).mark(), world.document(12, JUMPS).mark());
+    assert_eq!((shown.height, shown.epoch), (12 + JUMP, trunk.epoch), "no height in common");
+    for (who, held, other) in [(0, trunk, shown), (1, shown, trunk)] {
+        let kept = evidence(&world, who);
+        let name = |which, height, hash| format!("{which}-certificate-{height}-{hash}");
+        let names = [name("held", held.height, held.hash), name("other", other.height, other.hash)];
+        assert_eq!(kept.keys().collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());
+        let marks: Vec<_> = kept.values().map(Certificate::mark).collect();
+        assert_eq!(marks, [held, other]);
+        assert!(marks[0].contradicts(&marks[1]));
+    }
+}
+
+#[test]
+fn last_words_come_after_a_crash_and_a_long_time_away() {
+    for (seed, ms) in [(76, 0), (77, 400), (78, 1_500)] {
+        let mut world = parted(seed, 1);
+        world.send(0, "bob", "which network are you in?");
+        let one = |world: &mut World| (0..2).any(|who| world.mail(who).network_forked());
+        assert!(world.run_until(3 * MINUTE, one));
+        let who = usize::from(!world.mail(0).network_forked());
+        world.run(Duration::from_millis(ms));
+        // the one that knows is gone, and the other one has nobody else to learn it from
+        world.crash(who);
+        world.run(3 * MINUTE);
+        world.restart(who);
+        let stopped = |world: &mut World| (0..2).all(|who| world.mail(who).network_forked());
+        assert!(world.run_until(5 * MINUTE, stopped), "after {ms} ms: {:?} {:?}", world.warnings(0), world.warnings(1));
+        // and then it owes nobody anything
+        let silent = |world: &mut World| (0..2).all(|who| !world.mail(who).owes_last_words());
+        assert!(world.run_until(5 * MINUTE, silent));
+    }
 }

@@ -21,6 +21,9 @@ use shoal_protocol::{Epoch, Hash, StoreIndex, UnixMillis};
 use tempfile::TempDir;
 
 pub(crate) const GENERATION: u32 = 1;
+/// The branch that leaves heights out, and how many.
+pub(crate) const JUMPS: u8 = 2;
+pub(crate) const JUMP: u64 = 500;
 const START: UnixMillis = UnixMillis(1_750_000_000_000);
 
 /// One store as a replica.
@@ -242,11 +245,14 @@ impl World {
     }
 
     /// A certified document of a height, on the chain that `branch` names: documents of one branch follow each other,
-    /// those of branch 0 are the trunk that all share up to height 10.
+    /// those of branch 0 are the trunk that all share up to height 10. Those of branch 2 have other heights from there on.
     pub(crate) fn document(&self, height: u64, branch: u8) -> VerifiedConsensus {
         let mut document = self.consensus.clone();
         document.height = height;
         document.epoch = Epoch(height + 5);
+        if branch == JUMPS && height > 10 {
+            document.height += JUMP;
+        }
         document.randomness = [if height > 10 { branch } else { 0 }; 32];
         document.previous = Hash::from_bytes([0; 32]);
         if height > 9 {

@@ -293,7 +293,7 @@ impl<S: Scheme> Around<S> {
         let Some(certificate) = self.certificate.clone() else {
             return;
         };
-        let Some(value) = self.values.value(&certificate.document) else {
+        let Some(value) = self.values.value(&certificate.mark().into()) else {
             return;
         };
         self.decided = true;

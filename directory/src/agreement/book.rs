@@ -6,7 +6,7 @@ use shoal_protocol::Hash;
 
 use super::evidence::Evidence;
 use super::message::SignedBallot;
-use super::scheme::{Ballot, Scheme, Sig, VoteKind};
+use super::scheme::{Ballot, DocumentId, Scheme, Sig, VoteKind};
 
 /// Votes kept of one authority, round and kind: the first, and one that contradicts it.
 const PER_PLACE: usize = 2;
@@ -14,7 +14,7 @@ const PER_PLACE: usize = 2;
 const REPORTS_PER_AUTHORITY: u8 = 4;
 
 /// What was voted for, and the signature.
-type Checked = (Option<Hash>, Sig);
+type Checked = (Option<DocumentId>, Sig);
 
 /// Checked votes of the current height. Bound: 64 authorities × 2 kinds × [`PER_PLACE`] × 2.6 kB = 0.7 MB a round, and
 /// [`super::engine::ROUNDS_BACK`] + [`super::engine::ROUNDS_AHEAD`] rounds: 28 MB. Rounds further ahead come only with

@@ -2,10 +2,10 @@
 //! before anything is read, shortest forms enforced by encoding the parsed value again.
 
 use minicbor::{Decoder, Encoder};
-use shoal_protocol::Hash;
 use shoal_protocol::authority::{HYBRID_SIGNATURE_SIZE, HybridSignature};
+use shoal_protocol::{Epoch, Hash};
 
-use super::scheme::Sig;
+use super::scheme::{DocumentId, Sig};
 
 /// What a strict reader answers: the value, or which field was wrong.
 pub(crate) type Parsed<T> = Result<T, &'static str>;
@@ -44,9 +44,16 @@ impl Writer {
         self.bytes(value.as_bytes());
     }
 
-    pub(crate) fn optional_hash(&mut self, value: Option<&Hash>) {
+    /// `[epoch, hash]`.
+    pub(crate) fn document(&mut self, value: &DocumentId) {
+        self.array(2);
+        self.uint(value.epoch.0);
+        self.hash(&value.hash);
+    }
+
+    pub(crate) fn optional_document(&mut self, value: Option<&DocumentId>) {
         match value {
-            Some(hash) => self.hash(hash),
+            Some(document) => self.document(document),
             None => self.null(),
         }
     }
@@ -139,8 +146,13 @@ impl<'b> Reader<'b> {
         }
     }
 
-    pub(crate) fn optional_hash(&mut self, field: &'static str) -> Parsed<Option<Hash>> {
-        if self.is_null(field)? { Ok(None) } else { self.hash(field).map(Some) }
+    pub(crate) fn document(&mut self, field: &'static str) -> Parsed<DocumentId> {
+        self.array(2, field)?;
+        Ok(DocumentId { epoch: Epoch(self.u64(field)?), hash: self.hash(field)? })
+    }
+
+    pub(crate) fn optional_document(&mut self, field: &'static str) -> Parsed<Option<DocumentId>> {
+        if self.is_null(field)? { Ok(None) } else { self.document(field).map(Some) }
     }
 
     pub(crate) fn optional_round(&mut self, field: &'static str) -> Parsed<Option<u32>> {

@@ -1,16 +1,15 @@
 //! The types under which the agreement core knows authorities, documents, votes and proposals.
 //!
-//! The core sees a document as its hash only. The bytes from which the document is recomputed, and the verdict on them,
+//! The core sees a document as epoch and hash only. The bytes from which the document is recomputed, and the verdict on them,
 //! are kept in [`super::values`].
 
 use std::fmt;
 
 use arc_malachitebft_core_types as core;
 use core::{NilOrVal, Round, SignedExtension, VoteType};
-use shoal_protocol::Hash;
 use shoal_protocol::authority::{HybridSignature, WrongSignatureLength};
 
-use super::scheme::{Ballot, Sig, VoteKind};
+use super::scheme::{Ballot, DocumentId, Sig, VoteKind};
 
 /// A height.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,14 +50,14 @@ impl fmt::Display for Seat {
 
 impl core::Address for Seat {}
 
-/// A document, by its hash.
+/// A document, by what votes name of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Document(pub(crate) Hash);
+pub(crate) struct Document(pub(crate) DocumentId);
 
 impl core::Value for Document {
-    type Id = Hash;
+    type Id = DocumentId;
 
-    fn id(&self) -> Hash {
+    fn id(&self) -> DocumentId {
         self.0
     }
 }
@@ -141,7 +140,7 @@ impl core::ValidatorSet<Context> for Members {
 pub(crate) struct Vote {
     pub(crate) height: Height,
     pub(crate) round: Round,
-    pub(crate) value: NilOrVal<Hash>,
+    pub(crate) value: NilOrVal<DocumentId>,
     pub(crate) kind: VoteType,
     pub(crate) seat: Seat,
 }
@@ -181,7 +180,7 @@ pub(crate) fn kind_of(kind: VoteType) -> VoteKind {
 }
 
 /// Nil is `None`.
-pub(crate) fn document_of(value: &NilOrVal<Hash>) -> Option<Hash> {
+pub(crate) fn document_of(value: &NilOrVal<DocumentId>) -> Option<DocumentId> {
     match value {
         NilOrVal::Nil => None,
         NilOrVal::Val(document) => Some(*document),
@@ -197,11 +196,11 @@ impl core::Vote<Context> for Vote {
         self.round
     }
 
-    fn value(&self) -> &NilOrVal<Hash> {
+    fn value(&self) -> &NilOrVal<DocumentId> {
         &self.value
     }
 
-    fn take_value(self) -> NilOrVal<Hash> {
+    fn take_value(self) -> NilOrVal<DocumentId> {
         self.value
     }
 
@@ -308,11 +307,11 @@ impl core::Context for Context {
         Proposal { height, round, document, lock_round: lock, seat }
     }
 
-    fn new_prevote(&self, height: Height, round: Round, value: NilOrVal<Hash>, seat: Seat) -> Vote {
+    fn new_prevote(&self, height: Height, round: Round, value: NilOrVal<DocumentId>, seat: Seat) -> Vote {
         Vote { height, round, value, kind: VoteType::Prevote, seat }
     }
 
-    fn new_precommit(&self, height: Height, round: Round, value: NilOrVal<Hash>, seat: Seat) -> Vote {
+    fn new_precommit(&self, height: Height, round: Round, value: NilOrVal<DocumentId>, seat: Seat) -> Vote {
         Vote { height, round, value, kind: VoteType::Precommit, seat }
     }
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use arc_malachitebft_core_types as core;
 use core::{Round, RoundCertificate, RoundCertificateType};
-use shoal_protocol::Hash;
 use shoal_protocol::certificate::{Certificate, CommitSignature};
 
 use super::context::{Context, Height, Seat, document_of, kind_of};
 use super::message::{Message, Quorum, RoundProof, RoundReason, SignedBallot};
-use super::scheme::{Ballot, Headline, Sig, VoteKind};
+use super::scheme::{Ballot, DocumentId, Headline, Sig, VoteKind};
 use super::values::Values;
 
 pub(crate) fn headline_of(values: &Values, proposal: &core::SignedProposal<Context>) -> Option<(Headline, Sig)> {
@@ -28,7 +27,7 @@ fn gather(
     kind: VoteKind,
     height: Height,
     round: Round,
-    document: Hash,
+    document: DocumentId,
     signatures: impl Iterator<Item = (u16, Sig)>,
 ) -> Option<Quorum> {
     let signatures: BTreeMap<u16, Sig> = signatures.collect();
@@ -86,8 +85,9 @@ pub(crate) fn round_proof_of(certificate: &RoundCertificate<Context>) -> Option<
 pub(crate) fn certificate_of(commit: &Quorum) -> Certificate {
     Certificate {
         height: commit.height,
+        epoch: commit.document.epoch,
         round: commit.round,
-        document: commit.document,
+        document: commit.document.hash,
         signatures: commit
             .signatures
             .iter()

@@ -19,7 +19,7 @@ use super::convert::{certificate_of, polka_certificate, proposal_message};
 use super::guard::Guard;
 use super::log::{Entry, Framer, Record};
 use super::message::{Quorum, RoundProof, RoundReason, SignedBallot};
-use super::scheme::{Scheme, VoteKind};
+use super::scheme::{DocumentId, Scheme, VoteKind};
 use super::timers::{Timers, Timing};
 use super::values::{Judged, Values};
 use super::{Action, Judge, Value};
@@ -126,7 +126,7 @@ impl<S: Scheme> Engine<S> {
     /// takes only so many for one round when it reads them again: it must not be the signed one that has no room.
     fn unsigned_attempts(&self, entries: &[Entry]) -> BTreeSet<usize> {
         let Around { me, height, scheme, .. } = &self.around;
-        let signed: BTreeSet<(u32, Hash)> = entries
+        let signed: BTreeSet<(u32, DocumentId)> = entries
             .iter()
             .filter_map(|Entry(record)| {
                 let Record::Proposal(headline, _) = record else { return None };
@@ -257,8 +257,8 @@ impl<S: Scheme> Engine<S> {
         while !self.around.decided {
             let votes = self.state.driver.votes();
             let polkas = self.state.driver.polka_certificates();
-            let certified = self.around.certificate.as_ref().map(|certificate| certificate.document);
-            let proven = |document: &Hash| {
+            let certified = self.around.certificate.as_ref().map(|certificate| DocumentId::from(certificate.mark()));
+            let proven = |document: &DocumentId| {
                 certified == Some(*document)
                     || polkas.iter().any(|polka| polka.value_id == *document)
                     || votes.all_rounds().keys().any(|round| {
@@ -301,14 +301,14 @@ impl<S: Scheme> Engine<S> {
 
     fn prune(&mut self) {
         let around = &mut self.around;
-        let kept = |value: Option<&(Round, Hash)>| value.and_then(|(round, _)| round.as_u32());
+        let kept = |value: Option<&(Round, DocumentId)>| value.and_then(|(round, _)| round.as_u32());
         let state = self.state.driver.round_state();
         let valid = state.valid.as_ref().map(|value| (value.round, value.value.0));
         let locked = state.locked.as_ref().map(|value| (value.round, value.value.0));
         let floor = around.round.saturating_sub(ROUNDS_BACK);
         // The votes behind the value that would be proposed again are needed for its proof.
         let floor = [kept(valid.as_ref()), kept(locked.as_ref())].into_iter().flatten().fold(floor, u32::min);
-        let certified = around.certificate.as_ref().map(|certificate| certificate.document);
+        let certified = around.certificate.as_ref().map(|certificate| DocumentId::from(certificate.mark()));
         let named = [valid.map(|(_, d)| d), locked.map(|(_, d)| d), certified];
         around.values.prune(around.round, floor, |document| named.contains(&Some(*document)));
         if floor > around.floor {

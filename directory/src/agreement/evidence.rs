@@ -130,7 +130,7 @@ impl Evidence {
 /// lock round or null, document, payload hash, signature.
 pub(crate) fn put_headline(writer: &mut Writer, headline: &Headline, signature: &Sig) {
     writer.optional_round(headline.lock_round);
-    writer.hash(&headline.document);
+    writer.document(&headline.document);
     writer.hash(&headline.payload);
     writer.signature(signature);
 }
@@ -143,7 +143,7 @@ pub(crate) fn read_headline(
     authority: u16,
 ) -> Parsed<(Headline, Sig)> {
     let lock_round = reader.optional_round("lock round")?;
-    let document = reader.hash("document")?;
+    let document = reader.document("document")?;
     let payload = reader.hash("payload")?;
     let signature = reader.signature("signature")?;
     Ok((Headline { height, round, lock_round, document, payload, authority }, signature))

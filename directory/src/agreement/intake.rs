@@ -42,7 +42,7 @@ pub(super) fn take_proposal<S: Scheme>(
     let around = &mut engine.around;
     let round = headline.round;
     // Rounds before the last one: their proposals are proposed again, if they matter.
-    let decided = around.certificate.as_ref().is_some_and(|c| (c.round, c.document) == (round, headline.document));
+    let decided = around.certificate.as_ref().is_some_and(|c| (c.round, c.mark().into()) == (round, headline.document));
     let near = round.saturating_add(1) >= around.round && round <= around.round.saturating_add(PROPOSALS_AHEAD);
     if !(near || decided) || headline.lock_round.is_some_and(|lock| lock >= round) {
         return;

@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::codec::{self, Parsed, Reader};
 use super::evidence::{put_headline, read_headline};
 use super::message::{MAX_MESSAGE, Message, Quorum, SignedBallot, put_vote, read_vote};
-use super::scheme::{Headline, Sig};
+use super::scheme::{DocumentId, Headline, Sig};
 
 const MAGIC: &[u8; 4] = b"SAL1";
 const HEADER: usize = 4 + 4 + 8 + 4 + 16;
@@ -72,7 +72,7 @@ pub(crate) enum Record {
     /// A proposal that counted, our own included.
     Proposal(Headline, Sig),
     /// The verdict on a document; the proposal's bytes when it is valid.
-    Verdict { round: u32, lock_round: Option<u32>, document: Hash, bytes: Option<Arc<[u8]>> },
+    Verdict { round: u32, lock_round: Option<u32>, document: DocumentId, bytes: Option<Arc<[u8]>> },
     /// 2f+1 prevotes.
     Polka(Quorum),
     /// A timeout that had effect.
@@ -106,7 +106,7 @@ impl Record {
                 writer.uint(3_u32);
                 writer.uint(*round);
                 writer.optional_round(*lock_round);
-                writer.hash(document);
+                writer.document(document);
                 match bytes {
                     Some(bytes) => writer.bytes(bytes),
                     None => writer.null(),
@@ -149,7 +149,7 @@ impl Record {
             (3, 5) => Self::Verdict {
                 round: reader.u32("round")?,
                 lock_round: reader.optional_round("lock round")?,
-                document: reader.hash("document")?,
+                document: reader.document("document")?,
                 bytes: reader.optional_bytes("proposal")?.map(Arc::from),
             },
             (4, 2) => {

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use shoal_protocol::Hash;
 use shoal_protocol::authority::HYBRID_SIGNATURE_SIZE;
 use shoal_protocol::certificate::MAX_AUTHORITIES;
 
 use super::codec::{self, Parsed, Reader, Writer};
-use super::scheme::{Ballot, Headline, Sig, VoteKind, payload_hash};
+use super::scheme::{Ballot, DocumentId, Headline, Sig, VoteKind, payload_hash};
 
 /// Most bytes that may come with a proposal ([`crate::proposal::MAX_PROPOSAL_SIZE`]).
 pub const MAX_PAYLOAD: usize = crate::proposal::MAX_PROPOSAL_SIZE;
@@ -45,7 +44,7 @@ pub(crate) struct Quorum {
     pub(crate) kind: VoteKind,
     pub(crate) height: u64,
     pub(crate) round: u32,
-    pub(crate) document: Hash,
+    pub(crate) document: DocumentId,
     /// Strictly increasing by authority.
     pub(crate) signatures: Vec<(u16, Sig)>,
 }
@@ -106,7 +105,7 @@ impl Message {
                 writer.uint(headline.height);
                 writer.uint(headline.round);
                 writer.optional_round(headline.lock_round);
-                writer.hash(&headline.document);
+                writer.document(&headline.document);
                 writer.bytes(bytes);
                 writer.signature(signature);
             }
@@ -122,7 +121,7 @@ impl Message {
                 writer.uint(if quorum.kind == VoteKind::Prevote { POLKA } else { COMMIT });
                 writer.uint(quorum.height);
                 writer.uint(quorum.round);
-                writer.hash(&quorum.document);
+                writer.document(&quorum.document);
                 writer.array(quorum.signatures.len());
                 for (authority, signature) in &quorum.signatures {
                     writer.array(2);
@@ -163,7 +162,7 @@ impl Message {
         let message = match (code, len) {
             (PROPOSAL, 7) => {
                 let lock_round = reader.optional_round("lock round")?;
-                let document = reader.hash("document")?;
+                let document = reader.document("document")?;
                 let payload = reader.bytes("proposal")?;
                 if payload.len() > MAX_PAYLOAD {
                     return Err("proposal (too long)");
@@ -177,7 +176,7 @@ impl Message {
             (VOTE, 7) => Self::Vote(read_vote(&mut reader, height, round)?),
             (POLKA | COMMIT, 5) => {
                 let kind = if code == POLKA { VoteKind::Prevote } else { VoteKind::Precommit };
-                let document = reader.hash("document")?;
+                let document = reader.document("document")?;
                 let signatures = reader.list(MAX_AUTHORITIES, "signatures", |reader| {
                     reader.array(2, "signatures")?;
                     Ok((reader.u16("authority")?, reader.signature("signature")?))
@@ -208,7 +207,7 @@ impl Message {
 /// kind, document or null, authority, signature.
 pub(crate) fn put_vote(writer: &mut Writer, vote: &SignedBallot) {
     writer.uint(u32::from(vote.ballot.kind == VoteKind::Precommit));
-    writer.optional_hash(vote.ballot.document.as_ref());
+    writer.optional_document(vote.ballot.document.as_ref());
     writer.uint(vote.ballot.authority);
     writer.signature(&vote.signature);
 }
@@ -220,7 +219,7 @@ pub(crate) fn read_vote(reader: &mut Reader<'_>, height: u64, round: u32) -> Par
         1 => VoteKind::Precommit,
         _ => return Err("vote kind"),
     };
-    let document = reader.optional_hash("document")?;
+    let document = reader.optional_document("document")?;
     let authority = reader.u16("authority")?;
     let signature = reader.signature("signature")?;
     Ok(SignedBallot { ballot: Ballot { kind, height, round, document, authority }, signature })

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use shoal_protocol::Hash;
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret, HybridSignature};
 use shoal_protocol::certificate::{COMMIT_CONTEXT, commit_message};
+use shoal_protocol::consensus::Mark;
+use shoal_protocol::{Epoch, Hash};
 
 /// Domain of a prevote.
 const PREVOTE: &str = "shoal/1 prevote";
@@ -61,6 +62,49 @@ pub enum VoteKind {
     Precommit,
 }
 
+/// What votes and proposals name: a document of the height, by its hash, and the epoch that it must say. With the epoch in
+/// every signature two certificates show a fork that jumps heights. Two of one hash and different epochs are two documents,
+/// of which no judge finds more than one good.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DocumentId {
+    /// The document's epoch.
+    pub epoch: Epoch,
+    /// Hash of its exact bytes.
+    pub hash: Hash,
+}
+
+impl DocumentId {
+    /// Its place in the chain, if it is the document of `height`.
+    #[must_use]
+    pub fn mark(&self, height: u64) -> Mark {
+        Mark { height, epoch: self.epoch, hash: self.hash }
+    }
+
+    /// epoch (8, big endian) ‖ hash (32).
+    fn append_to(&self, message: &mut Vec<u8>) {
+        message.extend_from_slice(&self.epoch.0.to_be_bytes());
+        message.extend_from_slice(self.hash.as_bytes());
+    }
+}
+
+impl From<Mark> for DocumentId {
+    fn from(mark: Mark) -> Self {
+        Self { epoch: mark.epoch, hash: mark.hash }
+    }
+}
+
+impl fmt::Display for DocumentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of epoch {}", self.hash, self.epoch)
+    }
+}
+
+impl fmt::Debug for DocumentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// One vote without its signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ballot {
@@ -70,8 +114,8 @@ pub struct Ballot {
     pub height: u64,
     /// Round it is for.
     pub round: u32,
-    /// Hash of the document; `None` is nil.
-    pub document: Option<Hash>,
+    /// The document; `None` is nil.
+    pub document: Option<DocumentId>,
     /// Who votes: index into the authority list.
     pub authority: u16,
 }
@@ -82,12 +126,12 @@ impl Ballot {
     pub fn signed(&self, network: &Hash) -> (&'static str, Vec<u8>) {
         match (self.kind, &self.document) {
             (VoteKind::Precommit, Some(document)) => {
-                (COMMIT_CONTEXT, commit_message(network, self.height, self.round, document))
+                (COMMIT_CONTEXT, commit_message(network, document.mark(self.height), self.round))
             }
             (kind, document) => {
                 let mut message = place(network, self.height, self.round, self.authority);
                 if let Some(document) = document {
-                    message.extend_from_slice(document.as_bytes());
+                    document.append_to(&mut message);
                 }
                 (if kind == VoteKind::Prevote { PREVOTE } else { PRECOMMIT_NIL }, message)
             }
@@ -104,8 +148,8 @@ pub struct Headline {
     pub round: u32,
     /// Round in which 2f+1 prevoted the document, when it is proposed again because of that.
     pub lock_round: Option<u32>,
-    /// Hash of the document.
-    pub document: Hash,
+    /// The document.
+    pub document: DocumentId,
     /// Hash of the bytes that come with it.
     pub payload: Hash,
     /// Who proposes.
@@ -124,7 +168,7 @@ impl Headline {
                 message.extend_from_slice(&round.to_be_bytes());
             }
         }
-        message.extend_from_slice(self.document.as_bytes());
+        self.document.append_to(&mut message);
         message.extend_from_slice(self.payload.as_bytes());
         (PROPOSAL, message)
     }

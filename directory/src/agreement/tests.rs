@@ -8,7 +8,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret, HYBRID_SIGNATURE_SIZE, HybridSignature};
 use shoal_protocol::certificate::Certificate;
-use shoal_protocol::{Hash, UnixMillis};
+use shoal_protocol::{Epoch, Hash, UnixMillis};
 
 use super::evidence::Evidence;
 use super::guard::{Guard, Refused};
@@ -16,18 +16,22 @@ use super::log::{self, Damaged, Framer, Record};
 use super::message::{
     MAX_MESSAGE, MAX_PAYLOAD, MAX_SMALL_MESSAGE, Message, Quorum, RoundProof, RoundReason, SignedBallot,
 };
-use super::scheme::{Ballot, Headline, Keyring, Scheme as _, Sig, VoteKind, payload_hash};
+use super::scheme::{Ballot, DocumentId, Headline, Keyring, Scheme as _, Sig, VoteKind, payload_hash};
 use super::{Action, Agreement, Judge, Memory, Setup, Value, Verdict};
 
 const NETWORK: Hash = Hash::from_bytes([7; 32]);
-const DOCUMENT: Hash = Hash::from_bytes([9; 32]);
-const OTHER: Hash = Hash::from_bytes([8; 32]);
+const ELSEWHERE: Hash = Hash::from_bytes([8; 32]);
+const PAYLOAD: Hash = Hash::from_bytes([6; 32]);
+const DOCUMENT: DocumentId = DocumentId { epoch: Epoch(7), hash: Hash::from_bytes([9; 32]) };
+const OTHER: DocumentId = DocumentId { epoch: Epoch(7), hash: ELSEWHERE };
+/// The same bytes, said to be of another epoch than they say: another document.
+const LATER: DocumentId = DocumentId { epoch: Epoch(8), hash: DOCUMENT.hash };
 
 fn sig(byte: u8) -> Sig {
     Sig::new(HybridSignature::from_slice(&[byte; HYBRID_SIGNATURE_SIZE]).expect("length"))
 }
 
-fn ballot(kind: VoteKind, round: u32, document: Option<Hash>, authority: u16) -> Ballot {
+fn ballot(kind: VoteKind, round: u32, document: Option<DocumentId>, authority: u16) -> Ballot {
     Ballot { kind, height: 5, round, document, authority }
 }
 
@@ -103,32 +107,34 @@ fn golden_messages() {
         samples().iter().map(|m| hex::encode(&blake3::hash(&m.encode()).as_bytes()[..8])).collect();
     assert_eq!(hashes, GOLDEN);
     let vote = samples()[1].encode();
-    let expected = format!("870105030158{}{}01590{:x}", "20", "09".repeat(32), HYBRID_SIGNATURE_SIZE);
+    let expected = format!("8701050301820758{}{}01590{:x}", "20", "09".repeat(32), HYBRID_SIGNATURE_SIZE);
     assert_eq!(hex::encode(&vote[..vote.len() - HYBRID_SIGNATURE_SIZE]), expected);
 }
 
 /// First bytes of the BLAKE3 hash of each sample.
-const GOLDEN: [&str; 4] = ["efdc126afedb851f", "a2a3f5a775571b05", "d2bce1bec7da6c82", "48857e9271415c2f"];
+const GOLDEN: [&str; 4] = ["8c4f480087a0ff31", "da7e68c1bcc94371", "581cde3ccd90eb1e", "7a717c84e3ffaa70"];
 
 #[test]
 fn signatures_of_different_kinds_cover_different_things() {
     let mut seen = std::collections::BTreeSet::new();
     for kind in [VoteKind::Prevote, VoteKind::Precommit] {
-        for document in [None, Some(DOCUMENT), Some(OTHER)] {
+        for document in [None, Some(DOCUMENT), Some(OTHER), Some(LATER)] {
             for round in 0..2 {
                 assert!(seen.insert(ballot(kind, round, document, 1).signed(&NETWORK)));
-                assert!(seen.insert(ballot(kind, round, document, 1).signed(&OTHER)));
+                assert!(seen.insert(ballot(kind, round, document, 1).signed(&ELSEWHERE)));
             }
         }
     }
-    let headline = Headline { height: 5, round: 1, lock_round: None, document: DOCUMENT, payload: OTHER, authority: 1 };
+    let headline =
+        Headline { height: 5, round: 1, lock_round: None, document: DOCUMENT, payload: PAYLOAD, authority: 1 };
     for other in [
         headline,
         Headline { height: 6, ..headline },
         Headline { round: 2, ..headline },
         Headline { lock_round: Some(0), ..headline },
         Headline { document: OTHER, ..headline },
-        Headline { payload: DOCUMENT, ..headline },
+        Headline { document: LATER, ..headline },
+        Headline { payload: ELSEWHERE, ..headline },
         Headline { authority: 2, ..headline },
     ] {
         assert!(seen.insert(other.signed(&NETWORK)));
@@ -148,13 +154,14 @@ fn precommits_are_the_signatures_of_a_certificate() {
             signature: vote.signature.get().clone(),
         })
         .collect();
-    let certificate = Certificate { height: 5, round: 2, document: DOCUMENT, signatures };
+    let certificate = Certificate { height: 5, epoch: DOCUMENT.epoch, round: 2, document: DOCUMENT.hash, signatures };
     assert_eq!(certificate.verify(&NETWORK, &public), Ok(()));
 }
 
 #[test]
 fn lengths_are_bounded() {
-    let headline = Headline { height: 5, round: 1, lock_round: None, document: DOCUMENT, payload: OTHER, authority: 2 };
+    let headline =
+        Headline { height: 5, round: 1, lock_round: None, document: DOCUMENT, payload: PAYLOAD, authority: 2 };
     let of = |length: usize| {
         let bytes = vec![0; length];
         let headline = Headline { payload: payload_hash(&bytes), ..headline };
@@ -169,7 +176,7 @@ fn lengths_are_bounded() {
                 kind: VoteKind::Precommit,
                 height: u64::MAX,
                 round: u32::MAX,
-                document: Some(DOCUMENT),
+                document: Some(DocumentId { epoch: Epoch(u64::MAX), ..DOCUMENT }),
                 authority,
             },
             signature: sig(1),
@@ -235,7 +242,8 @@ proptest! {
 
 fn records() -> Vec<Record> {
     let Message::Quorum(polka) = samples()[2].clone() else { panic!("the third sample is a polka") };
-    let headline = Headline { height: 5, round: 1, lock_round: None, document: DOCUMENT, payload: OTHER, authority: 2 };
+    let headline =
+        Headline { height: 5, round: 1, lock_round: None, document: DOCUMENT, payload: PAYLOAD, authority: 2 };
     let vote = SignedBallot { ballot: ballot(VoteKind::Prevote, 0, None, 1), signature: sig(5) };
     let valid = Some(b"lists"[..].into());
     vec![
@@ -264,7 +272,7 @@ fn a_log_says_what_was_written() {
     let (bytes, _) = log_of(&records());
     let recovered = log::read(&bytes, &NETWORK, 1, 5).expect("whole");
     assert_eq!(recovered.entries.into_iter().map(|entry| entry.0).collect::<Vec<_>>(), records());
-    assert_eq!(log::read(&bytes, &OTHER, 1, 5), Err(Damaged::Foreign { what: "network" }));
+    assert_eq!(log::read(&bytes, &ELSEWHERE, 1, 5), Err(Damaged::Foreign { what: "network" }));
     assert_eq!(log::read(&bytes, &NETWORK, 2, 5), Err(Damaged::Foreign { what: "authority" }));
     assert_eq!(log::read(&bytes, &NETWORK, 1, 6), Err(Damaged::Foreign { what: "height" }));
     let (headless, _) = log_of(&records()[1..]);
@@ -286,16 +294,17 @@ fn the_guard_signs_one_thing_in_one_place() {
     let first = guard.sign_vote(&rings[0], &NETWORK, vote).expect("first");
     let again = guard.sign_vote(&rings[0], &NETWORK, vote).expect("the same again");
     assert!(first.fresh && !again.fresh && first.signature == again.signature);
-    for document in [None, Some(OTHER)] {
+    for document in [None, Some(OTHER), Some(LATER)] {
         let other = Ballot { document, ..vote };
         assert_eq!(guard.sign_vote(&rings[0], &NETWORK, other).err(), Some(Refused));
         assert_eq!(guard.restore_vote(other, sig(1)), Err(Refused));
     }
     assert!(guard.sign_vote(&rings[0], &NETWORK, Ballot { round: 1, ..vote }).is_ok());
     assert!(guard.sign_vote(&rings[0], &NETWORK, Ballot { kind: VoteKind::Precommit, ..vote }).is_ok());
-    let headline = Headline { height: 5, round: 0, lock_round: None, document: DOCUMENT, payload: OTHER, authority: 0 };
+    let headline =
+        Headline { height: 5, round: 0, lock_round: None, document: DOCUMENT, payload: PAYLOAD, authority: 0 };
     assert!(guard.sign_proposal(&rings[0], &NETWORK, headline).is_ok());
-    for other in [Headline { document: OTHER, ..headline }, Headline { payload: DOCUMENT, ..headline }] {
+    for other in [Headline { document: OTHER, ..headline }, Headline { payload: ELSEWHERE, ..headline }] {
         assert_eq!(guard.sign_proposal(&rings[0], &NETWORK, other).err(), Some(Refused));
     }
 }
@@ -310,8 +319,10 @@ fn evidence_stands_alone() {
     assert!(Evidence::of_votes(vote(None, 1), vote(Some(DOCUMENT), 2)).is_none());
     let evidence = Evidence::of_votes(vote(None, 1), vote(Some(DOCUMENT), 1)).expect("a contradiction");
     let read = Evidence::decode(&evidence.encode()).expect("its own bytes");
-    assert!(read == evidence && read.verify(&NETWORK, &rings[0]) && !read.verify(&OTHER, &rings[0]));
+    assert!(read == evidence && read.verify(&NETWORK, &rings[0]) && !read.verify(&ELSEWHERE, &rings[0]));
     assert_eq!((read.authority(), read.height()), (1, 5));
+    let two_epochs = Evidence::of_votes(vote(Some(LATER), 1), vote(Some(DOCUMENT), 1)).expect("a contradiction");
+    assert!(Evidence::decode(&two_epochs.encode()).is_ok_and(|read| read.verify(&NETWORK, &rings[0])));
     let forged = Evidence::of_votes(vote(None, 1), SignedBallot { signature: sig(1), ..vote(Some(OTHER), 1) });
     assert!(!forged.expect("a contradiction").verify(&NETWORK, &rings[0]));
 }

@@ -10,7 +10,7 @@ use shoal_protocol::Hash;
 
 use super::evidence::Evidence;
 use super::message::Message;
-use super::scheme::{Headline, Sig, payload_hash};
+use super::scheme::{DocumentId, Headline, Sig, payload_hash};
 use super::{Judge, Value, Verdict};
 
 /// Proposals kept of one round: the first, and one that contradicts it.
@@ -65,8 +65,8 @@ pub(crate) enum Intake {
 pub(crate) struct Values {
     headlines: BTreeMap<u32, Vec<(Headline, Sig)>>,
     candidates: Vec<Candidate>,
-    valid: BTreeMap<Hash, Valid>,
-    told_invalid: BTreeMap<Hash, u32>,
+    valid: BTreeMap<DocumentId, Valid>,
+    told_invalid: BTreeMap<DocumentId, u32>,
 }
 
 impl Values {
@@ -105,18 +105,18 @@ impl Values {
     }
 
     /// Whether exactly this proposal with this signature was checked.
-    pub(crate) fn knows(&self, round: u32, lock: Option<u32>, document: &Hash, signature: &Sig) -> bool {
+    pub(crate) fn knows(&self, round: u32, lock: Option<u32>, document: &DocumentId, signature: &Sig) -> bool {
         let matches = |(h, s): &(Headline, Sig)| h.lock_round == lock && h.document == *document && s == signature;
         self.headlines.get(&round).is_some_and(|known| known.iter().any(matches))
     }
 
     /// The proposal of a round for a document.
-    pub(crate) fn headline(&self, round: u32, lock: Option<u32>, document: &Hash) -> Option<&(Headline, Sig)> {
+    pub(crate) fn headline(&self, round: u32, lock: Option<u32>, document: &DocumentId) -> Option<&(Headline, Sig)> {
         self.headlines.get(&round)?.iter().find(|(h, _)| h.lock_round == lock && h.document == *document)
     }
 
     /// The message that proposed a document in a round.
-    pub(crate) fn proposal(&self, round: u32, document: &Hash) -> Option<Message> {
+    pub(crate) fn proposal(&self, round: u32, document: &DocumentId) -> Option<Message> {
         let known = self.headlines.get(&round)?.iter().filter(|(headline, _)| headline.document == *document);
         known.into_iter().find_map(|(headline, signature)| {
             let bytes = self.bytes_of(headline)?;
@@ -132,23 +132,23 @@ impl Values {
     }
 
     /// A valid document with its bytes.
-    pub(crate) fn value(&self, document: &Hash) -> Option<Value> {
+    pub(crate) fn value(&self, document: &DocumentId) -> Option<Value> {
         self.valid.get(document).map(|valid| Value { document: *document, proposal: valid.bytes.clone() })
     }
 
     /// The payload under which a valid document can be proposed.
-    pub(crate) fn payload(&self, document: &Hash) -> Option<Hash> {
+    pub(crate) fn payload(&self, document: &DocumentId) -> Option<Hash> {
         self.valid.get(document).map(|valid| valid.payload)
     }
 
     /// Takes a document as valid: our own, or one from the log.
-    pub(crate) fn accept(&mut self, round: u32, document: Hash, bytes: Arc<[u8]>) {
+    pub(crate) fn accept(&mut self, round: u32, document: DocumentId, bytes: Arc<[u8]>) {
         let payload = payload_hash(&bytes);
         self.valid.insert(document, Valid { round, payload, bytes });
     }
 
     /// Takes over from the log that the core was told of an invalid document.
-    pub(crate) fn was_told_invalid(&mut self, round: u32, document: Hash) {
+    pub(crate) fn was_told_invalid(&mut self, round: u32, document: DocumentId) {
         self.told_invalid.insert(document, round);
     }
 
@@ -158,7 +158,7 @@ impl Values {
     }
 
     /// Asks the judge about what is open; `proven` says of a document whether a quorum of votes for it is known.
-    pub(crate) fn judge(&mut self, judge: &impl Judge, proven: impl Fn(&Hash) -> bool) -> Vec<Judged> {
+    pub(crate) fn judge(&mut self, judge: &impl Judge, proven: impl Fn(&DocumentId) -> bool) -> Vec<Judged> {
         let mut told = Vec::new();
         let mut open = std::mem::take(&mut self.candidates);
         open.retain_mut(|candidate| {
@@ -200,7 +200,7 @@ impl Values {
 
     /// Forgets what is too old to matter: candidates before the last round, everything before `floor`, and valid
     /// documents beyond the bound, oldest first, but none that `needed` names.
-    pub(crate) fn prune(&mut self, round: u32, floor: u32, needed: impl Fn(&Hash) -> bool) {
+    pub(crate) fn prune(&mut self, round: u32, floor: u32, needed: impl Fn(&DocumentId) -> bool) {
         self.candidates.retain(|candidate| candidate.headline.round.saturating_add(1) >= round);
         self.headlines = self.headlines.split_off(&floor);
         self.told_invalid.retain(|_, told| *told >= floor);

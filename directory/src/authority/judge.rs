@@ -8,7 +8,7 @@ use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::{Epoch, Hash, UnixMillis};
 
 use super::Genesis;
-use crate::agreement::{self, Value, Verdict};
+use crate::agreement::{self, DocumentId, Value, Verdict};
 use crate::document::{Draft, next_document};
 use crate::list_message::DescriptorCache;
 use crate::proposal::{UnverifiedProposal, VerifiedProposal};
@@ -18,16 +18,16 @@ use crate::signed_list::Place;
 /// Proposals remembered with what came of them. A draft of 1,000 nodes takes about 1 MB: 16 MB.
 const KNOWN: usize = 16;
 
-/// A document with its hash.
-type Hashed = (Hash, Arc<Draft>);
+/// A document with its epoch and hash.
+type Named = (DocumentId, Arc<Draft>);
 
 /// A proposal that was looked at.
 #[derive(Debug)]
 struct Known {
     /// Hash of its bytes.
     proposal: Hash,
-    /// The document that follows from it, with its hash; `None` if none does.
-    draft: Option<Hashed>,
+    /// The document that follows from it, under its name; `None` if none does.
+    draft: Option<Named>,
     epoch: Epoch,
 }
 
@@ -77,13 +77,13 @@ impl Judge {
     }
 
     /// The document that follows from a verified proposal, if one does.
-    pub(super) fn draft(&self, proposal: &VerifiedProposal) -> Option<Hashed> {
+    pub(super) fn draft(&self, proposal: &VerifiedProposal) -> Option<Named> {
         let hash = agreement::scheme::payload_hash(proposal.bytes());
         if let Some(known) = self.known.borrow().iter().find(|known| known.proposal == hash) {
             return known.draft.clone();
         }
         let draft = next_document(&self.genesis.rules(), self.previous.as_deref(), proposal).ok();
-        let draft = draft.map(|draft| (draft.document.hash(), Arc::new(draft)));
+        let draft = draft.map(|draft| (draft.document.mark().into(), Arc::new(draft)));
         self.remember(Known { proposal: hash, draft: draft.clone(), epoch: proposal.epoch() });
         draft
     }
@@ -91,11 +91,11 @@ impl Judge {
     /// The document that was agreed on.
     pub(super) fn document(&self, value: &Value) -> Option<Arc<Draft>> {
         let (_, draft) = self.look(&value.proposal)?;
-        draft.filter(|(hash, _)| *hash == value.document).map(|(_, draft)| draft)
+        draft.filter(|(id, _)| *id == value.document).map(|(_, draft)| draft)
     }
 
     /// Epoch and draft of a proposal's bytes; `None` if they do not verify.
-    fn look(&self, bytes: &[u8]) -> Option<(Epoch, Option<Hashed>)> {
+    fn look(&self, bytes: &[u8]) -> Option<(Epoch, Option<Named>)> {
         let hash = agreement::scheme::payload_hash(bytes);
         if let Some(known) = self.known.borrow().iter().find(|known| known.proposal == hash) {
             return Some((known.epoch, known.draft.clone()));
@@ -126,7 +126,7 @@ impl agreement::Judge for Judge {
             return Verdict::Invalid;
         }
         let Some((epoch, draft)) = self.look(&value.proposal) else { return Verdict::Invalid };
-        if draft.is_none_or(|(hash, _)| hash != value.document) {
+        if draft.is_none_or(|(id, _)| id != value.document) {
             return Verdict::Invalid;
         }
         let (earliest, latest) = self.due_epochs();

@@ -100,12 +100,12 @@ fn set_before<'a>(changes: &'a [VerifiedConsensus], height: u64, anchor: &'a Tru
     before.map_or(&anchor.authorities, |change| &change.authorities)
 }
 
-/// A certificate says of a document its height and hash.
+/// A certificate says of a document its height, epoch and hash.
 fn bare(certificate: &Certificate) -> Output {
-    let Certificate { height, document, signatures, .. } = certificate;
+    let Certificate { height, epoch, document, signatures, .. } = certificate;
     Output::new(
-        json!({"certificate": {"height": height, "hash": document, "signatures": signatures.len()}}),
-        format!("{} authorities certified document {height}: {document}", signatures.len()),
+        json!({"certificate": {"height": height, "epoch": epoch, "hash": document, "signatures": signatures.len()}}),
+        format!("{} authorities certified document {height} of epoch {epoch}: {document}", signatures.len()),
     )
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use shoal_directory::agreement::scheme::{Ballot, Headline, Scheme as _, VoteKind, payload_hash};
+use shoal_directory::agreement::scheme::{Ballot, DocumentId, Headline, Scheme as _, VoteKind, payload_hash};
 use shoal_directory::agreement::{Action, Agreement, Memory, Value};
 use shoal_protocol::authority::HybridSignature;
 use shoal_protocol::authority::quorum;
-use shoal_protocol::{Hash, UnixMillis};
+use shoal_protocol::{Epoch, Hash, UnixMillis};
 
 use crate::keys::{Keys, NETWORK};
 use crate::wire::{Wire, sign_proposal, sign_vote};
@@ -38,7 +38,7 @@ pub(crate) struct Byzantine {
     side: Vec<u8>,
     pool: Vec<Arc<[u8]>>,
     votes: Vec<(Ballot, HybridSignature)>,
-    documents: Vec<(Hash, Vec<u8>)>,
+    documents: Vec<(DocumentId, Vec<u8>)>,
     place: (u64, u32),
 }
 
@@ -169,6 +169,7 @@ impl Byzantine {
                         format!("{} {half} {height} {round}", ["ok", "bad", "ok late"][world.rng.random_range(0..3)]);
                     let (document, bytes) = honest.unwrap_or_else(|| (document_of(made.as_bytes()), made.into_bytes()));
                     let bytes = if world.rng.random_range(0..4) == 0 { b"rubbish".to_vec() } else { bytes };
+                    let document = if world.rng.random_range(0..4) == 0 { of_next_epoch(document) } else { document };
                     let lock_round = (round > 0 && world.rng.random()).then(|| world.rng.random_range(0..round));
                     let payload = payload_hash(&bytes);
                     let headline = Headline { height, round, lock_round, document, payload, authority: self.me };
@@ -236,12 +237,15 @@ impl Byzantine {
         self.send_half(half, wire.write(), world);
     }
 
-    fn some_document(&self, world: &mut World) -> Option<Hash> {
+    fn some_document(&self, world: &mut World) -> Option<DocumentId> {
         match world.rng.random_range(0..4) {
             0 => None,
-            1 => Some(Hash::from_bytes([world.rng.random_range(0..3); 32])),
+            1 => Some(DocumentId { epoch: Epoch(1), hash: Hash::from_bytes([world.rng.random_range(0..3); 32]) }),
             _ if self.documents.is_empty() => None,
-            _ => Some(self.documents[world.rng.random_range(0..self.documents.len())].0),
+            _ => {
+                let document = self.documents[world.rng.random_range(0..self.documents.len())].0;
+                Some(if world.rng.random_range(0..4) == 0 { of_next_epoch(document) } else { document })
+            }
         }
     }
 
@@ -253,4 +257,9 @@ impl Byzantine {
             }
         }
     }
+}
+
+/// The same document, said to be of another epoch than it is.
+fn of_next_epoch(document: DocumentId) -> DocumentId {
+    DocumentId { epoch: document.epoch.plus(1), ..document }
 }

@@ -41,7 +41,7 @@ impl Ring {
         if let Some(public) = &self.public {
             return certificate.verify(&NETWORK, public).is_ok();
         }
-        let message = commit_message(&NETWORK, certificate.height, certificate.round, &certificate.document);
+        let message = commit_message(&NETWORK, certificate.mark(), certificate.round);
         let signatures = &certificate.signatures;
         signatures.len() >= quorum(self.keys.len())
             && signatures.windows(2).all(|pair| pair[0].authority < pair[1].authority)

@@ -3,21 +3,27 @@
 
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
-use shoal_directory::agreement::scheme::{Ballot, Headline, Scheme, VoteKind, payload_hash};
-use shoal_protocol::Hash;
+use shoal_directory::agreement::scheme::{Ballot, DocumentId, Headline, Scheme, VoteKind, payload_hash};
 use shoal_protocol::authority::HybridSignature;
+use shoal_protocol::{Epoch, Hash};
 
 /// A message as bytes mean it.
 #[derive(Clone, Debug)]
 pub(crate) enum Wire {
     Proposal { headline: Headline, bytes: Vec<u8>, signature: HybridSignature },
     Vote(Ballot, HybridSignature),
-    Quorum { kind: VoteKind, height: u64, round: u32, document: Hash, signatures: Vec<(u16, HybridSignature)> },
+    Quorum { kind: VoteKind, height: u64, round: u32, document: DocumentId, signatures: Vec<(u16, HybridSignature)> },
     Round { height: u64, round: u32, over: bool, votes: Vec<(Ballot, HybridSignature)> },
 }
 
-fn hash(decoder: &mut Decoder<'_>) -> Option<Hash> {
-    Some(Hash::from_bytes(decoder.bytes().ok()?.try_into().ok()?))
+fn document(decoder: &mut Decoder<'_>) -> Option<DocumentId> {
+    decoder.array().ok()??;
+    let epoch = Epoch(decoder.u64().ok()?);
+    Some(DocumentId { epoch, hash: Hash::from_bytes(decoder.bytes().ok()?.try_into().ok()?) })
+}
+
+fn write_document(e: &mut Encoder<Vec<u8>>, document: &DocumentId) {
+    e.array(2).unwrap().u64(document.epoch.0).unwrap().bytes(document.hash.as_bytes()).unwrap();
 }
 
 fn or_null<T>(decoder: &mut Decoder<'_>, read: impl FnOnce(&mut Decoder<'_>) -> Option<T>) -> Option<Option<T>> {
@@ -34,7 +40,7 @@ fn signature(decoder: &mut Decoder<'_>) -> Option<HybridSignature> {
 
 fn vote(decoder: &mut Decoder<'_>, height: u64, round: u32) -> Option<(Ballot, HybridSignature)> {
     let kind = if decoder.u8().ok()? == 0 { VoteKind::Prevote } else { VoteKind::Precommit };
-    let document = or_null(decoder, hash)?;
+    let document = or_null(decoder, document)?;
     let authority = decoder.u16().ok()?;
     Some((Ballot { kind, height, round, document, authority }, signature(decoder)?))
 }
@@ -48,7 +54,7 @@ impl Wire {
         Some(match code {
             0 => {
                 let lock_round = or_null(&mut d, |d| d.u32().ok())?;
-                let document = hash(&mut d)?;
+                let document = document(&mut d)?;
                 let bytes = d.bytes().ok()?.to_vec();
                 let authority = u16::try_from((height + u64::from(round)) % count).ok()?;
                 let payload = payload_hash(&bytes);
@@ -61,7 +67,7 @@ impl Wire {
             }
             2 | 4 => {
                 let kind = if code == 2 { VoteKind::Prevote } else { VoteKind::Precommit };
-                let document = hash(&mut d)?;
+                let document = document(&mut d)?;
                 let mut signatures = Vec::new();
                 for _ in 0..d.array().ok()?? {
                     d.array().ok()??;
@@ -91,8 +97,8 @@ impl Wire {
                     Some(round) => e.u32(round).unwrap(),
                     None => e.null().unwrap(),
                 };
-                e.bytes(headline.document.as_bytes()).unwrap().bytes(bytes).unwrap();
-                e.bytes(signature.as_bytes()).unwrap();
+                write_document(&mut e, &headline.document);
+                e.bytes(bytes).unwrap().bytes(signature.as_bytes()).unwrap();
             }
             Self::Vote(ballot, signature) => {
                 e.array(7).unwrap().u8(1).unwrap().u64(ballot.height).unwrap().u32(ballot.round).unwrap();
@@ -100,7 +106,8 @@ impl Wire {
             }
             Self::Quorum { kind, height, round, document, signatures } => {
                 e.array(5).unwrap().u8(if *kind == VoteKind::Prevote { 2 } else { 4 }).unwrap();
-                e.u64(*height).unwrap().u32(*round).unwrap().bytes(document.as_bytes()).unwrap();
+                e.u64(*height).unwrap().u32(*round).unwrap();
+                write_document(&mut e, document);
                 e.array(signatures.len() as u64).unwrap();
                 for (authority, signature) in signatures {
                     e.array(2).unwrap().u16(*authority).unwrap().bytes(signature.as_bytes()).unwrap();
@@ -130,9 +137,11 @@ impl Wire {
 fn write_vote(e: &mut Encoder<Vec<u8>>, ballot: &Ballot, signature: &HybridSignature) {
     e.u8(u8::from(ballot.kind == VoteKind::Precommit)).unwrap();
     match &ballot.document {
-        Some(document) => e.bytes(document.as_bytes()).unwrap(),
-        None => e.null().unwrap(),
-    };
+        Some(document) => write_document(e, document),
+        None => {
+            e.null().unwrap();
+        }
+    }
     e.u16(ballot.authority).unwrap().bytes(signature.as_bytes()).unwrap();
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use shoal_directory::agreement::scheme::{Headline, VoteKind};
+use shoal_directory::agreement::scheme::{DocumentId, Headline, VoteKind};
 use shoal_directory::agreement::{Action, Agreement, Judge, Memory, Setup, Value, Verdict, log};
 use shoal_protocol::certificate::Certificate;
-use shoal_protocol::{Hash, UnixMillis};
+use shoal_protocol::{Epoch, Hash, UnixMillis};
 
 use crate::byzantine::{Byzantine, Style};
 use crate::keys::{Keys, NETWORK, Ring};
@@ -84,8 +84,9 @@ pub(crate) struct Outcome {
 }
 
 /// Valid documents follow from bytes that start with `ok`; `late` ones are refused by half unless a quorum voted.
-pub(crate) fn document_of(bytes: &[u8]) -> Hash {
-    Hash::of("document of a test", bytes)
+pub(crate) fn document_of(bytes: &[u8]) -> DocumentId {
+    let hash = Hash::of("document of a test", bytes);
+    DocumentId { epoch: Epoch(u64::from(hash.as_bytes()[0] % 4)), hash }
 }
 
 struct Sees {
@@ -118,7 +119,7 @@ impl Judge for Sees {
 struct Disk {
     durable: Vec<u8>,
     volatile: Vec<u8>,
-    decided: BTreeMap<u64, (Certificate, Hash)>,
+    decided: BTreeMap<u64, (Certificate, DocumentId)>,
 }
 
 struct Node {
@@ -154,9 +155,9 @@ pub(crate) struct World {
     byzantine: BTreeMap<u16, Byzantine>,
     cuts: Vec<(u64, u64, u64)>,
     /// (authority, height, round, place) → what the honest authority signed.
-    signed: BTreeMap<(u16, u64, u32, u8), Option<Hash>>,
+    signed: BTreeMap<(u16, u64, u32, u8), Option<DocumentId>>,
     proposed: BTreeMap<(u16, u64, u32), Headline>,
-    certified: BTreeMap<u64, Hash>,
+    certified: BTreeMap<u64, DocumentId>,
     round_at_healing: u32,
     pub(crate) outcome: Outcome,
 }
@@ -371,7 +372,9 @@ impl World {
                 }
                 Action::Decided { certificate, value } => {
                     self.flush(seat);
-                    if document_of(&value.proposal) != value.document || certificate.document != value.document {
+                    if document_of(&value.proposal) != value.document
+                        || DocumentId::from(certificate.mark()) != value.document
+                    {
                         self.fail("decided bytes that are not the document's");
                     }
                     self.decided(seat, certificate);
@@ -403,7 +406,7 @@ impl World {
         if !self.ring.verify(&certificate) {
             self.fail("a certificate that does not verify");
         }
-        let document = certificate.document;
+        let document = DocumentId::from(certificate.mark());
         if *self.certified.entry(certificate.height).or_insert(document) != document {
             self.fail("two documents are certified for one height");
         }

@@ -214,7 +214,7 @@ impl Sample {
     /// The certified bytes, signed by a quorum.
     fn certify(&self, document: &Consensus) -> Vec<u8> {
         let signers: Vec<_> = (0_u16..).zip(&self.secrets).take(quorum(self.secrets.len())).collect();
-        assemble(document, &Certificate::sign(&self.network, document.height, 0, document.hash(), &signers))
+        assemble(document, &Certificate::sign(&self.network, document.mark(), 0, &signers))
     }
 }
 

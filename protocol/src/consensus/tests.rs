@@ -3,6 +3,7 @@
 use super::testing::{EPOCH, GENESIS, NETWORK};
 use super::*;
 use crate::authority::AuthoritySecret;
+use crate::certificate::Certificate;
 use proptest::prelude::*;
 use rand::{SeedableRng as _, rngs::StdRng};
 
@@ -240,6 +241,14 @@ fn a_foreign_certificate_is_refused() {
         writer.put_bytes(certificate);
     });
     assert_eq!(open(&mixed), Err(DocumentError::OtherCertificate));
+    // of this document, but for an epoch that it does not say
+    let real = sample(1);
+    let mark = Mark { epoch: real.epoch.plus(1), ..real.mark() };
+    let certificate = Certificate::sign(&NETWORK, mark, 0, &[(0, &authority())]);
+    assert_eq!(
+        open(&assemble(&real, &certificate)),
+        Err(DocumentError::OtherEpoch { certified: mark.epoch, found: real.epoch })
+    );
 }
 
 fn split_for_test(bytes: &[u8]) -> (&[u8], &[u8]) {

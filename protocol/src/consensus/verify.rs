@@ -1,6 +1,5 @@
 //! From bytes to a consensus that may be used.
 
-use std::cmp::Ordering;
 use std::ops::Deref;
 
 use minicbor::{Decode, Encode};
@@ -28,6 +27,14 @@ pub enum DocumentError {
     /// The certificate is for other bytes or another height.
     #[error("the certificate does not belong to this consensus")]
     OtherCertificate,
+    /// The authorities certified the document for another epoch than it says.
+    #[error("the consensus says epoch {found}, its certificate epoch {certified}")]
+    OtherEpoch {
+        /// Epoch of the certificate.
+        certified: Epoch,
+        /// Epoch of the document.
+        found: Epoch,
+    },
     /// Made by the authorities of another network.
     #[error("the consensus is of network {found}, expected {expected}")]
     WrongNetwork {
@@ -124,6 +131,17 @@ pub struct Mark {
     pub hash: Hash,
 }
 
+impl Mark {
+    /// Whether no chain holds both documents: heights have no gaps and epochs grow with them, so of two documents the one of
+    /// the larger height is of the later epoch, and nothing else of them is equal. What follows for the authorities who
+    /// certified both: [`Certificate::contradicts`].
+    #[must_use]
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let (heights, epochs) = (self.height.cmp(&other.height), self.epoch.cmp(&other.epoch));
+        self != other && (heights != epochs || heights.is_eq() || self.hash == other.hash)
+    }
+}
+
 /// What a party trusts before it has any document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustAnchor {
@@ -158,13 +176,15 @@ impl UnverifiedConsensus {
         if certificate.document != hash || certificate.height != content.height {
             return Err(DocumentError::OtherCertificate);
         }
+        if certificate.epoch != content.epoch {
+            return Err(DocumentError::OtherEpoch { certified: certificate.epoch, found: content.epoch });
+        }
         Ok(Self { content, certificate, hash, bytes: bytes.to_vec() })
     }
 
     /// Checks network, certificate, time, and that it is `newest`, the newest document ever seen, or a later one on the
-    /// same chain as far as the two tell: heights have no gaps and epochs grow with them, so a document of the same
-    /// height or epoch, one whose height and epoch disagree about which is later, or a next one that names another
-    /// predecessor is a [`DocumentError::Conflict`].
+    /// same chain as far as the two tell: one that contradicts it ([`Mark::contradicts`]), or a next one that names another
+    /// predecessor, is a [`DocumentError::Conflict`].
     ///
     /// # Errors
     /// Which of them failed, and how.
@@ -209,16 +229,16 @@ impl UnverifiedConsensus {
     }
 
     pub(super) fn check_follows(&self, newest: &Mark) -> Result<(), DocumentError> {
-        let Consensus { height, epoch, previous, .. } = self.content;
-        if self.hash == newest.hash {
-            return Ok(());
+        let mark = self.mark();
+        let Mark { height, epoch, hash: found } = mark;
+        let follows_another = newest.height.checked_add(1) == Some(height) && self.content.previous != newest.hash;
+        if mark.contradicts(newest) || follows_another {
+            return Err(DocumentError::Conflict { height, epoch, seen: newest.hash, found });
         }
-        let conflict = Err(DocumentError::Conflict { height, epoch, seen: newest.hash, found: self.hash });
-        match (height.cmp(&newest.height), epoch.cmp(&newest.epoch)) {
-            (Ordering::Less, Ordering::Less) => Err(DocumentError::Rollback { found: epoch, newest: newest.epoch }),
-            (Ordering::Greater, Ordering::Greater) if height - newest.height > 1 || previous == newest.hash => Ok(()),
-            _ => conflict,
+        if height < newest.height {
+            return Err(DocumentError::Rollback { found: epoch, newest: newest.epoch });
         }
+        Ok(())
     }
 
     /// Checks network and certificate only: for an authority that reads its own chain, and for tools that look at old
@@ -258,7 +278,8 @@ impl UnverifiedConsensus {
     }
 
     /// Its place in the chain, as it claims.
-    pub(super) fn mark(&self) -> Mark {
+    #[must_use]
+    pub fn mark(&self) -> Mark {
         Mark { height: self.content.height, epoch: self.content.epoch, hash: self.hash }
     }
 
@@ -333,10 +354,16 @@ impl VerifiedConsensus {
 }
 
 impl Consensus {
-    /// Hash of the document's exact bytes: what authorities agree on and certificates name.
+    /// Hash of the document's exact bytes: what certificates and the next document's `previous` name.
     #[must_use]
     pub fn hash(&self) -> Hash {
         Hash::of(DOCUMENT, &self.encode())
+    }
+
+    /// What authorities certify.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { height: self.height, epoch: self.epoch, hash: self.hash() }
     }
 }
 
@@ -350,8 +377,8 @@ pub fn assemble(document: &Consensus, certificate: &Certificate) -> Vec<u8> {
 #[must_use]
 pub fn certify(document: &Consensus, round: u32, signers: &[(u16, &AuthoritySecret)]) -> Vec<u8> {
     let bytes = document.encode();
-    let hash = Hash::of(DOCUMENT, &bytes);
-    let certificate = Certificate::sign(&document.network, document.height, round, hash, signers);
+    let mark = Mark { height: document.height, epoch: document.epoch, hash: document_hash(&bytes) };
+    let certificate = Certificate::sign(&document.network, mark, round, signers);
     join(&bytes, &certificate.encode())
 }
 

@@ -83,7 +83,7 @@ impl Reader {
             },
             Room::Client(view) => match view.offer(bytes.to_vec(), now)? {
                 Offer::Newer(_) => Ok(true),
-                Offer::Known | Offer::Early => Ok(false),
+                Offer::Known | Offer::Early { .. } => Ok(false),
             },
         }
     }

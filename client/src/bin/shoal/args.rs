@@ -126,10 +126,29 @@ pub(crate) enum Command {
         #[arg(long)]
         ids: bool,
     },
+    /// Which network this is, and the gateways that its file names
+    Network {
+        #[command(subcommand)]
+        command: Option<NetworkCommand>,
+    },
     /// Connection, anonymity now, queue
     Status,
     /// Look for what may be wrong, and say what to do
     Doctor,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Show it
+    Show,
+    /// Take up a newer file of the same network
+    ///
+    /// Its gateways replace those of the old file, at once. Everything else of the network stays what it was: a file of
+    /// another network is refused.
+    Update {
+        /// The network file
+        file: PathBuf,
+    },
 }
 
 /// How long to wait for a message to get somewhere.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use serde_json::json;
-use shoal_client::io::{Exit, Failure, system_rng};
+use shoal_client::io::{Exit, Failure, parse_network_file, system_rng, usable_network_file};
 use shoal_client::mail::{Mail, MailError, RateClass};
 use shoal_client::traffic::monthly_bytes;
 use shoal_protocol::network::NetworkFile;
@@ -20,6 +20,7 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, out: &Out) -
     if profile.join("profile.key").exists() {
         return Err(taken(profile, &file).into());
     }
+    usable_network_file(&file).map_err(|failure| at(network, failure))?;
     if let Some(parent) = profile.parent() {
         std::fs::create_dir_all(parent).map_err(|error| disk(parent, &error))?;
     }
@@ -57,7 +58,17 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, out: &Out) -
     })
 }
 
-fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
+/// The failure, with the file that it is about.
+pub(crate) fn at(path: &Path, failure: Failure) -> Failure {
+    Failure { message: format!("{}: {}", path.display(), failure.message), ..failure }
+}
+
+pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
+    parse_network_file(&read_text(path)?).map_err(|failure| at(path, failure))
+}
+
+/// The text of what should be a network file.
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     let length = std::fs::metadata(path).map_err(|error| disk(path, &error))?.len();
     let refused = |message: String| {
         let next = "ask whoever gave it to you for the right one";
@@ -67,8 +78,7 @@ fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
         return Err(refused("too large for a network file".to_owned()));
     }
     let bytes = std::fs::read(path).map_err(|error| disk(path, &error))?;
-    let text = String::from_utf8(bytes).map_err(|_| refused("not a text file".to_owned()))?;
-    NetworkFile::parse(&text).map_err(|error| refused(error.to_string()))
+    String::from_utf8(bytes).map_err(|_| refused("not a text file".to_owned()))
 }
 
 /// There is a profile already: of this network, or of another one (a test network made anew is another one).
@@ -86,6 +96,10 @@ fn taken(profile: &Path, file: &NetworkFile) -> Failure {
             let next =
                 "name another folder: --profile DIR. If the old network is gone for good, remove the old profile";
             Failure::new(Exit::Configuration, "other_network", message, next)
+        }
+        Ok(theirs) if theirs.hints != file.hints => {
+            let next = "use it; if the file is newer than the profile's: shoal network update FILE";
+            Failure { next: next.to_owned(), ..MailError::Exists(profile.to_owned()).into() }
         }
         Ok(_) | Err(_) => MailError::Exists(profile.to_owned()).into(),
     }

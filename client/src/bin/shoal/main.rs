@@ -8,6 +8,7 @@ mod args;
 mod daemon;
 mod init;
 mod messages;
+mod network;
 mod output;
 mod people;
 mod status;
@@ -17,7 +18,7 @@ mod up;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use args::{Args, Command};
+use args::{Args, Command, NetworkCommand};
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use output::{Out, Problem};
@@ -95,6 +96,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         | Command::Send { .. }
         | Command::SendFile { .. }
         | Command::Read { .. }
+        | Command::Network { .. }
         | Command::Status
         | Command::Doctor => tokio::runtime::Builder::new_current_thread(),
     };
@@ -116,6 +118,10 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Send { to, text, patience } => messages::send(&profile, to, text, patience, out).await,
             Command::SendFile { to, path, patience } => messages::send_file(&profile, to, path, patience, out).await,
             Command::Read { follow, since, ids } => messages::read(&profile, follow, since, ids, out).await,
+            Command::Network { command: None | Some(NetworkCommand::Show) } => network::show(&profile, out).await,
+            Command::Network { command: Some(NetworkCommand::Update { file }) } => {
+                network::update(&profile, &file, out).await
+            }
             Command::Status => status::status(&profile, out).await,
             Command::Doctor => status::doctor(&profile, out).await,
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use shoal_client::io::{Call, Condition, Status, WaitingLine};
+use shoal_client::io::{Call, Condition, OLDER_COPY_NEXT, Status, WaitingLine};
 use shoal_client::mail::RateClass;
 use shoal_client::view::Freshness;
 use shoal_protocol::duration;
@@ -46,6 +46,7 @@ fn human(status: &Status) -> String {
         }
         Condition::Offline => "OFFLINE: nothing is sent or received, no cover traffic either",
         Condition::Pause => "PAUSED: most test loops are lost; messages wait, cover traffic goes on",
+        Condition::Warn if status.older_copy.is_some() => "WARNING: this profile sends nothing any more",
         Condition::Warn if !status.disputes.is_empty() => "WARNING: a contact is shown another network than you",
         Condition::Warn => "WARNING: many test loops are lost; something drops packets",
         Condition::Starting => "starting: no test loop is back yet",
@@ -95,7 +96,6 @@ fn human(status: &Status) -> String {
 
 /// What `older_copy` means.
 const OLDER_COPY: &str = "this profile is an older copy of one that went on: it reads, and sends nothing any more";
-const OLDER_COPY_NEXT: &str = "use the newer one; if it is lost, make a new profile and ask your contacts to add it";
 
 fn epoch(status: &Status) -> String {
     let (Some(epoch), Some(until), Some(signatures)) =
@@ -184,12 +184,7 @@ fn network_checks(status: &Status) -> Vec<Check> {
     let survival = status.loop_survival;
     let mut checks = vec![
         Check::new("gateway", status.gateway.is_some(), gateway, status.next.clone()),
-        Check::new(
-            "consensus",
-            in_force,
-            epoch(status),
-            "check this machine's clock (date -u); if it is right, the authorities may be out: wait",
-        ),
+        Check::new("consensus", in_force, epoch(status), status.next.clone()),
         Check::new(
             "authorities",
             !status.conflict && !status.rolled_back,

@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use rand::SeedableRng as _;
 use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::{Consensus, VerifiedConsensus, certify, difference};
-use shoal_protocol::quic::{QUESTION_TIMEOUT, read_question};
+use shoal_protocol::consensus::{
+    Consensus, MAX_CONSENSUS_SIZE, UnverifiedConsensus, VerifiedConsensus, certify, difference,
+};
+use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, STREAM_CONSENSUS, STREAM_DIFFERENCE, STREAM_PACKETS};
+use shoal_protocol::quic::{FrameReader, QUESTION_TIMEOUT, read_question};
 use shoal_protocol::{Epoch, IdentityKey, X25519Secret};
 
+use super::downward::FIRST_DOCUMENT;
 use super::*;
 use crate::testing::consensus;
 
@@ -173,7 +177,7 @@ async fn nonsense_gives_a_gateway_away() {
         while let LinkEvent::Document(_) = said {
             said = event(&mut link).await;
         }
-        assert!(matches!(said, LinkEvent::Failed(..)), "{name}: not marked");
+        assert!(matches!(said, LinkEvent::Failed { .. }), "{name}: not marked");
     }
 }
 
@@ -181,7 +185,7 @@ async fn nonsense_gives_a_gateway_away() {
 async fn a_gateway_that_hands_over_nothing_is_left_within_seconds() {
     let (mut link, _) = linked(Conduct::Pushes(Vec::new())).await;
     let began = tokio::time::Instant::now();
-    assert!(matches!(event(&mut link).await, LinkEvent::Failed(..)));
+    assert!(matches!(event(&mut link).await, LinkEvent::Failed { .. }));
     assert!(began.elapsed() >= FIRST_DOCUMENT);
 }
 
@@ -203,6 +207,6 @@ async fn a_question_for_changes_has_one_size_and_one_answer() {
         let (mut link, _) = linked(Conduct::Answers(answer)).await;
         assert!(matches!(event(&mut link).await, LinkEvent::Document(_)));
         link.ask_changes(Hash::from_bytes([0; 32]));
-        assert!(matches!(event(&mut link).await, LinkEvent::Failed(..)));
+        assert!(matches!(event(&mut link).await, LinkEvent::Failed { .. }));
     }
 }

@@ -1,35 +1,39 @@
 //! What the schedule makes of the documents that its gateway hands over: taken, refused, proof against the authorities.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use shoal_protocol::Identity;
 use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
-use shoal_protocol::{Epoch, Hash, Identity};
 
 use super::{CONSENSUS_SETTING, Schedule};
 use crate::io::mailroom::Desk;
 use crate::mail::Event;
-use crate::profile::evidence::{self, Exhibit};
+use crate::profile::evidence::{self, Exhibit, Kind};
 use crate::view::Offer;
+use crate::witness::{Evidence, Shown};
 
 impl Schedule {
     pub(super) fn on_document(&mut self, bytes: Vec<u8>) {
-        let kept = self.mail.is_some().then(|| bytes.clone());
         match self.view.offer(bytes, self.clock.unix()) {
             Ok(Offer::Newer(consensus)) => {
                 self.is_of_use();
                 self.on_newer(&consensus);
             }
-            Ok(Offer::Known | Offer::Early) => {
+            Ok(Offer::Known) => {
                 self.is_of_use();
-                self.snapshot.other_network = false;
+                self.offers.taken();
+            }
+            Ok(Offer::Early { in_ms }) => {
+                self.is_of_use();
+                self.offers.early(in_ms, self.network.parameters.epoch(), self.clock.unix());
             }
             Err(error) if error.may_be_another_set() => {
+                self.offers.refused(&error, self.linked, self.clock.unix());
                 // asked only now, and of the gateway that has the document: it learns which set this client knows
                 self.link.ask_changes(self.view.set());
                 self.complain(&format!("a consensus of authorities that are not known here, or forged: {error}"));
             }
-            Err(error) => self.refuse(error, kept),
+            Err(error) => self.refuse(error),
         }
     }
 
@@ -47,7 +51,7 @@ impl Schedule {
             match self.view.advance(&change) {
                 Ok(further) => led |= further,
                 Err(error) => {
-                    self.refuse(error, self.mail.is_some().then_some(change));
+                    self.refuse(error);
                     // what was true of it stays; another gateway may know the rest
                     return self.leave(gateway, "the gateway does not lead to its own consensus".to_owned());
                 }
@@ -61,11 +65,11 @@ impl Schedule {
         }
     }
 
-    /// What is made of a document, with its bytes, that the view does not take.
-    pub(super) fn refuse(&mut self, error: DocumentError, bytes: Option<Vec<u8>>) {
-        let DocumentError::Conflict { epoch, seen, found, .. } = error else {
+    /// What is made of a document that the view does not take.
+    pub(super) fn refuse(&mut self, error: DocumentError) {
+        if !matches!(error, DocumentError::Conflict { .. }) {
             self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
-            self.snapshot.other_network |= matches!(error, DocumentError::WrongNetwork { .. });
+            self.offers.refused(&error, self.linked, self.clock.unix());
             self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
             // one that is over is no lie: the authorities make none, or this clock is wrong, and others have no other
             let is_over = matches!(error, DocumentError::Expired { .. });
@@ -76,15 +80,19 @@ impl Schedule {
                 self.leave(&gateway, format!("the gateway's consensus is refused: {error}"));
             }
             return;
-        };
+        }
         tracing::error!(%error, "the authorities contradict themselves; payload stops");
+        let evidence = self.view.evidence();
         // the first two are the evidence: what comes later does not displace them
         if self.snapshot.conflict.is_none() {
-            let at = self.profile.clone().unwrap_or_default();
-            if let (Some(bytes), Some(held)) = (bytes, self.view.held().cloned()) {
-                self.keep_evidence(at.clone(), epoch, (seen, held.bytes().to_vec()), (found, bytes));
+            if let Some(Evidence { held, other }) = evidence {
+                self.keep_evidence([held, other].map(|Shown { mark, bytes }| Exhibit {
+                    kind: Kind::Document(mark.epoch),
+                    hash: mark.hash,
+                    bytes,
+                }));
             }
-            self.snapshot.conflict = Some(evidence::folder(&at));
+            self.snapshot.conflict = Some(evidence::folder(&self.profile.clone().unwrap_or_default()));
         }
         self.publish();
         if let Some(mail) = &self.mail {
@@ -99,7 +107,7 @@ impl Schedule {
         self.keep(CONSENSUS_SETTING, consensus.bytes().to_vec());
         self.emission.traffic().set_parameters(&consensus.parameters, self.clock.now());
         self.snapshot.consensus = Some(Arc::clone(consensus));
-        self.snapshot.other_network = false;
+        self.offers.taken();
         self.attempts = 0;
         self.aim();
         self.publish();
@@ -119,14 +127,14 @@ impl Schedule {
     }
 
     /// After a restart nothing may leave either.
-    pub(super) fn keep_evidence(&self, profile: PathBuf, epoch: Epoch, held: (Hash, Vec<u8>), other: (Hash, Vec<u8>)) {
+    fn keep_evidence(&self, evidence: [Exhibit; 2]) {
         let Some(mail) = &self.mail else { return };
-        let kept = mail.submit(move |_: &mut Desk<'_>| {
-            if let Err(error) =
-                evidence::keep(&profile, Exhibit::Documents(epoch), (held.0, &held.1), (other.0, &other.1))
-            {
+        let stopped = self.stopped.clone();
+        let kept = mail.submit(move |desk: &mut Desk<'_>| {
+            if let Err(error) = desk.mail.shown_two(&evidence) {
                 tracing::error!(%error, "the evidence against the authorities could not be kept");
             }
+            stopped.note(desk.mail);
         });
         if kept.is_err() {
             tracing::error!("the mail thread is gone or does not keep up");

@@ -10,6 +10,7 @@ use shoal_protocol::{Identity, UnixMillis};
 
 use super::{GUARDS_SETTING, Schedule};
 use crate::io::gateway::{LinkEvent, Target};
+use crate::reach::Attempts;
 use crate::requests::LoopFate;
 use crate::session::Session;
 
@@ -38,6 +39,7 @@ impl Schedule {
             LinkEvent::Up(gateway) => {
                 self.linked = self.aimed.as_ref().is_some_and(|(aimed, _)| *aimed == gateway).then_some(gateway);
                 self.snapshot.trouble = None;
+                self.dialled.linked();
                 self.silence.linked();
                 self.publish();
             }
@@ -48,7 +50,10 @@ impl Schedule {
                 self.snapshot.trouble = Some("the link to the gateway broke; it is being made again".to_owned());
                 self.publish();
             }
-            LinkEvent::Failed(gateway, reason) => self.leave(&gateway, reason),
+            LinkEvent::Failed { gateway, reason, answered } => {
+                self.dialled.failed(answered);
+                self.leave(&gateway, reason);
+            }
         }
     }
 
@@ -101,6 +106,29 @@ impl Schedule {
         }
     }
 
+    /// The user has a newer network file: where to dial, when there is no better word.
+    pub(super) fn on_hints(&mut self) {
+        self.network.hints = self.hints.borrow_and_update().clone();
+        self.first_hint = super::first_hint(&self.network.hints, &mut self.rng);
+        self.dialled = Attempts::default();
+        if self.linked.is_none() {
+            self.aim();
+        }
+        self.publish();
+    }
+
+    /// How many gateways there are to go to.
+    pub(super) fn gateways_known(&self) -> usize {
+        match self.view.in_force(self.clock.unix()) {
+            Some((consensus, _)) => consensus.gateways().count(),
+            None => self.guards.known(&self.hinted()),
+        }
+    }
+
+    fn hinted(&self) -> Vec<(Identity, SocketAddr)> {
+        self.network.hints.gateways.iter().map(|Hint { identity, address }| (*identity, *address)).collect()
+    }
+
     /// Decides which gateway to link to. Another gateway is another session.
     pub(super) fn aim(&mut self) {
         let unix = self.clock.unix();
@@ -132,7 +160,6 @@ impl Schedule {
                 return Some((entry.identity, entry.addresses.clone()));
             }
         }
-        let hints = self.network.hints.gateways.iter().map(|Hint { identity, address }| (*identity, *address));
-        self.guards.without_consensus(&hints.collect::<Vec<_>>(), self.attempts, self.first_hint)
+        self.guards.without_consensus(&self.hinted(), self.attempts, self.first_hint)
     }
 }

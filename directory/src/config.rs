@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::consensus::codec::is_reachable;
 use shoal_protocol::toml_problem;
 use thiserror::Error;
 
@@ -47,6 +48,10 @@ pub struct Config {
     pub config_version: u32,
     /// UDP address that nodes and gateways ask.
     pub listen: SocketAddr,
+    /// UDP address that others reach this authority at: documents name it. Without it documents do not, and whoever has no
+    /// hint in his network file does not find this authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
     /// Loopback TCP address of `/livez`, `/readyz` and `/metrics`.
     pub metrics: SocketAddr,
     /// Lists every node that publishes a good descriptor, without admission. For test networks: whoever can reach the
@@ -67,6 +72,9 @@ pub enum ConfigError {
     /// Health would be shown to the world.
     #[error("metrics = \"{0}\" is not a loopback address; health is served to this machine only")]
     PublicMetrics(SocketAddr),
+    /// Documents would name an address that is none.
+    #[error("nobody can be reached at address = \"{0}\"; name the public address, or leave it out")]
+    Unreachable(SocketAddr),
 }
 
 impl Config {
@@ -91,6 +99,9 @@ impl Config {
         if !self.metrics.ip().is_loopback() {
             return Err(ConfigError::PublicMetrics(self.metrics));
         }
+        if let Some(address) = self.address.filter(|address| !is_reachable(address)) {
+            return Err(ConfigError::Unreachable(address));
+        }
         Ok(())
     }
 
@@ -110,7 +121,7 @@ mod tests {
     #[test]
     fn defaults_and_round_trip() {
         let config = Config::parse(MINIMAL).expect("parses");
-        assert!(!config.open);
+        assert!(!config.open && config.address.is_none());
         assert_eq!(Config::parse(&config.to_toml()), Ok(config));
     }
 
@@ -118,6 +129,12 @@ mod tests {
     fn wrong_files_are_refused() {
         assert_eq!(Config::parse(&MINIMAL.replace('1', "2")).map(|_| ()), Err(ConfigError::Version(2)));
         assert!(matches!(Config::parse(&format!("{MINIMAL}speed = 1\n")), Err(ConfigError::Toml(_))));
+        for nowhere in ["0.0.0.0:4000", "203.0.113.7:0"] {
+            let said = Config::parse(&format!("{MINIMAL}address = \"{nowhere}\"\n"));
+            assert!(matches!(said, Err(ConfigError::Unreachable(_))), "{said:?}");
+        }
+        let named = Config::parse(&format!("{MINIMAL}address = \"203.0.113.7:4000\"\n")).expect("parses");
+        assert_eq!(Config::parse(&named.to_toml()), Ok(named));
         assert!(matches!(Config::parse(&MINIMAL.replace("127.0.0.1", "10.0.0.1")), Err(ConfigError::PublicMetrics(_))));
     }
 }

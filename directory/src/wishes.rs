@@ -3,10 +3,13 @@
 //! A quorum of the lists in a proposal must want exactly the same. With n − f lists in it that is all of them, so a single
 //! one that wants otherwise delays a change until a proposal holds more lists; a minority changes nothing.
 
-use shoal_protocol::Epoch;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use shoal_protocol::authority::{AuthorityKey, quorum};
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::parameters::Parameters;
+use shoal_protocol::{Epoch, Identity};
 
 use crate::signed_list::SignedList;
 
@@ -17,6 +20,8 @@ pub struct Wishes {
     pub parameters: Option<Parameters>,
     /// Authorities, strictly increasing by identity; `None`: those in force.
     pub authorities: Option<Vec<AuthorityKey>>,
+    /// Where this authority is reached, and where those of `authorities` are that are new.
+    pub addresses: BTreeMap<Identity, SocketAddr>,
 }
 
 /// The mean mixing delay changes at most once in that time.

@@ -262,15 +262,16 @@ impl Init {
         let (Some(listen), Some(metrics)) = (self.listen, self.metrics) else {
             return Err(self.without_keys());
         };
-        let config = Config { config_version: CONFIG_VERSION, listen, metrics, open: self.open };
-        config.validate().map_err(|error| usage(&error))?;
-        let mut rng = StdRng::try_from_rng(&mut SysRng)
-            .map_err(|error| Failure::new(Kind::InputOutput, format!("no randomness: {error}"), "try again"))?;
-        let secret = AuthoritySecret::generate(&mut rng);
         let address = self.address.unwrap_or(listen);
         if address.ip().is_unspecified() || address.port() == 0 {
             return Err(usage(&format!("nobody can be reached at {address}: name the public address with --address")));
         }
+        let config =
+            Config { config_version: CONFIG_VERSION, listen, address: Some(address), metrics, open: self.open };
+        config.validate().map_err(|error| usage(&error))?;
+        let mut rng = StdRng::try_from_rng(&mut SysRng)
+            .map_err(|error| Failure::new(Kind::InputOutput, format!("no randomness: {error}"), "try again"))?;
+        let secret = AuthoritySecret::generate(&mut rng);
         let own = PublicHalf { address, key: secret.public().clone() };
         files::create_dir(&self.common.dir)?;
         home.write_secret(&secret)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
-use shoal_protocol::consensus::{DocumentError, VerifiedConsensus, set_hash};
+use shoal_protocol::consensus::{DocumentError, VerifiedConsensus, documents_reached, set_hash};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
@@ -76,12 +76,11 @@ impl Authority {
         let core = core::Authority::new(Beginning {
             genesis,
             secret: Arc::clone(&secret),
-            wishes: home.wishes()?,
+            wishes: home.wishes(&secret.public().identity)?,
             newest: chain.newest().cloned(),
         });
-        let others = network.hints.authorities.iter().filter(|hint| hint.identity != secret.public().identity);
         let mut authority = Self {
-            peers: Peers::new(others.copied().collect()),
+            peers: Peers::default(),
             admitted: home.admitted()?,
             schedule: network.schedule(),
             listing: Listing::default(),
@@ -101,8 +100,18 @@ impl Authority {
         if authority.core.index().is_none() {
             tracing::warn!("this key is not among those who certify the next document: the authority only watches");
         }
+        authority.find_peers();
         authority.load_descriptors(now)?;
         Ok(authority)
+    }
+
+    /// The other authorities are where the newest document says, else where the network file hints.
+    fn find_peers(&self) {
+        let newest = self.chain.newest().map(|newest| &***newest);
+        let me = self.secret.public().identity;
+        let mut others = documents_reached(newest, &self.network.hints.authorities);
+        others.retain(|hint| hint.identity != me);
+        self.peers.follow(&others);
     }
 
     /// Takes up the votes of the document under way. Called once, by the process that holds the directory's lock.
@@ -301,6 +310,12 @@ impl Authority {
                 Act::Agree(message) => self.broadcast(&DirectoryQuestion::Agree(message)),
                 Act::List(message) => self.broadcast(&DirectoryQuestion::List(message)),
                 Act::Certified(document) => self.keep(document),
+                Act::Completed(document) => {
+                    if let Err(failure) = self.chain.complete(document) {
+                        tracing::warn!(error = %failure, "the certificate that all authorities come to is not kept");
+                    }
+                    Ok(())
+                }
                 // the document is kept: until here the log before is known to be over
                 Act::BeginLog => VoteLog::begin(&self.home.path(names::VOTES)).map(|votes| self.votes = Some(votes)),
                 Act::Ask => {
@@ -334,7 +349,9 @@ impl Authority {
     fn keep(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
         let (epoch, height, nodes) = (document.epoch.0, document.height, document.nodes.len());
         tracing::info!(epoch, height, nodes, signatures = document.signatures(), "a document is certified");
-        self.chain.append(document)
+        self.chain.append(document)?;
+        self.find_peers();
+        Ok(())
     }
 
     fn keep_evidence(&mut self, bytes: &[u8], error: &DocumentError) {
@@ -393,7 +410,7 @@ impl Authority {
     /// # Errors
     /// A file is unreadable or wrong; what is in force stays.
     pub fn reload(&mut self) -> Result<usize, Failure> {
-        let (admitted, wishes) = (self.home.admitted()?, self.home.wishes()?);
+        let (admitted, wishes) = (self.home.admitted()?, self.home.wishes(&self.secret.public().identity)?);
         self.admitted = admitted;
         self.pruned = None;
         self.core.wish(wishes);

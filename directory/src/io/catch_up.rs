@@ -28,7 +28,7 @@ pub async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
         };
         let mut asked = JoinSet::new();
         for peer in peers.list() {
-            let (endpoint, shared, peer, have) = (endpoint.clone(), Arc::clone(&shared), *peer, have.clone());
+            let (endpoint, shared, have) = (endpoint.clone(), Arc::clone(&shared), have.clone());
             asked.spawn(async move { timeout(patience, follow(&endpoint, &shared, &peer, have)).await });
         }
         while asked.join_next().await.is_some() {}

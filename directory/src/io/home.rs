@@ -1,10 +1,14 @@
 //! An authority's directory, read into memory.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthorityKey, AuthoritySecret};
+use shoal_protocol::Identity;
+use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthorityKey, AuthoritySecret, ML_DSA_PUBLIC_SIZE, hex_public};
 use shoal_protocol::certificate::MAX_AUTHORITIES;
+use shoal_protocol::consensus::codec::is_reachable;
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::toml_problem;
@@ -16,11 +20,27 @@ use crate::admission::AdmittedList;
 use crate::config::{Config, files as names};
 use crate::wishes::Wishes;
 
-/// The layout of `authorities.toml`: as in the network file.
+/// The layout of `authorities.toml`: as in the network file, and for a new one its address.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WantedSet {
-    authorities: Vec<AuthorityKey>,
+    authorities: Vec<Wanted>,
+}
+
+/// An [`AuthorityKey`], and where it is reached.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    identity: Identity,
+    #[serde(with = "hex_public")]
+    ml_dsa: [u8; ML_DSA_PUBLIC_SIZE],
+    address: Option<SocketAddr>,
+}
+
+impl Wanted {
+    fn key(self) -> AuthorityKey {
+        AuthorityKey { identity: self.identity, ml_dsa: self.ml_dsa }
+    }
 }
 
 /// Where an authority keeps what it has.
@@ -88,24 +108,35 @@ impl Home {
         files::replace(&self.path(names::ADMITTED), list.to_toml().as_bytes(), files::PUBLIC, true)
     }
 
-    /// What the operator asks for beside the nodes he admits: `parameters.toml` and `authorities.toml`, both optional.
+    /// What the operator asks for beside the nodes he admits, `parameters.toml` and `authorities.toml`, both optional; and
+    /// where authorities are reached: this one, `me`, by `authority.toml`.
     ///
     /// # Errors
     /// One of them is unreadable or wrong.
-    pub fn wishes(&self) -> Result<Wishes, Failure> {
+    pub fn wishes(&self, me: &Identity) -> Result<Wishes, Failure> {
         let parameters: Option<Parameters> = self.optional(names::PARAMETERS)?;
         if let Some(parameters) = &parameters {
             parameters.validate().map_err(|error| Failure::content(&self.path(names::PARAMETERS), &error))?;
         }
-        let authorities = self.optional::<WantedSet>(names::AUTHORITIES)?.map(|set| {
-            let mut authorities = set.authorities;
+        let wanted: Option<WantedSet> = self.optional(names::AUTHORITIES)?;
+        let wrong = |problem: &str| Err(Failure::content(&self.path(names::AUTHORITIES), &problem));
+        if wanted.as_ref().is_some_and(|set| set.authorities.is_empty() || set.authorities.len() > MAX_AUTHORITIES) {
+            return wrong("names no authority, or too many");
+        }
+        let named = wanted.iter().flat_map(|set| &set.authorities);
+        let mut addresses: BTreeMap<Identity, SocketAddr> =
+            named.filter_map(|wanted| Some((wanted.identity, wanted.address?))).collect();
+        if !addresses.values().all(is_reachable) {
+            return wrong("names an address nobody can be reached at");
+        }
+        addresses.remove(me);
+        addresses.extend(self.config()?.address.map(|address| (*me, address)));
+        let authorities = wanted.map(|set| {
+            let mut authorities: Vec<AuthorityKey> = set.authorities.into_iter().map(Wanted::key).collect();
             authorities.sort_by_key(|key| key.identity);
             authorities
         });
-        if authorities.as_ref().is_some_and(|set| set.is_empty() || set.len() > MAX_AUTHORITIES) {
-            return Err(Failure::content(&self.path(names::AUTHORITIES), &"names no authority, or too many"));
-        }
-        Ok(Wishes { parameters, authorities })
+        Ok(Wishes { parameters, authorities, addresses })
     }
 
     fn optional<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {

@@ -4,7 +4,8 @@
 //! nothing is to be said is asked something small now and then: so it is there when a document is due, and one that is dead
 //! is noticed, said in `status`, and made anew before it is needed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use shoal_protocol::network::Hint;
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
 use shoal_protocol::{Hash, Identity};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 /// Most bytes that wait for one authority: the largest list, the largest proposal, and 7 MiB of votes. What waits for several
@@ -111,55 +112,112 @@ impl Queue {
     }
 }
 
+/// One other authority.
+#[derive(Debug)]
+struct Peer {
+    identity: Identity,
+    /// Where it is reached now. A link that stands is kept until it ends, wherever it leads.
+    address: Mutex<SocketAddr>,
+    queue: Queue,
+}
+
+impl Peer {
+    fn address(&self) -> SocketAddr {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hint(&self) -> Hint {
+        Hint { identity: self.identity, address: self.address() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct All {
+    /// At most 64 of the set and 256 that are hinted at.
+    known: Mutex<BTreeMap<Identity, Arc<Peer>>>,
+    /// Told when there are others than before.
+    changed: Notify,
+}
+
 /// The other authorities whose address is known, as somebody to send to.
 #[derive(Clone, Debug, Default)]
-pub struct Peers(Arc<Vec<(Hint, Queue)>>);
+pub struct Peers(Arc<All>);
 
 impl Peers {
-    /// Queues for `peers`; nothing is sent until [`Peers::run`].
-    #[must_use]
-    pub fn new(peers: Vec<Hint>) -> Self {
-        Self(Arc::new(peers.into_iter().map(|peer| (peer, Queue::default())).collect()))
+    /// From now on the others are `peers`, at these addresses. Nothing is sent until [`Peers::run`]; what waits for those
+    /// that stay goes on waiting, and goes to the new address.
+    pub fn follow(&self, peers: &[Hint]) {
+        let mut known = self.known();
+        known.retain(|identity, _| peers.iter().any(|peer| peer.identity == *identity));
+        for Hint { identity, address } in peers {
+            match known.get(identity) {
+                Some(peer) => *peer.address.lock().unwrap_or_else(PoisonError::into_inner) = *address,
+                None => {
+                    let peer = Peer { identity: *identity, address: Mutex::new(*address), queue: Queue::default() };
+                    known.insert(*identity, Arc::new(peer));
+                }
+            }
+        }
+        drop(known);
+        self.0.changed.notify_one();
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Identity, Arc<Peer>>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who they are.
-    pub fn list(&self) -> impl Iterator<Item = &Hint> {
-        self.0.iter().map(|(peer, _)| peer)
+    #[must_use]
+    pub fn list(&self) -> Vec<Hint> {
+        self.known().values().map(|peer| peer.hint()).collect()
     }
 
     /// Why an authority is not reached, if that was tried and failed last.
     #[must_use]
     pub fn problem(&self, identity: &Identity) -> Option<String> {
-        let (_, queue) = self.0.iter().find(|(peer, _)| peer.identity == *identity)?;
-        queue.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let peer = self.known().get(identity).map(Arc::clone)?;
+        peer.queue.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends one message to all of `set`, in time; never waits.
     pub fn broadcast(&self, question: &DirectoryQuestion, set: &[AuthorityKey]) {
         let message: Arc<[u8]> = question.to_bytes().into();
-        let here = |peer: &Hint| set.iter().any(|key| key.identity == peer.identity);
-        for (_, queue) in self.0.iter().filter(|(peer, _)| here(peer)) {
-            queue.waiting().push(Arc::clone(&message));
-            queue.filled.notify_one();
+        let known = self.known();
+        for peer in set.iter().filter_map(|key| known.get(&key.identity)) {
+            peer.queue.waiting().push(Arc::clone(&message));
+            peer.queue.filled.notify_one();
         }
     }
 
     /// Keeps sending until dropped.
     pub async fn run(self, endpoint: Endpoint) {
         let mut tasks = JoinSet::new();
-        for at in 0..self.0.len() {
-            let (all, endpoint) = (self.clone(), endpoint.clone());
-            tasks.spawn(async move {
-                if let Some((peer, queue)) = all.0.get(at) {
-                    send_all(peer, queue, &endpoint).await;
+        let mut sending: BTreeMap<Identity, (Arc<Peer>, AbortHandle)> = BTreeMap::new();
+        loop {
+            let known = self.known().clone();
+            sending.retain(|identity, (peer, task)| {
+                // who went and came again has a new queue
+                let stays = known.get(identity).is_some_and(|known| Arc::ptr_eq(known, peer));
+                if !stays {
+                    task.abort();
                 }
+                stays
             });
+            for (identity, peer) in known {
+                sending.entry(identity).or_insert_with(|| {
+                    let (of_task, endpoint) = (Arc::clone(&peer), endpoint.clone());
+                    let task = tasks.spawn(async move { send_all(&of_task, &endpoint).await });
+                    (peer, task)
+                });
+            }
+            self.0.changed.notified().await;
+            while tasks.try_join_next().is_some() {}
         }
-        while tasks.join_next().await.is_some() {}
     }
 }
 
-async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
+async fn send_all(peer: &Peer, endpoint: &Endpoint) {
+    let queue = &peer.queue;
     // it only spreads retries: without the system's randomness they come all the same
     let mut rng = StdRng::try_from_rng(&mut SysRng).unwrap_or_else(|_| StdRng::seed_from_u64(0));
     let mut link: Option<Link> = None;
@@ -203,7 +261,7 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
         };
         let open = match link.take().filter(Link::is_open) {
             Some(open) => Ok(open),
-            None => endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await,
+            None => endpoint.connect(peer.address(), &peer.identity, Protocol::Directory).await,
         };
         match open {
             Ok(open) => {
@@ -245,6 +303,7 @@ async fn deliver(link: &Link, message: Option<&[u8]>, probe: &[u8], to: &Identit
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shoal_protocol::authority::ML_DSA_PUBLIC_SIZE;
 
     #[test]
     fn a_full_queue_loses_the_oldest() {
@@ -258,6 +317,26 @@ mod tests {
         assert_eq!((waiting.messages.len(), waiting.bytes), (1, WAITING_BYTES), "the newest always fits");
         waiting.pop();
         assert_eq!(waiting.bytes, 0);
+    }
+
+    #[test]
+    fn who_moves_keeps_what_waits_for_it_and_who_goes_gets_nothing() {
+        let peers = Peers::default();
+        let key =
+            |byte: u8| AuthorityKey { identity: Identity::from_bytes([byte; 32]), ml_dsa: [0; ML_DSA_PUBLIC_SIZE] };
+        let hint = |byte: u8, port: u16| Hint { identity: key(byte).identity, address: ([127, 0, 0, 1], port).into() };
+        let waits = |byte: u8| {
+            let peer = peers.known().get(&key(byte).identity).map(Arc::clone);
+            peer.map(|peer| peer.queue.waiting().messages.len())
+        };
+        let set = [key(1), key(2), key(3)];
+        peers.follow(&[hint(1, 10), hint(2, 20)]);
+        peers.broadcast(&DirectoryQuestion::Agree(vec![1]), &set);
+        peers.follow(&[hint(2, 21), hint(3, 30)]);
+        assert_eq!(peers.list(), [hint(2, 21), hint(3, 30)]);
+        assert_eq!((waits(1), waits(2), waits(3)), (None, Some(1), Some(0)));
+        peers.broadcast(&DirectoryQuestion::Agree(vec![2]), &set[..2]);
+        assert_eq!((waits(1), waits(2), waits(3)), (None, Some(2), Some(0)));
     }
 
     #[tokio::test]

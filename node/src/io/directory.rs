@@ -12,7 +12,9 @@ use crate::io::phase::{self, Phase};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
-use shoal_protocol::consensus::{DocumentError, Follower, Offered, UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::consensus::{
+    DocumentError, Follower, Offered, UnverifiedConsensus, VerifiedConsensus, authorities_reached, documents_reached,
+};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
@@ -40,10 +42,12 @@ const QUIET: Duration = Duration::from_secs(60);
 /// File with the newest certified document, in the node's directory.
 pub const CONSENSUS_FILE: &str = "consensus";
 
-/// Asks authorities and gateways, over one link each that is kept while it is open.
+/// Asks authorities and gateways, over one link each that is kept while it is open. Authorities are where the newest
+/// document says, else where the network file hints.
 pub struct Authorities {
     endpoint: Arc<Endpoint>,
     hints: Vec<Hint>,
+    newest: Mutex<Option<Arc<VerifiedConsensus>>>,
     gateways: Vec<Hint>,
     links: Mutex<BTreeMap<Identity, Link>>,
 }
@@ -52,7 +56,17 @@ impl Authorities {
     /// Asks the authorities that the network file names.
     pub fn new(endpoint: Arc<Endpoint>, network: &NetworkFile) -> Self {
         let hints = network.hints.clone();
-        Self { endpoint, hints: hints.authorities, gateways: hints.gateways, links: Mutex::default() }
+        let (newest, links) = (Mutex::default(), Mutex::default());
+        Self { endpoint, hints: hints.authorities, newest, gateways: hints.gateways, links }
+    }
+
+    /// From now on the authorities are those that `newest` names.
+    pub fn follow(&self, newest: Arc<VerifiedConsensus>) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(newest);
+    }
+
+    fn newest(&self) -> Option<Arc<VerifiedConsensus>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gateways that the network file names.
@@ -60,14 +74,22 @@ impl Authorities {
         &self.gateways
     }
 
-    /// The authorities.
-    pub fn hints(&self) -> &[Hint] {
-        &self.hints
+    /// The authorities that make the next document: they are told of this node.
+    pub fn reached(&self) -> Vec<Hint> {
+        authorities_reached(self.newest().as_ref().map(|newest| &***newest), &self.hints)
+    }
+
+    /// All authorities that may have a document.
+    pub fn asked(&self) -> Vec<Hint> {
+        documents_reached(self.newest().as_ref().map(|newest| &***newest), &self.hints)
     }
 
     /// What a server is called in messages.
     fn name(&self, server: &Hint) -> String {
-        let kind = if self.hints.iter().any(|hint| hint.identity == server.identity) { "authority" } else { "gateway" };
+        let newest = self.newest();
+        let gateway = newest.is_some_and(|newest| newest.gateways().any(|node| node.identity == server.identity))
+            || self.gateways.iter().any(|hint| hint.identity == server.identity);
+        let kind = if gateway { "gateway" } else { "authority" };
         format!("{kind} {}", server.identity)
     }
 
@@ -214,6 +236,7 @@ impl ConsensusTask {
                 let in_force = now <= document.valid_until.plus(skew) && now.plus(skew) >= document.valid_from;
                 let document = Arc::new(document);
                 self.known = Some(Arc::clone(&document));
+                self.authorities.follow(Arc::clone(&document));
                 if in_force {
                     self.consensus.send_replace(Some(document));
                 }
@@ -381,7 +404,7 @@ impl ConsensusTask {
 
     /// Authorities, then some gateways, each in random order with those that failed last at the end.
     fn servers(&self, rng: &mut impl rand::CryptoRng) -> VecDeque<Hint> {
-        let mut authorities = self.authorities.hints().to_vec();
+        let mut authorities = self.authorities.asked();
         let mut gateways = match &self.known {
             Some(known) => {
                 let others = known.gateways().filter(|gateway| gateway.identity != self.me);
@@ -462,6 +485,7 @@ impl ConsensusTask {
         }
         let document = Arc::new(document);
         self.known = Some(Arc::clone(&document));
+        self.authorities.follow(Arc::clone(&document));
         self.consensus.send_replace(Some(document));
         Ok(())
     }

@@ -151,7 +151,7 @@ impl Handing {
             return None;
         }
         *next = now.saturating_add(BEYOND_EVERY);
-        let mut hints = self.authorities.hints().to_vec();
+        let mut hints = self.authorities.asked();
         hints.shuffle(&mut generator());
         let question = DirectoryQuestion::Changes { after };
         for hint in hints {

@@ -24,6 +24,7 @@ mod engine;
 mod evidence;
 mod guard;
 mod intake;
+mod late;
 pub mod log;
 mod message;
 pub mod scheme;
@@ -51,6 +52,7 @@ use budget::Budget;
 use context::proposer;
 use engine::{Beginning, Engine};
 use intake::{take_proposal, take_quorum, take_round, take_vote};
+use late::take_late;
 use message::{Message, Quorum};
 use scheme::{Sig, VoteKind};
 
@@ -117,6 +119,8 @@ pub enum Action {
         /// What was decided.
         value: Value,
     },
+    /// More authorities were seen to sign what was decided: this certificate of it is the one that everybody comes to.
+    Completed(Certificate),
     /// An authority signed two things that contradict each other.
     Misbehaviour(Evidence),
     /// This authority stopped signing at this height, because it would have contradicted itself. Report it loudly: its
@@ -292,18 +296,21 @@ impl<S: Scheme + Clone> Agreement<S> {
             return Vec::new();
         };
         engine.around.now = self.now;
-        if engine.around.decided {
-            // The last prevote and precommit are often late. Who goes on needs the certificate.
-            let late = self.late.entry(from).or_default();
-            *late = late.saturating_add(1);
-            self.asked |= *late > 2 && !matches!(message, Message::Quorum(Quorum { kind: VoteKind::Precommit, .. }));
-            return Vec::new();
-        }
         let Some(budget) = self.budgets.get_mut(usize::from(from)) else {
             return Vec::new();
         };
         let now = self.now;
         let mut pay = |units: usize| budget.spend(units as u64, now);
+        if engine.around.decided {
+            // The last prevote and precommit are often late. Who goes on needs the certificate.
+            let late = self.late.entry(from).or_default();
+            *late = late.saturating_add(1);
+            self.asked |= *late > 2 && !matches!(message, Message::Quorum(Quorum { kind: VoteKind::Precommit, .. }));
+            if let Message::Vote(vote) = &message {
+                take_late(engine, from, vote, &mut pay);
+            }
+            return engine.take_actions();
+        }
         match message {
             Message::Vote(vote) => take_vote(engine, from, vote, &mut pay),
             Message::Proposal { headline, bytes, signature } => {

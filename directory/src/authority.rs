@@ -85,6 +85,9 @@ pub enum Act {
     List(Vec<u8>),
     /// Keep this document, durably; then show it.
     Certified(Arc<VerifiedConsensus>),
+    /// Keep this in the place of the document that was certified last: it is the same, under the certificate that all
+    /// authorities come to. When it cannot be kept, only its bytes differ from what others hand out.
+    Completed(Arc<VerifiedConsensus>),
     /// Begin a new, empty vote log, durably, in the place of the one before. Without it the log stays as it is, and so does
     /// that there is none: what this authority signed is not known yet.
     BeginLog,
@@ -287,13 +290,16 @@ impl Authority {
     pub fn adopt(&mut self, bytes: &[u8], now: UnixMillis) -> Result<Vec<Act>, DocumentError> {
         self.judge.now = now;
         let parsed = UnverifiedConsensus::parse(bytes)?;
-        let anchor =
-            TrustAnchor { network: self.judge.genesis.network, authorities: self.judge.place().authorities.to_vec() };
-        let verified = parsed.verify_after(&anchor, self.newest().map(|newest| newest.mark()))?;
+        let verified = parsed.verify_after(&self.anchor(), self.newest().map(|newest| newest.mark()))?;
         if self.newest().is_some_and(|newest| newest.hash() == verified.hash()) {
             return Ok(Vec::new());
         }
         Ok(self.certified(Arc::new(verified), now))
+    }
+
+    /// Who certifies the next document.
+    fn anchor(&self) -> TrustAnchor {
+        TrustAnchor { network: self.judge.genesis.network, authorities: self.judge.place().authorities.to_vec() }
     }
 
     /// Stops signing this document, because what is signed cannot be kept any more. Watches until others have made it.

@@ -19,6 +19,7 @@ use crate::randomness;
 use crate::signed_list::{ListError, Place};
 use crate::wishes;
 
+mod addresses;
 mod candidates;
 mod draw;
 mod memory;
@@ -159,6 +160,7 @@ pub fn next_document(
         parameters,
         previous_mean_delay_ms: before.map_or(parameters.mean_delay_ms, |before| before.parameters.mean_delay_ms),
         mean_delay_since,
+        addresses: addresses::addresses(before, lists, place.authorities, &authorities),
         authorities,
         absent: memory::absent(before, &nodes, &generations, drawn.is_some()),
         nodes,

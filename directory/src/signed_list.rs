@@ -3,9 +3,12 @@
 //! A list is signed with the authority's hybrid key over its exact bytes. It names descriptors by hash; beside it travel
 //! the descriptors themselves ([`crate::list_message`]).
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Deref;
 
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret, HYBRID_SIGNATURE_SIZE, HybridSignature};
+use shoal_protocol::certificate::MAX_AUTHORITIES;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::consensus::codec::{self, Parsed, Put, Reader};
 use shoal_protocol::consensus::{MAX_NODES, VerifiedConsensus, put_authorities, read_authorities};
@@ -18,13 +21,13 @@ use thiserror::Error;
 use crate::document::Rules;
 use crate::lists::descriptor_hash;
 
-/// Largest signed list, in bytes: 2,048 entries of 113 bytes (231 kB), 64 authorities of 1,352 bytes (87 kB), a signature of
-/// 2,484, and less than 1 kB for the rest: 322 kB.
+/// Largest signed list, in bytes: 2,048 entries of 113 bytes (231 kB), 64 authorities of 1,352 bytes (87 kB), 64
+/// addresses of 58 (4 kB), a signature of 2,484, and less than 1 kB for the rest: 326 kB.
 pub const MAX_LIST_SIZE: usize = 320 * 1024;
 
 const CONTEXT: &str = "shoal/1 list";
 const FORMAT: u8 = 1;
-const FIELDS: usize = 12;
+const FIELDS: usize = 13;
 
 /// One listed node: who it is, what the authority admitted it as, and which descriptor of it the authority has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +86,9 @@ pub struct List {
     pub parameters: Parameters,
     /// The authorities it wants, if others than those in force.
     pub authorities: Option<Vec<AuthorityKey>>,
+    /// Where authorities are reached: itself, and those that it wants and that are new. At most [`MAX_AUTHORITIES`]; what it
+    /// says of others means nothing.
+    pub addresses: BTreeMap<Identity, SocketAddr>,
 }
 
 /// Why a list, or the message that carries it, is refused.
@@ -215,6 +221,12 @@ impl List {
                 Some(authorities) => put_authorities(writer, authorities),
                 None => writer.put_null(),
             }
+            writer.put_array(self.addresses.len());
+            for (identity, address) in &self.addresses {
+                writer.put_array(2);
+                writer.put_bytes(identity.as_bytes());
+                codec::put_address(writer, address);
+            }
         })
     }
 
@@ -248,6 +260,14 @@ impl List {
             },
             parameters: Parameters::read(reader)?,
             authorities: reader.optional("list authorities", read_authorities)?,
+            // their order, and that nobody is there twice, shows when it is written again
+            addresses: reader
+                .list(0, MAX_AUTHORITIES, "list addresses", |reader| {
+                    reader.array(2, "list addresses")?;
+                    Ok((codec::read_identity(reader, "list addresses")?, codec::read_address(reader)?))
+                })?
+                .into_iter()
+                .collect(),
         };
         reader.end("bytes after the last field")?;
         if !codec::strictly_sorted(&list.entries, |entry| entry.identity) {

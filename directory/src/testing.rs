@@ -217,6 +217,7 @@ impl Council {
             contribution: randomness::contribution(secret, &NETWORK, before, Epoch(epoch)),
             parameters: before.map_or(self.parameters, |before| before.parameters),
             authorities: None,
+            addresses: BTreeMap::new(),
         };
         change(&mut head);
         ListMessage::freeze(head, descriptors, secret).expect("fits")

@@ -3,15 +3,22 @@
 //! A quorum of the lists in a proposal must want exactly the same. With n − f lists in it that is all of them, so a single
 //! one that wants otherwise delays a change until a proposal holds more lists; a minority changes nothing.
 
-use shoal_protocol::Epoch;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use shoal_protocol::authority::{AuthorityKey, quorum};
 use shoal_protocol::consensus::Consensus;
+use shoal_protocol::consensus::codec::is_reachable;
 use shoal_protocol::parameters::Parameters;
+use shoal_protocol::{Epoch, Identity};
 
+use crate::config::PublicHalf;
 use crate::signed_list::SignedList;
 
 pub mod advice;
 pub mod set;
+
+use set::WantedSet;
 
 /// What one authority's operator asks for, beside the nodes he admits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +27,22 @@ pub struct Wishes {
     pub parameters: Option<Parameters>,
     /// Authorities, strictly increasing by identity; `None`: those in force.
     pub authorities: Option<Vec<AuthorityKey>>,
+    /// Where this authority is reached, and where those of `authorities` are that are new.
+    pub addresses: BTreeMap<Identity, SocketAddr>,
+}
+
+impl Wishes {
+    /// Asks for this set of authorities from now on, `None`: for that in force; and says where this authority is, by its
+    /// `authority.pub`, and where those of the set are that are new.
+    pub fn want(&mut self, set: Option<WantedSet>, own: Option<&PublicHalf>) {
+        let (authorities, addresses) = set.map(|set| (set.keys, set.addresses)).unzip();
+        self.authorities = authorities;
+        self.addresses = addresses.unwrap_or_default();
+        if let Some(PublicHalf { address, key }) = own {
+            self.addresses.remove(&key.identity);
+            self.addresses.extend(is_reachable(address).then_some((key.identity, *address)));
+        }
+    }
 }
 
 /// The mean mixing delay changes at most once in that time.

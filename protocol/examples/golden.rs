@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use shoal_protocol::address::Address;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, ChainSecret, WriteKey};
-use shoal_protocol::consensus::{Consensus, ListHash, NodeEntry, UnverifiedConsensus, certify, difference, set_hash};
+use shoal_protocol::consensus::{
+    AuthorityAddress, Consensus, ListHash, NodeEntry, UnverifiedConsensus, certify, difference, set_hash,
+};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::inbox::{InboxKey, card_chain, find_nonce, inbox_id};
 use shoal_protocol::link::Attach;
@@ -105,6 +107,7 @@ fn documents(rng: &mut StdRng) -> Result<Value, Failure> {
         height: 5,
         previous: Hash::from_bytes([2; 32]),
         authorities: vec![authority.public().clone()],
+        addresses: vec![AuthorityAddress { authority: 0, address: ([192, 0, 2, 9], 9_001).into() }],
         nodes: vec![NodeEntry {
             identity: gateway,
             role: Role::Gateway,

@@ -182,18 +182,24 @@ pub fn quorum(n: usize) -> usize {
     n - n.saturating_sub(1) / 3
 }
 
-/// Hex in TOML and JSON.
-mod hex_public {
+/// An ML-DSA key as hexadecimal digits in TOML and JSON, for `#[serde(with)]`.
+pub mod hex_public {
     use super::ML_DSA_PUBLIC_SIZE;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<S: Serializer>(key: &[u8; ML_DSA_PUBLIC_SIZE], serializer: S) -> Result<S::Ok, S::Error> {
+    /// Writes the digits.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(key: &[u8; ML_DSA_PUBLIC_SIZE], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hex::encode(key))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<[u8; ML_DSA_PUBLIC_SIZE], D::Error> {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Not as many hexadecimal digits as a key has.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; ML_DSA_PUBLIC_SIZE], D::Error> {
         let text = String::deserialize(deserializer)?;
         let mut key = [0; ML_DSA_PUBLIC_SIZE];
         hex::decode_to_slice(text, &mut key)

@@ -19,11 +19,13 @@ pub mod codec;
 mod content;
 mod difference;
 mod follower;
+mod reach;
 mod shelf;
 mod verify;
 
 pub use difference::{DifferenceError, difference, leads_from};
 pub use follower::{Follower, Offered};
+pub use reach::{AuthorityAddress, authorities_reached, documents_reached};
 pub use shelf::{Handout, RECENT_KEPT, Shelf};
 pub use verify::{DocumentError, Mark, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, assemble, certify};
 
@@ -69,6 +71,8 @@ pub struct Consensus {
     pub mean_delay_since: Epoch,
     /// Authorities that certify the next document.
     pub authorities: Vec<AuthorityKey>,
+    /// Where they are reached, as far as it is known; strictly increasing by authority.
+    pub addresses: Vec<AuthorityAddress>,
     /// Listed nodes, strictly increasing by identity.
     pub nodes: Vec<NodeEntry>,
     /// Nodes not listed now whose seat or store index must survive their absence, strictly increasing by identity.
@@ -270,7 +274,7 @@ impl Consensus {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(|writer| {
-            writer.put_array(20);
+            writer.put_array(21);
             writer.put_uint(self.version.into());
             writer.put_bytes(self.network.as_bytes());
             writer.put_uint(self.height);
@@ -282,6 +286,7 @@ impl Consensus {
             writer.put_uint(self.previous_mean_delay_ms);
             writer.put_uint(self.mean_delay_since.0);
             put_authorities(writer, &self.authorities);
+            put_list(writer, &self.addresses, AuthorityAddress::put);
             put_list(writer, &self.nodes, NodeEntry::put);
             put_list(writer, &self.absent, AbsentNode::put);
             writer.put_uint(self.next_store_index.into());
@@ -300,7 +305,7 @@ impl Consensus {
     fn decode(bytes: &[u8]) -> Parsed<Self> {
         let mut reader = Reader::new(bytes);
         let reader = &mut reader;
-        reader.array(20, "document fields")?;
+        reader.array(21, "document fields")?;
         let version = reader.u16("format")?;
         if version != CONSENSUS_FORMAT {
             return Err("format (made by another version of the protocol)");
@@ -317,6 +322,7 @@ impl Consensus {
             previous_mean_delay_ms: reader.u64("previous mean delay")?,
             mean_delay_since: Epoch(reader.u64("mean delay since")?),
             authorities: read_authorities(reader)?,
+            addresses: AuthorityAddress::read_all(reader)?,
             nodes: reader.list(0, MAX_NODES, "nodes", NodeEntry::read)?,
             absent: reader.list(0, MAX_ABSENT, "absent nodes", AbsentNode::read)?,
             next_store_index: reader.u16("next store index")?,

@@ -9,7 +9,7 @@ use shoal_protocol::consensus::{EPOCHS_COVERED, UnverifiedConsensus, VerifiedCon
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::types::{Epoch, Identity};
-use shoal_tests::authority::Kept;
+use shoal_tests::authority::{Kept, directory};
 use shoal_tests::liar::{Liar, authority_key, node_key};
 use shoal_tests::person::Person;
 use shoal_tests::testnet::{Party, Testnet};
@@ -65,6 +65,22 @@ fn knows_only(dir: &Path, liar: &Liar) {
     std::fs::write(&path, network.to_toml()).expect("written");
 }
 
+/// Has no document say any more where authorities are: else whoever has one finds them past the liar.
+fn are_found_by_hints_only(authorities: &[Party]) {
+    for party in authorities {
+        let path = party.dir.join("authority.toml");
+        let text = std::fs::read_to_string(&path).expect("authority.toml");
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("address = ")).collect();
+        assert_eq!(kept.len() + 1, text.lines().count());
+        std::fs::write(&path, kept.join("\n")).expect("written");
+        assert!(Command::new("kill").args(["-HUP", &party.pid.to_string()]).status().expect("kill runs").success());
+    }
+    until_every(PAUSE, "a document that names no address", PATIENCE, || {
+        let shown = directory(&["show"], &authorities[0].dir);
+        shown["addresses"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+}
+
 fn identity(party: &Party) -> Identity {
     party.identity.as_deref().expect("a node has one").parse().expect("hexadecimal")
 }
@@ -91,6 +107,7 @@ fn within_an_epoch(what: &str, schedule: &Schedule, held: Epoch, started: Instan
 fn every_older_document_is_refused_and_the_freeze_is_said() {
     let mut net = Testnet::start(&["--epoch", "10s", "--authorities", "4", "--no-prober"]);
     let authorities = net.ready.authorities.clone();
+    are_found_by_hints_only(&authorities);
     let founded = network(&net.ready.network);
     let schedule = founded.schedule();
     let folder = tempfile::tempdir().expect("folder");

@@ -298,6 +298,8 @@ impl<S: Scheme> Around<S> {
         };
         self.decided = true;
         self.timers.clear();
+        let certificate = self.lowest(certificate);
+        self.certificate = Some(certificate.clone());
         self.actions.push(Action::Decided { certificate, value });
     }
 

@@ -34,6 +34,12 @@ impl Book {
             .is_some_and(|known| known.iter().any(|(d, s)| *d == document && *s == vote.signature))
     }
 
+    /// The signature under a checked vote for a document.
+    pub(crate) fn signature(&self, kind: VoteKind, round: u32, document: &DocumentId, authority: u16) -> Option<&Sig> {
+        let known = self.votes.get(&(round, kind, authority))?;
+        known.iter().find(|(of, _)| of.as_ref() == Some(document)).map(|(_, signature)| signature)
+    }
+
     /// Checks the signature unless it was checked before.
     pub(crate) fn holds(&self, scheme: &impl Scheme, network: &Hash, vote: &SignedBallot) -> bool {
         self.knows(vote) || {

@@ -365,6 +365,78 @@ fn one_authority_decides_alone_and_at_once() {
     assert!(decided(&again).is_some() && !again.iter().any(|action| matches!(action, Action::Log(_))), "{again:?}");
 }
 
+/// A proposer crashed twice with a document in its log and no signature, and proposed a third one. When it read its log
+/// after the next crash there was no room for the third: it came to another vote, and its guard silenced it for the rest
+/// of the height.
+#[test]
+fn a_proposer_that_crashes_again_and_again_stays_in() {
+    let (_, rings) = keyrings(4);
+    let attempt = |byte: u8| DocumentId { hash: Hash::from_bytes([byte; 32]), ..DOCUMENT };
+    let verdict = |byte: u8| Record::Verdict {
+        round: 0,
+        lock_round: None,
+        document: attempt(byte),
+        bytes: Some([byte][..].into()),
+    };
+    let payload = payload_hash(&[3]);
+    // (5 + 0) mod 4: authority 1 proposes
+    let headline = Headline { height: 5, round: 0, lock_round: None, document: attempt(3), payload, authority: 1 };
+    let (context, message) = headline.signed(&NETWORK);
+    let signature = Sig::new(rings[1].sign(context, &message));
+    let prevote = |me: u16| signed(&rings[usize::from(me)], ballot(VoteKind::Prevote, 0, Some(attempt(3)), me));
+    let entries = [
+        Record::Opening { network: NETWORK, authority: 1 },
+        verdict(1),
+        verdict(2),
+        verdict(3),
+        Record::Proposal(headline, signature.clone()),
+        Record::Vote(prevote(1)),
+    ]
+    .map(log::Entry);
+    let mut again = authority(&rings, 1);
+    let mut actions = again.start(5, Memory::Log(&entries), UnixMillis(9), &YES);
+    let proposed = Message::Proposal { headline, bytes: [3][..].into(), signature };
+    assert!(broadcasts(&actions).contains(&proposed), "{actions:?}");
+    for me in [0, 2] {
+        actions.extend(again.receive(me, &Message::Vote(prevote(me)).encode(), UnixMillis(10), &YES));
+    }
+    assert!(!actions.iter().any(|action| matches!(action, Action::Muted { .. })), "{actions:?}");
+    let precommit = signed(&rings[1], ballot(VoteKind::Precommit, 0, Some(attempt(3)), 1));
+    assert!(broadcasts(&actions).contains(&Message::Vote(precommit)), "it goes on");
+}
+
+#[test]
+fn who_has_decided_comes_to_the_lowest_signatures_and_takes_nothing_else() {
+    let (public, rings) = keyrings(4);
+    let mut honest = authority(&rings, 3);
+    let mut actions = honest.start(5, Memory::Fresh, UnixMillis(1), &YES);
+    actions.extend(honest.receive(1, &proposal(&rings[1], 0, 1, b"lists").encode(), UnixMillis(2), &YES));
+    let vote = |kind, document, me: u16| signed(&rings[usize::from(me)], ballot(kind, 0, document, me));
+    let mut take =
+        |vote: SignedBallot| honest.receive(vote.ballot.authority, &Message::Vote(vote).encode(), UnixMillis(3), &YES);
+    for me in [1, 2] {
+        actions.extend(take(vote(VoteKind::Prevote, Some(DOCUMENT), me)));
+    }
+    for me in [2, 1] {
+        actions.extend(take(vote(VoteKind::Precommit, Some(DOCUMENT), me)));
+    }
+    let signers = |certificate: &Certificate| certificate.signatures.iter().map(|s| s.authority).collect::<Vec<_>>();
+    assert_eq!(signers(decided(&actions).expect("decided")), [1, 2, 3]);
+    let late = vote(VoteKind::Precommit, Some(DOCUMENT), 0);
+    for nothing in [
+        vote(VoteKind::Prevote, Some(DOCUMENT), 0),
+        vote(VoteKind::Precommit, None, 0),
+        vote(VoteKind::Precommit, Some(LATER), 0),
+        SignedBallot { signature: sig(1), ..late.clone() },
+        signed(&rings[0], Ballot { round: 1, ..late.ballot }),
+    ] {
+        assert_eq!(take(nothing), []);
+    }
+    let [Action::Completed(completed)] = &take(late.clone())[..] else { panic!("completed") };
+    assert_eq!((signers(completed), completed.verify(&NETWORK, &public)), (vec![0, 1, 2], Ok(())));
+    assert_eq!(take(late), [], "once");
+}
+
 #[test]
 fn an_observer_learns_and_says_nothing() {
     let (public, rings) = keyrings(4);

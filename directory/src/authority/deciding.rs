@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use shoal_protocol::UnixMillis;
-use shoal_protocol::consensus::{VerifiedConsensus, assemble};
+use shoal_protocol::certificate::Certificate;
+use shoal_protocol::consensus::{UnverifiedConsensus, VerifiedConsensus, assemble};
 
 use super::{Act, Authority, EVIDENCE_KEPT, LOST};
 use crate::agreement::Action;
+use crate::schedule::released_at;
 
 impl Authority {
     /// What follows from what the agreement wants.
@@ -34,6 +36,7 @@ impl Authority {
                         }
                     }
                 }
+                Action::Completed(certificate) => acts.extend(self.complete(&certificate, now)),
                 Action::Misbehaviour(evidence) => {
                     self.peers.entry(evidence.authority()).or_default().contradicts_itself = true;
                     if self.evidence.len() < EVIDENCE_KEPT {
@@ -48,6 +51,22 @@ impl Authority {
             }
         }
         acts
+    }
+
+    /// Puts the certificate that everybody comes to under the newest document, while nobody has been handed it: what one
+    /// server hands out does not change, and does not differ from what others do.
+    fn complete(&mut self, certificate: &Certificate, now: UnixMillis) -> Option<Act> {
+        let newest = self.newest()?;
+        let released = released_at(&self.judge.genesis.schedule, newest.epoch, newest.parameters.skew());
+        if newest.mark() != certificate.mark() || now >= released {
+            return None;
+        }
+        // the seat at which it was agreed on is kept only while the set stays
+        let anchor = self.anchor();
+        let parsed = UnverifiedConsensus::parse(&assemble(newest, certificate)).ok()?;
+        let document = Arc::new(parsed.verify_any_time(&anchor).ok()?);
+        self.judge.previous = Some(Arc::clone(&document));
+        Some(Act::Completed(document))
     }
 
     /// Moves behind a certified document.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use shoal_protocol::certificate::MAX_AUTHORITIES;
 use shoal_protocol::consensus::VerifiedConsensus;
-use shoal_protocol::{Epoch, Hash, Role, UnixMillis};
+use shoal_protocol::{Epoch, Hash, Identity, Role, UnixMillis};
 
 use super::{Act, Authority, Genesis, Memory, needed};
 use crate::agreement::Value;
@@ -116,6 +117,9 @@ impl Authority {
 
     /// What this authority says beside its nodes.
     fn head(&self, me: u16, epoch: Epoch, now: UnixMillis) -> List {
+        let set = self.judge.place().authorities;
+        let own = self.secret.public().identity;
+        let is_to_be_said = |identity: &Identity| *identity == own || set.iter().all(|key| key.identity != *identity);
         let Genesis { network, parameters, .. } = self.judge.genesis;
         let newest = self.newest().map(|newest| &***newest);
         List {
@@ -127,7 +131,12 @@ impl Authority {
             entries: Vec::new(),
             contribution: randomness::contribution(&self.secret, &network, newest, epoch),
             parameters: self.wishes.parameters.unwrap_or(newest.map_or(parameters, |newest| newest.parameters)),
-            authorities: self.wishes.authorities.clone().filter(|wanted| *wanted != self.judge.place().authorities),
+            authorities: self.wishes.authorities.clone().filter(|wanted| *wanted != set),
+            addresses: (self.wishes.addresses.iter())
+                .filter(|(identity, _)| is_to_be_said(identity))
+                .map(|(identity, address)| (*identity, *address))
+                .take(MAX_AUTHORITIES)
+                .collect(),
         }
     }
 

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
-use shoal_protocol::consensus::{DocumentError, VerifiedConsensus, set_hash};
+use shoal_protocol::consensus::{DocumentError, VerifiedConsensus, documents_reached, set_hash};
 use shoal_protocol::epoch::Schedule;
-use shoal_protocol::network::NetworkFile;
+use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::{Epoch, Hash, Identity, UnixMillis};
 
 use super::chain::Chain;
@@ -88,7 +88,7 @@ impl Authority {
             newest: chain.newest().cloned(),
         });
         let mut authority = Self {
-            peers: Peers::new(reloading::others(&network, &secret.public().identity)),
+            peers: Peers::default(),
             wishes,
             published: home.public().ok().map(|public| public.address),
             admitted: home.admitted()?,
@@ -108,8 +108,19 @@ impl Authority {
             chain,
             core,
         };
+        authority.find_peers();
         authority.load_descriptors(now)?;
         Ok(authority)
+    }
+
+    /// The other authorities are where the newest document says, else where the network file hints. Returns who is new, or
+    /// somewhere else.
+    fn find_peers(&self) -> Vec<Hint> {
+        let newest = self.chain.newest().map(|newest| &***newest);
+        let mut others = documents_reached(newest, &self.network.hints.authorities);
+        let me = self.identity();
+        others.retain(|hint| hint.identity != me);
+        self.peers.set(others)
     }
 
     /// Takes up the votes of the document under way. Called once, by the process that holds the directory's lock.

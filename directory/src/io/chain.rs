@@ -98,6 +98,20 @@ impl Chain {
         Ok(())
     }
 
+    /// Keeps `document` in the place of the newest: the same one under another certificate.
+    ///
+    /// # Errors
+    /// It is another one, or cannot be written. The chain is then as before.
+    pub fn complete(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
+        let height = document.height;
+        if self.newest.as_ref().is_none_or(|newest| newest.hash() != document.hash()) {
+            return Err(broken(&self.dir, height, "it is not the newest document that is completed"));
+        }
+        files::replace(&path(&self.dir, height), document.bytes(), files::PUBLIC, true)?;
+        self.newest = Some(document);
+        Ok(())
+    }
+
     /// Removes what is too old to be asked for. That it cannot be removed is no reason to stop.
     fn forget_old(&self, newest: u64) {
         if let Some(old) = newest.checked_sub(DOCUMENTS_KEPT)

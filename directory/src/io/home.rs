@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthorityKey, AuthoritySecret};
+use shoal_protocol::authority::{AUTHORITY_SECRET_SIZE, AuthoritySecret};
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::toml_problem;
@@ -12,7 +12,8 @@ use super::failure::{Failure, Kind};
 use super::files;
 use crate::admission::AdmittedList;
 use crate::config::{Config, PublicHalf, files as names};
-use crate::wishes::{Wishes, set};
+use crate::wishes::Wishes;
+use crate::wishes::set::{self, WantedSet};
 
 /// Where an authority keeps what it has.
 #[derive(Clone, Debug)]
@@ -106,12 +107,15 @@ impl Home {
         files::replace(&self.path(names::ADMITTED), list.to_toml().as_bytes(), files::PUBLIC, true)
     }
 
-    /// What the operator asks for beside the nodes he admits: `parameters.toml` and `authorities.toml`, both optional.
+    /// What the operator asks for beside the nodes he admits: `parameters.toml` and `authorities.toml`, both optional; and
+    /// where this authority is reached, by `authority.pub`.
     ///
     /// # Errors
     /// One of them is unreadable or wrong.
     pub fn wishes(&self) -> Result<Wishes, Failure> {
-        Ok(Wishes { parameters: self.wanted_parameters()?, authorities: self.wanted_authorities()? })
+        let mut wishes = Wishes { parameters: self.wanted_parameters()?, ..Wishes::default() };
+        wishes.want(self.wanted_authorities()?, self.public().ok().as_ref());
+        Ok(wishes)
     }
 
     /// `parameters.toml`; `None` when there is none.
@@ -137,7 +141,7 @@ impl Home {
     ///
     /// # Errors
     /// Unreadable or wrong: the message has file and line.
-    pub fn wanted_authorities(&self) -> Result<Option<Vec<AuthorityKey>>, Failure> {
+    pub fn wanted_authorities(&self) -> Result<Option<WantedSet>, Failure> {
         let path = self.path(names::AUTHORITIES);
         let Some(text) = optional(&path)? else { return Ok(None) };
         set::parse(&text).map(Some).map_err(|error| Failure::content(&path, &error))

@@ -59,7 +59,8 @@ fn the_largest_list_fits() {
     };
     let list = List {
         entries: (0..u16::try_from(MAX_NODES).expect("few")).map(entry).collect(),
-        authorities: Some(vec![council.genesis[0].clone(); shoal_protocol::certificate::MAX_AUTHORITIES]),
+        authorities: Some(vec![council.genesis[0].clone(); MAX_AUTHORITIES]),
+        addresses: (0..64).map(|n| (Identity::from_bytes([n; 32]), ([0xff_u16; 8], 65_535).into())).collect(),
         ..List::clone(council.message(0, 5, &published(&[], 5)).list())
     };
     let signed = list.sign(council.secret(0));

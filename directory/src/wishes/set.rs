@@ -1,18 +1,41 @@
 //! `authorities.toml`: the set of authorities that the operator wants.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use serde::Deserialize;
 use shoal_protocol::Identity;
-use shoal_protocol::authority::{AuthorityKey, quorum};
+use shoal_protocol::authority::{AuthorityKey, ML_DSA_PUBLIC_SIZE, hex_public, quorum};
 use shoal_protocol::certificate::MAX_AUTHORITIES;
+use shoal_protocol::consensus::codec::is_reachable;
 use shoal_protocol::toml_problem;
 use thiserror::Error;
 use toml::Spanned;
 
-/// The layout: as in the network file.
+/// The layout: as in the network file, and of a new one its address.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Layout {
-    authorities: Vec<Spanned<AuthorityKey>>,
+    authorities: Vec<Spanned<Block>>,
+}
+
+/// An [`AuthorityKey`], and where it is reached.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Block {
+    identity: Identity,
+    #[serde(with = "hex_public")]
+    ml_dsa: [u8; ML_DSA_PUBLIC_SIZE],
+    address: Option<SocketAddr>,
+}
+
+/// What the file asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedSet {
+    /// Strictly increasing by identity, as documents have it.
+    pub keys: Vec<AuthorityKey>,
+    /// Where those are reached of which the file says it.
+    pub addresses: BTreeMap<Identity, SocketAddr>,
 }
 
 /// Why a set of authorities is refused.
@@ -38,20 +61,34 @@ pub enum SetError {
         /// Which key.
         half: &'static str,
     },
+    /// Documents would name an address that is none.
+    #[error("line {line}: nobody can be reached at {address}: name the public address of {identity}, or leave it out")]
+    Nowhere {
+        /// Where its block begins.
+        line: usize,
+        /// Whose.
+        identity: Identity,
+        /// The address.
+        address: SocketAddr,
+    },
 }
 
-/// Reads `authorities.toml`. The set comes back sorted by identity, as documents have it.
+/// Reads `authorities.toml`.
 ///
 /// # Errors
 /// What is wrong with it, and in which line.
-pub fn parse(text: &str) -> Result<Vec<AuthorityKey>, SetError> {
+pub fn parse(text: &str) -> Result<WantedSet, SetError> {
     let layout: Layout = toml::from_str(text).map_err(|error| SetError::Toml(toml_problem(text, &error)))?;
     let keys = layout.authorities;
     if keys.is_empty() || keys.len() > MAX_AUTHORITIES {
         return Err(SetError::Count(keys.len()));
     }
-    let line = |key: &Spanned<AuthorityKey>| 1 + text.get(..key.span().start).unwrap_or_default().matches('\n').count();
+    let line = |key: &Spanned<Block>| 1 + text.get(..key.span().start).unwrap_or_default().matches('\n').count();
     for (at, key) in keys.iter().enumerate() {
+        let Block { identity, address, .. } = key.get_ref();
+        if let Some(address) = address.filter(|address| !is_reachable(address)) {
+            return Err(SetError::Nowhere { line: line(key), identity: *identity, address });
+        }
         // quadratic in at most 64
         for before in keys.iter().take(at) {
             let (one, other) = (before.get_ref(), key.get_ref());
@@ -65,9 +102,12 @@ pub fn parse(text: &str) -> Result<Vec<AuthorityKey>, SetError> {
             return Err(SetError::Twice { line: line(key), first: line(before), identity: other.identity, half });
         }
     }
-    let mut keys: Vec<AuthorityKey> = keys.into_iter().map(Spanned::into_inner).collect();
+    let blocks: Vec<Block> = keys.into_iter().map(Spanned::into_inner).collect();
+    let addresses = blocks.iter().filter_map(|block| Some((block.identity, block.address?))).collect();
+    let keys = blocks.into_iter().map(|Block { identity, ml_dsa, .. }| AuthorityKey { identity, ml_dsa });
+    let mut keys: Vec<AuthorityKey> = keys.collect();
     keys.sort_by_key(|key| key.identity);
-    Ok(keys)
+    Ok(WantedSet { keys, addresses })
 }
 
 /// What a number of authorities wastes; `None` for 3f+1. The protocol holds any number, but only 3f+1 get all that they
@@ -106,7 +146,7 @@ mod tests {
         let text: String = keys.iter().map(block).collect();
         let mut sorted = keys.clone();
         sorted.sort_by_key(|key| key.identity);
-        assert_eq!(parse(&text), Ok(sorted));
+        assert_eq!(parse(&text), Ok(WantedSet { keys: sorted, addresses: BTreeMap::new() }));
         let twice = parse(&format!("{text}{}", block(&keys[1]))).expect_err("twice");
         assert_eq!(twice, SetError::Twice { line: 13, first: 4, identity: keys[1].identity, half: "identity" });
         let mixed = AuthorityKey { identity: key(9).identity, ml_dsa: keys[2].ml_dsa };
@@ -120,6 +160,12 @@ mod tests {
         assert!(parse("").is_err_and(|error| error.to_string().contains("authorities")));
         let cut = block(&key(1)).replace("\"\n", "\"\n\n").replacen("identity = \"", "identity = \"x", 1);
         assert!(parse(&cut).is_err_and(|error| error.to_string().contains("line 2")), "{:?}", parse(&cut));
+        let at = |address: &str| parse(&format!("{}address = \"{address}\"\n", block(&key(1))));
+        let known = at("203.0.113.9:9001").expect("an address").addresses;
+        assert_eq!(known.get(&key(1).identity).map(ToString::to_string).as_deref(), Some("203.0.113.9:9001"));
+        for nowhere in ["0.0.0.0:9001", "203.0.113.9:0"] {
+            assert!(matches!(at(nowhere), Err(SetError::Nowhere { line: 1, .. })), "{:?}", at(nowhere));
+        }
         let many: String = (0..65).map(|seed| block(&key(seed))).collect();
         assert_eq!(parse(&many), Err(SetError::Count(65)));
     }

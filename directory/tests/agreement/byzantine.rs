@@ -115,7 +115,11 @@ impl Byzantine {
                     let actions = self.twins[index].propose(height, round, value, UnixMillis(world.now), &judge);
                     self.carry_out(index, actions, world);
                 }
-                Action::Log(_) | Action::Decided { .. } | Action::Misbehaviour(_) | Action::Muted { .. } => {}
+                Action::Log(_)
+                | Action::Decided { .. }
+                | Action::Completed(_)
+                | Action::Misbehaviour(_)
+                | Action::Muted { .. } => {}
             }
         }
     }

@@ -49,14 +49,6 @@ fn schedules_of_seven() {
     run_all(7, 100);
 }
 
-/// A proposer crashed twice with a document in its log and no signature, and proposed a third one. When it read its log
-/// after the next crash there was no room for the third: it came to another vote, and its guard silenced it for the rest
-/// of the height.
-#[test]
-fn a_proposer_that_crashes_again_and_again_stays_in() {
-    World::new(Plan::of(7, 4812)).run();
-}
-
 #[test]
 fn real_signatures() {
     for seed in 0..4 {

@@ -379,6 +379,12 @@ impl World {
                     }
                     self.decided(seat, certificate);
                 }
+                Action::Completed(certificate) => {
+                    let decided = self.certified.get(&certificate.height).copied();
+                    if !self.ring.verify(&certificate) || decided != Some(certificate.mark().into()) {
+                        self.fail("a decision is completed to something else");
+                    }
+                }
                 Action::Misbehaviour(evidence) => {
                     let keys = &self.ring.keys[usize::from(seat)];
                     if !evidence.verify(&NETWORK, keys) || !self.byzantine.contains_key(&evidence.authority()) {

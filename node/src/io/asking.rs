@@ -1,7 +1,9 @@
 //! Asking: questions to authorities and gateways, and what one of them has for a reader.
 
 use anyhow::{Context as _, Result, anyhow};
-use shoal_protocol::consensus::{DocumentError, Follower, VerifiedConsensus};
+use shoal_protocol::consensus::{
+    DocumentError, Follower, VerifiedConsensus, authorities_reached, documents_reached,
+};
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};
@@ -13,10 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// from there at the next question.
 const LED_MAX: usize = 64;
 
-/// Asks authorities and gateways, over one link each that is kept while it is open.
+/// Asks authorities and gateways, over one link each that is kept while it is open. Authorities are where the newest
+/// document says, else where the network file hints.
 pub struct Authorities {
     endpoint: Arc<Endpoint>,
     hints: Vec<Hint>,
+    newest: Mutex<Option<Arc<VerifiedConsensus>>>,
     gateways: Vec<Hint>,
     links: Mutex<BTreeMap<Identity, Link>>,
 }
@@ -25,7 +29,17 @@ impl Authorities {
     /// Asks the authorities that the network file names.
     pub fn new(endpoint: Arc<Endpoint>, network: &NetworkFile) -> Self {
         let hints = network.hints.clone();
-        Self { endpoint, hints: hints.authorities, gateways: hints.gateways, links: Mutex::default() }
+        let (newest, links) = (Mutex::default(), Mutex::default());
+        Self { endpoint, hints: hints.authorities, newest, gateways: hints.gateways, links }
+    }
+
+    /// From now on the authorities are those that `newest` names.
+    pub fn follow(&self, newest: Arc<VerifiedConsensus>) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(newest);
+    }
+
+    fn newest(&self) -> Option<Arc<VerifiedConsensus>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gateways that the network file names.
@@ -33,14 +47,22 @@ impl Authorities {
         &self.gateways
     }
 
-    /// The authorities.
-    pub fn hints(&self) -> &[Hint] {
-        &self.hints
+    /// The authorities that make the next document: they are told of this node.
+    pub fn reached(&self) -> Vec<Hint> {
+        authorities_reached(self.newest().as_ref().map(|newest| &***newest), &self.hints)
+    }
+
+    /// All authorities that may have a document.
+    pub fn asked(&self) -> Vec<Hint> {
+        documents_reached(self.newest().as_ref().map(|newest| &***newest), &self.hints)
     }
 
     /// What a server is called in messages.
     fn name(&self, server: &Hint) -> String {
-        let kind = if self.hints.iter().any(|hint| hint.identity == server.identity) { "authority" } else { "gateway" };
+        let newest = self.newest();
+        let gateway = newest.is_some_and(|newest| newest.gateways().any(|node| node.identity == server.identity))
+            || self.gateways.iter().any(|hint| hint.identity == server.identity);
+        let kind = if gateway { "gateway" } else { "authority" };
         format!("{kind} {}", server.identity)
     }
 

@@ -153,7 +153,7 @@ impl ConsensusTask {
     /// next. A slow, dead or lying one costs this head start, and is asked last the next time.
     async fn fetch(&mut self, rng: &mut impl rand::CryptoRng) -> Result<()> {
         let mut servers = self.servers(rng);
-        if servers.is_empty() && self.authorities.hints().is_empty() {
+        if servers.is_empty() && self.authorities.asked().is_empty() {
             bail!("the network file names no authority to ask (hints.authorities)");
         }
         if servers.is_empty() {
@@ -242,7 +242,7 @@ impl ConsensusTask {
             None => self.authorities.gateways().to_vec(),
         };
         let epoch = self.schedule.epoch_at(self.clock.wall());
-        self.roster.order(self.authorities.hints().to_vec(), gateways, epoch, rng)
+        self.roster.order(self.authorities.asked(), gateways, epoch, rng)
     }
 
     /// Whether the document of the current epoch is here.
@@ -315,5 +315,6 @@ impl ConsensusTask {
         let over = document.valid_until.plus(document.parameters.skew());
         self.state.send_modify(|state| state.last = Some((document.epoch, over)));
         self.known = Some(Arc::clone(document));
+        self.authorities.follow(Arc::clone(document));
     }
 }

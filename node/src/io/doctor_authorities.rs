@@ -32,14 +32,18 @@ pub async fn examine(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
         Err(error) => return vec![bad(CHECK, error.to_string(), "the system must allow UDP sockets")],
     };
     let authorities = Arc::new(Authorities::new(endpoint, &setup.network));
-    if authorities.hints().is_empty() {
+    let (follower, own) = stands(&setup.dir, Follower::new(setup.network.trust_anchor()));
+    if let Some(own) = &own {
+        authorities.follow(Arc::clone(own));
+    }
+    let hints = authorities.asked();
+    if hints.is_empty() {
         return vec![bad(CHECK, "the network file names none", "get a network file with hints.authorities")];
     }
-    let (follower, own) = stands(&setup.dir, Follower::new(setup.network.trust_anchor()));
     let reader = Reader { follower, own, me: setup.identity.identity(), now: Clock::start().wall() };
     let n = reader.follower.anchor().authorities.len();
     let mut asked = JoinSet::new();
-    for (at, hint) in authorities.hints().iter().copied().enumerate() {
+    for (at, hint) in hints.iter().copied().enumerate() {
         let (authorities, reader) = (Arc::clone(&authorities), reader.clone());
         asked.spawn(async move { (at, reader.hear(&authorities, &hint).await) });
     }
@@ -50,7 +54,7 @@ pub async fn examine(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
     let told = told(status);
     let clock = verdict::clock(&heard, &told, n);
     let mut findings = vec![Finding::of("clock", verdict::of_clock(clock))];
-    for (hint, heard) in authorities.hints().iter().zip(&heard) {
+    for (hint, heard) in hints.iter().zip(&heard) {
         let (ok, found, next) = verdict::of_authority(heard, clock, &told);
         let found = format!("{} at {}: {found}", hint.identity, hint.address);
         findings.push(Finding::of(CHECK, (ok, found, next)));

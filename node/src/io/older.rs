@@ -78,7 +78,7 @@ impl Older {
     }
 
     async fn ask(&self, after: Hash) -> Option<Pieces> {
-        let mut hints = self.authorities.hints().to_vec();
+        let mut hints = self.authorities.asked();
         hints.shuffle(&mut generator());
         let question = DirectoryQuestion::Changes { after };
         for hint in hints {

@@ -125,7 +125,7 @@ impl Publisher {
                         published = offer;
                         // who has taken a farewell must not get one with a later key
                         if farewell.is_none() {
-                            pending = self.authorities.hints().iter().map(|hint| hint.identity).collect();
+                            pending = self.authorities.reached().iter().map(|hint| hint.identity).collect();
                         }
                         farewell = (phase == Phase::Draining).then_some(current);
                         pause = RETRY_MIN;
@@ -235,7 +235,7 @@ impl Publisher {
                 covers: offer.mix.last().map_or(Epoch(0), |(epoch, _)| *epoch),
                 address: address.to_owned(),
                 addresses,
-                authorities: self.authorities.hints().len(),
+                authorities: self.authorities.reached().len(),
                 answers,
                 problem: None,
                 descriptor: bytes.to_vec(),
@@ -249,8 +249,11 @@ impl Publisher {
             return;
         }
         let mut asked = JoinSet::new();
-        for hint in self.authorities.hints().iter().filter(|hint| pending.contains(&hint.identity)) {
-            let (authorities, hint) = (Arc::clone(&self.authorities), *hint);
+        let reached = self.authorities.reached();
+        // nobody waits for the answer of one that has left
+        pending.retain(|identity| reached.iter().any(|hint| hint.identity == *identity));
+        for hint in reached.into_iter().filter(|hint| pending.contains(&hint.identity)) {
+            let authorities = Arc::clone(&self.authorities);
             let question = DirectoryQuestion::Publish(bytes.to_vec());
             asked.spawn(async move { (hint.identity, authorities.ask(&hint, &question).await) });
         }

@@ -205,6 +205,7 @@ impl Sample {
                 contribution: randomness::contribution(secret, &self.network, before, epoch),
                 parameters: self.parameters,
                 authorities: None,
+                addresses: BTreeMap::new(),
             };
             ListMessage::freeze(head, &self.descriptors, secret)
         });

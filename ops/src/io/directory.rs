@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use shoal_protocol::{
-    consensus::{Follower, Offered, VerifiedConsensus},
+    consensus::{Follower, Offered, VerifiedConsensus, documents_reached},
     link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion},
     network::{Hint, NetworkFile},
     quic::{Endpoint, Link, Protocol, ask},
@@ -73,7 +73,7 @@ impl Directory {
             return Ok(answer);
         }
         let mut last = None;
-        for hint in self.network.hints.authorities.clone() {
+        for hint in documents_reached(self.held.as_ref().map(|held| &***held), &self.network.hints.authorities) {
             match self.ask_at(&hint, now).await {
                 Ok((answer, link)) => {
                     self.link = Some(link);

@@ -23,6 +23,7 @@ impl Consensus {
             previous_mean_delay_ms: parameters.mean_delay_ms,
             mean_delay_since: Epoch(0),
             authorities: Vec::new(),
+            addresses: Vec::new(),
             nodes: Vec::new(),
             absent: Vec::new(),
             next_store_index: 0,
@@ -48,6 +49,9 @@ impl Consensus {
         }
         if self.epoch.0.checked_mul(epoch_ms).is_none_or(|since_genesis| since_genesis > self.valid_from.0) {
             return Err("valid_from (before genesis)");
+        }
+        if self.addresses.last().is_some_and(|last| usize::from(last.authority) >= self.authorities.len()) {
+            return Err("addresses of authorities (of one that is not there)");
         }
         if !strictly_sorted(&self.nodes, |node| node.identity) {
             return Err("nodes (not sorted, or one twice)");

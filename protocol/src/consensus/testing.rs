@@ -77,6 +77,7 @@ pub(crate) fn consensus_of(gateways: u16, width: u16, stores: u16, seed: u64) ->
         previous_mean_delay_ms: parameters.mean_delay_ms,
         mean_delay_since: Epoch(3),
         authorities: vec![authority().public().clone()],
+        addresses: vec![AuthorityAddress { authority: 0, address: SocketAddr::from(([127, 0, 0, 1], 3999)) }],
         nodes,
         absent: Vec::new(),
         next_store_index: stores,

@@ -34,6 +34,28 @@ fn four_authorities_make_a_document_an_epoch() {
     assert!(last.generations.len() > 1, "stores were drawn anew");
 }
 
+/// Which 2f+1 sign first differs from one to the other; what each hands out does not.
+#[test]
+fn all_hand_out_the_same_bytes() {
+    for (n, seed) in [(4, 21), (7, 22)] {
+        let mut world = running(n, seed);
+        world.run(6 * EPOCH_MS);
+        let mut compared = 0;
+        for (height, bytes) in world.certified_by(0) {
+            // the first is of the epoch in which it is made: it is handed out at once
+            for who in (1..n).filter(|_| height > 1) {
+                assert_eq!(
+                    world.certified_by(who).get(&height),
+                    Some(&bytes),
+                    "height {height}, authority {who} of {n}"
+                );
+                compared += 1;
+            }
+        }
+        assert!(compared >= 5 * (n - 1), "{compared}");
+    }
+}
+
 #[test]
 fn one_alone_needs_nobody() {
     let mut world = running(1, 2);
@@ -91,7 +113,7 @@ fn other_parameters_of_one_change_nothing_and_are_named() {
     let mut world = running(4, 6);
     world.run(EPOCH_MS);
     for who in 0..3 {
-        let wishes = Wishes { parameters: Some(wanted), authorities: None };
+        let wishes = Wishes { parameters: Some(wanted), ..Wishes::default() };
         world.members[who].faces[0].core.as_mut().unwrap().wish(wishes);
     }
     world.crash(3);

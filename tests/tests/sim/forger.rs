@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::RngExt as _;
-use shoal_directory::agreement::{Action, Agreement, Judge, Keyring, Memory, Setup, Value, Verdict};
+use shoal_directory::agreement::{Action, Agreement, DocumentId, Judge, Keyring, Memory, Setup, Value, Verdict};
 use shoal_directory::document::next_document;
 use shoal_directory::list_message::{DescriptorCache, ListMessage};
 use shoal_directory::proposal::VerifiedProposal;
@@ -111,7 +111,11 @@ impl Forger {
             match action {
                 Action::Broadcast(bytes) => self.tell(twin, &Arc::new(Message::Agree(bytes)), world),
                 Action::Propose { height, round } => self.proposing.push((twin, height, round)),
-                Action::Log(_) | Action::Decided { .. } | Action::Misbehaviour(_) | Action::Muted { .. } => {}
+                Action::Log(_)
+                | Action::Decided { .. }
+                | Action::Completed(_)
+                | Action::Misbehaviour(_)
+                | Action::Muted { .. } => {}
             }
         }
     }
@@ -201,10 +205,11 @@ impl Forger {
         }
         let chosen: Vec<_> = messages.iter().collect();
         let proposal = VerifiedProposal::compose(&place, epoch, &chosen).ok()?;
-        let document = next_document(&rules, before.as_deref(), &proposal).ok().map(|draft| draft.document.hash());
-        let document = document.unwrap_or(Hash::from_bytes([9; 32]));
+        let document =
+            next_document(&rules, before.as_deref(), &proposal).ok().map(|draft| draft.document.mark().into());
+        let mut document: DocumentId = document.unwrap_or(DocumentId { epoch, hash: Hash::from_bytes([9; 32]) });
         let mut parts = Parts::of(&proposal);
-        match world.rng.random_range(0..9) {
+        match world.rng.random_range(0..10) {
             // nothing wrong with it
             0..3 => {}
             3 => {
@@ -217,7 +222,9 @@ impl Forger {
             7 => {
                 parts.descriptors.pop();
             }
-            _ => return Some(Value { document: Hash::from_bytes([7; 32]), proposal: parts.encode().into() }),
+            // the right document, said to be of another epoch
+            8 => document.epoch = document.epoch.plus(1),
+            _ => document.hash = Hash::from_bytes([7; 32]),
         }
         let bytes = if world.chance(10) { bend(&parts.encode(), world) } else { parts.encode() };
         Some(Value { document, proposal: bytes.into() })

@@ -1,6 +1,7 @@
 //! Lists that no honest authority would send.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use rand::RngExt as _;
 use shoal_directory::list_message::ListMessage;
@@ -17,6 +18,9 @@ use crate::world::{NETWORK, World};
 pub(crate) fn invented(count: u16) -> Vec<Node> {
     (0..count).map(|n| Node::new([Role::Gateway, Role::Mix, Role::Store][usize::from(n % 3)], 500 + n)).collect()
 }
+
+/// Where a liar wants all to be looked for.
+const LURE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 66)), 66);
 
 impl Forger {
     /// A signed list: some that nobody takes, some that everybody has to.
@@ -41,6 +45,8 @@ impl Forger {
             contribution: randomness::contribution(&secret, &NETWORK, before.as_ref().map(|before| &***before), epoch),
             parameters: base.list().parameters,
             authorities: None,
+            // wants everybody to be looked for at its own address
+            addresses: world.members.iter().map(|member| (member.identity(), LURE)).collect(),
         };
         match world.rng.random_range(0..9) {
             // leaves nodes out

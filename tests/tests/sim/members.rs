@@ -182,7 +182,13 @@ impl World {
             }
             // before the log began, the document is kept: the crash at the act before
             Act::Certified(document) if part % 2 == 0 => face.chain.push(Arc::clone(document)),
-            Act::BeginLog | Act::Certified(_) | Act::Agree(_) | Act::List(_) | Act::Ask | Act::Misbehaviour(_) => {}
+            Act::BeginLog
+            | Act::Certified(_)
+            | Act::Completed(_)
+            | Act::Agree(_)
+            | Act::List(_)
+            | Act::Ask
+            | Act::Misbehaviour(_) => {}
         }
         self.crash(who);
         self.after(back, Event::Restart(who));
@@ -218,7 +224,7 @@ impl World {
         let mut set = set.to_vec();
         set.sort_by_key(|key| key.identity);
         for member in &mut self.members {
-            member.wishes = Wishes { parameters: None, authorities: Some(set.clone()) };
+            member.wishes = Wishes { authorities: Some(set.clone()), ..Wishes::default() };
             if let Some(core) = member.faces.first_mut().and_then(|face| face.core.as_mut()) {
                 core.wish(member.wishes.clone());
             }
@@ -302,6 +308,12 @@ impl World {
                 Act::Certified(document) => {
                     self.saw(&document);
                     self.members[who].faces[at].chain.push(document);
+                }
+                Act::Completed(document) => {
+                    let chain = &mut self.members[who].faces[at].chain;
+                    let newest = chain.last_mut().expect("what is completed was certified");
+                    assert_eq!(newest.hash(), document.hash(), "another document is completed than the newest");
+                    *newest = document;
                 }
                 Act::BeginLog => self.members[who].faces[at].votes = Some(Vec::new()),
                 Act::Ask => self.ask(seat),

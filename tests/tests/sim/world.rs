@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use shoal_directory::admission::AdmittedList;
 use shoal_directory::authority::Genesis;
 use shoal_protocol::authority::AuthoritySecret;
-use shoal_protocol::consensus::VerifiedConsensus;
+use shoal_protocol::consensus::{AuthorityAddress, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::{Hash, Identity, UnixMillis};
@@ -274,6 +274,13 @@ impl World {
         self.check(missing == 0, || format!("document {height} leaves out {missing} nodes"));
         let invented = listed.iter().filter(|identity| self.admitted.get(identity).is_none()).count();
         self.check(invented == 0, || format!("document {height} names {invented} nodes that nobody admitted"));
+        // nobody honest says where it is
+        let is_liar = |identity: &Identity| {
+            self.members.iter().any(|member| member.identity() == *identity && member.forger.is_some())
+        };
+        let at = |entry: &AuthorityAddress| document.authorities[usize::from(entry.authority)].identity;
+        let moved = document.addresses.iter().filter(|entry| !is_liar(&at(entry))).count();
+        self.check(moved == 0, || format!("document {height} says where {moved} authorities are that did not"));
         self.documents.insert(height, Arc::clone(document));
         self.certified_at.insert(height, self.now);
         self.tally.documents += 1;
@@ -282,6 +289,11 @@ impl World {
     /// Epochs of the documents that somebody honest keeps.
     pub(crate) fn epochs_of(&self, who: usize) -> Vec<u64> {
         self.members[who].chain().iter().map(|document| document.epoch.0).collect()
+    }
+
+    /// Exact bytes of the documents of somebody honest, with their certificates, by height.
+    pub(crate) fn certified_by(&self, who: usize) -> BTreeMap<u64, Vec<u8>> {
+        self.members[who].chain().iter().map(|document| (document.height, document.bytes().to_vec())).collect()
     }
 
     /// Epoch of the newest document of somebody honest.

@@ -33,6 +33,12 @@ impl Authority {
                 Act::Agree(message) => self.broadcast(&DirectoryQuestion::Agree(message)),
                 Act::List(message) => self.broadcast(&DirectoryQuestion::List(message)),
                 Act::Certified(document) => self.keep(document),
+                Act::Completed(document) => {
+                    if let Err(failure) = self.chain.complete(document) {
+                        tracing::warn!(error = %failure, "the certificate that all authorities come to is not kept");
+                    }
+                    Ok(())
+                }
                 // the document is kept: until here the log before is known to be over
                 Act::BeginLog => VoteLog::begin(&self.home.path(names::VOTES)).map(|votes| self.votes = Some(votes)),
                 Act::Ask => {
@@ -66,7 +72,9 @@ impl Authority {
     fn keep(&mut self, document: Arc<VerifiedConsensus>) -> Result<(), Failure> {
         let (epoch, height, nodes) = (document.epoch.0, document.height, document.nodes.len());
         tracing::info!(epoch, height, nodes, signatures = document.signatures(), "a document is certified");
-        self.chain.append(document)
+        self.chain.append(document)?;
+        self.find_peers();
+        Ok(())
     }
 
     pub(super) fn keep_evidence(&mut self, bytes: &[u8], error: &DocumentError) {

@@ -1,8 +1,7 @@
 //! What SIGHUP reads again, file by file: one that is wrong leaves what it said before in force, and nothing else.
 
 use serde_json::{Value, json};
-use shoal_protocol::Identity;
-use shoal_protocol::network::{Hint, NetworkFile};
+use shoal_protocol::network::Hint;
 
 use super::Authority;
 use crate::config::files as names;
@@ -39,11 +38,6 @@ impl Reloaded {
     }
 }
 
-/// The other authorities that the network file has an address of.
-pub(super) fn others(network: &NetworkFile, own: &Identity) -> Vec<Hint> {
-    network.hints.authorities.iter().filter(|hint| hint.identity != *own).copied().collect()
-}
-
 impl Authority {
     /// Reads the operator's files again: admitted nodes, wishes, and the addresses in the network file. Nodes no longer
     /// admitted are left out of the next list.
@@ -70,7 +64,7 @@ impl Authority {
             )),
         }
         match self.home.wanted_authorities() {
-            Ok(authorities) => self.wishes.authorities = authorities,
+            Ok(authorities) => self.wishes.want(authorities, self.home.public().ok().as_ref()),
             Err(failure) => problems.push(stays(
                 failure,
                 &match self.asked_set() {
@@ -83,7 +77,7 @@ impl Authority {
         match self.home.network() {
             Ok(network) if network.genesis_hash() == self.id => {
                 self.network = network;
-                moved = self.peers.set(others(&self.network, &self.secret.public().identity));
+                moved = self.find_peers();
             }
             Ok(_) => problems.push(stays(
                 Failure::new(
@@ -138,12 +132,12 @@ impl Authority {
             self.misplaced().map(|failure| format!("{}; {}", failure.message, failure.next)).into_iter().collect();
         said.extend(advice::advice(&self.wishes, &self.parameters(), self.core.set(), &own));
         for key in self.wishes.authorities.iter().flatten() {
-            let known = key.identity == own || self.peers.address(&key.identity).is_some();
-            if !known {
+            let known = self.wishes.addresses.contains_key(&key.identity) || self.peers.address(&key.identity).is_some();
+            if !known && key.identity != own {
                 let name = key.identity;
                 said.push(format!(
-                    "authorities.toml names {name}, of whom no address is known: shoal-directory network --add-authority \
-                     {name}@IP:PORT"
+                    "authorities.toml names {name}, of whom no address is known: write address = \"IP:PORT\" into its block \
+                     there"
                 ));
             }
         }

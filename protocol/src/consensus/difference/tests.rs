@@ -12,7 +12,7 @@ use crate::x25519::X25519Secret;
 /// One of the things that happen to a network between two documents.
 fn happen(document: &mut Consensus, what: u8, rng: &mut StdRng) {
     let at = rng.random_range(0..document.nodes.len());
-    match what % 9 {
+    match what % 11 {
         0 => {
             let gone = document.nodes.remove(at);
             if gone.role != Role::Gateway {
@@ -45,6 +45,9 @@ fn happen(document: &mut Consensus, what: u8, rng: &mut StdRng) {
         5 => document.nodes[at].mix_keys.iter_mut().for_each(|(_, key)| *key = X25519Secret::generate(rng).public()),
         6 => document.randomness = rng.random(),
         7 => document.reveals = vec![Reveal { authority: 0, value: rng.random() }],
+        8 => document.addresses.iter_mut().for_each(|entry| entry.address.set_port(rng.random_range(1..9_999))),
+        // nothing is said of it any more
+        9 => document.addresses.clear(),
         _ => document.previous_mean_delay_ms = rng.random_range(1..5_000),
     }
 }

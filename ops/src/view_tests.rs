@@ -44,6 +44,7 @@ fn document() -> Document {
         previous_mean_delay_ms: parameters.mean_delay_ms,
         mean_delay_since: Epoch(0),
         authorities: Vec::new(),
+        addresses: Vec::new(),
         nodes: vec![
             node(1, Role::Gateway, None),
             node(2, Role::Mix, Some(Layer::L1)),

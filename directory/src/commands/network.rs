@@ -167,7 +167,7 @@ fn check_authority(network: &NetworkFile, home: &Home, hint: &Hint) -> Result<Op
         ));
     }
     let wanted = home.wanted_authorities()?.unwrap_or_default();
-    let genesis = network.authorities.iter().chain(&wanted).any(|key| key.identity == *identity);
+    let genesis = network.authorities.iter().chain(&wanted.keys).any(|key| key.identity == *identity);
     if genesis || look(home, now()).is_ok_and(|authority| authority.set().contains(identity)) {
         return Ok(None);
     }

@@ -157,7 +157,7 @@ mod tests {
         let (now, set) = (Parameters::production(), keys(4));
         let own = set[0].identity;
         let say = |parameters: Option<Parameters>, authorities: Option<Vec<AuthorityKey>>| {
-            advice(&Wishes { parameters, authorities }, &now, &set, &own).join("\n")
+            advice(&Wishes { parameters, authorities, ..Wishes::default() }, &now, &set, &own).join("\n")
         };
         assert_eq!(say(None, None), "");
         assert_eq!(say(Some(Parameters { append_bits: now.append_bits + 1, ..now }), None), "");

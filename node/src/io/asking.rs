@@ -1,9 +1,7 @@
 //! Asking: questions to authorities and gateways, and what one of them has for a reader.
 
 use anyhow::{Context as _, Result, anyhow};
-use shoal_protocol::consensus::{
-    DocumentError, Follower, VerifiedConsensus, authorities_reached, documents_reached,
-};
+use shoal_protocol::consensus::{DocumentError, Follower, VerifiedConsensus, authorities_reached, documents_reached};
 use shoal_protocol::link::{ANSWER_SIZE_MAX, DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::network::{Hint, NetworkFile};
 use shoal_protocol::quic::{Endpoint, Link, Protocol, ask};

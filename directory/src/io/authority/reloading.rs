@@ -132,7 +132,8 @@ impl Authority {
             self.misplaced().map(|failure| format!("{}; {}", failure.message, failure.next)).into_iter().collect();
         said.extend(advice::advice(&self.wishes, &self.parameters(), self.core.set(), &own));
         for key in self.wishes.authorities.iter().flatten() {
-            let known = self.wishes.addresses.contains_key(&key.identity) || self.peers.address(&key.identity).is_some();
+            let known =
+                self.wishes.addresses.contains_key(&key.identity) || self.peers.address(&key.identity).is_some();
             if !known && key.identity != own {
                 let name = key.identity;
                 said.push(format!(

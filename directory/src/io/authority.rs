@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use shoal_protocol::authority::{AuthorityKey, AuthoritySecret};
+use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{DocumentError, VerifiedConsensus, documents_reached, set_hash};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::network::{Hint, NetworkFile};
@@ -291,10 +291,10 @@ impl Authority {
         self.chain.changes_after(height)
     }
 
-    /// The set that certifies the first document.
+    /// Documents that lead on from the last set with this hash, oldest first; none if this chain never had it.
     #[must_use]
-    pub fn genesis(&self) -> &[AuthorityKey] {
-        &self.network.authorities
+    pub fn changes_from(&self, set: &Hash) -> Vec<Arc<VerifiedConsensus>> {
+        self.chain.changes_from(set).unwrap_or_default()
     }
 
     /// Hash of the set that certifies the next document.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use shoal_protocol::Hash;
 use shoal_protocol::authority::AuthorityKey;
-use shoal_protocol::consensus::{UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::consensus::{UnverifiedConsensus, VerifiedConsensus, set_hash};
 
 use super::failure::{Failure, Kind};
 use super::files;
@@ -27,8 +27,9 @@ const CHANGES: &str = "changes";
 pub struct Chain {
     dir: PathBuf,
     genesis: Vec<AuthorityKey>,
-    /// By height. Changes are rare and agreed on by a quorum: 100 of 400 kB are 40 MB.
-    changes: BTreeMap<u64, Arc<VerifiedConsensus>>,
+    /// By height, each with the hash of the set that it began: readers ask by that, and a set of 64 takes 30 µs to hash.
+    /// Changes are rare and agreed on by a quorum: 100 of 400 kB are 40 MB.
+    changes: BTreeMap<u64, (Hash, Arc<VerifiedConsensus>)>,
     before: Option<Arc<VerifiedConsensus>>,
     newest: Option<Arc<VerifiedConsensus>>,
 }
@@ -44,7 +45,8 @@ impl Chain {
         files::create_dir(&changing)?;
         let mut changes = BTreeMap::new();
         for height in heights(&changing)? {
-            changes.insert(height, Arc::new(read(&changing, height, network)?));
+            let change = Arc::new(read(&changing, height, network)?);
+            changes.insert(height, (set_hash(&change.authorities), change));
         }
         let heights = heights(dir)?;
         let mut last: Vec<Arc<VerifiedConsensus>> = Vec::new();
@@ -90,7 +92,7 @@ impl Chain {
         let set = self.newest.as_ref().map_or(&self.genesis, |newest| &newest.authorities);
         if *set != document.authorities {
             files::replace(&self::path(&self.dir.join(CHANGES), height), document.bytes(), files::PUBLIC, true)?;
-            self.changes.insert(height, Arc::clone(&document));
+            self.changes.insert(height, (set_hash(&document.authorities), Arc::clone(&document)));
         }
         files::replace(&path, document.bytes(), files::PUBLIC, true)?;
         self.before = self.newest.replace(document);
@@ -125,7 +127,14 @@ impl Chain {
     /// Documents after `height` at which the set of authorities changed, oldest first.
     #[must_use]
     pub fn changes_after(&self, height: u64) -> Vec<Arc<VerifiedConsensus>> {
-        self.changes.range(height.saturating_add(1)..).map(|(_, document)| Arc::clone(document)).collect()
+        self.changes.range(height.saturating_add(1)..).map(|(_, (_, document))| Arc::clone(document)).collect()
+    }
+
+    /// Documents that lead on from the last set with this hash, oldest first; `None` if the chain never had it.
+    #[must_use]
+    pub fn changes_from(&self, set: &Hash) -> Option<Vec<Arc<VerifiedConsensus>>> {
+        let began = self.changes.iter().rev().find(|(_, (began, _))| began == set).map(|(height, _)| *height);
+        began.or_else(|| (set_hash(&self.genesis) == *set).then_some(0)).map(|height| self.changes_after(height))
     }
 }
 
@@ -255,6 +264,8 @@ mod tests {
         let chain = Chain::open(dir.path(), &documents[0].network, &genesis).expect("readable");
         assert_eq!(chain.changes_after(0), [Arc::clone(&documents[0])]);
         assert!(chain.changes_after(1).is_empty());
+        assert_eq!(chain.changes_from(&set_hash(&documents[0].authorities)), Some(Vec::new()));
+        assert_eq!(chain.changes_from(&Hash::from_bytes([9; 32])), None, "a set that never was");
         assert_eq!(heights(dir.path()), Ok(vec![1, 2, 3]));
     }
 }

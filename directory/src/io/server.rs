@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_protocol::certificate::MAX_AUTHORITIES;
-use shoal_protocol::consensus::{Handout, Shelf, VerifiedConsensus, changes_after};
+use shoal_protocol::consensus::{Handout, Shelf, VerifiedConsensus};
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::quic::{
     AskError, CloseReason, Endpoint, Link, PEER_QUESTION_TIMEOUT, Pieces, QUESTION_TIMEOUT, read_question,
@@ -311,9 +311,8 @@ fn newest_is(handout: Handout) -> Kinds {
 
 /// Documents that lead on from the set with this hash; none if this chain does not know it.
 fn changes(shared: &Shared, after: &Hash) -> Pieces {
-    let authority = shared.authority();
-    let all = authority.changes_after(0);
-    Pieces::changes(changes_after(authority.genesis(), &all, after).unwrap_or_default())
+    let changes = shared.authority().changes_from(after);
+    Pieces::changes(&changes)
 }
 
 /// Cuts a reason at a character boundary.

@@ -1,5 +1,6 @@
 //! Tests of the document: codec, relations, certificate, time, rollback.
 
+use super::codec::{Put as _, Reader};
 use super::testing::{EPOCH, GENESIS, NETWORK};
 use super::*;
 use crate::authority::AuthoritySecret;

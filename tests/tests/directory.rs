@@ -7,6 +7,7 @@ use shoal_tests::authority::{Kept, directory, remarks};
 use shoal_tests::person::Person;
 use shoal_tests::testnet::{Party, Testnet};
 use shoal_tests::{metrics, until, until_every};
+use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -141,4 +142,33 @@ fn a_minority_of_authorities_stops_nothing() {
     assert!(!status["authorities"].to_string().contains("wants service_ms"), "{status:#}");
     assert_eq!(status["asks"], serde_json::json!([]), "{status:#}");
     assert!(status["next"].to_string().contains("asks for what is in force: remove it"), "{status:#}");
+
+    eprintln!("two of four move at a time: no document says where they are, the network files do");
+    let moved = [2, 3].map(|at| {
+        net.kill_again(back[at - 2]);
+        let free =
+            UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").to_string();
+        let dir = &authorities[at].dir;
+        let changed = directory(&["init", "--key-only", "--listen", &free], dir);
+        assert_eq!(changed["address"], free.as_str(), "{changed}");
+        format!("{}@{free}", changed["identity"].as_str().expect("an identity"))
+    });
+    for authority in &authorities {
+        for hint in &moved {
+            let network = directory(&["network", "--add-authority", hint], &authority.dir);
+            assert!(network["genesis"].is_string(), "{network}");
+        }
+    }
+    let reached = Kept::at(&authorities[0].dir).newest;
+    for at in [2, 3] {
+        net.run_again(&authorities[at].dir, "shoal-directory");
+    }
+    for authority in &authorities {
+        wait_for_epoch(authority, reached + 3);
+    }
+    let named = directory(&["show"], &authorities[0].dir)["addresses"].to_string();
+    for hint in &moved {
+        let (_, address) = hint.split_once('@').expect("as made");
+        assert!(named.contains(address), "documents say it from now on: {named}");
+    }
 }

@@ -213,9 +213,10 @@ impl Init {
         home.write_network(&network)?;
         let dir = self.common.dir.display();
         output.text += &format!(
-            "Changed:\n  {}\nStart it again: addresses are read at the start. Every other operator runs\n  shoal-directory network \
-             --dir DIR --add-authority {}@{address}\nand {dir}/network.toml, which has the new address now, is published again \
-             for nodes.",
+            "Changed:\n  {}\nStart it again: listening addresses are read at the start. The next document has the new address, and everybody \
+             goes there. {dir}/network.toml has it too: publish it again, for nodes and clients that begin. Only when more \
+             authorities move at a time than may fail, no document is made before the others know where they are: then every \
+             operator runs\n  shoal-directory network --dir DIR --add-authority {}@{address}",
             own.changed.join("\n  "),
             key.identity
         );

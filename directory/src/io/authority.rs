@@ -113,11 +113,13 @@ impl Authority {
         Ok(authority)
     }
 
-    /// The other authorities are where the newest document says, else where the network file hints. Returns who is new, or
-    /// somewhere else.
+    /// The other authorities are where the newest document says, or where the network file hints: an address in a document
+    /// may be old or wrong, and no later one comes while too many have such. Returns who is new, or somewhere else.
     fn find_peers(&self) -> Vec<Hint> {
         let newest = self.chain.newest().map(|newest| &***newest);
-        let mut others = documents_reached(newest, &self.network.hints.authorities);
+        let hints = &self.network.hints.authorities;
+        let mut others = documents_reached(newest, hints);
+        others.extend(hints);
         let me = self.identity();
         others.retain(|hint| hint.identity != me);
         self.peers.set(others)

@@ -1,11 +1,13 @@
 //! Messages to the other authorities: one task and one bounded queue each, so that a slow or dead one delays nobody.
 //!
-//! Who they are may change while it runs. A message that does not fit or does not arrive is lost; the agreement sends again what still matters. A link on which
-//! nothing is to be said is asked something small now and then: so it is there when a document is due, and one that is dead
-//! is noticed, said in `status`, and made anew before it is needed.
+//! Who they are may change while it runs, and where they are may be known twice: from the document and from the network file. A
+//! message that does not fit or does not arrive is lost; the agreement sends again what still matters. A link on which nothing is
+//! to be said is asked something small now and then: so it is there when a document is due, and one that is dead is noticed,
+//! said in `status`, and made anew before it is needed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +41,27 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// One authority to send to.
 #[derive(Debug)]
 struct Peer {
-    hint: Hint,
+    identity: Identity,
+    /// Where it may be, the likeliest first; at least one.
+    addresses: Vec<SocketAddr>,
+    /// Which of them is tried.
+    at: AtomicUsize,
     queue: Queue,
+}
+
+impl Peer {
+    /// Where it is looked for now.
+    fn hint(&self) -> Hint {
+        let at = self.at.load(Ordering::Relaxed) % self.addresses.len().max(1);
+        // there is at least one, by how a peer is made
+        let address = self.addresses.get(at).copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+        Hint { identity: self.identity, address }
+    }
+
+    /// Nobody answers there: at the next one.
+    fn elsewhere(&self) {
+        self.at.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,19 +83,33 @@ impl Peers {
         peers_to_be
     }
 
-    /// From now on `peers` are sent to, at these addresses. What waits for one whose address stays goes on. Returns who is
-    /// new, or somewhere else.
+    /// From now on `peers` are sent to, at these addresses; of one with several the first is tried first, and each time it
+    /// does not answer the next. What waits for one whose addresses stay goes on. Returns who is new, or somewhere else.
     pub fn set(&self, peers: Vec<Hint>) -> Vec<Hint> {
         let mut new = Vec::new();
+        let mut next: Vec<Arc<Peer>> = Vec::new();
         let mut held = self.held();
-        let next = peers.into_iter().map(|hint| {
-            let same = held.iter().find(|peer| peer.hint == hint).map(Arc::clone);
-            same.unwrap_or_else(|| {
-                new.push(hint);
-                Arc::new(Peer { hint, queue: Queue::default() })
-            })
-        });
-        let next = next.collect();
+        for hint in &peers {
+            let identity = hint.identity;
+            if next.iter().any(|peer| peer.identity == identity) {
+                continue;
+            }
+            let mut addresses: Vec<SocketAddr> = Vec::new();
+            for other in peers.iter().filter(|other| other.identity == identity) {
+                if !addresses.contains(&other.address) {
+                    addresses.push(other.address);
+                }
+            }
+            let before = held.iter().find(|peer| peer.identity == identity);
+            let known = before.map_or(&[][..], |peer| &peer.addresses);
+            new.extend(addresses.iter().filter(|at| !known.contains(at)).map(|at| Hint { identity, address: *at }));
+            next.push(match before {
+                Some(same) if same.addresses == addresses => Arc::clone(same),
+                Some(_) | None => {
+                    Arc::new(Peer { identity, addresses, at: AtomicUsize::new(0), queue: Queue::default() })
+                }
+            });
+        }
         *held = next;
         drop(held);
         self.0.changed.notify_one();
@@ -85,32 +120,33 @@ impl Peers {
         self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who they are.
+    /// Who they are, and everywhere they may be.
     #[must_use]
     pub fn list(&self) -> Vec<Hint> {
-        self.held().iter().map(|peer| peer.hint).collect()
+        let held = self.held();
+        let all = held
+            .iter()
+            .flat_map(|peer| peer.addresses.iter().map(|address| Hint { identity: peer.identity, address: *address }));
+        all.collect()
     }
 
     /// Where an authority is looked for; `None` when its address is not known.
     #[must_use]
     pub fn address(&self, identity: &Identity) -> Option<SocketAddr> {
-        self.held().iter().find(|peer| peer.hint.identity == *identity).map(|peer| peer.hint.address)
+        self.held().iter().find(|peer| peer.identity == *identity).map(|peer| peer.hint().address)
     }
 
     /// Whether an authority is reached.
     #[must_use]
     pub fn reach(&self, identity: &Identity) -> Reach {
         let held = self.held();
-        held.iter()
-            .find(|peer| peer.hint.identity == *identity)
-            .map(|peer| peer.queue.reach().clone())
-            .unwrap_or_default()
+        held.iter().find(|peer| peer.identity == *identity).map(|peer| peer.queue.reach().clone()).unwrap_or_default()
     }
 
     /// Sends one message to all of `set`, in time; never waits.
     pub fn broadcast(&self, question: &DirectoryQuestion, set: &[AuthorityKey]) {
         let message: Arc<[u8]> = question.to_bytes().into();
-        for peer in self.held().iter().filter(|peer| set.iter().any(|key| key.identity == peer.hint.identity)) {
+        for peer in self.held().iter().filter(|peer| set.iter().any(|key| key.identity == peer.identity)) {
             peer.queue.waiting().push(Arc::clone(&message));
             peer.queue.filled.notify_one();
         }
@@ -131,8 +167,8 @@ impl Peers {
             });
             for peer in peers {
                 let (sent_to, endpoint) = (Arc::clone(&peer), endpoint.clone());
-                running.entry(peer.hint.identity).or_insert_with(|| {
-                    let task = tasks.spawn(async move { send_all(&sent_to.hint, &sent_to.queue, &endpoint).await });
+                running.entry(peer.identity).or_insert_with(|| {
+                    let task = tasks.spawn(async move { send_all(&sent_to, &endpoint).await });
                     (peer, task)
                 });
             }
@@ -142,7 +178,8 @@ impl Peers {
     }
 }
 
-async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
+async fn send_all(peer: &Peer, endpoint: &Endpoint) {
+    let queue = &peer.queue;
     // it only spreads retries: without the system's randomness they come all the same
     let mut rng = StdRng::try_from_rng(&mut SysRng).unwrap_or_else(|_| StdRng::seed_from_u64(0));
     let mut link: Option<Link> = None;
@@ -168,13 +205,13 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
                     match arrived {
                         Ok(()) => {
                             pause = PAUSE_MIN;
-                            queue.note(peer, None, now());
+                            queue.note(&peer.hint(), None, now());
                         }
                         Err(_) if of != attempt => {}
                         Err(problem) => {
                             link = None;
                             attempt += 1;
-                            queue.note(peer, Some(problem), now());
+                            queue.note(&peer.hint(), Some(problem), now());
                             sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
                             pause = (pause * 2).min(PAUSE_MAX);
                         }
@@ -188,7 +225,7 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
         silence = SILENCE;
         let open = match link.take().filter(Link::is_open) {
             Some(open) => Ok(open),
-            None => endpoint.connect(peer.address, &peer.identity, Protocol::Directory).await,
+            None => endpoint.connect(peer.hint().address, &peer.identity, Protocol::Directory).await,
         };
         match open {
             Ok(open) => {
@@ -202,7 +239,8 @@ async fn send_all(peer: &Hint, queue: &Queue, endpoint: &Endpoint) {
             Err(error) => {
                 held = message;
                 attempt += 1;
-                queue.note(peer, Some(error.to_string()), now());
+                queue.note(&peer.hint(), Some(error.to_string()), now());
+                peer.elsewhere();
                 sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
@@ -240,7 +278,7 @@ mod tests {
         let peers = Peers::new(vec![hint(1, 10), hint(2, 20)]);
         for peer in peers.held().iter() {
             peer.queue.waiting().push(vec![7].into());
-            peer.queue.note(&peer.hint, Some("closed".to_owned()), now());
+            peer.queue.note(&peer.hint(), Some("closed".to_owned()), now());
         }
         assert_eq!(peers.set(vec![hint(1, 10), hint(2, 21), hint(3, 30)]), [hint(2, 21), hint(3, 30)]);
         let waiting: Vec<_> = peers.held().iter().map(|peer| peer.queue.waiting().messages.len()).collect();
@@ -249,5 +287,11 @@ mod tests {
         assert_eq!((problem(1), problem(2)), (Some("closed".to_owned()), None));
         assert_eq!(peers.address(&Identity::from_bytes([2; 32])), Some(hint(2, 21).address));
         assert_eq!(peers.address(&Identity::from_bytes([9; 32])), None);
+        // by the document at one place, by the network file at another
+        assert_eq!(peers.set(vec![hint(1, 10), hint(2, 21), hint(1, 11), hint(2, 21)]), [hint(1, 11)]);
+        assert_eq!(peers.list(), [hint(1, 10), hint(1, 11), hint(2, 21)]);
+        let one = Arc::clone(peers.held().first().expect("the first"));
+        let tried: Vec<_> = (0..3).map(|_| (one.hint().address.port(), one.elsewhere()).0).collect();
+        assert_eq!(tried, [10, 11, 10]);
     }
 }

@@ -83,7 +83,7 @@ pub async fn open(home: Home) -> Result<Running, Failure> {
         }
     };
     // nobody else can be where this process listens; nothing is accepted yet, so it is not this process that answers
-    if let Some(address) = authority.address().filter(|address| *address != listen) {
+    for address in authority.known_at().into_iter().filter(|address| *address != listen) {
         twin::refuse(&own, address).await?;
     }
     authority.resume(now())?;

@@ -105,6 +105,7 @@ impl Follower {
     ///
     /// # Errors
     /// The first that does not lead on: not certified by the set before, of another chain, or not changing the set.
+    /// [`DocumentError::Conflict`] comes only of one that the authorities have certified, as in [`Self::offer`].
     pub fn advance<B: AsRef<[u8]>>(&mut self, changes: &[B]) -> Result<usize, DocumentError> {
         let mut led = 0;
         for bytes in changes {
@@ -113,10 +114,8 @@ impl Follower {
             if self.newest.is_some_and(|newest| newest.hash == mark.hash) {
                 continue;
             }
-            if let Some(newest) = &self.newest {
-                change.check_follows(newest)?;
-            }
-            let verified = change.verify_any_time(&self.anchor_for(mark.height))?;
+            // the certificate first: anybody can write what would contradict the document held, and a contradiction stops
+            let verified = change.verify_after(&self.anchor_for(mark.height), self.newest)?;
             if verified.authorities == self.current {
                 return Err(DocumentError::Malformed("skip chain (a document that does not change the authorities)"));
             }

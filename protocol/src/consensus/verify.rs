@@ -228,7 +228,7 @@ impl UnverifiedConsensus {
         Ok(self.into_verified())
     }
 
-    pub(super) fn check_follows(&self, newest: &Mark) -> Result<(), DocumentError> {
+    fn check_follows(&self, newest: &Mark) -> Result<(), DocumentError> {
         let mark = self.mark();
         let Mark { height, epoch, hash: found } = mark;
         let follows_another = newest.height.checked_add(1) == Some(height) && self.content.previous != newest.hash;

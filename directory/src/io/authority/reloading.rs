@@ -148,8 +148,8 @@ impl Authority {
                  shoal-directory network --add-authority {own}@IP:PORT"
             )),
             (Some(here), Some(there)) if here != there => said.push(format!(
-                "the network file has this authority at {here}, authority.pub at {there}: if it moved, all write the new \
-                 address into the network file: shoal-directory network --add-authority {own}@{there}"
+                "the network file has this authority at {here}, authority.pub at {there}: documents name the latter; for those \
+                 who have no document yet: shoal-directory network --add-authority {own}@{there}, and publish the file"
             )),
             (None | Some(_), _) => {}
         }

@@ -1,5 +1,6 @@
 //! What an authority shows of itself.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -44,6 +45,13 @@ impl Authority {
     pub fn address(&self) -> Option<SocketAddr> {
         let own = self.secret.public().identity;
         self.network.hints.authorities.iter().find(|hint| hint.identity == own).map(|hint| hint.address)
+    }
+
+    /// Where others may look for this authority: by the newest document, `authority.pub` and the network file.
+    #[must_use]
+    pub fn known_at(&self) -> BTreeSet<SocketAddr> {
+        let documented = self.chain.newest().and_then(|newest| newest.address_of(&self.identity()));
+        documented.into_iter().chain(self.published).chain(self.address()).collect()
     }
 
     /// What the newest document, or else its descriptor, says of a node.

@@ -193,6 +193,33 @@ fn two_documents_of_one_height_are_a_conflict_also_where_the_set_changes() {
     assert!(matches!(follower.advance(&[document(2, NETWORK, a, b).0]), Err(DocumentError::Conflict { .. })));
 }
 
+/// Anybody can write a document that contradicts the newest; that nobody certified it, or strangers did, is said first:
+/// who is told of a contradiction stops, and keeps it as evidence against the authorities.
+#[test]
+fn what_nobody_certified_is_no_conflict() {
+    let chain = Chain::new();
+    let [a, b, c] = &chain.sets;
+    for held in 1..=4 {
+        let mut follower = chain.follower();
+        for height in 1..=held {
+            chain.offer(&mut follower, height).expect("follows");
+        }
+        let mut unsigned = chain.documents[held - 1].1.clone();
+        unsigned.previous = Hash::from_bytes([7; 32]);
+        let height = held as u64;
+        for next in [&unsigned, &Consensus { height: height + 1, ..unsigned.clone() }] {
+            let said = follower.advance(&[certify(next, 0, &[])]);
+            assert!(matches!(said, Err(DocumentError::Unsigned)), "held {held}: {said:?}");
+        }
+        for signers in [a, b, c] {
+            let (forged, _) = document(height, Hash::from_bytes([7; 32]), &signers[..1], a);
+            let said = follower.advance(&[forged]);
+            assert!(!matches!(said, Ok(_) | Err(DocumentError::Conflict { .. })), "held {held}: {said:?}");
+        }
+        assert_eq!(follower.height(), height);
+    }
+}
+
 #[test]
 fn an_own_copy_guards_after_a_restart() {
     let chain = Chain::new();

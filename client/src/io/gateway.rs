@@ -20,8 +20,10 @@ use tokio::time::timeout;
 
 use crate::want::Ticket;
 use downward::{asking, downward};
+use flaps::Flaps;
 
 mod downward;
+mod flaps;
 
 /// Packets on their way to the writer: the schedule sends a handful a second, so 16 is seconds of a link that stands
 /// still. More would leave as a burst when it moves again.
@@ -52,8 +54,8 @@ pub(super) enum LinkEvent {
     Up(Identity),
     /// The link that stood is gone.
     Down(Identity),
-    /// The gateway could not be reached, turned the client away, or hands over what is of no use; the link, if it stood, is
-    /// gone.
+    /// The gateway could not be reached, turned the client away, hands over what is of no use, or ends one link after the
+    /// other; the link, if it stood, is gone.
     Failed {
         gateway: Identity,
         reason: String,
@@ -135,6 +137,7 @@ async fn keep(
     // links in a row that stood and were soon given up: by a gateway that lies they are, and several of them must not keep
     // the client dialling from one to the next. The first one costs nothing: a new client goes from a hint to its guard
     let mut hasty = 0u32;
+    let mut flaps = Flaps::default();
     loop {
         let Some(target) = targets.borrow_and_update().clone() else {
             if targets.changed().await.is_err() {
@@ -149,11 +152,14 @@ async fn keep(
             // dropping the future drops the link, which closes it
             changed = targets.changed() => if changed.is_err() { return } else { None },
         };
+        let soon = stood && began.elapsed() < STEADY;
+        let flapped = stood && matches!(ended, Some(Ended::Broke(_))) && flaps.broke(target.gateway, began.elapsed());
         let failed = |reason: &String, answered| {
             Some(LinkEvent::Failed { gateway: target.gateway, reason: reason.clone(), answered })
         };
         let said = match &ended {
             Some(Ended::Useless(reason)) => failed(reason, true),
+            Some(Ended::Broke(reason)) if flapped => failed(&format!("no link to the gateway lasts: {reason}"), true),
             Some(Ended::Broke(_)) | None if stood => Some(LinkEvent::Down(target.gateway)),
             Some(Ended::Broke(reason)) => failed(reason, true),
             Some(Ended::Unanswered(reason)) => failed(reason, false),
@@ -164,8 +170,9 @@ async fn keep(
         {
             return;
         }
-        let given_up = matches!(ended, Some(Ended::Useless(_)) | None);
-        hasty = if stood && given_up && began.elapsed() < STEADY { hasty.saturating_add(1) } else { 0 };
+        let given_up = flapped || matches!(ended, Some(Ended::Useless(_)) | None);
+        // a link that breaks soon and is made again is no good one either
+        hasty = if soon { hasty.saturating_add(given_up.into()) } else { 0 };
         if hasty > 1 {
             tokio::time::sleep(pause(hasty, pause_max, rng.random::<f64>())).await;
         }

@@ -28,11 +28,13 @@ use crate::silence::Silence;
 use crate::traffic::Traffic;
 use crate::view::View;
 use crate::want::{Ticket, Want};
+use patience::Patience;
 use stopped::Stopped;
 
 mod documents;
 mod link;
 mod packets;
+mod patience;
 mod stopped;
 
 /// Name of the setting that holds the newest consensus, as certified bytes.
@@ -81,8 +83,7 @@ pub(super) struct Schedule {
     published: watch::Sender<Snapshot>,
     reports: broadcast::Sender<LoopReport>,
     housekeeping: Duration,
-    /// When the gateway is left if it has shown no document that is in force until then.
-    leave_at: Option<Duration>,
+    patience: Patience,
     decoys_kept: Duration,
     complained: Option<Duration>,
     stopped: Stopped,
@@ -168,7 +169,7 @@ impl Schedule {
             published,
             reports,
             housekeeping: now,
-            leave_at: None,
+            patience: Patience::default(),
             decoys_kept: now,
             complained: None,
             stopped: Stopped::new(conflict.is_some(), owes),

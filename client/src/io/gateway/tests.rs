@@ -13,6 +13,7 @@ use shoal_protocol::quic::{FrameReader, QUESTION_TIMEOUT, read_question};
 use shoal_protocol::{Epoch, IdentityKey, X25519Secret};
 
 use super::downward::FIRST_DOCUMENT;
+use super::flaps::FLAPS_MAX;
 use super::*;
 use crate::testing::consensus;
 
@@ -85,6 +86,8 @@ fn documents() -> [VerifiedConsensus; 2] {
 enum Conduct {
     /// Opens a stream for each of these.
     Pushes(Vec<Vec<u8>>),
+    /// Ends each link for this reason.
+    Closes(CloseReason),
     /// Pushes a document and answers every question with this; `None`: takes it and drops it.
     Answers(Option<DirectoryAnswer>),
 }
@@ -107,6 +110,7 @@ async fn linked(conduct: Conduct) -> (GatewayLink, Arc<std::sync::Mutex<Vec<Vec<
                 let mut frames: FrameReader<PACKET_SIZE> = link.accept_frames().await.unwrap();
                 frames.next().await.unwrap().unwrap();
                 let (pushes, answers) = match conduct {
+                    Conduct::Closes(reason) => return link.close(reason),
                     Conduct::Pushes(pushes) => (pushes, None),
                     Conduct::Answers(answer) => (vec![whole(&documents()[0])], Some(answer)),
                 };
@@ -187,6 +191,18 @@ async fn a_gateway_that_hands_over_nothing_is_left_within_seconds() {
     let began = tokio::time::Instant::now();
     assert!(matches!(event(&mut link).await, LinkEvent::Failed { .. }));
     assert!(began.elapsed() >= FIRST_DOCUMENT);
+}
+
+/// A link that stood and broke is made again to the same gateway; one that never lasts is a failure.
+#[tokio::test]
+async fn a_gateway_that_ends_one_link_after_the_other_is_left() {
+    for reason in [CloseReason::Busy, CloseReason::Done] {
+        let (mut link, _) = linked(Conduct::Closes(reason)).await;
+        for _ in 1..FLAPS_MAX {
+            assert!(matches!(event(&mut link).await, LinkEvent::Down(_)), "{reason:?}");
+        }
+        assert!(matches!(event(&mut link).await, LinkEvent::Failed { answered: true, .. }), "{reason:?}");
+    }
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ impl Schedule {
                 self.snapshot.trouble = None;
                 self.dialled.linked();
                 self.silence.linked();
+                self.begin_patience();
                 self.publish();
             }
             // of a gateway that was left on purpose, this is no news
@@ -60,16 +61,21 @@ impl Schedule {
     /// A gateway without a document that is in force is of no use, whether it has none or keeps it back. Not at once: the
     /// authorities may have made none, and then every other gateway shows this client's address to one more party.
     pub(super) fn leave_if_it_has_nothing(&mut self, now: Duration) {
-        let Some(gateway) = self.linked.filter(|_| self.view.in_force(self.clock.unix()).is_none()) else {
-            self.leave_at = None;
-            return;
-        };
-        let patience = (self.network.parameters.epoch() / 8).clamp(EMPTY_HANDED.0, EMPTY_HANDED.1);
-        let jitter = self.rng.random_range(0.75..1.25);
-        let at = *self.leave_at.get_or_insert_with(|| now.saturating_add(patience.mul_f64(jitter)));
-        if now >= at {
-            self.leave_at = None;
+        self.begin_patience();
+        let aimed = self.aimed.as_ref().map(|(gateway, _)| *gateway);
+        if let Some(gateway) = aimed.filter(|_| self.patience.is_over(aimed, now)) {
             self.leave(&gateway, "the gateway has no document that is in force".to_owned());
+        }
+    }
+
+    /// Its time runs from when the link stands without a document in force.
+    fn begin_patience(&mut self) {
+        if self.view.in_force(self.clock.unix()).is_some() {
+            self.patience.served();
+        } else if let Some(gateway) = self.linked {
+            let length = (self.network.parameters.epoch() / 8).clamp(EMPTY_HANDED.0, EMPTY_HANDED.1);
+            let jitter = self.rng.random_range(0.75..1.25);
+            self.patience.begin(gateway, self.clock.now(), length.mul_f64(jitter));
         }
     }
 

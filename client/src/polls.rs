@@ -24,13 +24,14 @@ pub fn class(last_activity: UnixMillis, now: UnixMillis, parameters: &Parameters
     }
 }
 
-/// Mean gap between two polls of a class; the hot mean for ranks that are no polls (it paces their retries).
+/// Mean gap between two polls of a class; for ranks that are no polls the mean that paces their retries: the hot one, of
+/// copies the idle one.
 #[must_use]
 pub fn mean_gap(rank: Rank, parameters: &Parameters) -> Duration {
     Duration::from_millis(match rank {
         Rank::Send | Rank::BlobRead | Rank::Hot => parameters.poll_hot_ms,
         Rank::Warm => parameters.poll_warm_ms,
-        Rank::Idle => parameters.poll_idle_ms,
+        Rank::Idle | Rank::Copy => parameters.poll_idle_ms,
         Rank::Inbox => parameters.poll_inbox_ms,
     })
 }

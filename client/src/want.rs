@@ -24,8 +24,10 @@ pub enum Rank {
     Hot,
     /// The next box of a chain that was active within the last day.
     Warm,
-    /// The next box of any other chain; and, when none of these waits, the second copy of what one replica has.
+    /// The next box of any other chain.
     Idle,
+    /// The second copy of what one replica has: when nothing else waits, and in one tick of 16.
+    Copy,
     /// The own inbox, at its constant rate.
     Inbox,
 }

@@ -25,6 +25,7 @@ struct Picks {
     hot: Option<i64>,
     warm: Option<i64>,
     idle: Option<Quiet>,
+    copy: Option<Send>,
     inbox: Option<u32>,
     overdue: Option<Rank>,
 }
@@ -34,8 +35,6 @@ struct Picks {
 enum Quiet {
     Chain(i64),
     Slot(i64),
-    /// The second copy of what one replica has.
-    Copy(Send),
 }
 
 #[derive(Clone, Copy)]
@@ -84,6 +83,7 @@ impl Mail {
             hot: picks.hot.is_some(),
             warm: picks.warm.is_some(),
             idle: picks.idle.is_some(),
+            copy: picks.copy.is_some(),
             inbox: picks.inbox.is_some(),
             overdue: picks.overdue,
         };
@@ -101,9 +101,13 @@ impl Mail {
             Rank::Idle => match picks.idle {
                 Some(Quiet::Chain(chain)) => Ok(self.want_poll(chain, rank, now, consensus, rng)),
                 Some(Quiet::Slot(conversation)) => Ok(self.want_slot(conversation, rank, now, consensus, rng)),
-                Some(Quiet::Copy(send)) => self.want_send(send, now, consensus, rng),
                 None => Ok(None),
             },
+            Rank::Copy => {
+                self.memory.copies += 1;
+                let want = picks.copy.map_or(Ok(None), |send| self.want_send(send, now, consensus, rng));
+                Ok(want?.map(|want| Want { rank, ..want }))
+            }
             Rank::Inbox => match picks.inbox {
                 Some(generation) => self.want_inbox(generation, now, consensus, rng),
                 None => Ok(None),
@@ -169,7 +173,8 @@ impl Mail {
     }
 
     fn pick(&self, now: UnixMillis, consensus: &Consensus) -> Picks {
-        let mut picks = Picks { send: self.pick_send(now), read: self.pick_read(now), ..Picks::default() };
+        let (send, read, copy) = (self.pick_send(now), self.pick_read(now), self.pick_copy(now));
+        let mut picks = Picks { send, read, copy, ..Picks::default() };
         picks.inbox = self.memory.inboxes.iter().find(|(_, clock)| clock.due(now)).map(|(generation, _)| *generation);
         let mut earliest: [Option<(UnixMillis, i64)>; 3] = [None; 3];
         for (chain, reader) in &self.memory.readers {
@@ -180,7 +185,7 @@ impl Mail {
             let slot = match reader.class(now, &consensus.parameters) {
                 Rank::Hot => &mut earliest[0],
                 Rank::Warm => &mut earliest[1],
-                Rank::Idle | Rank::Send | Rank::BlobRead | Rank::Inbox => &mut earliest[2],
+                Rank::Idle | Rank::Copy | Rank::Send | Rank::BlobRead | Rank::Inbox => &mut earliest[2],
             };
             if slot.is_none_or(|(best, _)| at < best) {
                 *slot = Some((at, *chain));
@@ -192,9 +197,7 @@ impl Mail {
         let slot = slots.by_ref().filter_map(|(row, slot)| Some((slot.clock.ran_out(now)?, *row))).min();
         let idle = [idle.map(|(at, row)| (at, Quiet::Chain(row))), slot.map(|(at, row)| (at, Quiet::Slot(row)))];
         let idle = idle.into_iter().flatten().min_by_key(|(at, _)| *at);
-        // polls are few and each on its own clock; of copies there are as many as a dead replica has boxes, and none of
-        // them is ever overdue
-        picks.idle = idle.map(|(_, poll)| poll).or_else(|| self.pick_copy(now).map(Quiet::Copy));
+        picks.idle = idle.map(|(_, poll)| poll);
         picks.overdue = [(Rank::Warm, warm.map(|(at, _)| at)), (Rank::Idle, idle.map(|(at, _)| at))]
             .into_iter()
             .find_map(|(rank, at)| {
@@ -236,8 +239,9 @@ impl Mail {
         part.map(|(row, _)| Send::Part(*row))
     }
 
-    /// Something that one replica has and the other has not. Where that one is gone these are many, and they would take
-    /// the ticks from what somebody waits for.
+    /// Something that one replica has and the other has not. Where that one is gone these are many, as many as it has boxes,
+    /// and they would take the ticks from what somebody waits for: [`crate::budget`] gives them what is left, and one
+    /// tick in 16.
     fn pick_copy(&self, now: UnixMillis) -> Option<Send> {
         if self.rolled_back.is_some() {
             return None;
@@ -251,11 +255,11 @@ impl Mail {
         let letters = memory.letters.iter().filter(|(_, letter)| letter.stored != 0 && priced(letter));
         let letters = letters.map(|(row, letter)| (letter.attempt, Send::Letter(*row)));
         let copies = boxes.chain(commits).chain(letters).filter(|(attempt, _)| attempt.ready(now));
-        // who waits longest
-        copies.min_by_key(|(attempt, _)| attempt.due).map(|(_, send)| send).or_else(|| {
-            let part = memory.blobs_out.iter().find(|(_, blob)| blob.queue.readable() && blob.queue.has_ready(now));
-            part.map(|(row, _)| Send::Part(*row))
-        })
+        // who waits longest; in turns with parts of blobs, of which nobody knows how long they wait
+        let small = copies.min_by_key(|(attempt, _)| attempt.due).map(|(_, send)| send);
+        let part = memory.blobs_out.iter().find(|(_, blob)| blob.queue.readable() && blob.queue.has_ready(now));
+        let part = part.map(|(row, _)| Send::Part(*row));
+        if memory.copies.is_multiple_of(2) { small.or(part) } else { part.or(small) }
     }
 
     fn pick_read(&self, now: UnixMillis) -> Option<Read> {

@@ -276,6 +276,8 @@ pub(super) struct Memory {
     pub(super) blobs_in: BTreeMap<i64, BlobIn>,
     /// Blob reads that were handed out.
     pub(super) blob_reads: u64,
+    /// Second copies that were handed out.
+    pub(super) copies: u64,
     pub(super) cards: BTreeMap<i64, CardFetch>,
     pub(super) inboxes: BTreeMap<u32, PollClock>,
     /// Own commits whose slot not both replicas have.

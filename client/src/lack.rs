@@ -1,16 +1,16 @@
 //! Why a client has no document in force: told from what gateways hand over, and from nothing else.
 //!
 //! A clock is blamed only on evidence. Documents are certified less than an epoch before they begin: one that begins later
-//! than that by this clock says that the clock is behind. And a gateway that hands over a later document than before, which
-//! by this clock is over as well, says that the clock is ahead: where the network stands still, no later one comes.
+//! than that by this clock says that the clock is behind. That it is ahead is said only where documents which by this clock
+//! are over come at the pace at which the network makes them, from more than one gateway ([`Pace`]): whoever believes it
+//! sets the clock back, and then takes old documents for new ones. Those of no later epoch than the one held say nothing.
 
 use std::time::Duration;
 
 use shoal_protocol::consensus::{Consensus, DocumentError};
 use shoal_protocol::{Epoch, Identity, UnixMillis};
 
-/// Gateways of which it is remembered which document they handed over when it was over.
-const REMEMBERED_MAX: usize = 8;
+use crate::pace::Pace;
 
 /// What is known of why no document is in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Lack {
     ClockBehind(Duration),
     /// This machine's clock is ahead by at least so much.
     ClockAhead(Duration),
-    /// The newest document that anybody hands over is over.
+    /// The newest document that anybody hands over is over: the network stands still, or these gateways are behind.
     Standstill {
         /// Its epoch.
         epoch: Epoch,
@@ -49,7 +49,20 @@ pub struct Offers {
     /// Whatever was handed over in this run.
     any: bool,
     last: Option<Lack>,
-    over: Vec<(Identity, Epoch)>,
+    pace: Pace,
+}
+
+/// Who hands a document over, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The gateway, if one is linked.
+    pub gateway: Option<Identity>,
+    /// Time since the start of this process.
+    pub at: Duration,
+    /// This machine's clock.
+    pub unix: UnixMillis,
+    /// Length of the network's epochs.
+    pub epoch: Duration,
 }
 
 impl Offers {
@@ -68,17 +81,16 @@ impl Offers {
         });
     }
 
-    /// A document of `gateway` was refused.
-    pub fn refused(&mut self, error: &DocumentError, gateway: Option<Identity>, now: UnixMillis) {
+    /// A document was refused. `held`: the epoch of the one that is held.
+    pub fn refused(&mut self, error: &DocumentError, held: Option<Epoch>, moment: Moment) {
         self.any = true;
-        self.last = Some(if let DocumentError::Expired { epoch, ago_ms } = error {
-            let ago = Duration::from_millis(*ago_ms);
-            if gateway.is_some_and(|gateway| self.goes_on(gateway, *epoch)) {
-                Lack::ClockAhead(ago)
-            } else {
-                Lack::Standstill { epoch: *epoch, ended: now.minus(ago) }
+        if let DocumentError::Expired { epoch, ago_ms } = error {
+            if held.is_none_or(|held| *epoch > held) {
+                self.over(*epoch, Duration::from_millis(*ago_ms), moment);
             }
-        } else if matches!(error, DocumentError::WrongNetwork { .. }) {
+            return;
+        }
+        self.last = Some(if matches!(error, DocumentError::WrongNetwork { .. }) {
             Lack::OtherNetwork
         } else if error.may_be_another_set() {
             Lack::UnknownAuthorities
@@ -87,16 +99,16 @@ impl Offers {
         });
     }
 
-    /// Whether a gateway handed over an earlier document before, which was over then.
-    fn goes_on(&mut self, gateway: Identity, epoch: Epoch) -> bool {
-        if let Some((_, first)) = self.over.iter().find(|(known, _)| *known == gateway) {
-            return *first < epoch;
-        }
-        if self.over.len() >= REMEMBERED_MAX {
-            self.over.remove(0);
-        }
-        self.over.push((gateway, epoch));
-        false
+    /// A certified document came, later than the one held, that is over for `ago`.
+    fn over(&mut self, epoch: Epoch, ago: Duration, moment: Moment) {
+        let Moment { gateway, at, unix, epoch: length } = moment;
+        self.pace.came(epoch, ago, gateway, at, length);
+        self.last = match (self.pace.ahead(), self.last) {
+            (Some(ahead), _) => Some(Lack::ClockAhead(ahead)),
+            // this gateway is behind
+            (None, Some(Lack::Standstill { epoch: latest, .. })) if latest >= epoch => self.last,
+            (None, _) => Some(Lack::Standstill { epoch, ended: unix.minus(ago) }),
+        };
     }
 
     /// Why nothing is in force at `now`, beside what is held.
@@ -115,8 +127,6 @@ impl Offers {
         match self.last {
             None if !self.any => Lack::Nothing,
             None => own,
-            // a gateway that is further behind than this client says nothing of the network
-            Some(Lack::Standstill { epoch, .. }) if epoch <= held.epoch => own,
             Some(last) => last,
         }
     }
@@ -131,8 +141,8 @@ mod tests {
     const NOW: UnixMillis = UnixMillis(1_750_000_000_000);
     const HOUR_MS: u64 = 3_600_000;
 
-    fn gateway(byte: u8) -> Option<Identity> {
-        Some(Identity::from_bytes([byte; 32]))
+    fn by_and_at(byte: u8, at: Duration) -> Moment {
+        Moment { gateway: Some(Identity::from_bytes([byte; 32])), at, unix: NOW, epoch: EPOCH }
     }
 
     fn over(epoch: u64, ago_ms: u64) -> DocumentError {
@@ -143,16 +153,23 @@ mod tests {
     fn a_clock_is_blamed_on_evidence_only() {
         let mut offers = Offers::default();
         assert_eq!(offers.lack(None, NOW), Lack::Nothing);
-        offers.refused(&over(40, HOUR_MS), gateway(1), NOW);
-        let still = Lack::Standstill { epoch: Epoch(40), ended: UnixMillis(NOW.0 - HOUR_MS) };
-        assert_eq!(offers.lack(None, NOW), still);
-        // the same again, and another gateway that knows of a later one, are no evidence
-        offers.refused(&over(40, HOUR_MS), gateway(1), NOW);
-        offers.refused(&over(42, 0), gateway(2), NOW);
-        assert!(matches!(offers.lack(None, NOW), Lack::Standstill { epoch: Epoch(42), .. }));
-        // the first one goes on
-        offers.refused(&over(41, HOUR_MS), gateway(1), NOW);
-        assert_eq!(offers.lack(None, NOW), Lack::ClockAhead(Duration::from_millis(HOUR_MS)));
+        let still = |epoch| Lack::Standstill { epoch: Epoch(epoch), ended: UnixMillis(NOW.0 - HOUR_MS) };
+        // whatever one gateway hands over is no evidence, nor that another one knows of a later document
+        for (epoch, by) in [(40, 1), (40, 1), (41, 1), (42, 2), (43, 1)] {
+            offers.refused(&over(epoch, HOUR_MS), None, by_and_at(by, EPOCH / 100));
+            assert_eq!(offers.lack(None, NOW), still(epoch));
+        }
+        // one that is behind changes nothing
+        offers.refused(&over(41, 5), None, by_and_at(3, EPOCH / 50));
+        assert_eq!(offers.lack(None, NOW), still(43));
+        // an epoch later, at both
+        offers.refused(&over(44, HOUR_MS), None, by_and_at(2, EPOCH));
+        assert_eq!(offers.lack(None, NOW), still(44));
+        offers.refused(&over(44, HOUR_MS + 5), None, by_and_at(1, EPOCH + EPOCH / 10));
+        let ahead = Lack::ClockAhead(Duration::from_millis(HOUR_MS));
+        assert_eq!(offers.lack(None, NOW), ahead);
+        offers.refused(&over(7, 900 * HOUR_MS), None, by_and_at(3, EPOCH * 2));
+        assert_eq!(offers.lack(None, NOW), ahead, "not by as much as an old document is over");
         offers.taken();
         assert_eq!(offers.lack(None, NOW), Lack::Nothing);
     }
@@ -169,12 +186,13 @@ mod tests {
     #[test]
     fn who_cannot_be_followed_and_who_is_elsewhere_are_told_apart() {
         let mut offers = Offers::default();
-        offers.refused(&DocumentError::UnknownAuthority { authority: 3 }, gateway(1), NOW);
+        let moment = by_and_at(1, EPOCH);
+        offers.refused(&DocumentError::UnknownAuthority { authority: 3 }, None, moment);
         assert_eq!(offers.lack(None, NOW), Lack::UnknownAuthorities);
         let zero = Hash::from_bytes([0; 32]);
-        offers.refused(&DocumentError::WrongNetwork { found: zero, expected: zero }, gateway(1), NOW);
+        offers.refused(&DocumentError::WrongNetwork { found: zero, expected: zero }, None, moment);
         assert_eq!(offers.lack(None, NOW), Lack::OtherNetwork);
-        offers.refused(&DocumentError::Malformed("nodes"), gateway(1), NOW);
+        offers.refused(&DocumentError::Malformed("nodes"), None, moment);
         assert_eq!(offers.lack(None, NOW), Lack::Refused);
     }
 
@@ -188,9 +206,15 @@ mod tests {
         assert_eq!(offers.lack(Some(&held), later), Lack::Nothing, "nobody was asked yet");
         offers.taken();
         assert_eq!(offers.lack(Some(&held), later), own);
-        offers.refused(&over(held.epoch.0 - 1, HOUR_MS), gateway(1), later);
-        assert_eq!(offers.lack(Some(&held), later), own, "a gateway further behind");
-        offers.refused(&over(held.epoch.0 + 1, 5), gateway(2), later);
+        // gateways further behind say nothing of network or clock, however their documents come
+        for back in (0..5).rev() {
+            for by in 1..=3 {
+                let at = EPOCH * u32::try_from(5 - back).unwrap();
+                offers.refused(&over(held.epoch.0 - back, HOUR_MS), Some(held.epoch), by_and_at(by, at));
+                assert_eq!(offers.lack(Some(&held), later), own);
+            }
+        }
+        offers.refused(&over(held.epoch.0 + 1, 5), Some(held.epoch), by_and_at(2, EPOCH * 6));
         assert!(
             matches!(offers.lack(Some(&held), later), Lack::Standstill { epoch, .. } if epoch == held.epoch.plus(1))
         );

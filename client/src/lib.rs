@@ -32,6 +32,7 @@ pub mod loops;
 pub mod mail;
 mod marks;
 mod marks_heard;
+mod pace;
 pub mod polls;
 pub mod profile;
 mod proofs_owed;

@@ -82,7 +82,7 @@ impl View {
     pub fn resume(&mut self, bytes: &[u8]) {
         if let Ok(document) = self.follower.resume(bytes) {
             // nothing came before it
-            let _ = self.witness.takes(&document);
+            let _ = self.witness.follows(&document);
             self.held = Some(Arc::new(document));
         }
     }
@@ -102,19 +102,19 @@ impl View {
             Ok(Offered::Newer(document)) => {
                 let document = Arc::new(*document);
                 self.held = Some(Arc::clone(&document));
-                self.witness.takes(&document)?;
+                self.witness.follows(&document)?;
                 Ok(Offer::Newer(document))
             }
             Err(DocumentError::NotYetValid { in_ms, .. }) => {
-                self.witness.untimely(&bytes)?;
+                self.witness.untimely(&self.follower.certified(&bytes)?)?;
                 self.early = Some(bytes);
                 Ok(Offer::Early { in_ms })
             }
             Err(error) => {
                 if matches!(error, DocumentError::Expired { .. }) {
-                    self.witness.untimely(&bytes)?;
+                    self.witness.untimely(&self.follower.certified(&bytes)?)?;
                 } else if matches!(error, DocumentError::Conflict { .. }) {
-                    self.witness.contradicted(&bytes);
+                    self.witness.contradicted(&self.follower.certified(&bytes)?);
                 } else if error.may_be_another_set() {
                     self.unproved = Some(bytes);
                 }
@@ -138,14 +138,12 @@ impl View {
         match self.follower.advance(&[change]) {
             Ok(0) => Ok(false),
             Ok(_) => {
-                if let Some(mark) = self.follower.newest() {
-                    self.witness.follows(mark, change)?;
-                }
+                self.witness.follows(&self.follower.certified(change)?)?;
                 Ok(true)
             }
             Err(error) => {
                 if matches!(error, DocumentError::Conflict { .. }) {
-                    self.witness.contradicted(change);
+                    self.witness.contradicted(&self.follower.certified(change)?);
                 }
                 Err(error)
             }

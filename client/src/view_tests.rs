@@ -93,7 +93,7 @@ fn an_early_document_can_turn_out_to_contradict() {
 
 /// The evidence, as bytes: what was verified first, and what contradicts it.
 fn pair(view: &mut View) -> Option<(Vec<u8>, Vec<u8>)> {
-    view.evidence().map(|evidence| (evidence.held.bytes, evidence.other.bytes))
+    view.evidence().map(|evidence| (evidence.held.into_bytes(), evidence.other.into_bytes()))
 }
 
 #[test]
@@ -117,6 +117,56 @@ fn whoever_begins_keeps_evidence_too() {
     let newest = document(4, 2);
     assert!(matches!(view.offer(certified(&newest), now), Err(DocumentError::Conflict { .. })));
     assert_eq!(pair(&mut view), Some((certified(&old), certified(&newest))));
+}
+
+/// Of the same heights and epochs as a chain, but the later one names another document before it.
+#[test]
+fn a_next_document_that_names_another_one_before_it_is_evidence_whatever_its_time() {
+    let first = document(0, 2);
+    let next = |previous: Hash| Consensus { previous, ..document(1, 2) };
+    let (follows, stranger) = (certified(&next(first.hash())), certified(&next(Hash::from_bytes([2; 32]))));
+    let first = certified(&first);
+    let (early, over) = (UnixMillis(START.0 - 60_000), UnixMillis(document(1, 2).valid_until.0 + 60_000));
+    for at in [early, over] {
+        for (one, two) in [(&first, &stranger), (&stranger, &first)] {
+            let mut view = view();
+            assert!(!matches!(view.offer(one.clone(), at), Err(DocumentError::Conflict { .. })));
+            assert!(matches!(view.offer(two.clone(), at), Err(DocumentError::Conflict { .. })));
+            assert_eq!(pair(&mut view), Some((one.clone(), two.clone())));
+        }
+        let mut view = view();
+        for honest in [&first, &follows, &first] {
+            assert!(!matches!(view.offer(honest.clone(), at), Err(DocumentError::Conflict { .. })));
+        }
+        assert_eq!(pair(&mut view), None);
+    }
+    // the one that came too early stands before one that comes in its time
+    let mut view = view();
+    assert!(matches!(view.offer(stranger.clone(), UnixMillis(START.0 - 10_000)), Ok(Offer::Early { .. })));
+    assert!(matches!(view.offer(first.clone(), START), Err(DocumentError::Conflict { .. })));
+    assert_eq!(pair(&mut view), Some((stranger, first)));
+}
+
+/// Anybody can write what would contradict the document held.
+#[test]
+fn what_nobody_certified_is_no_evidence() {
+    let mut view = view();
+    view.offer(certified(&document(0, 2)), START).unwrap();
+    let known = view.set();
+    let mallory = AuthoritySecret::generate(&mut StdRng::seed_from_u64(78));
+    for epochs_later in [0, 1] {
+        let mut other = document(epochs_later, 3);
+        other.authorities = vec![mallory.public().clone()];
+        for forged in [certify(&other, 0, &[]), certify(&other, 0, &[(0, &mallory)])] {
+            for at in [START, UnixMillis(START.0 - 100_000), UnixMillis(other.valid_until.0 + 60_000)] {
+                let offered = view.offer(forged.clone(), at);
+                assert!(!matches!(offered, Ok(_) | Err(DocumentError::Conflict { .. })), "{offered:?}");
+            }
+            let led = view.advance(&forged);
+            assert!(!matches!(led, Ok(_) | Err(DocumentError::Conflict { .. })), "{led:?}");
+        }
+    }
+    assert_eq!((pair(&mut view), view.set()), (None, known));
 }
 
 #[test]

@@ -1,18 +1,49 @@
 //! What a client keeps at hand to prove that the authorities contradicted themselves: the documents themselves, each as it
-//! was handed over, of all that was verified and may be contradicted by the next one.
+//! was handed over, of all that was verified and may be contradicted by the next one. Nothing gets here but
+//! [`VerifiedConsensus`]: anybody can write two documents that contradict each other, and who is shown evidence stops.
 //!
 //! The newest document of the chain is not always the one in use: a skip chain leads over documents that are seen and not
 //! taken, and a client that comes from the network file has none in use when the first two contradict each other.
 
-use shoal_protocol::consensus::{DocumentError, Mark, UnverifiedConsensus, VerifiedConsensus};
+use shoal_protocol::Hash;
+use shoal_protocol::consensus::{DocumentError, Mark, VerifiedConsensus};
 
 /// A certified document, as it was handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
-    /// Its place in the chain.
-    pub mark: Mark,
+    mark: Mark,
+    /// Hash of the document before it.
+    previous: Hash,
     /// Document and certificate; at most 1 MiB.
-    pub bytes: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
+impl Shown {
+    /// Its place in the chain.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Document and certificate.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Whether no chain holds both: by their places, or because the next one names another document before it.
+    fn contradicts(&self, other: &Self) -> bool {
+        let names_another = |next: &Self, before: &Self| {
+            before.mark.height.checked_add(1) == Some(next.mark.height) && next.previous != before.mark.hash
+        };
+        self.mark.contradicts(&other.mark) || names_another(self, other) || names_another(other, self)
+    }
+}
+
+impl From<&VerifiedConsensus> for Shown {
+    fn from(document: &VerifiedConsensus) -> Self {
+        Self { mark: document.mark(), previous: document.previous, bytes: document.bytes().to_vec() }
+    }
 }
 
 /// Two certified documents that no chain holds.
@@ -39,39 +70,28 @@ impl Witness {
     ///
     /// # Errors
     /// [`DocumentError::Conflict`]: with one that was certified and did not come in its time.
-    pub(crate) fn follows(&mut self, mark: Mark, bytes: &[u8]) -> Result<(), DocumentError> {
-        let shown = Shown { mark, bytes: bytes.to_vec() };
+    pub(crate) fn follows(&mut self, document: &VerifiedConsensus) -> Result<(), DocumentError> {
+        let shown = Shown::from(document);
         self.newest = Some(shown.clone());
         let untimely = self.untimely.take();
         self.compare(untimely, shown)
     }
 
-    /// The same of a document that is known as [`VerifiedConsensus`].
-    ///
-    /// # Errors
-    /// As [`Witness::follows`].
-    pub(crate) fn takes(&mut self, document: &VerifiedConsensus) -> Result<(), DocumentError> {
-        self.follows(document.mark(), document.bytes())
-    }
-
-    /// A document whose certificate was verified, and which was refused for its time alone.
+    /// A document which was refused for its time alone.
     ///
     /// # Errors
     /// [`DocumentError::Conflict`]: no chain holds it beside the newest one, or the last one of its kind.
-    pub(crate) fn untimely(&mut self, bytes: &[u8]) -> Result<(), DocumentError> {
-        let Ok(document) = UnverifiedConsensus::parse(bytes) else { return Ok(()) };
-        let shown = Shown { mark: document.mark(), bytes: bytes.to_vec() };
+    pub(crate) fn untimely(&mut self, document: &VerifiedConsensus) -> Result<(), DocumentError> {
+        let shown = Shown::from(document);
         self.compare(self.newest.clone(), shown.clone())?;
         let before = self.untimely.replace(shown.clone());
         self.compare(before, shown)
     }
 
     /// A document that was refused because it contradicts the newest one.
-    pub(crate) fn contradicted(&mut self, bytes: &[u8]) {
-        let Ok(document) = UnverifiedConsensus::parse(bytes) else { return };
+    pub(crate) fn contradicted(&mut self, document: &VerifiedConsensus) {
         if let Some(held) = self.newest.clone() {
-            let other = Shown { mark: document.mark(), bytes: bytes.to_vec() };
-            self.evidence = Some(Evidence { held, other });
+            self.evidence = Some(Evidence { held, other: document.into() });
         }
     }
 
@@ -81,7 +101,7 @@ impl Witness {
     }
 
     fn compare(&mut self, held: Option<Shown>, other: Shown) -> Result<(), DocumentError> {
-        let Some(held) = held.filter(|held| held.mark.contradicts(&other.mark)) else { return Ok(()) };
+        let Some(held) = held.filter(|held| held.contradicts(&other)) else { return Ok(()) };
         let Mark { height, epoch, hash: found } = other.mark;
         let seen = held.mark.hash;
         self.evidence = Some(Evidence { held, other });

@@ -42,6 +42,8 @@ enum Conduct {
     Babbling,
     /// Leads to the newest document, and at the last change to a second one of the same place.
     TwoFaced,
+    /// Answers with the first change, and a second one of the same place that nobody certified.
+    Slandering,
 }
 
 struct World {
@@ -100,6 +102,14 @@ impl World {
         Arc::new(UnverifiedConsensus::parse(&bytes).unwrap().verify_any_time(&anchor).unwrap())
     }
 
+    /// What contradicts the first change, if one believes it: nobody certified it.
+    fn unsigned(&self) -> Arc<VerifiedConsensus> {
+        let content = Consensus { previous: Hash::from_bytes([4; 32]), ..self.content(4) };
+        let bytes = certify(&content, 0, &[]);
+        let trusted = UnverifiedConsensus::parse(&bytes).unwrap().dangerously_trust_own_copy(&content.network);
+        Arc::new(trusted.unwrap())
+    }
+
     fn content(&self, epoch: u64) -> Consensus {
         let (schedule, parameters) = (self.network.schedule(), self.network.parameters);
         let next = self.by(epoch + 1).public().clone();
@@ -140,11 +150,13 @@ impl World {
         for (endpoint, _, conduct) in &self.gateways {
             let (endpoint, conduct, asked) = (endpoint.clone(), *conduct, Arc::clone(&self.asked));
             let (changes, genesis) = (changes.clone(), self.network.authorities.clone());
-            let second = self.second();
+            let (second, unsigned) = (self.second(), self.unsigned());
             let push = match conduct {
-                Conduct::Honest | Conduct::Forgetful | Conduct::Misleading | Conduct::TwoFaced => {
-                    pushed(shelf.for_holder_of(None).unwrap()).unwrap().concat()
-                }
+                Conduct::Honest
+                | Conduct::Forgetful
+                | Conduct::Misleading
+                | Conduct::TwoFaced
+                | Conduct::Slandering => pushed(shelf.for_holder_of(None).unwrap()).unwrap().concat(),
                 Conduct::Forging => [vec![1], forged.clone()].concat(),
                 Conduct::Babbling => vec![1, 2, 3],
             };
@@ -152,7 +164,8 @@ impl World {
                 while let Some(arrival) = endpoint.accept().await {
                     let Ok(link) = arrival.admit().await else { continue };
                     let (push, asked) = (push.clone(), Arc::clone(&asked));
-                    let (changes, genesis, second) = (changes.clone(), genesis.clone(), Arc::clone(&second));
+                    let (changes, genesis) = (changes.clone(), genesis.clone());
+                    let (second, unsigned) = (Arc::clone(&second), Arc::clone(&unsigned));
                     tokio::spawn(async move {
                         let mut frames = link.accept_frames::<PACKET_SIZE>().await.ok()?;
                         frames.next().await.ok()?;
@@ -174,6 +187,9 @@ impl World {
                                 Conduct::TwoFaced => {
                                     let all = changes_after(&genesis, &changes, &after).unwrap_or_default();
                                     Pieces::changes(&[all, &[Arc::clone(&second)]].concat())
+                                }
+                                Conduct::Slandering => {
+                                    Pieces::changes(&[Arc::clone(&changes[0]), Arc::clone(&unsigned)])
                                 }
                                 Conduct::Forgetful | Conduct::Forging | Conduct::Babbling => {
                                     (&DirectoryAnswer::Changes(Vec::new())).into()
@@ -298,6 +314,32 @@ async fn evidence_from_a_skip_chain_is_kept_by_a_client_that_begins() {
     }
     assert_eq!(std::fs::read_dir(&conflict).unwrap().count(), 2);
     assert!(Mail::open(&profile).unwrap().network_forked());
+}
+
+/// Anybody can write a document that contradicts one that the client has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_certified_stops_no_client_and_gives_its_gateway_away() {
+    let world = World::new(&[Conduct::Slandering]);
+    world.serve(NOW);
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("profile");
+    let mail = Mail::create(&profile, &world.network, RateClass::Normal, &mut StdRng::seed_from_u64(72)).unwrap();
+    let client = Client::start(mail).unwrap();
+    let mut shown = client.watch();
+    // it stays away for longer each time, so that this can be seen
+    let left = |snapshot: &Snapshot| {
+        let trouble = snapshot.trouble.as_deref().unwrap_or_default();
+        snapshot.conflict.is_some() || trouble.contains("does not lead")
+    };
+    let left = tokio::time::timeout(PATIENCE, shown.wait_for(left)).await;
+    let conflict = left.expect("it leaves").unwrap().conflict.clone();
+    assert_eq!(conflict, None);
+    client.stop().await;
+    assert!(!profile.join("conflict").exists());
+    assert!(!Mail::open(&profile).unwrap().network_forked());
+    // it was led over the change, and then heard what contradicts it
+    let first = set_hash(&[world.sets[0].public().clone()]);
+    assert_eq!(world.asked.lock().unwrap().first(), Some(&(37, DirectoryQuestion::Changes { after: first })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -109,8 +109,9 @@ impl Facts<'_> {
             Lack::ClockAhead(by) => (
                 "clock_ahead",
                 format!(
-                    "this machine's clock is ahead by {} or more: the network goes on, and its new documents are over before \
-                     they come. Set the clock (date -u shows it)",
+                    "this machine's clock is ahead by {} or more, if two gateways are to be believed: both go on with the \
+                     network's documents, and each is over before it comes. Compare with another clock (date -u shows this \
+                     one). Set the clock by that one, not by what is said here",
                     span(by)
                 ),
             ),
@@ -133,8 +134,9 @@ impl Facts<'_> {
             Lack::Standstill { epoch, ended } if reached => (
                 "standstill",
                 format!(
-                    "the network stands still: no gateway has a newer document than that of epoch {epoch}, over since {} by this \
-                     machine's clock. It goes on by itself when the authorities do; ask who runs the network",
+                    "the network stands still, or the gateways asked are behind: none has a newer document than that of epoch \
+                     {epoch}, over since {} by this machine's clock. Others are tried. It goes on by itself when the authorities \
+                     do; ask who runs the network",
                     span(self.now.since(ended))
                 ),
             ),

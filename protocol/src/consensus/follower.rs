@@ -100,6 +100,17 @@ impl Follower {
         Ok(Offered::Newer(Box::new(verified)))
     }
 
+    /// A document certified by the set that must have certified its height, whatever its time, and whether it follows or
+    /// contradicts the newest: for whoever keeps evidence. Never a reason to use it; nothing of it is taken or seen.
+    ///
+    /// # Errors
+    /// Malformed, of another network, or not certified by that set.
+    pub fn certified(&self, bytes: &[u8]) -> Result<VerifiedConsensus, DocumentError> {
+        let document = UnverifiedConsensus::parse(bytes)?;
+        let anchor = self.anchor_for(document.height());
+        document.verify_any_time(&anchor)
+    }
+
     /// Follows documents that changed the set of authorities, oldest first, whatever their time. They are only seen, not
     /// taken: the newest document still has to be offered. Returns how many led further; all before an error did.
     ///

@@ -7,10 +7,11 @@ use shoal_protocol::consensus::{DocumentError, VerifiedConsensus};
 
 use super::{CONSENSUS_SETTING, Schedule};
 use crate::io::mailroom::Desk;
+use crate::lack::Moment;
 use crate::mail::Event;
 use crate::profile::evidence::{self, Exhibit, Kind};
 use crate::view::Offer;
-use crate::witness::{Evidence, Shown};
+use crate::witness::Evidence;
 
 impl Schedule {
     pub(super) fn on_document(&mut self, bytes: Vec<u8>) {
@@ -28,7 +29,7 @@ impl Schedule {
                 self.offers.early(in_ms, self.network.parameters.epoch(), self.clock.unix());
             }
             Err(error) if error.may_be_another_set() => {
-                self.offers.refused(&error, self.linked, self.clock.unix());
+                self.note_refused(&error);
                 // asked only now, and of the gateway that has the document: it learns which set this client knows
                 self.link.ask_changes(self.view.set());
                 self.complain(&format!("a consensus of authorities that are not known here, or forged: {error}"));
@@ -65,11 +66,21 @@ impl Schedule {
         }
     }
 
+    fn note_refused(&mut self, error: &DocumentError) {
+        let moment = Moment {
+            gateway: self.linked,
+            at: self.clock.now(),
+            unix: self.clock.unix(),
+            epoch: self.network.parameters.epoch(),
+        };
+        self.offers.refused(error, self.view.held().map(|held| held.epoch), moment);
+    }
+
     /// What is made of a document that the view does not take.
     pub(super) fn refuse(&mut self, error: DocumentError) {
         if !matches!(error, DocumentError::Conflict { .. }) {
             self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
-            self.offers.refused(&error, self.linked, self.clock.unix());
+            self.note_refused(&error);
             self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
             // one that is over is no lie: the authorities make none, or this clock is wrong, and others have no other
             let is_over = matches!(error, DocumentError::Expired { .. });
@@ -86,10 +97,10 @@ impl Schedule {
         // the first two are the evidence: what comes later does not displace them
         if self.snapshot.conflict.is_none() {
             if let Some(Evidence { held, other }) = evidence {
-                self.keep_evidence([held, other].map(|Shown { mark, bytes }| Exhibit {
-                    kind: Kind::Document(mark.epoch),
-                    hash: mark.hash,
-                    bytes,
+                self.keep_evidence([held, other].map(|shown| Exhibit {
+                    kind: Kind::Document(shown.mark().epoch),
+                    hash: shown.mark().hash,
+                    bytes: shown.into_bytes(),
                 }));
             }
             self.snapshot.conflict = Some(evidence::folder(&self.profile.clone().unwrap_or_default()));

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 /// Documents and differences on one link in an epoch. One is new; after a time of two missed epochs up to three come at
 /// once. 8 MiB at most.
 pub const DOCUMENTS_OF_LINK: u32 = 8;
-/// Documents on all links of an address prefix in an epoch: the 256 links that it may have, each made anew three times.
+/// Documents on all links of an address prefix in an epoch, to clients, and as many to others: the 256 links that it may
+/// have, each made anew three times.
 /// 200 MB with 1,000 nodes, 1 GiB at most: 7 Mbit/s over an epoch of 20 minutes.
 pub const DOCUMENTS_OF_PREFIX: u32 = 1_024;
-/// Prefixes that are counted: each of 4,096 clients may have one of its own, and half as many askers. Entries of 32 bytes:
-/// 200 kB. Who comes from yet another prefix is not counted: he must not be shut out by those who have thousands.
+/// Prefixes that are counted: each of 4,096 clients may have one of its own, and half as many more. Entries of 32 bytes:
+/// 200 kB for clients and as much for askers. Who comes from yet another prefix is not counted: he must not be shut out by those who have thousands.
 const PREFIXES_MAX: usize = 6_144;
 
 /// What was handed over in an epoch.

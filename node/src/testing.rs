@@ -3,6 +3,7 @@
 use rand::{SeedableRng as _, rngs::StdRng};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{Consensus, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, certify};
+use shoal_protocol::network::{Founding, Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::types::{Epoch, Hash, UnixMillis};
 
@@ -27,4 +28,16 @@ pub(crate) fn certified(content: &Consensus, by: &AuthoritySecret) -> VerifiedCo
 /// The same, certified by its own authority.
 pub(crate) fn document(height: u64, start: UnixMillis) -> VerifiedConsensus {
     certified(&content(height, start), &AuthoritySecret::generate(&mut StdRng::seed_from_u64(1)))
+}
+
+/// The network of that authority, with hints of where authorities are.
+pub(crate) fn network(authorities: Vec<Hint>) -> NetworkFile {
+    NetworkFile {
+        name: "paper".into(),
+        genesis_time: UnixMillis(1_750_000_000_000),
+        authorities: vec![AuthoritySecret::generate(&mut StdRng::seed_from_u64(1)).public().clone()],
+        parameters: Parameters::test_network(),
+        founding: Founding::default(),
+        hints: Hints { authorities, gateways: Vec::new() },
+    }
 }

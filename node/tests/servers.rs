@@ -215,6 +215,7 @@ impl World {
             follower: Follower::new(anchor.clone()),
             changes: Keeper::open(dir, &anchor).expect("empty"),
             known: None,
+            seen: None,
             roster: Roster::default(),
             schedule: self.network.schedule(),
             dir: dir.to_owned(),

@@ -152,9 +152,10 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
                 .renewed("shelf", move || handing::keep_shelf(consensus.clone(), shelf_sender.clone(), phases.clone())),
         );
     }
+    let older = Older::new(Arc::clone(&authorities), changes_shown.clone(), clock);
     let clients = sessions.map(|sessions| ClientService {
         sessions,
-        handing: Handing::new(shelf, changes_shown, Older::new(Arc::clone(&authorities), clock), schedule, clock),
+        handing: Handing::new(shelf, changes_shown, older, schedule, clock),
         workers: workers.clone(),
         consensus: consensus.clone(),
         genesis: network.parameters,

@@ -53,6 +53,20 @@ impl Changes {
         self.older.contains(set)
     }
 
+    /// How many of some documents lead on from a set, by what is known here: the first names the set that followed it, the
+    /// second the one that followed that, and so on. `named` are the sets that they name. Nobody's signature is looked at.
+    pub fn led(&self, set: &Hash, named: impl IntoIterator<Item = Hash>) -> usize {
+        let line: Vec<&Hash> = self.older.iter().chain(&self.base).chain(&self.sets).collect();
+        let mut at = *set;
+        // a set that was in force twice is in there twice
+        let leads = |next: &Hash| {
+            let follows = line.array_windows().any(|[before, after]| **before == at && *after == next);
+            at = *next;
+            follows
+        };
+        named.into_iter().take_while(leads).count()
+    }
+
     /// Adds the next one. Returns the one that has to go.
     fn push(&mut self, document: Arc<VerifiedConsensus>) -> Option<Arc<VerifiedConsensus>> {
         self.sets.push(set_hash(&document.authorities));
@@ -63,7 +77,9 @@ impl Changes {
         let gone = self.documents.remove(0);
         let named = self.sets.remove(0);
         let base = self.base.replace(named);
-        self.remember(base);
+        // also one that was in force before: what followed it then is asked for as well
+        self.older.extend(base);
+        self.forget();
         Some(gone)
     }
 
@@ -80,6 +96,10 @@ impl Changes {
                 self.older.push(set);
             }
         }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
         let surplus = self.older.len().saturating_sub(OLDER_MAX);
         self.older.drain(..surplus);
     }
@@ -223,6 +243,8 @@ mod tests {
         for document in &chain[KEPT_MAX..] {
             keeper.keep(document.clone());
         }
+        // of those that had to go it is known where they led
+        assert_eq!(shown.borrow().led(&set_hash(&anchor.authorities), hashes.iter().copied()), hashes.len());
         for changes in [Arc::clone(&shown.borrow()), {
             let reopened = Keeper::open(dir.path(), &anchor).expect("readable");
             let shown = reopened.subscribe();
@@ -237,6 +259,22 @@ mod tests {
             assert_eq!(changes.after(&hashes[2]).map(<[_]>::len), Some(KEPT_MAX - 1));
         }
         assert_eq!(std::fs::read_dir(dir.path().join(FOLDER)).expect("listed").count(), KEPT_MAX);
+    }
+
+    #[test]
+    fn what_others_say_leads_on_from_set_to_set() {
+        let hash = |n: u8| Hash::from_bytes([n; 32]);
+        let all = |numbers: &[u8]| numbers.iter().map(|n| hash(*n)).collect::<Vec<_>>();
+        // 2 was in force twice
+        let changes = Changes { older: all(&[1, 2, 3, 2]), base: Some(hash(4)), sets: all(&[5]), ..Changes::default() };
+        let led = |from: u8, named: &[u8]| changes.led(&hash(from), all(named));
+        assert_eq!(led(1, &[2, 3, 2, 4, 5]), 5);
+        assert_eq!(led(2, &[4]), 1, "from its last time");
+        assert_eq!(led(3, &[2, 4, 9, 5]), 2, "as far as it leads");
+        for (from, named) in [(1, [3, 2]), (1, [9, 2]), (1, [1, 2]), (9, [1, 2]), (5, [6, 7])] {
+            assert_eq!(led(from, &named), 0, "{from}: {named:?}");
+        }
+        assert_eq!(led(1, &[]), 0);
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub struct ConsensusTask {
     pub changes: changes::Keeper,
     /// The newest document ever held, in force or not: it may name gateways to ask.
     pub known: Option<Arc<VerifiedConsensus>>,
+    /// The newest document of the chain, in use or not: what contradicts the next one is proven with it. At the end of a
+    /// skip chain it is the last change.
+    pub seen: Option<Arc<VerifiedConsensus>>,
     /// What is remembered of those who are asked.
     pub roster: Roster,
     /// Epochs.
@@ -260,25 +263,22 @@ impl ConsensusTask {
             if led > 0 {
                 // its form was checked, and by whom it was certified
                 let kept = UnverifiedConsensus::parse(change)?;
-                self.changes.keep(kept.dangerously_trust_own_copy(&self.follower.anchor().network)?);
+                let kept = kept.dangerously_trust_own_copy(&self.follower.anchor().network)?;
+                self.seen = Some(Arc::new(kept.clone()));
+                self.changes.keep(kept);
             }
         }
         self.take(&found.document)
     }
 
-    /// The bytes of the newest document accepted. It was on disk before it was used.
-    fn in_use(&self) -> Result<Vec<u8>> {
-        let held = self.consensus.borrow().as_ref().map(|document| document.bytes().to_vec());
-        match held {
-            Some(bytes) => Ok(bytes),
-            None => Ok(files::read(&self.dir.join(CONSENSUS_FILE))?.to_vec()),
-        }
-    }
-
-    /// Keeps the proof and stops, also when it cannot be kept.
+    /// Keeps the proof, the two that were verified, and stops, also when it cannot be kept.
     fn contradiction(&self, other: &[u8], error: DocumentError) -> Result<()> {
         let evidence = Evidence::of(&self.dir);
-        let kept = self.in_use().and_then(|first| evidence.keep(&first, other));
+        let kept = match &self.seen {
+            Some(first) => evidence.keep(first.bytes(), other),
+            // nothing contradicts a chain of which nothing was seen
+            None => Err(anyhow!("the document seen first is not here")),
+        };
         self.stop(evidence.explain());
         kept.context("the proof of the contradiction could not be kept")?;
         Err(error.into())
@@ -315,6 +315,10 @@ impl ConsensusTask {
         let over = document.valid_until.plus(document.parameters.skew());
         self.state.send_modify(|state| state.last = Some((document.epoch, over)));
         self.known = Some(Arc::clone(document));
+        self.seen = Some(Arc::clone(document));
         self.authorities.follow(Arc::clone(document));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,7 @@ impl Documents {
             follower: Follower::new(network.trust_anchor()),
             changes: keeper,
             known: None,
+            seen: None,
             roster: Roster::default(),
             schedule: network.schedule(),
             dir: dir.to_owned(),

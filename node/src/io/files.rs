@@ -31,8 +31,14 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         .open(&temporary)
         .with_context(describe)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).with_context(describe)?;
-    fs::rename(&temporary, path).with_context(describe)?;
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    rename(&temporary, path)
+}
+
+/// Gives a file or directory another name in the same directory; on disk when it returns.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    let describe = || format!("cannot write {}", to.display());
+    fs::rename(from, to).with_context(describe)?;
+    if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         File::open(parent).and_then(|directory| directory.sync_all()).with_context(describe)?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use crate::io::changes::Changes;
 use crate::io::host::Clock;
 use crate::io::older::Older;
 use crate::io::phase::{self, Phase};
-use crate::places::{Places, Prefix};
+use crate::places::{Places, Prefix, Shares};
 use shoal_protocol::consensus::{Handout, Shelf, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
@@ -20,9 +20,7 @@ use tokio::time::timeout;
 
 /// Links of askers at a time, beside the clients. A node asks for a second or two an epoch, and only when its authorities
 /// give it nothing. Each may hold a question of 16 KiB and an answer that is shared with the others.
-const ASKERS_MAX: usize = 64;
-/// Of these, links from one address prefix.
-const ASKERS_OF_PREFIX: usize = 16;
+const ASKERS: Shares = Shares { all: 64, prefix: 16, provider: 32 };
 /// How long an asker may take until a whole question of his is there, the first one or the next: as long as a silent link
 /// lives ([`Protocol::Directory`](shoal_protocol::quic::Protocol)), also for one that keeps his alive.
 const ASKER_QUESTION: Duration = Duration::from_secs(15);
@@ -45,22 +43,37 @@ pub struct Handing {
     schedule: Schedule,
     clock: Clock,
     askers: Arc<Mutex<Places<Link>>>,
-    ledger: Arc<Mutex<Ledger>>,
+    // apart: who only asks must not take what clients need
+    to_askers: Arc<Mutex<Ledger>>,
+    to_clients: Arc<Mutex<Ledger>>,
 }
 
 /// How much a link is asked and given.
-struct Counts {
+struct Counts<'h> {
     prefix: Prefix,
+    of_prefix: &'h Mutex<Ledger>,
     documents: Account,
     questions: Account,
     changes: Account,
 }
 
-impl Counts {
+impl<'h> Counts<'h> {
     /// The address counts where the link began: a phone may move meanwhile.
-    fn of(link: &Link) -> Self {
+    fn of(link: &Link, of_prefix: &'h Mutex<Ledger>) -> Self {
         let none = Account::default();
-        Self { prefix: Prefix::of(link.remote.ip()), documents: none, questions: none, changes: none }
+        let prefix = Prefix::of(link.remote.ip());
+        Self { prefix, of_prefix, documents: none, questions: none, changes: none }
+    }
+
+    /// Whether one more document may go to this link.
+    fn link_takes(&mut self, epoch: Epoch) -> bool {
+        self.documents.take(epoch, DOCUMENTS_OF_LINK)
+    }
+
+    /// Whether one more answer with documents may go to this prefix.
+    fn prefix_takes(&self, epoch: Epoch) -> bool {
+        // every operation on the ledger is one step
+        self.of_prefix.lock().unwrap_or_else(PoisonError::into_inner).take(epoch, self.prefix)
     }
 }
 
@@ -69,6 +82,8 @@ struct Service<'s> {
     wanted: &'s (dyn Fn(DirectoryQuestion) -> Option<Wanted> + Sync),
     question: Option<Duration>,
     answer: Duration,
+    /// Whether the link lasts when an answer is given up. It has been paid for, and the next one costs as much again.
+    lasts: bool,
     /// Told when a whole question is there (`true`) and when its answer has been taken; `false`: the link must go.
     works: &'s (dyn Fn(bool) -> bool + Sync),
 }
@@ -82,46 +97,43 @@ impl Handing {
         schedule: Schedule,
         clock: Clock,
     ) -> Self {
-        let askers = Arc::new(Mutex::new(Places::new(ASKERS_MAX, ASKERS_OF_PREFIX)));
-        Self { shelf, changes, older: Arc::new(older), schedule, clock, askers, ledger: Arc::default() }
+        let askers = Arc::new(Mutex::new(Places::new(ASKERS)));
+        let (to_askers, to_clients) = (Arc::default(), Arc::default());
+        Self { shelf, changes, older: Arc::new(older), schedule, clock, askers, to_askers, to_clients }
     }
 
+    /// The epoch whose allowance is used now: that of the newest document, which is here up to the skew tolerance before its
+    /// epoch begins, or the current one, when no newer document comes. So no document is handed out on two allowances.
     fn epoch(&self) -> Epoch {
-        self.schedule.epoch_at(self.clock.wall())
-    }
-
-    /// Whether one more document may go to this link.
-    fn may_have(&self, counts: &mut Counts) -> bool {
-        counts.documents.take(self.epoch(), DOCUMENTS_OF_LINK) && self.prefix_may_have(counts)
-    }
-
-    /// Whether one more answer with documents may go to this prefix.
-    fn prefix_may_have(&self, counts: &Counts) -> bool {
-        // every operation on the ledger is one step
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).take(self.epoch(), counts.prefix)
+        let now = self.schedule.epoch_at(self.clock.wall());
+        self.shelf.borrow().newest().map_or(now, |newest| newest.epoch.max(now))
     }
 
     /// Pushes the newest consensus when a client comes and what is new at each later one. Returns when the link breaks, the
-    /// client does not take a document in time, or has had as many as anybody needs.
+    /// client does not take a document in time, or has had as many as anybody needs. One whose prefix has had them waits for
+    /// the next document: its neighbours must not cost it its link.
     pub async fn push(&self, link: &Link) -> CloseReason {
         let mut shelf = self.shelf.clone();
-        let mut counts = Counts::of(link);
+        let mut counts = Counts::of(link, &self.to_clients);
         let mut given: Option<Hash> = None;
         loop {
             let now = Arc::clone(&shelf.borrow_and_update());
             if let Some(mut pieces) = now.for_holder_of(given.as_ref()).and_then(pushed) {
-                if !self.may_have(&mut counts) {
+                let epoch = self.epoch();
+                if !counts.link_takes(epoch) {
                     return CloseReason::Busy;
                 }
-                let pushing = timeout(DOCUMENT_TIMEOUT, async {
-                    let mut stream = link.open_uni().await.ok()?;
-                    stream.write_all_chunks(&mut pieces).await.ok()?;
-                    stream.finish().ok()
-                });
-                if !matches!(pushing.await, Ok(Some(()))) {
-                    return CloseReason::Done;
+                if counts.prefix_takes(epoch) {
+                    let pushing = timeout(DOCUMENT_TIMEOUT, async {
+                        let mut stream = link.open_uni().await.ok()?;
+                        stream.write_all_chunks(&mut pieces).await.ok()?;
+                        stream.finish().ok()
+                    });
+                    if !matches!(pushing.await, Ok(Some(()))) {
+                        return CloseReason::Done;
+                    }
+                    given = now.newest().map(|document| document.hash());
                 }
-                given = now.newest().map(|document| document.hash());
             }
             if shelf.changed().await.is_err() {
                 return CloseReason::Done;
@@ -139,8 +151,9 @@ impl Handing {
             | DirectoryQuestion::List(_) => None,
         };
         // its link is there for its packets, and it may never ask
-        let service = Service { wanted: &wanted, question: None, answer: DOCUMENT_TIMEOUT, works: &|_| true };
-        self.answer(link, service).await
+        let (question, answer) = (None, DOCUMENT_TIMEOUT);
+        let service = Service { wanted: &wanted, question, answer, lasts: true, works: &|_| true };
+        self.answer(link, Counts::of(link, &self.to_clients), service).await
     }
 
     /// Answers whoever asks over `shoal-dir/1` until its link ends, it asks nothing for too long, or its place is given to
@@ -161,8 +174,9 @@ impl Handing {
             let now = self.clock.monotonic();
             if at_work { self.askers().works(number, now) } else { self.askers().rests(number, now) }
         };
-        let service = Service { wanted: &wanted, question: Some(ASKER_QUESTION), answer: ASKER_ANSWER, works: &works };
-        self.answer(link, service).await
+        let (question, answer) = (Some(ASKER_QUESTION), ASKER_ANSWER);
+        let service = Service { wanted: &wanted, question, answer, lasts: false, works: &works };
+        self.answer(link, Counts::of(link, &self.to_askers), service).await
     }
 
     fn askers(&self) -> MutexGuard<'_, Places<Link>> {
@@ -170,8 +184,7 @@ impl Handing {
         self.askers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, link: &Link, service: Service<'_>) -> CloseReason {
-        let mut counts = Counts::of(link);
+    async fn answer(&self, link: &Link, mut counts: Counts<'_>, service: Service<'_>) -> CloseReason {
         loop {
             let reading = read_question(link, QUESTION_SIZE_MAX, QUESTION_TIMEOUT);
             let read = match service.question {
@@ -200,7 +213,9 @@ impl Handing {
                 Wanted::Changes(after) => self.changes(after, &counts).await,
             };
             match answerer.answer_within(pieces, service.answer).await {
-                Ok(()) | Err(AskError::Closed | AskError::TooLarge) => {}
+                Ok(()) => {}
+                Err(AskError::Closed | AskError::TooLarge) if service.lasts => {}
+                Err(AskError::Closed | AskError::TooLarge) => return CloseReason::Done,
                 Err(AskError::TimedOut) => return CloseReason::Malformed,
             }
             if !(service.works)(false) {
@@ -209,25 +224,27 @@ impl Handing {
         }
     }
 
-    fn newest(&self, have: Option<&Hash>, counts: &mut Counts) -> Pieces {
+    fn newest(&self, have: Option<&Hash>, counts: &mut Counts<'_>) -> Pieces {
         let handout = self.shelf.borrow().for_holder_of(have);
         match handout {
             Some(Handout::UpToDate) => Handout::UpToDate.into(),
-            Some(handout @ (Handout::Whole(_) | Handout::Difference(_))) if self.may_have(counts) => handout.into(),
-            Some(Handout::Whole(_) | Handout::Difference(_)) => not_yet(ENOUGH),
+            Some(handout @ (Handout::Whole(_) | Handout::Difference(_))) => {
+                let epoch = self.epoch();
+                if counts.link_takes(epoch) && counts.prefix_takes(epoch) { handout.into() } else { not_yet(ENOUGH) }
+            }
             None => not_yet("this gateway has no consensus in force"),
         }
     }
 
     /// The changes after a set. One that was never in force costs a look at what is kept here, and nobody's time.
-    async fn changes(&self, after: Hash, counts: &Counts) -> Pieces {
+    async fn changes(&self, after: Hash, counts: &Counts<'_>) -> Pieces {
         let changes = Arc::clone(&self.changes.borrow());
         let kept = changes.after(&after);
         let none = kept.map_or(!changes.is_older(&after), <[_]>::is_empty);
         if none {
             return Pieces::changes(&[]);
         }
-        if !self.prefix_may_have(counts) {
+        if !counts.prefix_takes(self.epoch()) {
             return not_yet(ENOUGH);
         }
         match kept {
@@ -292,3 +309,6 @@ pub async fn keep_shelf(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

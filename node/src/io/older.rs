@@ -3,18 +3,23 @@
 //!
 //! There are as many such sets as there were changes, each has one answer, and an answer is kept for whoever asks next. So
 //! questions cost the authorities one a second of every gateway, whoever asks how often.
+//!
+//! What an authority answers is handed out as far as it leads from set to set as this gateway knows them: a lie of one must
+//! not make readers leave whoever passes it on. Signatures are the reader's business: the keys of those sets are forgotten here.
 
 use crate::io::asking::Authorities;
+use crate::io::changes::Changes;
 use crate::io::directory::SERVER_PATIENCE;
 use crate::io::host::{Clock, generator};
 use rand::seq::SliceRandom as _;
+use shoal_protocol::consensus::UnverifiedConsensus;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::quic::Pieces;
 use shoal_protocol::types::Hash;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::timeout;
 
 /// Time between two questions to the authorities.
@@ -26,12 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Answers kept, of 1 MiB at most. They are shared with those on their way; one that is forgotten meanwhile lives until the
 /// slowest reader has it, 40 s at most, and there is a new one a second at most: 44 MiB.
 const KEPT_MAX: usize = 4;
-/// How long an answer is kept. Nobody here has verified it: the next one may come from another authority.
+/// How long an answer is kept. Nobody here has verified its signatures: the next one may come from another authority.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// What authorities said, and when they may be asked again.
 pub struct Older {
     authorities: Arc<Authorities>,
+    changes: watch::Receiver<Arc<Changes>>,
     clock: Clock,
     waiting: Semaphore,
     /// Served in the order in which they came.
@@ -46,13 +52,13 @@ struct Said {
 }
 
 impl Older {
-    /// Asks these.
-    pub fn new(authorities: Arc<Authorities>, clock: Clock) -> Self {
-        Self { authorities, clock, waiting: Semaphore::new(WAITING_MAX), said: Mutex::default() }
+    /// Asks these. `changes` tells which sets followed each other.
+    pub fn new(authorities: Arc<Authorities>, changes: watch::Receiver<Arc<Changes>>, clock: Clock) -> Self {
+        Self { authorities, changes, clock, waiting: Semaphore::new(WAITING_MAX), said: Mutex::default() }
     }
 
-    /// What authorities say of a set that was in force once, unread: a reader believes none of us. `None`: too many ask, or
-    /// no authority has answered in time.
+    /// What authorities say of a set that was in force once. `None`: too many ask, or no authority has said in time what
+    /// leads on from it.
     pub async fn after(&self, set: Hash) -> Option<Pieces> {
         let _place = self.waiting.try_acquire().ok()?;
         timeout(PATIENCE, async {
@@ -83,9 +89,11 @@ impl Older {
         let question = DirectoryQuestion::Changes { after };
         for hint in hints {
             let asked = timeout(SERVER_PATIENCE, self.authorities.ask(&hint, &question)).await;
-            if let Ok(Ok(DirectoryAnswer::Changes(changes))) = asked
-                && !changes.is_empty()
-            {
+            let Ok(Ok(DirectoryAnswer::Changes(mut changes))) = asked else { continue };
+            let named = changes.iter().map_while(|change| Some(UnverifiedConsensus::parse(change).ok()?.set()));
+            let led = self.changes.borrow().led(&after, named);
+            if led > 0 {
+                changes.truncate(led);
                 return Some((&DirectoryAnswer::Changes(changes)).into());
             }
         }

@@ -35,7 +35,7 @@ async fn authorities_that_contradict_themselves_stop_the_node_until_a_person_cle
     assert!(is_refused(&node, &paper.gateway).await, "and none is taken");
 
     // both documents, byte for byte: whoever has the network file can check them
-    let documents = ["evidence-first", "evidence-second"].map(|name| {
+    let documents = ["evidence/first", "evidence/second"].map(|name| {
         let path = node.dir().join(name);
         assert_eq!(std::fs::metadata(&path).expect("kept").permissions().mode() & 0o777, 0o600);
         let bytes = std::fs::read(&path).expect("read");
@@ -52,18 +52,17 @@ async fn authorities_that_contradict_themselves_stop_the_node_until_a_person_cle
     node.wait("stopped", |status| status["contradiction"].is_string()).await;
     let (code, text) = node.get("/readyz").await;
     assert_eq!(code, 503);
-    assert!(text.contains("evidence-second"), "{text}");
+    assert!(text.contains("evidence/second"), "{text}");
     assert!(node.get("/metrics").await.1.contains("shoal_consensus_contradiction 1"));
     assert!(is_refused(&node, &paper.gateway).await);
     assert!(node.status().await["epoch"].is_null(), "no document is in use");
-    assert!(node.command("doctor").contains("evidence-second"));
-    assert!(node.command("status").contains("evidence-second"));
+    assert!(node.command("doctor").contains("evidence/second"));
+    assert!(node.command("status").contains("evidence/second"));
 
     // what the message says helps
     node.kill();
-    for name in ["evidence-first", "evidence-second", "consensus"] {
-        std::fs::remove_file(node.dir().join(name)).expect("removed");
-    }
+    std::fs::remove_dir_all(node.dir().join("evidence")).expect("removed");
+    std::fs::remove_file(node.dir().join("consensus")).expect("removed");
     node.restart();
     node.ready().await;
 }

@@ -283,6 +283,12 @@ impl UnverifiedConsensus {
         Mark { height: self.content.height, epoch: self.content.epoch, hash: self.hash }
     }
 
+    /// Hash of the set that it claims certifies the next one.
+    #[must_use]
+    pub fn set(&self) -> Hash {
+        super::set_hash(&self.content.authorities)
+    }
+
     fn check_certificate(&self, anchor: &TrustAnchor) -> Result<(), DocumentError> {
         if self.content.network != anchor.network {
             return Err(DocumentError::WrongNetwork { found: self.content.network, expected: anchor.network });

@@ -103,7 +103,8 @@ impl Handing {
     }
 
     /// The epoch whose allowance is used now: that of the newest document, which is here up to the skew tolerance before its
-    /// epoch begins, or the current one, when no newer document comes. So no document is handed out on two allowances.
+    /// epoch begins, or the current one, when no newer document comes. Else a document would be
+    /// handed out on two allowances around the beginning of its epoch.
     fn epoch(&self) -> Epoch {
         let now = self.schedule.epoch_at(self.clock.wall());
         self.shelf.borrow().newest().map_or(now, |newest| newest.epoch.max(now))

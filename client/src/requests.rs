@@ -182,10 +182,11 @@ impl Requests {
         let pretended = self.chains.next(consensus, now, rng).ok_or(UnbuildableRequest::NoGeneration)?;
         let decoy = Operation::Get { id: pretended.id };
         let decoy_replicas = place(consensus, &pretended, rng)?;
-        let (operation, replicas) = match &ask {
-            Ask::Want(want) => (&want.operation, want.replicas),
-            Ask::Decoy | Ask::Loop => (&decoy, decoy_replicas),
+        let (operation, generation, replicas) = match &ask {
+            Ask::Want(want) => (&want.operation, want.generation, want.replicas),
+            Ask::Decoy | Ask::Loop => (&decoy, pretended.generation, decoy_replicas),
         };
+        let (courier, replicas) = handed_to(consensus, epoch, generation, replicas, rng)?;
         let decoy_goes = !matches!(ask, Ask::Want(_));
         // a store that has left answers nobody, and the other replica answers still: its half is sealed to a key that nobody
         // holds, and the courier finds a store that cannot be asked
@@ -196,7 +197,6 @@ impl Requests {
         let [first, second] = replicas.map(&mut keyed);
         let (envelope, opener) = request::seal_envelope(operation, [first, second], rng);
 
-        let courier = route::pick_courier(consensus, epoch, replicas, rng)?;
         let out = route::request_route(consensus, epoch, gateway, courier, rng)?;
         let session_key = session.key(epoch, rng).public();
         let back = route::reply_route(consensus, epoch, gateway, session.address(), &session_key, rng)?;
@@ -265,6 +265,27 @@ impl Requests {
     pub fn next_deadline(&self) -> Option<Duration> {
         if self.displaced.is_empty() { self.awaited.next_deadline() } else { Some(Duration::ZERO) }
     }
+}
+
+/// The courier, and the two stores that its envelope names. Courier and replica are different parties of one request: where
+/// so few stores are left that no third one is there for the two replicas, the first is asked alone, the other one carries,
+/// and the envelope names one that has left in its place. For wants and decoys alike, so a packet leaves in every tick.
+fn handed_to(
+    consensus: &Consensus,
+    epoch: Epoch,
+    generation: u32,
+    replicas: [StoreIndex; 2],
+    rng: &mut impl CryptoRng,
+) -> Result<(StoreIndex, [StoreIndex; 2]), UnbuildableRequest> {
+    let none = match route::pick_courier(consensus, epoch, replicas, rng) {
+        Ok(courier) => return Ok((courier, replicas)),
+        Err(none) => none,
+    };
+    let placed = consensus.generation(generation).map(|generation| generation.stores.as_slice()).unwrap_or_default();
+    let has_left = |store: &&StoreIndex| consensus.store(**store).is_none() && !replicas.contains(store);
+    let left = placed.iter().find(has_left).ok_or(none)?;
+    let alone = [replicas[0], *left];
+    Ok((route::pick_courier(consensus, epoch, alone, rng)?, alone))
 }
 
 /// The two replicas of a decoy's box, in random order as for every read.

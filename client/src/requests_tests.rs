@@ -210,6 +210,41 @@ fn a_replica_that_has_left_costs_its_own_answer_and_nothing_else() {
     }
 }
 
+/// Of three stores one has left: for the boxes of the other two there is no third one to carry, and a pretended chain that
+/// came to such a box stood there for good, until every loop counted as lost and the client paused.
+#[test]
+fn with_two_of_three_stores_every_tick_has_its_packet() {
+    let mut bench = Bench::new();
+    let stores: Vec<StoreIndex> = bench.consensus.stores().filter_map(|node| node.store_index).collect();
+    let [left, here, there] = stores[..3] else { panic!("{stores:?}") };
+    bench.consensus.nodes.retain(|node| node.store_index.is_none_or(|index| index == here || index == there));
+    for generation in &mut bench.consensus.generations {
+        generation.stores = vec![left, here, there];
+    }
+    let mut alone = 0;
+    for _ in 0..200 {
+        let packet = bench.make(Ask::Decoy, Duration::ZERO).unwrap();
+        let (courier, payload, _) = bench.carry(packet, *bench.gateway.as_bytes());
+        let (_, envelope) = request::parse_request(&payload.open().unwrap()).unwrap();
+        let courier = bench.consensus.nodes.iter().find(|node| *node.identity.as_bytes() == courier).unwrap();
+        let named = envelope.replicas();
+        assert!(!named.contains(&courier.store_index.unwrap()), "the courier is no replica: {named:?}");
+        alone += usize::from(named[1] == left);
+    }
+    assert!(alone > 0, "boxes of the two that are left are asked for too");
+    // a want for such a box is asked of its first replica, by way of the second
+    for [first, second] in [[here, there], [there, here]] {
+        let want = Want { replicas: [first, second], ..bench.want() };
+        let packet = bench.make(Ask::Want(want), Duration::ZERO).unwrap();
+        let (courier, payload, _) = bench.carry(packet, *bench.gateway.as_bytes());
+        assert_eq!(courier, *bench.consensus.store(second).unwrap().identity.as_bytes());
+        let (_, envelope) = request::parse_request(&payload.open().unwrap()).unwrap();
+        assert_eq!(envelope.replicas(), [first, left]);
+        let asked = bench.consensus.store(first).unwrap().identity;
+        assert!(envelope.open(first, &bench.secrets[asked.as_bytes()].1).unwrap().operation.is_ok());
+    }
+}
+
 #[test]
 fn an_epoch_without_keys_is_refused_without_a_trace() {
     let mut bench = Bench::new();

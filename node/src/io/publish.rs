@@ -228,14 +228,17 @@ impl Publisher {
     }
 
     fn begin_round(&self, now: UnixMillis, offer: &Offer, bytes: &[u8], address: &str, addresses: Vec<SocketAddr>) {
+        let reached = self.authorities.reached();
         self.state.send_modify(|state| {
-            let answers = std::mem::take(&mut state.answers);
+            let mut answers = std::mem::take(&mut state.answers);
+            // one that has left accepts nothing any more
+            answers.retain(|authority, _| reached.iter().any(|hint| hint.identity == *authority));
             *state = PublishState {
                 published: now,
                 covers: offer.mix.last().map_or(Epoch(0), |(epoch, _)| *epoch),
                 address: address.to_owned(),
                 addresses,
-                authorities: self.authorities.reached().len(),
+                authorities: reached.len(),
                 answers,
                 problem: None,
                 descriptor: bytes.to_vec(),

@@ -48,13 +48,14 @@ async fn ready(State(status): State<Arc<Status>>, headers: HeaderMap) -> Respons
         return FOREIGN.into_response();
     }
     let health = status.health();
-    if health.standing.is_ready() {
-        // a node that can serve is ready; what somebody should look at stands below
-        let lines = ["ready".to_owned()].into_iter().chain(health.warnings);
-        lines.map(|line| line + "\n").collect::<String>().into_response()
+    // a node that can serve is ready; what somebody should look at stands below, whether it is or not
+    let (code, lines) = if health.standing.is_ready() {
+        (StatusCode::OK, vec!["ready".to_owned()])
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", health.problems.join("\n"))).into_response()
-    }
+        (StatusCode::SERVICE_UNAVAILABLE, health.problems)
+    };
+    let lines = lines.into_iter().chain(health.warnings);
+    (code, lines.map(|line| line + "\n").collect::<String>()).into_response()
 }
 
 async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {

@@ -2,7 +2,7 @@
 //!
 //! A clock is blamed only on evidence. Documents are certified less than an epoch before they begin: one that begins later
 //! than that by this clock says that the clock is behind. That it is ahead is said only where documents which by this clock
-//! are over come at the pace at which the network makes them, from more than one gateway ([`Pace`]): whoever believes it
+//! are over come at the pace at which the network makes them, from more than one gateway (`pace.rs`): whoever believes it
 //! sets the clock back, and then takes old documents for new ones. Those of no later epoch than the one held say nothing.
 
 use std::time::Duration;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub const CONFIG_VERSION: u32 = 1;
 /// Links that are left for handshakes (1,024) and nodes (1,024) when a gateway has all its clients.
 const PLACES_BESIDE_SESSIONS: usize = 2_048;
+/// Workers at most.
+const WORKERS_MAX: usize = 256;
 /// File name inside the node's directory.
 pub const FILE_NAME: &str = "node.toml";
 
@@ -69,11 +71,13 @@ pub struct Changes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Threads that unwrap packets; each does about 8,000 packets/s.
+    /// Threads that unwrap packets and hold them for their mixing delay; each does about 8,000 packets/s. 0: one for each
+    /// core of the machine.
     pub workers: usize,
-    /// Packets waiting to be unwrapped, per worker. 4,096 × 2.8 kB = 11.5 MB; half a second of work.
+    /// Packets waiting to be unwrapped, per worker. 512 × 2.8 kB = 1.4 MB; 60 ms of work, and one link gets a fifth of it at
+    /// most: who waits longer leaves late.
     pub worker_queue_packets: usize,
-    /// Packets in the delay queue. 65,536 × 2.9 kB = 190 MB at most; 16,000 packets/s at 500 ms mean fill an eighth.
+    /// Packets in the delay queues of all workers. 65,536 × 2.9 kB = 190 MB at most; 16,000 packets/s at 500 ms mean fill an eighth.
     pub delay_queue_packets: usize,
     /// Packets waiting for one outgoing link. 1,024 × 2.8 kB = 2.9 MB a link.
     pub link_queue_packets: usize,
@@ -96,8 +100,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            workers: 1,
-            worker_queue_packets: 4_096,
+            workers: 0,
+            worker_queue_packets: 512,
             delay_queue_packets: 65_536,
             link_queue_packets: 1_024,
             replay_capacity_packets: 8_000_000,
@@ -106,6 +110,13 @@ impl Default for Limits {
             links: 6_144,
             store_records: 1 << 23,
         }
+    }
+}
+
+impl Limits {
+    /// Workers on a machine with so many cores.
+    pub fn workers_on(&self, cores: usize) -> usize {
+        if self.workers == 0 { cores.clamp(1, WORKERS_MAX) } else { self.workers }
     }
 }
 
@@ -183,8 +194,10 @@ impl Config {
             return Err(bad("log", "expected error, warn, info or debug, or levels by module"));
         }
         let limits = self.limits;
+        if limits.workers > WORKERS_MAX {
+            return Err(bad("limits.workers", &format!("must be between 0 (one a core) and {WORKERS_MAX}")));
+        }
         for (key, value, max) in [
-            ("limits.workers", limits.workers, 256),
             ("limits.worker_queue_packets", limits.worker_queue_packets, 1 << 20),
             ("limits.delay_queue_packets", limits.delay_queue_packets, 1 << 24),
             ("limits.link_queue_packets", limits.link_queue_packets, 1 << 20),
@@ -333,7 +346,7 @@ mod tests {
             ("mix.example.org:4433", "mix.example.org", "address"),
             ("mix.example.org:4433", "mix.example.org:0", "address"),
             ("config_version = 1", "config_version = 1\nfamily = \"xyz\"", "family"),
-            ("config_version = 1", "config_version = 1\nlimits = { workers = 0 }", "limits.workers"),
+            ("config_version = 1", "config_version = 1\nlimits = { workers = 257 }", "limits.workers"),
             ("config_version = 1", "config_version = 1\nleaving = true", "leaving"),
             ("config_version = 1", "config_version = 1\nlog = \"shoal_node=loud\"", "log"),
             ("config_version = 1", "config_version = 1\nlimits = { sessions = 5000 }", "limits.links"),

@@ -1,6 +1,6 @@
 //! The Shoal relay: gateway, mix or store in one binary.
 //!
-//! Pure rooms decide: [`unwrap`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`],
+//! Pure rooms decide: [`intake`], [`unwrap`], [`onion`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`],
 //! [`freshness`], [`leaving`] for every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes,
 //! `now` and a random
 //! generator, and say what to do. [`io`] is the shell that acts.
@@ -17,11 +17,13 @@ pub mod failure;
 pub mod freshness;
 pub mod gateway;
 pub mod inbox;
+pub mod intake;
 pub mod io;
 pub mod keys;
 pub mod leaving;
 pub mod loops;
 pub mod mix;
+pub mod onion;
 pub mod pacer;
 pub mod places;
 pub mod replay;

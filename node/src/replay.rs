@@ -5,11 +5,18 @@
 //! positive, nothing is ever evicted. At its capacity it refuses. Long before, at 80 %, [`FillAlarm`] says so: a line in
 //! the log, once for each key and level, beside the metric.
 //!
-//! Memory: a power of two of 16-byte slots, filled to at most 7/8 and at least 7/16 after growing: 18.3 to 36.6 bytes a
-//! packet, below the 40 that are promised. While it grows, old and new table exist side by side.
+//! The set is cut into shards, each with a lock and a table of its own: workers that insert at the same time hardly ever
+//! meet, and what grows at a time is one shard of about 8,192 tags, some 0.1 ms, never the whole set, which at a few
+//! million tags would stand still for longer than packets may be late.
+//!
+//! Memory: each table is a power of two of 16-byte slots, filled to at most 7/8 and at least 7/16 after growing: 18.3 to
+//! 36.6 bytes a packet, below the 40 that are promised, whatever the traffic. A table at full size from the start would
+//! cost a quiet node a page of memory for every packet (decision 0004).
 
 use shoal_protocol::types::Epoch;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
 /// Share of the capacity from which on somebody has to act before packets are refused.
@@ -17,8 +24,12 @@ const FILLING: f64 = 0.8;
 
 /// Bytes of a stored tag.
 pub const TAG_SIZE: usize = 16;
-/// Slots of a new set: 16 KiB.
-const SLOTS_MIN: usize = 1_024;
+/// Tags of a full shard, about: what is moved when it grows.
+const SHARD_TAGS: usize = 8_192;
+/// Shards at most: 65,536 × 64 bytes = 4 MB.
+const SHARDS_MAX: usize = 1 << 16;
+/// Slots of a shard with its first tag: 256 bytes.
+const SLOTS_MIN: usize = 16;
 
 /// A keyed, shortened replay tag.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,26 +63,26 @@ pub enum Insertion {
     Full,
 }
 
-/// The set of one mix key.
+/// The set of one mix key. Shared by all workers.
 pub struct ReplaySet {
-    slots: Vec<[u8; TAG_SIZE]>,
-    len: usize,
+    shards: Box<[Mutex<Shard>]>,
+    len: AtomicUsize,
     capacity: usize,
-    /// The all-zero tag marks an empty slot in `slots`, so it is kept apart.
-    zero_seen: bool,
     tag_key: Zeroizing<[u8; 32]>,
 }
 
 impl std::fmt::Debug for ReplaySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReplaySet").field("len", &self.len).field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("ReplaySet").field("len", &self.len()).field("capacity", &self.capacity).finish_non_exhaustive()
     }
 }
 
 impl ReplaySet {
     /// An empty set that takes `capacity` packets, with the tag key of its mix key.
     pub fn new(tag_key: Zeroizing<[u8; 32]>, capacity: usize) -> Self {
-        Self { slots: vec![[0; TAG_SIZE]; SLOTS_MIN], len: 0, capacity, zero_seen: false, tag_key }
+        let count = (capacity / SHARD_TAGS).next_power_of_two().min(SHARDS_MAX);
+        let shards = (0..count).map(|_| Mutex::new(Shard::default())).collect();
+        Self { shards, len: AtomicUsize::new(0), capacity, tag_key }
     }
 
     /// The tag of a packet with this Sphinx replay tag.
@@ -80,45 +91,21 @@ impl ReplaySet {
         Tag(hash.as_bytes().first_chunk().copied().unwrap_or_default())
     }
 
-    /// Inserts a tag. A packet may go on only if this returns [`Insertion::Fresh`], and may leave only after the tag is
-    /// in the log.
-    pub fn insert(&mut self, tag: Tag) -> Insertion {
-        if tag.0 == [0; TAG_SIZE] {
-            return if std::mem::replace(&mut self.zero_seen, true) { Insertion::Repeated } else { Insertion::Fresh };
-        }
-        if find(&self.slots, &tag.0).is_err() {
-            return Insertion::Repeated;
-        }
-        if self.len >= self.capacity {
-            return Insertion::Full;
-        }
-        if (self.len + 1).saturating_mul(8) > self.slots.len().saturating_mul(7) {
-            self.grow();
-        }
-        if let Ok(index) = find(&self.slots, &tag.0)
-            && let Some(slot) = self.slots.get_mut(index)
-        {
-            *slot = tag.0;
-            self.len += 1;
-        }
-        Insertion::Fresh
-    }
-
-    fn grow(&mut self) {
-        let mut larger = vec![[0; TAG_SIZE]; self.slots.len().saturating_mul(2)];
-        for tag in self.slots.iter().filter(|tag| **tag != [0; TAG_SIZE]) {
-            if let Ok(index) = find(&larger, tag)
-                && let Some(slot) = larger.get_mut(index)
-            {
-                *slot = *tag;
-            }
-        }
-        self.slots = larger;
+    /// Inserts a tag: of two that are equal exactly one is fresh, whichever threads bring them. A packet may go on only
+    /// if this returns [`Insertion::Fresh`], and may leave only after the tag is in the log.
+    pub fn insert(&self, tag: Tag) -> Insertion {
+        // the table's index comes from the tag's first half, so the shard comes from the second
+        let [_, half] = halves(&tag.0);
+        let Some(shard) = self.shards.get(half as usize & (self.shards.len() - 1)) else { return Insertion::Full };
+        lock(shard).insert(tag, || {
+            let room = |len: usize| (len < self.capacity).then_some(len + 1);
+            self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+        })
     }
 
     /// Packets seen.
     pub fn len(&self) -> usize {
-        self.len + usize::from(self.zero_seen)
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Whether no packet was seen.
@@ -128,21 +115,84 @@ impl ReplaySet {
 
     /// Packets seen ÷ capacity, 0 to 1.
     pub fn fill_ratio(&self) -> f64 {
-        if self.capacity == 0 { 1.0 } else { self.len as f64 / self.capacity as f64 }
+        if self.capacity == 0 { 1.0 } else { self.len() as f64 / self.capacity as f64 }
     }
 
-    /// Bytes the table takes now.
+    /// Bytes the tables take now.
     pub fn memory_bytes(&self) -> usize {
-        self.slots.len() * TAG_SIZE
+        self.shards.iter().map(|shard| lock(shard).slots.len() * TAG_SIZE + size_of::<Mutex<Shard>>()).sum()
     }
 }
 
-/// Linear probing: `Ok(free slot)` where the tag would go, `Err(slot)` where it already is. The table always has free
-/// slots (at most 7/8 are taken), so the probe ends.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    // an insertion leaves the table usable wherever it stops
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn halves(tag: &[u8; TAG_SIZE]) -> [u64; 2] {
+    let (halves, _) = tag.as_chunks::<8>();
+    [0, 1].map(|n| halves.get(n).map_or(0, |half| u64::from_le_bytes(*half)))
+}
+
+/// A part of the set.
+#[derive(Default)]
+struct Shard {
+    slots: Vec<[u8; TAG_SIZE]>,
+    taken: usize,
+    /// The all-zero tag marks an empty slot in `slots`, so it is kept apart.
+    zero_seen: bool,
+}
+
+impl Shard {
+    /// `reserve` is asked before anything new goes in: whether the whole set has room.
+    fn insert(&mut self, tag: Tag, reserve: impl FnOnce() -> bool) -> Insertion {
+        if tag.0 == [0; TAG_SIZE] {
+            return if self.zero_seen {
+                Insertion::Repeated
+            } else if reserve() {
+                self.zero_seen = true;
+                Insertion::Fresh
+            } else {
+                Insertion::Full
+            };
+        }
+        if !self.slots.is_empty() && find(&self.slots, &tag.0).is_err() {
+            return Insertion::Repeated;
+        }
+        if !reserve() {
+            return Insertion::Full;
+        }
+        if (self.taken + 1).saturating_mul(8) > self.slots.len().saturating_mul(7) {
+            self.grow();
+        }
+        if let Ok(index) = find(&self.slots, &tag.0)
+            && let Some(slot) = self.slots.get_mut(index)
+        {
+            *slot = tag.0;
+            self.taken += 1;
+        }
+        Insertion::Fresh
+    }
+
+    fn grow(&mut self) {
+        let mut larger = vec![[0; TAG_SIZE]; self.slots.len().saturating_mul(2).max(SLOTS_MIN)];
+        for tag in self.slots.iter().filter(|tag| **tag != [0; TAG_SIZE]) {
+            if let Ok(index) = find(&larger, tag)
+                && let Some(slot) = larger.get_mut(index)
+            {
+                *slot = *tag;
+            }
+        }
+        self.slots = larger;
+    }
+}
+
+/// Linear probing in a table that has slots: `Ok(free slot)` where the tag would go, `Err(slot)` where it already is. The
+/// table always has free slots (at most 7/8 are taken), so the probe ends.
 fn find(slots: &[[u8; TAG_SIZE]], tag: &[u8; TAG_SIZE]) -> Result<usize, usize> {
     let mask = slots.len() - 1;
-    let start = tag.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)) as usize;
-    let mut index = start & mask;
+    let [start, _] = halves(tag);
+    let mut index = start as usize & mask;
     loop {
         match slots.get(index) {
             Some(slot) if *slot == [0; TAG_SIZE] => return Ok(index),
@@ -212,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_tag_is_fresh_once() {
-        let mut set = set(10);
+        let set = set(10);
         let tag = set.tag(&[1; 32]);
         assert_eq!(set.insert(tag), Insertion::Fresh);
         assert_eq!(set.insert(tag), Insertion::Repeated);
@@ -228,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_zero_tag_is_a_tag_like_others() {
-        let mut set = set(10);
+        let set = set(10);
         assert_eq!(set.insert(Tag::from_bytes([0; 16])), Insertion::Fresh);
         assert_eq!(set.insert(Tag::from_bytes([0; 16])), Insertion::Repeated);
         assert_eq!(set.len(), 1);
@@ -236,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_full_set_refuses_new_and_still_knows_old() {
-        let mut set = set(3);
+        let set = set(3);
         let tags: Vec<Tag> = (0..4u8).map(|n| set.tag(&[n; 32])).collect();
         let results: Vec<Insertion> = tags.iter().map(|tag| set.insert(*tag)).collect();
         assert_eq!(results, [Insertion::Fresh, Insertion::Fresh, Insertion::Fresh, Insertion::Full]);
@@ -245,9 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn of_many_threads_exactly_one_finds_a_tag_fresh_and_the_capacity_holds() {
+        const THREADS: u64 = 4;
+        let (set, tags, capacity) = (set(30_000), 40_000u64, 30_000);
+        let insert_all = || {
+            let mut rng = StdRng::seed_from_u64(7);
+            let tags = (0..tags).map(|_| Tag::from_bytes(rng.random()));
+            tags.filter(|tag| set.insert(*tag) == Insertion::Fresh).count()
+        };
+        let fresh: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(insert_all)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!((fresh, set.len()), (capacity, capacity));
+    }
+
+    #[test]
     fn the_alarm_is_raised_once_at_eighty_percent_and_once_when_full() {
         let mut alarm = FillAlarm::default();
-        let mut set = set(10);
+        let set = set(10);
         let mut alarms = Vec::new();
         for n in 0..12u8 {
             set.insert(set.tag(&[n; 32]));
@@ -262,10 +328,10 @@ mod tests {
     #[test]
     fn at_most_forty_bytes_a_packet() {
         let mut rng = StdRng::seed_from_u64(1);
-        let mut set = set(usize::MAX);
+        let set = set(200_000);
         for n in 1..200_000usize {
             assert_eq!(set.insert(Tag::from_bytes(rng.random())), Insertion::Fresh);
-            if n > 1_000 {
+            if n > 10_000 {
                 assert!(set.memory_bytes() <= 40 * n, "{} bytes for {n}", set.memory_bytes());
             }
         }
@@ -274,7 +340,8 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_plain_set(tags in proptest::collection::vec(any::<[u8; 2]>(), 0..3_000)) {
-            let mut set = set(usize::MAX);
+            // 64 shards
+            let set = set(1 << 19);
             let mut model = BTreeSet::new();
             for [first, second] in tags {
                 // few distinct values, equal first bytes: repetitions and long probes

@@ -10,9 +10,10 @@
 
 use crate::drops::DropReason;
 use crate::keys::OfEpoch;
+use crate::onion::Onion;
 use crate::view::View;
 use shoal_protocol::X25519Secret;
-use shoal_protocol::sphinx::{HeaderError, OpenHeader, Packet, Payload, UnwrapError, Unwrapped, open_header};
+use shoal_protocol::sphinx::{HeaderError, Packet, Payload, UnwrapError, Unwrapped};
 use shoal_protocol::topology::{Place, allowed_step};
 use shoal_protocol::types::{Identity, Layer};
 use std::time::Duration;
@@ -63,24 +64,42 @@ pub trait MixKey: OfEpoch {
     fn secret(&self) -> &X25519Secret;
 }
 
-/// Steps 2 to 4. `keys` in the order of [`crate::keys::in_order`]; the key that fits comes back with the header.
-fn open<'k, K: MixKey>(packet: &Packet, keys: &[&'k K]) -> Result<(OpenHeader, &'k K), DropReason> {
-    if keys.is_empty() {
-        return Err(DropReason::NoMixKey);
-    }
-    for key in keys {
-        match open_header(packet, key.secret()) {
-            Ok(header) => return Ok((header, key)),
-            Err(HeaderError::BadAlpha) => return Err(DropReason::BadAlpha),
-            Err(HeaderError::BadMac) => {}
+/// A packet in the middle of its checks: opened under a key (its place in the list of keys), or dropped.
+type Halfway<T> = Result<(T, usize), DropReason>;
+
+/// Steps 2 to 4. `keys` in the order of [`crate::keys::in_order`]: those that one does not fit are tried under the next.
+fn open<O: Onion, K: MixKey>(onion: &O, packets: &[&Packet], keys: &[&K]) -> Vec<Halfway<O::Opened>> {
+    let reason = if keys.is_empty() { DropReason::NoMixKey } else { DropReason::BadMac };
+    let mut opened: Vec<Halfway<O::Opened>> = packets.iter().map(|_| Err(reason)).collect();
+    let mut left: Vec<usize> = (0..packets.len()).collect();
+    for (number, key) in keys.iter().enumerate() {
+        let tried: Vec<&Packet> = left.iter().filter_map(|at| packets.get(*at).copied()).collect();
+        let results = onion.open(&tried, key.secret());
+        left = left
+            .into_iter()
+            .zip(results)
+            .filter_map(|(at, result)| {
+                let result = match result {
+                    Ok(header) => Ok((header, number)),
+                    Err(HeaderError::BadAlpha) => Err(DropReason::BadAlpha),
+                    Err(HeaderError::BadMac) => return Some(at),
+                };
+                if let Some(place) = opened.get_mut(at) {
+                    *place = result;
+                }
+                None
+            })
+            .collect();
+        if left.is_empty() {
+            break;
         }
     }
-    Err(DropReason::BadMac)
+    opened
 }
 
-/// Steps 6 to 9, after the replay tag was inserted and found fresh.
-fn finish(header: OpenHeader, origin: Origin, view: &View) -> Result<Outcome, DropReason> {
-    match header.finish() {
+/// Steps 8 and 9.
+fn judge(unwrapped: Result<Unwrapped, UnwrapError>, origin: Origin, view: &View) -> Result<Outcome, DropReason> {
+    match unwrapped {
         Err(UnwrapError::Malformed) => Err(DropReason::BadPayload),
         Err(UnwrapError::WrongVersion) => Err(DropReason::WrongVersion),
         Ok(Unwrapped::Final { identifier, payload }) => Ok(Outcome::Final { identifier, payload }),
@@ -119,18 +138,35 @@ fn next_hop(next: [u8; 32], origin: Origin, view: &View) -> Result<Next, DropRea
     }
 }
 
-/// All steps at once. `insert` puts the replay tag into the set (and, before the packet leaves, the log) of the key that
-/// fitted.
-pub fn unwrap<K: MixKey>(
-    packet: &Packet,
-    origin: Origin,
+/// All steps for some packets. `insert` puts the replay tag into the set (and, before the packet leaves, the log) of the key
+/// that fitted, which it is given by its place in `keys`. One result a packet, in the same order: what is to be done with
+/// it, and the place of its key.
+pub fn unwrap<O: Onion, K: MixKey>(
+    onion: &O,
+    packets: &[(&Packet, Origin)],
     keys: &[&K],
     view: &View,
-    insert: impl FnOnce(&K, &[u8; 32]) -> Result<(), DropReason>,
-) -> Result<Outcome, DropReason> {
-    let (header, key) = open(packet, keys)?;
-    insert(key, &header.replay_tag())?;
-    finish(header, origin, view)
+    mut insert: impl FnMut(usize, &[u8; 32]) -> Result<(), DropReason>,
+) -> Vec<Result<(Outcome, usize), DropReason>> {
+    let only: Vec<&Packet> = packets.iter().map(|(packet, _)| *packet).collect();
+    let mut fresh = Vec::with_capacity(packets.len());
+    let checked: Vec<Result<usize, DropReason>> = open(onion, &only, keys)
+        .into_iter()
+        .map(|opened| {
+            let (header, key) = opened?;
+            insert(key, &O::replay_tag(&header))?;
+            fresh.push(header);
+            Ok(key)
+        })
+        .collect();
+    let mut finished = onion.finish(fresh).into_iter();
+    let judged = checked.into_iter().zip(packets).map(|(checked, (_, origin))| {
+        let key = checked?;
+        // one result for each that was fresh, in the same order
+        let unwrapped = finished.next().unwrap_or(Err(UnwrapError::Malformed));
+        Ok((judge(unwrapped, *origin, view)?, key))
+    });
+    judged.collect()
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
                     Command::Testnet(options) => io::testnet::command(&options).await,
                     Command::Demo(options) => io::demo::command(&options).await,
                     Command::Probe(options) => io::probe::command(&options).await,
-                    Command::Bench(options) => io::bench::command(&options),
+                    Command::Bench(options) => io::bench::command(&options).await,
                 }
             })
         });

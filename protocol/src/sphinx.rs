@@ -261,6 +261,29 @@ fn build_with_version(
     Packet::from_crate(&packet).map_err(|_| BuildError::Refused)
 }
 
+/// A packet as the crate alone takes it, for benches: what its own processing costs is what ours is measured against.
+pub struct RawPacket(SphinxPacket);
+
+impl std::fmt::Debug for RawPacket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RawPacket(…)")
+    }
+}
+
+impl RawPacket {
+    /// Parses a packet.
+    pub fn parse(packet: &Packet) -> Result<Self, UnwrapError> {
+        SphinxPacket::from_bytes(packet.as_bytes()).map(Self).map_err(|_| UnwrapError::Malformed)
+    }
+
+    /// The crate's `process`, with nothing of ours: no check of alpha, no replay tag, no bytes to send. Whether it is a
+    /// packet to be sent on.
+    pub fn process(self, key: &X25519Secret) -> Result<bool, UnwrapError> {
+        let processed = self.0.process(key.inner()).map_err(|_| UnwrapError::Malformed)?;
+        Ok(matches!(processed.data, ProcessedPacketData::ForwardHop { .. }))
+    }
+}
+
 /// Packets that no honest sender makes, for tests of nodes.
 pub mod hostile {
     use super::{BuildError, CryptoRng, Hop, Packet, SURB_IDENTIFIER_SIZE, Version, build_with_version};

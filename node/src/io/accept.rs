@@ -8,7 +8,7 @@ use crate::io::gateway_io::ClientService;
 use crate::io::host::Clock;
 use crate::io::links::label;
 use crate::io::phase::{self, Phase};
-use crate::io::workers::{Incoming, Workers};
+use crate::io::workers::Workers;
 use crate::unwrap::Origin;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::geometry::PACKET_SIZE;
@@ -18,6 +18,9 @@ use shoal_protocol::types::{Identity, Role};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
+
+/// Packets that are handed to a worker at a time.
+const BATCH: usize = 16;
 
 /// Accepted links of nodes, by protocol and peer: one each. At most two entries per node of the consensus.
 #[derive(Debug, Default)]
@@ -199,12 +202,16 @@ impl Acceptor {
     async fn read_packets(&self, link: &Link) -> CloseReason {
         // it arrives with the first packet, which may take its time on a quiet network
         let Ok(mut frames) = link.accept_frames::<PACKET_SIZE>().await else { return CloseReason::Done };
+        let mut way_in = self.workers.way_in(Origin::Node);
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
             match frames.next().await {
                 Ok(Some(frame)) => {
                     let arrived = self.clock.monotonic();
-                    let packet = Packet::from_array(frame);
-                    self.workers.submit(Incoming { packet, arrived, origin: Origin::Node });
+                    batch.push(Packet::from_array(frame));
+                    // what came with it goes with it
+                    batch.extend(std::iter::from_fn(|| frames.ready()).take(BATCH - 1).map(Packet::from_array));
+                    way_in.submit(arrived, batch.drain(..));
                 }
                 Err(FrameError::WrongLength) => {
                     self.counters.drops.count(DropReason::WrongLength);

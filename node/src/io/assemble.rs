@@ -1,22 +1,23 @@
 //! Putting a node together.
 //!
-//! The way of a packet: `accept` or `gateway_io` reads it from a link → `workers` unwrap it → `delay_thread` holds it →
-//! `links` or `gateway_io` sends it on; at a store `store` takes what ends there. Beside it run the key task, the
+//! The way of a packet: `accept` or `gateway_io` reads it from a link → `workers` unwrap it, hold it and
+//! give it to `links` or `gateway_io`, which send it on; at a store `store` takes what ends there. Beside it run the key task, the
 //! consensus task, the publisher, the loops, at a gateway the shelf of documents, and the supervision of all of them.
 
 use crate::io::accept::{Acceptor, NodeLinks};
 use crate::io::control;
 use crate::io::counters::{Counters, Machine, Published};
-use crate::io::delay_thread::{self, DelayContext, Egress, Lateness};
 use crate::io::documents::Documents;
 use crate::io::drain::{Drain, Hold};
+use crate::io::egress::Egress;
 use crate::io::fetch_state::contradicted;
 use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
 use crate::io::handing::{self, Handing};
-use crate::io::host::{Clock, generator};
+use crate::io::host::{Clock, cores, generator};
 use crate::io::http;
 use crate::io::key_files::KeyFiles;
+use crate::io::lateness::Lateness;
 use crate::io::links::{LinkKeeper, LinkSender};
 use crate::io::live_keys::{KeySnapshot, KeyTask, LiveKeys};
 use crate::io::logging::SetFilter;
@@ -34,7 +35,7 @@ use crate::io::store;
 use crate::io::store_seam::{StoreContext, StoreReport};
 use crate::io::supervise::Supervisor;
 use crate::io::turn::Turn;
-use crate::io::workers::{self, WorkerContext};
+use crate::io::workers::{self, Size, WorkerContext};
 use crate::loops::Loops;
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
@@ -103,27 +104,23 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     // the packet path, from its end to its beginning
     let links = LinkSender::new(Arc::clone(&counters));
     let sessions = by_epoch.then(|| SessionSender::new(limits.sessions, Arc::clone(&counters)));
-    let (delay, _thread) = delay_thread::start(DelayContext {
-        capacity: limits.delay_queue_packets,
-        clock,
-        egress: Egress { links: links.clone(), sessions: sessions.clone() },
-        counters: Arc::clone(&counters),
-        lateness: Arc::clone(&lateness),
-        on_panic: Arc::clone(&on_panic),
-    })?;
     let loops = Loops::new(network.parameters.lambda_m.mean_gap(), clock.monotonic(), &mut generator());
     let loops = Arc::new(Mutex::new(loops));
     let view = Arc::new(ArcSwapOption::empty());
     let (courier, requests) = mpsc::channel(COURIER_QUEUE);
     let (workers, _threads) = workers::start(
-        limits.workers,
-        limits.worker_queue_packets,
+        Size {
+            workers: limits.workers_on(cores()),
+            intake_packets: limits.worker_queue_packets,
+            delay_queue_packets: limits.delay_queue_packets,
+        },
         &WorkerContext {
             keys: Arc::clone(&live_keys),
             view: Arc::clone(&view),
             schedule,
             clock,
-            delay,
+            egress: Egress { links: links.clone(), sessions: sessions.clone() },
+            lateness: Arc::clone(&lateness),
             loops: Arc::clone(&loops),
             courier: (role == Role::Store).then_some(courier),
             counters: Arc::clone(&counters),

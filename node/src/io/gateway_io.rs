@@ -9,7 +9,7 @@ use crate::io::fetch_state::{FetchState, contradicted};
 use crate::io::handing::Handing;
 use crate::io::host::Clock;
 use crate::io::phase::{self, Phase};
-use crate::io::workers::{Incoming, Workers};
+use crate::io::workers::Workers;
 use crate::unwrap::Origin;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::geometry::PACKET_SIZE;
@@ -165,14 +165,14 @@ impl ClientService {
     }
 
     async fn read(&self, address: &[u8; 32], frames: &mut FrameReader<PACKET_SIZE>) -> CloseReason {
+        let mut way_in = self.workers.way_in(Origin::Client);
         loop {
             match frames.next().await {
                 Ok(Some(frame)) => {
                     let arrived = self.clock.monotonic();
                     let admitted = self.sessions.sessions().admit(address, arrived, self.fill());
                     if admitted {
-                        let packet = Packet::from_array(frame);
-                        self.workers.submit(Incoming { packet, arrived, origin: Origin::Client });
+                        way_in.submit(arrived, std::iter::once(Packet::from_array(frame)));
                     } else {
                         self.counters.drops.count(DropReason::RateLimited);
                     }

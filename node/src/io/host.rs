@@ -4,6 +4,7 @@
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::types::UnixMillis;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic and wall-clock time. Copies share one origin.
@@ -34,6 +35,17 @@ impl Clock {
         const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
         tokio::time::Instant::from_std(self.start + monotonic.min(self.monotonic() + YEAR))
     }
+}
+
+/// How much later than asked for the system may wake this thread: 1 µs instead of 50, so that packets leave when they are
+/// due. A system that knows no such thing wakes it as it does.
+pub fn sharp_timer() {
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000));
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
 /// A generator seeded from the system's. One a task, so that it may live across an `.await`.

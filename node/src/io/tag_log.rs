@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// First bytes of a log; the digit is the format's version.
 const MAGIC: &[u8; 8] = b"SHOALRL1";
@@ -28,35 +28,29 @@ pub enum LogError {
     Torn,
 }
 
-/// Everything seen under one key. Set and log have locks of their own: looking a tag up never waits for the disk.
+/// Everything seen under one key. The log has a lock of its own: looking a tag up never waits for the disk.
 #[derive(Debug)]
 pub struct Memory {
-    set: Mutex<ReplaySet>,
+    set: ReplaySet,
     log: Mutex<TagLog>,
 }
 
 impl Memory {
     /// An empty memory with a fresh log at `path` for the key named `id`.
     pub fn create(path: &Path, id: &Hash, set: ReplaySet) -> Result<Self> {
-        Ok(Self { set: Mutex::new(set), log: Mutex::new(TagLog::create(path, id)?) })
+        Ok(Self { set, log: Mutex::new(TagLog::create(path, id)?) })
     }
 
     /// The memory that the log at `path` holds, read into the empty `set`.
-    pub fn reopen(path: &Path, id: &Hash, mut set: ReplaySet) -> Result<Self> {
-        let log = TagLog::reopen(path, id, &mut set)?;
-        Ok(Self { set: Mutex::new(set), log: Mutex::new(log) })
-    }
-
-    fn set(&self) -> MutexGuard<'_, ReplaySet> {
-        // an insertion leaves the set usable wherever it stops
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn reopen(path: &Path, id: &Hash, set: ReplaySet) -> Result<Self> {
+        let log = TagLog::reopen(path, id, &set)?;
+        Ok(Self { set, log: Mutex::new(log) })
     }
 
     /// Inserts what names a packet or an envelope for good. Atomic: of two that are equal exactly one is fresh.
     pub fn insert(&self, name: &[u8; 32]) -> (Insertion, Tag) {
-        let mut set = self.set();
-        let tag = set.tag(name);
-        (set.insert(tag), tag)
+        let tag = self.set.tag(name);
+        (self.set.insert(tag), tag)
     }
 
     /// Writes the tags of what was fresh to the log, in one write; only then may it be acted upon. May block.
@@ -67,8 +61,7 @@ impl Memory {
 
     /// How much was seen and the share of the capacity it takes.
     pub fn fill(&self) -> (usize, f64) {
-        let set = self.set();
-        (set.len(), set.fill_ratio())
+        (self.set.len(), self.set.fill_ratio())
     }
 }
 
@@ -92,7 +85,7 @@ impl TagLog {
         Ok(Self { file, length: HEADER_SIZE as u64, torn: false })
     }
 
-    fn reopen(path: &Path, id: &Hash, set: &mut ReplaySet) -> Result<Self> {
+    fn reopen(path: &Path, id: &Hash, set: &ReplaySet) -> Result<Self> {
         let describe = || format!("the log {}", path.display());
         let mut file = OpenOptions::new().read(true).append(true).open(path).with_context(describe)?;
         let found = file.metadata().with_context(describe)?.len();

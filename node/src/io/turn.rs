@@ -1,8 +1,8 @@
 //! The turn of documents and epochs: what packets are handled by, and what is counted an epoch, follows them.
 
 use crate::io::counters::{Machine, Published};
-use crate::io::delay_thread::Lateness;
 use crate::io::host::Clock;
+use crate::io::lateness::Lateness;
 use crate::io::live_keys::LiveKeys;
 use crate::keys::OfEpoch as _;
 use crate::replay::{Fill, FillAlarm};

@@ -1,65 +1,90 @@
-//! The unwrap workers: threads that take packets from all links, unwrap them and hand them on.
+//! The workers: threads, one a core, that take packets from all links, unwrap them, hold them for their mixing delay and
+//! send them on.
 //!
-//! Frames of all links meet in one bounded channel per worker. A worker takes what is there, at most eight packets,
-//! unwraps each, writes the batch's replay tags to the log in one go, and only then lets the packets go on. The order of
-//! checks is that of [`crate::unwrap`].
+//! A worker shares nothing with the others but the keys with their replay sets: it has an intake of its own
+//! ([`crate::intake`]), a delay queue of its own ([`crate::mix`]), and sleeps until a packet comes or one is due, in a
+//! timed wait of its thread, because the async runtime's timer is 1 to 2 ms late. It takes what is there, at most eight
+//! packets, unwraps them in the order of checks of [`crate::unwrap`], writes the batch's replay tags to the log in one go,
+//! and only then lets them go on. Between the packets of a batch it looks at what is due (decision 0004).
 
 use crate::drops::DropReason;
 use crate::io::counters::Counters;
-use crate::io::delay_thread::{DelayHandle, Delayed};
-use crate::io::host::Clock;
+use crate::io::egress::Egress;
+use crate::io::host::{Clock, sharp_timer};
+use crate::io::lane::{Incoming, Lane, Taken};
+use crate::io::lateness::{Collected, Lateness};
 use crate::io::live_keys::{LiveKey, LiveKeys};
 use crate::io::store_seam::Request;
 use crate::io::tag_log::LogError;
 use crate::loops::Loops;
+use crate::mix::{DelayQueue, Released};
+use crate::onion::{OneByOne, Onion};
 use crate::replay::{Insertion, Tag};
-use crate::unwrap::{Origin, Outcome, unwrap};
+use crate::unwrap::{Next, Origin, Outcome, unwrap};
 use crate::view::View;
 use arc_swap::ArcSwapOption;
 use shoal_protocol::epoch::Schedule;
-use shoal_protocol::sphinx::Packet;
+use shoal_protocol::sphinx::{Packet, Payload};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-/// Packets a worker takes at a time. Eight cost about a millisecond: none waits longer for its tag to be written.
-const BATCH: usize = 8;
+/// Packets a worker takes at a time. Eight cost about a millisecond one by one: none waits longer for its tag to be
+/// written.
+const GATHER: usize = 8;
+/// How often a worker looks around when nothing is due, and shows the lateness it collected.
+const IDLE: Duration = Duration::from_millis(500);
 
-/// A packet as it came from a link.
-#[derive(Debug)]
-pub struct Incoming {
-    /// The packet.
-    pub packet: Packet,
-    /// When it was read from the link (monotonic): its mixing delay counts from here.
-    pub arrived: Duration,
-    /// Whose link.
-    pub origin: Origin,
-}
-
-/// Gives packets to the workers. Clones share them.
+/// Gives packets to the workers. Clones share them; when the last is dropped, the workers end with what they hold.
 #[derive(Debug, Clone)]
-pub struct Workers {
-    channels: Arc<Vec<SyncSender<Incoming>>>,
-    next: Arc<AtomicUsize>,
+pub struct Workers(Arc<Lanes>);
+
+#[derive(Debug)]
+struct Lanes {
+    lanes: Vec<Arc<Lane>>,
+    /// Numbers for links.
+    links: AtomicU64,
     counters: Arc<Counters>,
 }
 
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.lanes.iter().for_each(|lane| lane.close());
+    }
+}
+
 impl Workers {
-    /// Gives a packet to the next worker in turn. Never waits: a full worker means a counted drop, because a packet that
-    /// waits here would leave too late.
-    pub fn submit(&self, incoming: Incoming) {
-        self.counters.received.fetch_add(1, Ordering::Relaxed);
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len().max(1);
-        match self.channels.get(turn).map(|worker| worker.try_send(incoming)) {
-            Some(Ok(())) => {}
-            Some(Err(TrySendError::Full(_))) => self.counters.drops.count(DropReason::WorkerQueueFull),
-            Some(Err(TrySendError::Disconnected(_))) | None => self.counters.drops.count(DropReason::Stopping),
-        }
+    /// The way in for one link.
+    pub fn way_in(&self, origin: Origin) -> WayIn {
+        let link = self.0.links.fetch_add(1, Ordering::Relaxed);
+        WayIn { workers: self.clone(), origin, link, turn: link as usize }
+    }
+}
+
+/// The way in for one link: its packets go to the workers in turn, and wait behind the same link's only.
+#[derive(Debug)]
+pub struct WayIn {
+    workers: Workers,
+    origin: Origin,
+    link: u64,
+    turn: usize,
+}
+
+impl WayIn {
+    /// Gives packets that were read at `arrived` to the next worker. Never waits: what finds no room is dropped and counted,
+    /// because a packet that waits here would leave too late.
+    pub fn submit(&mut self, arrived: Duration, packets: impl ExactSizeIterator<Item = Packet>) {
+        let Lanes { lanes, counters, .. } = &*self.workers.0;
+        counters.received.fetch_add(packets.len() as u64, Ordering::Relaxed);
+        self.turn = self.turn.wrapping_add(1);
+        let Some(lane) = lanes.get(self.turn % lanes.len().max(1)) else { return };
+        let origin = self.origin;
+        let refused = lane.push(self.link, packets.map(|packet| Incoming { packet, arrived, origin }));
+        counters.drops.count_many(DropReason::WorkerQueueFull, refused);
     }
 }
 
@@ -74,8 +99,10 @@ pub struct WorkerContext {
     pub schedule: Schedule,
     /// Time.
     pub clock: Clock,
-    /// Where packets wait.
-    pub delay: DelayHandle,
+    /// Where packets go after their delay.
+    pub egress: Egress,
+    /// Lateness of released packets.
+    pub lateness: Arc<Lateness>,
     /// This node's own loops.
     pub loops: Arc<Mutex<Loops>>,
     /// Where requests go; stores only.
@@ -86,19 +113,38 @@ pub struct WorkerContext {
     pub on_panic: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Starts `count` workers with channels of `queue` packets each. They end when every [`Workers`] handle is dropped.
-pub fn start(count: usize, queue: usize, context: &WorkerContext) -> std::io::Result<(Workers, Vec<JoinHandle<()>>)> {
-    let mut channels = Vec::with_capacity(count);
+/// How many workers there are and what each may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Threads.
+    pub workers: usize,
+    /// Packets waiting to be unwrapped, per worker.
+    pub intake_packets: usize,
+    /// Packets in the delay queues of all workers together.
+    pub delay_queue_packets: usize,
+}
+
+/// Starts the workers. They end when every [`Workers`] handle is dropped and their delay queues are empty.
+pub fn start(size: Size, context: &WorkerContext) -> std::io::Result<(Workers, Vec<JoinHandle<()>>)> {
+    let count = size.workers.max(1);
+    let mut lanes = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
-    for number in 0..count.max(1) {
-        let (sender, receiver) = sync_channel(queue);
-        let context = context.clone();
-        let name = format!("unwrap-{number}");
-        threads.push(std::thread::Builder::new().name(name).spawn(move || context.work(&receiver))?);
-        channels.push(sender);
+    for number in 0..count {
+        let lane = Arc::new(Lane::new(size.intake_packets));
+        let worker = Worker {
+            context: context.clone(),
+            onion: OneByOne,
+            collected: context.lateness.collect(),
+            queue: DelayQueue::new(size.delay_queue_packets.div_ceil(count)),
+            queued: 0,
+            looked: Duration::ZERO,
+        };
+        let own = Arc::clone(&lane);
+        threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker.run(&own))?);
+        lanes.push(lane);
     }
     let counters = Arc::clone(&context.counters);
-    Ok((Workers { channels: Arc::new(channels), next: Arc::default(), counters }, threads))
+    Ok((Workers(Arc::new(Lanes { lanes, links: AtomicU64::new(0), counters })), threads))
 }
 
 /// A packet that passed every check and waits for its tag to be written.
@@ -108,56 +154,102 @@ struct Passed {
     outcome: Outcome,
 }
 
-impl WorkerContext {
-    fn work(&self, packets: &Receiver<Incoming>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while let Ok(first) = packets.recv() {
-            batch.push(first);
-            batch.extend(packets.try_iter().take(BATCH - 1));
-            let count = batch.len() as u64;
-            let taken = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-            if catch_unwind(AssertUnwindSafe(|| self.batch(taken))).is_err() {
-                // which of them passed on is unknown: all are counted
-                self.counters.drops.count_many(DropReason::Internal, count);
-                (self.on_panic)();
+struct Worker<O> {
+    context: WorkerContext,
+    onion: O,
+    queue: DelayQueue<Packet, Next>,
+    /// Length of the queue as it was counted last.
+    queued: usize,
+    collected: Collected,
+    /// When it looked around last.
+    looked: Duration,
+}
+
+impl<O: Onion> Worker<O> {
+    fn run(mut self, lane: &Lane) {
+        sharp_timer();
+        let mut batch = Vec::with_capacity(GATHER);
+        loop {
+            self.contained(1, Self::release);
+            let now = self.context.clock.monotonic();
+            if now.saturating_sub(self.looked) >= IDLE {
+                self.looked = now;
+                self.context.lateness.show(&mut self.collected);
             }
+            let patience = self.queue.next_due().map_or(IDLE, |due| due.saturating_sub(now)).min(IDLE);
+            match lane.take(&mut batch, GATHER, patience) {
+                Taken::Open => {}
+                Taken::Closed if self.queue.is_empty() => break,
+                // the lane does not make anybody wait any more
+                Taken::Closed => std::thread::sleep(patience),
+            }
+            if !batch.is_empty() {
+                let taken = std::mem::replace(&mut batch, Vec::with_capacity(GATHER));
+                // if it panics it is unknown which of them passed: all are counted
+                self.contained(taken.len() as u64, |worker| worker.batch(taken));
+            }
+        }
+        self.context.lateness.show(&mut self.collected);
+    }
+
+    /// A panic costs the packets in hand; the worker and its delay queue live on.
+    fn contained(&mut self, at_stake: u64, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            self.context.counters.drops.count_many(DropReason::Internal, at_stake);
+            (self.context.on_panic)();
         }
     }
 
-    fn batch(&self, batch: Vec<Incoming>) {
-        let now = self.clock.wall();
-        let all = self.keys.all();
-        let keys = LiveKeys::accepted(&all, now, self.schedule.epoch_at(now));
-        let view = self.view.load();
+    /// Sends on everything that is due.
+    fn release(&mut self) {
+        let Self { context, queue, collected, .. } = self;
+        while let Some(Released { packet, to, due }) = queue.poll(context.clock.monotonic()) {
+            context.lateness.observe(collected, context.clock.monotonic().saturating_sub(due));
+            context.egress.send(to, packet);
+        }
+        // the sum of all workers' differences is the sum of their queues; a negative one wraps round and back
+        let counted = &context.counters.delay_queue;
+        counted.fetch_add((queue.len() as u64).wrapping_sub(self.queued as u64), Ordering::Relaxed);
+        self.queued = queue.len();
+    }
+
+    fn batch(&mut self, batch: Vec<Incoming>) {
+        let (keys, schedule) = (Arc::clone(&self.context.keys), self.context.schedule);
+        let now = self.context.clock.wall();
+        let all = keys.all();
+        let keys = LiveKeys::accepted(&all, now, schedule.epoch_at(now));
+        let view = self.context.view.load_full();
+        let Some(view) = view.as_deref() else {
+            self.context.counters.drops.count_many(DropReason::NoConsensus, batch.len() as u64);
+            return;
+        };
         let mut tags: Vec<Vec<Tag>> = vec![Vec::new(); keys.len()];
         let mut passed = Vec::with_capacity(batch.len());
-        for incoming in batch {
-            match self.check(incoming, &keys, view.as_deref(), &mut tags) {
-                Ok(good) => passed.push(good),
-                Err(reason) => self.counters.drops.count(reason),
-            }
+        for part in batch.chunks(O::WIDTH.max(1)) {
+            self.check(part, &keys, view, &mut tags, &mut passed);
+            self.release();
         }
         let logged: Vec<bool> = keys.iter().zip(&tags).map(|(key, tags)| self.log(key, tags)).collect();
         for Passed { key, arrived, outcome } in passed {
             if logged.get(key) == Some(&true) {
-                self.pass_on(arrived, outcome, view.as_deref());
+                self.pass_on(arrived, outcome, view);
             } else {
-                self.counters.drops.count(DropReason::ReplayLogFailed);
+                self.context.counters.drops.count(DropReason::ReplayLogFailed);
             }
         }
     }
 
+    /// Unwraps some packets: those that pass are added to `passed`, their tags to those of their key.
     fn check(
         &self,
-        incoming: Incoming,
+        part: &[Incoming],
         keys: &[&LiveKey],
-        view: Option<&View>,
+        view: &View,
         tags: &mut [Vec<Tag>],
-    ) -> Result<Passed, DropReason> {
-        let Incoming { packet, arrived, origin } = incoming;
-        let mut key = 0;
-        let insert = |fitted: &LiveKey, replay_tag: &[u8; 32]| {
-            key = keys.iter().position(|key| std::ptr::eq(*key, fitted)).ok_or(DropReason::Internal)?;
+        passed: &mut Vec<Passed>,
+    ) {
+        let insert = |key: usize, replay_tag: &[u8; 32]| {
+            let fitted = keys.get(key).ok_or(DropReason::Internal)?;
             match fitted.insert(replay_tag) {
                 (Insertion::Fresh, tag) => tags.get_mut(key).ok_or(DropReason::Internal)?.push(tag),
                 (Insertion::Repeated, _) => return Err(DropReason::Replayed),
@@ -165,8 +257,13 @@ impl WorkerContext {
             }
             Ok(())
         };
-        let outcome = unwrap(&packet, origin, keys, view.ok_or(DropReason::NoConsensus)?, insert)?;
-        Ok(Passed { key, arrived, outcome })
+        let packets: Vec<_> = part.iter().map(|incoming| (&incoming.packet, incoming.origin)).collect();
+        for (result, incoming) in unwrap(&self.onion, &packets, keys, view, insert).into_iter().zip(part) {
+            match result {
+                Ok((outcome, key)) => passed.push(Passed { key, arrived: incoming.arrived, outcome }),
+                Err(reason) => self.context.counters.drops.count(reason),
+            }
+        }
     }
 
     fn log(&self, key: &LiveKey, tags: &[Tag]) -> bool {
@@ -178,42 +275,40 @@ impl WorkerContext {
             Ok(()) => true,
             Err(LogError::Unwritten(_)) => false,
             Err(LogError::Torn) => {
-                self.keys.report_torn(key.epoch());
+                self.context.keys.report_torn(key.epoch());
                 false
             }
         }
     }
 
-    fn pass_on(&self, arrived: Duration, outcome: Outcome, view: Option<&View>) {
-        match outcome {
-            Outcome::Forward { to, delay, packet } => self.delay.push(Delayed { packet, arrived, delay, to }),
-            Outcome::Final { identifier, payload } => {
-                if self.is_own_loop(&identifier) {
-                    return;
-                }
-                let reason = match (&self.courier, view.map(View::is_store)) {
-                    (Some(courier), Some(true)) => match payload.open() {
-                        Ok(plaintext) => {
-                            match courier.try_send(Request { plaintext: Zeroizing::new(plaintext), arrived }) {
-                                Ok(()) => return,
-                                Err(mpsc::error::TrySendError::Full(_)) => DropReason::CourierQueueFull,
-                                Err(mpsc::error::TrySendError::Closed(_)) => DropReason::Stopping,
-                            }
-                        }
-                        Err(_) => DropReason::TamperedPayload,
-                    },
-                    _ => DropReason::UnexpectedFinal,
-                };
-                self.counters.drops.count(reason);
+    fn pass_on(&mut self, arrived: Duration, outcome: Outcome, view: &View) {
+        let reason = match outcome {
+            Outcome::Forward { to, delay, packet } => {
+                self.queue.push(arrived, packet, delay, to).err().map(|_| DropReason::DelayQueueFull)
             }
+            Outcome::Final { identifier, .. } if self.is_own_loop(&identifier) => None,
+            Outcome::Final { payload, .. } => self.request(arrived, payload, view).err(),
+        };
+        if let Some(reason) = reason {
+            self.context.counters.drops.count(reason);
         }
     }
 
+    /// Hands what ends here to the courier; at a node that is no store nothing ends.
+    fn request(&self, arrived: Duration, payload: Payload, view: &View) -> Result<(), DropReason> {
+        let courier = self.context.courier.as_ref().filter(|_| view.is_store()).ok_or(DropReason::UnexpectedFinal)?;
+        let plaintext = Zeroizing::new(payload.open().map_err(|_| DropReason::TamperedPayload)?);
+        courier.try_send(Request { plaintext, arrived }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => DropReason::CourierQueueFull,
+            mpsc::error::TrySendError::Closed(_) => DropReason::Stopping,
+        })
+    }
+
     fn is_own_loop(&self, identifier: &[u8; 16]) -> bool {
-        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = loops.returned(identifier, self.clock.monotonic());
+        let mut loops = self.context.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = loops.returned(identifier, self.context.clock.monotonic());
         if own {
-            *self.counters.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops.total();
+            *self.context.counters.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops.total();
         }
         own
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::keys::in_order;
+use crate::onion::OneByOne;
 use crate::replay::{Insertion, ReplaySet};
 use proptest::prelude::*;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -42,7 +43,7 @@ fn key(epoch: u64) -> Key {
 }
 
 fn insert(key: &Key, tag: &[u8; 32]) -> Result<(), DropReason> {
-    let mut set = key.replay.borrow_mut();
+    let set = key.replay.borrow();
     let tag = set.tag(tag);
     match set.insert(tag) {
         Insertion::Fresh => Ok(()),
@@ -64,7 +65,12 @@ fn view(place: Place) -> View {
 
 /// A packet that `key` unwraps and that goes on to `next` after `delay`.
 fn packet(key: &Key, next: [u8; 32], delay: Duration) -> Packet {
-    let mut rng = StdRng::seed_from_u64(77);
+    packet_of(77, key, next, delay)
+}
+
+/// As [`packet`]; another seed is another packet.
+fn packet_of(seed: u64, key: &Key, next: [u8; 32], delay: Duration) -> Packet {
+    let mut rng = StdRng::seed_from_u64(seed);
     let last = X25519Secret::generate(&mut rng);
     let hops = [
         Hop { address: [1; 32], key: key.secret.public(), delay },
@@ -76,7 +82,13 @@ fn packet(key: &Key, next: [u8; 32], delay: Duration) -> Packet {
 fn run(bytes: &[u8], origin: Origin, keys: &[&Key], place: Place) -> Result<Outcome, DropReason> {
     // as a link does it
     let packet = Packet::from_slice(bytes).map_err(|_| DropReason::WrongLength)?;
-    unwrap(&packet, origin, keys, &view(place), insert)
+    one(&packet, origin, keys, &view(place))
+}
+
+fn one(packet: &Packet, origin: Origin, keys: &[&Key], view: &View) -> Result<Outcome, DropReason> {
+    let mut results = unwrap(&OneByOne, &[(packet, origin)], keys, view, |key, tag| insert(keys[key], tag));
+    assert_eq!(results.len(), 1);
+    results.remove(0).map(|(outcome, _)| outcome)
 }
 
 fn reason(result: Result<Outcome, DropReason>) -> Option<DropReason> {
@@ -110,7 +122,7 @@ fn packets_under_way_go_the_steps_of_the_document_before_and_no_mixture() {
     let after = View::from_parts(CAP, &[(l2, &now)]);
     let next = |to: Identity, view: &View| {
         let key = key(5);
-        match unwrap(&packet(&key, *to.as_bytes(), DELAY), Origin::Node, &[&key], view, insert) {
+        match one(&packet(&key, *to.as_bytes(), DELAY), Origin::Node, &[&key], view) {
             Ok(Outcome::Forward { to, .. }) => Ok(to),
             Ok(other) => panic!("{other:?}"),
             Err(reason) => Err(reason),
@@ -311,6 +323,39 @@ fn the_grace_key_and_the_next_key_are_tried_and_no_other() {
     assert_eq!(reason(run(sent.as_bytes(), Origin::Node, &keys, AT_L1)), Some(DropReason::BadMac));
     keys.clear();
     assert_eq!(reason(run(sent.as_bytes(), Origin::Node, &keys, AT_L1)), Some(DropReason::NoMixKey));
+}
+
+#[test]
+fn packets_of_a_batch_are_judged_as_if_each_came_alone() {
+    let fresh_keys = || [key(5), key(4), key(6)];
+    let keys = fresh_keys();
+    let sent: Vec<Packet> = keys.iter().map(|key| packet(key, *L2.as_bytes(), DELAY)).collect();
+    let [current, old, next] = sent.as_slice() else { panic!("three") };
+    let mut changed = *current.as_bytes();
+    changed[40] ^= 1;
+    let damaged = Packet::from_slice(&changed).expect("a packet's length");
+    changed[31] |= 0x80;
+    let bad_alpha = Packet::from_slice(&changed).expect("a packet's length");
+    let forbidden = packet_of(78, &keys[0], *L3.as_bytes(), DELAY);
+    // a replay beside what it replays, everything bad between everything good
+    let batch = [next, &damaged, current, &bad_alpha, current, old, &forbidden, next];
+    let batch: Vec<(&Packet, Origin)> = batch.map(|packet| (packet, Origin::Node)).to_vec();
+    let judged = |width: usize, keys: &[Key]| {
+        let keys: Vec<&Key> = keys.iter().collect();
+        let judge = |part: &[(&Packet, Origin)]| {
+            unwrap(&OneByOne, part, &keys, &view(AT_L1), |key, tag| insert(keys[key], tag))
+        };
+        let results = batch.chunks(width).flat_map(judge);
+        results.map(|result| result.map(|(_, key)| key)).collect::<Vec<_>>()
+    };
+    let alone = judged(1, &fresh_keys());
+    let (mac, alpha, again) = (DropReason::BadMac, DropReason::BadAlpha, DropReason::Replayed);
+    let step = DropReason::ForbiddenNextHop;
+    let expected = [Ok(2), Err(mac), Ok(0), Err(alpha), Err(again), Ok(1), Err(step), Err(again)];
+    assert_eq!(alone, expected);
+    for width in [2, 3, 8] {
+        assert_eq!(judged(width, &fresh_keys()), alone);
+    }
 }
 
 proptest! {

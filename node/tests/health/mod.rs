@@ -332,7 +332,7 @@ async fn a_hangup_reads_the_configuration_again() {
     let path = node.dir().join("node.toml");
     let text = std::fs::read_to_string(&path).expect("read");
     let changed =
-        text.replace("link_queue_packets = 1024", "link_queue_packets = 99").replace("workers = 1", "workers = 2");
+        text.replace("link_queue_packets = 1024", "link_queue_packets = 99").replace("workers = 0", "workers = 2");
     assert_ne!(text, changed);
     std::fs::write(&path, changed).expect("written");
     node.signal("-HUP");

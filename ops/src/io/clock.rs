@@ -1,9 +1,15 @@
-//! The one place of this program that reads the wall clock.
+//! What the machine gives: time and randomness.
 #![expect(clippy::disallowed_methods, reason = "IO shell")]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rand::{SeedableRng as _, rngs::StdRng};
 use shoal_protocol::types::UnixMillis;
+
+/// A generator seeded from the system's.
+pub(crate) fn generator() -> StdRng {
+    StdRng::from_rng(&mut rand::rng())
+}
 
 /// Milliseconds since 1970; zero on a machine whose clock stands before that.
 pub(crate) fn now() -> UnixMillis {

@@ -1,8 +1,6 @@
-//! `shoal-ops bench`: the figures of the design, as ratios and sizes measured in one run, on the machine that is named.
-//!
-//! For now the directory's: what a document of many nodes costs its makers, its readers and a client's line.
+//! What a document of many nodes costs its makers, its readers and a client's line.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -25,8 +23,7 @@ use shoal_protocol::{
     x25519::X25519Secret,
 };
 
-use super::clock::Stopwatch;
-use crate::arguments::BenchOptions;
+use crate::io::clock::Stopwatch;
 
 /// Each time is the median of so many runs.
 const RUNS: usize = 5;
@@ -37,7 +34,7 @@ const STORES: u16 = 50;
 
 /// What a document of many nodes costs.
 #[derive(Debug, Serialize)]
-struct DirectoryFigures {
+pub(super) struct DirectoryFigures {
     nodes: usize,
     authorities: usize,
     /// The certified document.
@@ -66,13 +63,6 @@ struct DirectoryFigures {
     client_bytes_a_day: usize,
     /// The same if every document were handed over whole.
     client_bytes_a_day_whole: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Figures {
-    machine: String,
-    profile: &'static str,
-    directory: DirectoryFigures,
 }
 
 struct Sample {
@@ -232,52 +222,41 @@ fn median<E: Into<anyhow::Error>>(mut work: impl FnMut() -> Result<(), E>) -> an
     Ok((middle.as_secs_f64() * 1e6).round() / 1e3)
 }
 
-/// The processor's name, as the system tells it.
-fn machine() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{cores} cores, {}", name.map_or("unknown processor", str::trim))
+/// Measures a document of so many nodes and authorities.
+pub(super) fn measure(nodes: u16, authorities: usize) -> anyhow::Result<DirectoryFigures> {
+    Sample::new(nodes, authorities)?.measure()
 }
 
-/// Measures and prints.
-pub(crate) fn command(options: &BenchOptions) -> anyhow::Result<()> {
-    ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
-    let directory = Sample::new(options.nodes, usize::from(options.authorities))?.measure()?;
-    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-    let figures = Figures { machine: machine(), profile, directory };
-    if options.json {
-        crate::say(&serde_json::to_string(&figures)?);
-        return Ok(());
+impl fmt::Display for DirectoryFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes as f64 / 1024.0 / 1024.0;
+        let of = self;
+        write!(
+            f,
+            "a document of {} nodes and {} authorities, medians of {RUNS}\n  \
+             certified document  {:>9} bytes\n  \
+             difference          {:>9} bytes, made in {:.2} ms, applied in {:.2} ms\n  \
+             a client downloads  {:>9.2} MiB a day, {:.2} MiB if every document came whole\n  \
+             verified in         {:>9.2} ms\n  \
+             computed in         {:>9.2} ms from a proposal of {} bytes, judged in {:.2} ms\n  \
+             another's list      {:>9.2} ms when all its descriptors are new, {:.2} ms when they are known ({} bytes)",
+            of.nodes,
+            of.authorities,
+            of.document_bytes,
+            of.difference_bytes,
+            of.difference_ms,
+            of.apply_ms,
+            mib(of.client_bytes_a_day),
+            mib(of.client_bytes_a_day_whole),
+            of.verify_ms,
+            of.build_ms,
+            of.proposal_bytes,
+            of.judge_ms,
+            of.list_first_ms,
+            of.list_again_ms,
+            of.list_bytes,
+        )
     }
-    let Figures { machine, profile, directory: of } = figures;
-    let mib = |bytes: usize| bytes as f64 / 1024.0 / 1024.0;
-    crate::say(&format!(
-        "{machine}; {profile} build\n\
-         a document of {} nodes and {} authorities, medians of {RUNS}\n  \
-         certified document  {:>9} bytes\n  \
-         difference          {:>9} bytes, made in {:.2} ms, applied in {:.2} ms\n  \
-         a client downloads  {:>9.2} MiB a day, {:.2} MiB if every document came whole\n  \
-         verified in         {:>9.2} ms\n  \
-         computed in         {:>9.2} ms from a proposal of {} bytes, judged in {:.2} ms\n  \
-         another's list      {:>9.2} ms when all its descriptors are new, {:.2} ms when they are known ({} bytes)",
-        of.nodes,
-        of.authorities,
-        of.document_bytes,
-        of.difference_bytes,
-        of.difference_ms,
-        of.apply_ms,
-        mib(of.client_bytes_a_day),
-        mib(of.client_bytes_a_day_whole),
-        of.verify_ms,
-        of.build_ms,
-        of.proposal_bytes,
-        of.judge_ms,
-        of.list_first_ms,
-        of.list_again_ms,
-        of.list_bytes,
-    ));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,195 @@
+//! Where packets of all links wait for a worker, so that each link gets its turn.
+//!
+//! A worker takes from the links in turn, one packet each, and from nodes and clients alternately when both have some: a
+//! link that sends more than its share waits behind itself, not before the others, and clients by their number cannot
+//! hold up the replies that come from the mixes. Room is shared by a dynamic threshold (Choudhury and Hahne, 1998): a link
+//! may hold a quarter of what is free, so that one that floods leaves most of the room to others, and several that flood
+//! together still leave some.
+//!
+//! Polling contract: [`Intake::push`] never waits, it gives back what does not fit; [`Intake::pop`] gives `None` when
+//! nothing waits.
+
+use crate::unwrap::Origin;
+use std::collections::{BTreeMap, VecDeque};
+
+/// What is free ÷ what one link may hold of it.
+const SHARE: usize = 4;
+/// Empty queues that are kept for the next link, so that a link that comes and goes costs no allocation. 64 × some
+/// hundred bytes.
+const SPARES: usize = 64;
+
+/// Packets (or what stands for them) that wait, by the link they came on.
+#[derive(Debug)]
+pub struct Intake<T> {
+    nodes: Class<T>,
+    clients: Class<T>,
+    /// Whose turn it is when both wait.
+    clients_next: bool,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct Class<T> {
+    /// Links with something waiting; none is empty.
+    links: BTreeMap<u64, VecDeque<T>>,
+    /// The same links in the order of their turns.
+    turns: VecDeque<u64>,
+    waiting: usize,
+    spares: Vec<VecDeque<T>>,
+}
+
+impl<T> Default for Class<T> {
+    fn default() -> Self {
+        Self { links: BTreeMap::new(), turns: VecDeque::new(), waiting: 0, spares: Vec::new() }
+    }
+}
+
+/// There is no room for more from this link; what did not fit comes back.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no more room for this link")]
+pub struct NoRoom<T>(pub T);
+
+impl<T> Intake<T> {
+    /// Room for `capacity` packets of all links together.
+    pub fn new(capacity: usize) -> Self {
+        Self { nodes: Class::default(), clients: Class::default(), clients_next: false, capacity }
+    }
+
+    /// Puts in what came on link `link` (a number that names it).
+    pub fn push(&mut self, origin: Origin, link: u64, item: T) -> Result<(), NoRoom<T>> {
+        let free = self.capacity.saturating_sub(self.len());
+        let class = match origin {
+            Origin::Node => &mut self.nodes,
+            Origin::Client => &mut self.clients,
+        };
+        let held = class.links.get(&link).map_or(0, VecDeque::len);
+        if free == 0 || held >= (free / SHARE).max(1) {
+            return Err(NoRoom(item));
+        }
+        class.push(link, item);
+        Ok(())
+    }
+
+    /// What is next.
+    pub fn pop(&mut self) -> Option<T> {
+        let clients_first = self.clients_next;
+        let (first, second) =
+            if clients_first { (&mut self.clients, &mut self.nodes) } else { (&mut self.nodes, &mut self.clients) };
+        if let Some(item) = first.pop() {
+            self.clients_next = !clients_first;
+            return Some(item);
+        }
+        second.pop()
+    }
+
+    /// Packets waiting.
+    pub fn len(&self) -> usize {
+        self.nodes.waiting + self.clients.waiting
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Class<T> {
+    fn push(&mut self, link: u64, item: T) {
+        let (spares, turns) = (&mut self.spares, &mut self.turns);
+        let queue = self.links.entry(link).or_insert_with(|| {
+            turns.push_back(link);
+            spares.pop().unwrap_or_default()
+        });
+        queue.push_back(item);
+        self.waiting += 1;
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let link = self.turns.pop_front()?;
+        let queue = self.links.get_mut(&link)?;
+        let item = queue.pop_front();
+        self.waiting -= usize::from(item.is_some());
+        if !queue.is_empty() {
+            self.turns.push_back(link);
+        } else if let Some(empty) = self.links.remove(&link)
+            && self.spares.len() < SPARES
+        {
+            self.spares.push(empty);
+        }
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Pushes until there is no room; says how many fitted.
+    fn flood(intake: &mut Intake<(u64, usize)>, origin: Origin, link: u64) -> usize {
+        (0..10_000).take_while(|n| intake.push(origin, link, (link, *n)).is_ok()).count()
+    }
+
+    #[test]
+    fn a_link_that_floods_leaves_room_and_turns_to_others() {
+        let mut intake = Intake::new(500);
+        // a fifth: x = (500 − x) / 4
+        assert_eq!(flood(&mut intake, Origin::Node, 1), 100);
+        let more: usize = (2..10).map(|link| flood(&mut intake, Origin::Node, link)).sum();
+        assert!(more > 200, "{more}");
+        // nine that flood leave room for a tenth, and its packet is out within one round
+        intake.push(Origin::Node, 99, (99, 0)).expect("room for an honest one");
+        let before = std::iter::from_fn(|| intake.pop()).take_while(|(link, _)| *link != 99).count();
+        assert!(before <= 9, "{before}");
+    }
+
+    #[test]
+    fn many_clients_do_not_hold_up_what_comes_from_nodes() {
+        let mut intake = Intake::new(1_000);
+        for client in 0..300 {
+            intake.push(Origin::Client, client, (client, 0)).expect("room");
+        }
+        for n in 0..100 {
+            intake.push(Origin::Node, 7, (1_000, n)).expect("room");
+        }
+        let first: Vec<_> = std::iter::from_fn(|| intake.pop()).take(200).collect();
+        assert_eq!(first.iter().filter(|(link, _)| *link == 1_000).count(), 100);
+    }
+
+    #[test]
+    fn without_room_nothing_is_lost_that_waits() {
+        let mut intake = Intake::new(2);
+        assert_eq!(intake.push(Origin::Node, 1, 'a'), Ok(()));
+        assert_eq!(intake.push(Origin::Node, 1, 'b'), Err(NoRoom('b')));
+        assert_eq!(intake.push(Origin::Client, 1, 'c'), Ok(()));
+        assert_eq!(intake.push(Origin::Client, 2, 'd'), Err(NoRoom('d')));
+        assert_eq!([intake.pop(), intake.pop(), intake.pop()], [Some('a'), Some('c'), None]);
+    }
+
+    proptest! {
+        /// Whatever comes and goes: within the capacity, everything out once, each link's packets in their order.
+        #[test]
+        fn everything_comes_out_once_and_in_order(steps in proptest::collection::vec((any::<bool>(), 0u64..6, any::<bool>()), 0..600)) {
+            let mut intake = Intake::new(40);
+            let mut inside: BTreeMap<(bool, u64), VecDeque<usize>> = BTreeMap::new();
+            for (number, (client, link, push)) in steps.into_iter().enumerate() {
+                let origin = if client { Origin::Client } else { Origin::Node };
+                if push {
+                    if intake.push(origin, link, (client, link, number)).is_ok() {
+                        inside.entry((client, link)).or_default().push_back(number);
+                    }
+                } else {
+                    match intake.pop() {
+                        Some((client, link, number)) => {
+                            prop_assert_eq!(inside.entry((client, link)).or_default().pop_front(), Some(number));
+                        }
+                        None => prop_assert!(inside.values().all(VecDeque::is_empty)),
+                    }
+                }
+                let held: usize = inside.values().map(VecDeque::len).sum();
+                prop_assert_eq!(intake.len(), held);
+                prop_assert!(held <= 40);
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `shoal-ops bench`: the figures of the design, as ratios and sizes measured in one run, on the machine that is named.
+//!
+//! Each part is one key of the JSON object, in a file of its own.
+
+mod directory;
+mod machine;
+mod node;
+mod stage;
+
+use anyhow::ensure;
+use serde_json::{Map, Value, json};
+
+use crate::arguments::{BenchOptions, Part};
+
+/// Measures and prints.
+pub(crate) async fn command(options: &BenchOptions) -> anyhow::Result<()> {
+    ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let mut figures = Map::new();
+    figures.insert("machine".into(), json!(machine::name()));
+    figures.insert("profile".into(), json!(profile));
+    if !options.json {
+        crate::say(&format!("{}; {profile} build", machine::name()));
+    }
+    for part in options.parts() {
+        let (name, measured, text): (_, Value, _) = match part {
+            Part::Directory => {
+                let figures = directory::measure(options.nodes, usize::from(options.authorities))?;
+                ("directory", serde_json::to_value(&figures)?, figures.to_string())
+            }
+            Part::Node => {
+                let figures = node::measure(options.runs).await?;
+                ("node", serde_json::to_value(&figures)?, figures.to_string())
+            }
+        };
+        if !options.json {
+            crate::say(&text);
+        }
+        figures.insert(name.into(), measured);
+    }
+    if options.json {
+        crate::say(&Value::Object(figures).to_string());
+    }
+    Ok(())
+}

@@ -4,9 +4,9 @@
 //! Everything is measured against the Sphinx crate's own processing of a packet on the same core in the same run. Time is
 //! CPU time, so that what else a machine does counts for neither.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use shoal_protocol::{
@@ -102,7 +102,7 @@ async fn measure_all(runs: u8, cores: Cores) -> anyhow::Result<NodeFigures> {
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).env("SHOAL_LOG", "error");
         cores.on_measured(|| command.spawn())?.context("the mix does not start")
     };
-    let stage = Stage::set(dir.path(), MEAN, spawn).await?;
+    let stage = Arc::new(Stage::set(dir.path(), MEAN, spawn).await?);
     let mut links = stage.links().await?;
     let before = (stage.metric("process_resident_memory_bytes").await?, accepted(&stage).await?);
     let mut all = Vec::new();
@@ -138,21 +138,25 @@ async fn measure_all(runs: u8, cores: Cores) -> anyhow::Result<NodeFigures> {
 
 type Links = [(shoal_protocol::quic::Link, shoal_protocol::quic::FrameWriter<{ shoal_protocol::geometry::PACKET_SIZE }>)];
 
-async fn one_run(stage: &Stage, links: &mut Links, cores: Cores) -> anyhow::Result<Run> {
+async fn one_run(stage: &Arc<Stage>, links: &mut Links, cores: Cores) -> anyhow::Result<Run> {
     let mut rng = crate::io::clock::generator();
     let raw = tokio::task::block_in_place(|| cores.on_measured(raw_rate))??;
 
     // the rate of one core that is never idle
     let flood = Traffic::prepare(stage, raw * OVERLOAD, WARM_UP + SATURATED, &mut rng)?;
-    let measured = async {
+    // a task of its own, because sending keeps this one busy
+    let watched = Arc::clone(stage);
+    let measured = tokio::spawn(async move {
         tokio::time::sleep(WARM_UP).await;
-        let begun = Reading::of(stage).await?;
+        let begun = Reading::of(&watched).await?;
         tokio::time::sleep(SATURATED - Duration::from_millis(200)).await;
-        anyhow::Ok((begun, Reading::of(stage).await?))
-    };
-    let (sent, measured) = tokio::join!(flood.send(stage, links), measured);
-    sent?;
-    let (begun, ended) = measured?;
+        anyhow::Ok((begun, Reading::of(&watched).await?))
+    });
+    flood.send(stage, links).await?;
+    let (begun, ended) = measured.await??;
+    if ended.forwarded <= begun.forwarded {
+        bail!("the mix forwarded nothing; it dropped: {}", stage.drops().await?);
+    }
     let cpu = ended.cpu - begun.cpu;
     let forwarded = (ended.forwarded - begun.forwarded) / cpu;
     let core_share = cpu / (ended.at - begun.at).as_secs_f64();

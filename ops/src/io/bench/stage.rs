@@ -119,14 +119,8 @@ impl Stage {
             name: "bench".into(),
             genesis_time: UnixMillis(clock::now().0 - 5_000),
             authorities: vec![secret.public().clone()],
-            // one epoch is longer than the whole measurement
-            parameters: Parameters {
-                epoch_ms: 3_600_000,
-                skew_ms: 1_000,
-                mean_delay_ms: mean_ms,
-                mean_delay_max_ms: 10 * mean_ms,
-                ..Parameters::test_network()
-            },
+            // an epoch is longer than the whole measurement
+            parameters: Parameters { mean_delay_ms: mean_ms, anonymity_floor: 0, ..Parameters::production() },
             founding: Founding::default(),
             hints: Hints { authorities: vec![hint], gateways: Vec::new() },
         };
@@ -227,6 +221,13 @@ impl Stage {
     pub(super) async fn take_received(&self) -> Vec<Received> {
         let mut received = self.received.lock().await;
         std::iter::from_fn(|| received.try_recv().ok()).collect()
+    }
+
+    /// What the mix has dropped, by reason, for an error.
+    pub(super) async fn drops(&self) -> anyhow::Result<String> {
+        let answer = http::get(self.metrics, "/metrics", ASK_LIMIT).await?;
+        let drops = answer.body.lines().filter_map(|line| line.strip_prefix("shoal_packets_dropped_total"));
+        Ok(drops.filter(|line| !line.ends_with(" 0")).collect::<Vec<_>>().join(" "))
     }
 
     /// A sum of one metric of the mix over its labels.

@@ -1,9 +1,10 @@
 //! QUIC parameters and the UDP socket under them.
 
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, MtuDiscoveryConfig, NoneTokenStore,
-    ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, MtuDiscoveryConfig,
+    NoneTokenStore, ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
 };
 use rand::Rng as _;
 use socket2::{Domain, Socket, Type};
@@ -118,10 +119,28 @@ pub(super) fn accepting(tls: QuicServerConfig, accept: &[Protocol]) -> Result<Se
     Ok(config)
 }
 
+/// Datagrams that the acceptor of a link between nodes may take without acknowledging them, and for how long. A datagram
+/// that only acknowledges costs both ends as much as one that carries half a packet: without this every packet had two of
+/// them, one on each of its links.
+const UNACKNOWLEDGED_MAX: u32 = 63;
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(5);
+
+/// Congestion window that a link between nodes begins with, in bytes: 93 packets. What nodes send does not grow to fill a
+/// line, it comes at the rates of the consensus; a window of ten datagrams would hold packets up until the first
+/// acknowledgement, and because a sender that does not fill its window is not given a larger one, again at every burst.
+const FIRST_WINDOW: u64 = 256 << 10;
+
 /// QUIC of one dialled connection.
 pub(super) fn dialling(tls: QuicClientConfig, protocol: Protocol) -> ClientConfig {
     let budget = protocol.dialling();
-    let transport = transport(budget, budget.receive, protocol.idle_timeout(), protocol.keep_alive());
+    let mut transport = transport(budget, budget.receive, protocol.idle_timeout(), protocol.keep_alive());
+    if matches!(protocol, Protocol::Mix | Protocol::Store) {
+        let mut acknowledging = AckFrequencyConfig::default();
+        acknowledging.ack_eliciting_threshold(UNACKNOWLEDGED_MAX.into()).max_ack_delay(Some(ACKNOWLEDGE_WITHIN));
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(FIRST_WINDOW);
+        transport.ack_frequency_config(Some(acknowledging)).congestion_controller_factory(Arc::new(congestion));
+    }
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport)).token_store(Arc::new(NoneTokenStore));
     config

@@ -136,7 +136,8 @@ async fn measure_all(runs: u8, cores: Cores) -> anyhow::Result<NodeFigures> {
     })
 }
 
-type Links = [(shoal_protocol::quic::Link, shoal_protocol::quic::FrameWriter<{ shoal_protocol::geometry::PACKET_SIZE }>)];
+type Links =
+    [(shoal_protocol::quic::Link, shoal_protocol::quic::FrameWriter<{ shoal_protocol::geometry::PACKET_SIZE }>)];
 
 async fn one_run(stage: &Arc<Stage>, links: &mut Links, cores: Cores) -> anyhow::Result<Run> {
     let mut rng = crate::io::clock::generator();

@@ -146,8 +146,18 @@ impl Stage {
         std::fs::write(&file, authority.network.to_toml())?;
         let home = dir.join("mix");
         let arguments: [&dyn AsRef<std::ffi::OsStr>; 12] = [
-            &"init", &"--json", &"--role", &"mix", &"--address", &address.to_string(), &"--metrics",
-            &metrics.to_string(), &"--network", &file, &"--dir", &home,
+            &"init",
+            &"--json",
+            &"--role",
+            &"mix",
+            &"--address",
+            &address.to_string(),
+            &"--metrics",
+            &metrics.to_string(),
+            &"--network",
+            &file,
+            &"--dir",
+            &home,
         ];
         let arguments: Vec<String> =
             arguments.iter().map(|argument| argument.as_ref().to_string_lossy().into_owned()).collect();
@@ -272,8 +282,8 @@ impl Authority {
 
     fn publish(&self, bytes: &[u8]) -> DirectoryAnswer {
         let (network, skew) = (self.network.genesis_hash(), self.network.parameters.skew());
-        let verified = UnverifiedDescriptor::parse(bytes)
-            .and_then(|descriptor| descriptor.verify(&network, clock::now(), skew));
+        let verified =
+            UnverifiedDescriptor::parse(bytes).and_then(|descriptor| descriptor.verify(&network, clock::now(), skew));
         match verified {
             Ok(signed) => {
                 *self.descriptor() = Some(signed.descriptor);

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::control::{self, Command};
-use shoal_node::io::host::Clock;
+use shoal_node::io::host::{self, Clock};
 use shoal_node::io::setup::{self, InitRequest, Setup};
 use shoal_node::io::{doctor, logging, run};
 use shoal_node::report as sentences;
@@ -149,7 +149,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Sub::Run(Dir { dir }) => {
             let setup = setup::load(&dir)?;
             let set_filter = logging::start(&setup.config.log);
-            runtime()?.block_on(run::run(setup, set_filter))
+            node_runtime()?.block_on(run::run(setup, set_filter))
         }
         Sub::Status(Dir { dir }) => ask(&dir, Command::Status, json),
         Sub::Drain(Dir { dir }) => ask(&dir, Command::Drain, json),
@@ -177,14 +177,20 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// The runtime of a command.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        Failure::new(
-            Kind::Temporary,
-            format!("the runtime cannot start: {error}"),
-            "check the limits on threads and files",
-        )
-    })
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)
+}
+
+/// The runtime of a node that runs.
+fn node_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    host::runtime().map_err(no_runtime)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn no_runtime(error: std::io::Error) -> Failure {
+    let next = "check the limits on threads and files";
+    Failure::new(Kind::Temporary, format!("the runtime cannot start: {error}"), next)
 }
 
 fn admission(setup: &Setup, json: bool, verb: &str) {

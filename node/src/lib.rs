@@ -1,12 +1,14 @@
 //! The Shoal relay: gateway, mix or store in one binary.
 //!
-//! Pure rooms decide: [`unwrap`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`],
+//! Pure rooms decide: [`unwrap`], [`replay`], [`mix`], [`loops`], [`alarm`], [`gateway`], [`admission`], [`keys`], [`view`],
 //! [`freshness`], [`leaving`] for every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes,
 //! `now` and a random
 //! generator, and say what to do. [`io`] is the shell that acts.
 
 pub mod admission;
 pub mod advice;
+pub mod alarm;
+pub mod alarm_log;
 pub mod allowance;
 pub mod answers;
 pub mod config;
@@ -21,6 +23,7 @@ pub mod io;
 pub mod keys;
 pub mod leaving;
 pub mod loops;
+pub mod losses;
 pub mod mix;
 pub mod pacer;
 pub mod places;
@@ -28,7 +31,9 @@ pub mod replay;
 pub mod replica;
 pub mod report;
 pub mod roster;
+pub mod rounds;
 pub mod standing;
+pub mod tally;
 #[cfg(test)]
 mod testing;
 pub mod unwrap;

@@ -213,7 +213,7 @@ impl WorkerContext {
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
         let own = loops.returned(identifier, self.clock.monotonic());
         if own {
-            *self.counters.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops.total();
+            self.counters.set_loops(&loops);
         }
         own
     }

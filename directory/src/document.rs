@@ -21,6 +21,7 @@ use crate::wishes;
 
 mod addresses;
 mod candidates;
+pub mod demotion;
 mod draw;
 mod memory;
 mod seats;
@@ -128,10 +129,13 @@ pub fn next_document(
 
     let agreed =
         |drawing| before.map_or((rules.parameters, epoch), |before| wishes::parameters(before, epoch, lists, drawing));
+    let width = usize::from(before.map_or(rules.parameters, |before| before.parameters).mixes_per_layer);
+    let suspects = demotion::suspects(&rules.schedule, before, epoch, proposal.descriptors(), &nodes, width);
+    let demoted = demotion::demoted(&suspects);
     let leaving = proposal.descriptors().iter().filter(|(_, signed)| signed.descriptor.leaving);
     let leaving: BTreeSet<Identity> = leaving.map(|(identity, _)| *identity).collect();
     let seed = randomness::due_seed(&rules.network, before, epoch, lists, place.authorities);
-    let drawn = seed.and_then(|seed| draw::draw(seed, before, epoch, &agreed(true).0, &nodes, &leaving));
+    let drawn = seed.and_then(|seed| draw::draw(seed, before, epoch, &agreed(true).0, &nodes, (&leaving, &demoted)));
     let (parameters, mean_delay_since) = agreed(drawn.is_some());
     let mut generations = memory::living_generations(before, epoch, &parameters);
     match &drawn {
@@ -140,7 +144,7 @@ pub fn next_document(
             memory::retire(&mut generations, epoch);
             generations.push(drawn.generation.clone());
         }
-        None => seats::between_draws(&mut nodes, before, &parameters),
+        None => seats::between_draws(&mut nodes, before, &parameters, &demoted),
     }
     memory::mark_standby_stores(&mut nodes, &generations);
     check_enough(rules, before, &parameters, &nodes, drawn.is_some(), seed.is_some())?;
@@ -164,6 +168,7 @@ pub fn next_document(
         authorities,
         absent: memory::absent(before, &nodes, &generations, drawn.is_some()),
         nodes,
+        suspects,
         next_store_index,
         generations,
         randomness: drawn.map_or_else(|| before.map_or([0; 32], |before| before.randomness), |drawn| drawn.seed),

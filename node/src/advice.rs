@@ -61,8 +61,35 @@ pub fn next_step(status: &Value) -> String {
             format!("some authorities do not reach it: {CORRECT_THE_ADDRESS}")
         }
         Standing::Hindered => READ_THE_LOG.to_owned(),
+        Standing::Standby | Standing::Serving if status.get("demotion").is_some_and(Value::is_object) => demoted(status),
+        Standing::Standby | Standing::Serving if !losing(status).is_empty() => {
+            if losing(status).contains(&"everywhere") {
+                "look for what drops packets here: load, memory, the network of this machine (`dropped` in `shoal-node status`)"
+            } else {
+                "nothing here; if it lasts, ask the operators of the nodes named above: authorities demote who loses packets"
+            }
+            .to_owned()
+        }
         Standing::Standby => "nothing: leave it running".to_owned(),
         Standing::Serving => "nothing: all is well".to_owned(),
+    }
+}
+
+/// The words of the places where loops are lost.
+fn losing(status: &Value) -> Vec<&str> {
+    let places = status.get("losing").and_then(Value::as_array).into_iter().flatten();
+    places.filter_map(|place| place.get("where").and_then(Value::as_str)).collect()
+}
+
+/// What the operator of a node does at which others lose loops.
+fn demoted(status: &Value) -> String {
+    let look = "find what drops packets here: load, memory, firewall, the network of this machine (`dropped` in `shoal-node \
+                status`)";
+    match status.pointer("/demotion/until_epoch").and_then(Value::as_u64) {
+        Some(epoch) => {
+            format!("{look}; leave it running: from epoch {epoch} on it may have a place again, by a vacancy or draw")
+        }
+        None => look.to_owned(),
     }
 }
 
@@ -126,6 +153,22 @@ mod tests {
             assert!(next_step(&status(standing, 0, &[])).contains(part), "{standing:?}");
         }
         assert!(next_step(&json!({})).contains("first consensus"));
+    }
+
+    #[test]
+    fn losses_have_their_next_step() {
+        let with = |standing: Standing, key: &str, value: Value| {
+            let mut status = status(standing, 3, &[]);
+            status[key] = value;
+            next_step(&status)
+        };
+        let lost = |place: &str| json!([{"where": place, "nodes": []}]);
+        assert!(with(Standing::Serving, "losing", lost("everywhere")).contains("drops packets here"));
+        assert!(with(Standing::Serving, "losing", lost("to")).contains("ask the operators"));
+        assert!(with(Standing::Serving, "losing", json!([])).contains("all is well"));
+        assert!(with(Standing::Standby, "demotion", json!({"until_epoch": 9})).contains("from epoch 9 on"));
+        assert!(with(Standing::Serving, "demotion", json!({"until_epoch": null})).starts_with("find what drops"));
+        assert!(with(Standing::Standby, "demotion", Value::Null).contains("leave it running"));
     }
 
     #[test]

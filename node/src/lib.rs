@@ -1,12 +1,15 @@
 //! The Shoal relay: gateway, mix or store in one binary.
 //!
-//! Pure rooms decide: [`intake`], [`unwrap`], [`onion`], [`replay`], [`mix`], [`loops`], [`gateway`], [`admission`], [`keys`], [`view`],
+//! Pure rooms decide: [`intake`], [`unwrap`], [`onion`], [`replay`], [`mix`], [`loops`], [`alarm`], [`gateway`], [`admission`],
+//! [`keys`], [`view`],
 //! [`freshness`], [`leaving`] for every node; [`courier`], [`replica`], [`inbox`], [`engine`] for a store. They are given bytes,
 //! `now` and a random
 //! generator, and say what to do. [`io`] is the shell that acts.
 
 pub mod admission;
 pub mod advice;
+pub mod alarm;
+pub mod alarm_log;
 pub mod allowance;
 pub mod answers;
 pub mod config;
@@ -22,6 +25,7 @@ pub mod io;
 pub mod keys;
 pub mod leaving;
 pub mod loops;
+pub mod losses;
 pub mod mix;
 pub mod onion;
 pub mod pacer;
@@ -30,7 +34,9 @@ pub mod replay;
 pub mod replica;
 pub mod report;
 pub mod roster;
+pub mod rounds;
 pub mod standing;
+pub mod tally;
 #[cfg(test)]
 mod testing;
 pub mod unwrap;

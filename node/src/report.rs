@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 const STANDBY: &str = "stands by: it is listed and does its part only after the next draw gives it a place; until then \
                        nobody sends anything through it";
 
+/// And for who was demoted.
+const DEMOTED: &str = "none: others lose loops at this node, so the authorities took it out of its layer";
+
 fn number(value: &Value, pointer: &str) -> u64 {
     value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
 }
@@ -56,7 +59,10 @@ pub fn status(status: &Value) -> String {
             number(status, "/since_epoch")
         )),
     }
-    if is(status, "/standby") {
+    if status.pointer("/demotion/until_epoch").is_some_and(Value::is_u64) {
+        let until = number(status, "/demotion/until_epoch");
+        line(format_args!("place         {DEMOTED}; from epoch {until} on it may have a place again"));
+    } else if is(status, "/standby") {
         line(format_args!("place         {STANDBY}"));
     }
     if is(status, "/leaving") && may_go(status) {

@@ -1,9 +1,9 @@
 //! What a node knows about the network while it handles packets: where it stands itself, where every other node
 //! stands, and the delay cap. Made once per consensus, so that a packet costs one look-up.
 
-use shoal_protocol::consensus::Consensus;
+use shoal_protocol::consensus::{Consensus, NodeEntry};
 use shoal_protocol::topology::{Place, allowed_step};
-use shoal_protocol::types::Identity;
+use shoal_protocol::types::{Epoch, Identity};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -79,4 +79,13 @@ pub fn next_hops(consensus: &Consensus, me: &Identity) -> BTreeSet<Identity> {
         .filter(|node| node.identity != *me && Place::of(node).is_some_and(|to| allowed_step(place, to)))
         .map(|node| node.identity)
         .collect()
+}
+
+/// Of these, those that loops of `me` may begin with in `epoch`: of another operator, and with a key.
+pub fn first_hops(consensus: &Consensus, epoch: Epoch, me: &Identity) -> BTreeSet<Identity> {
+    let family = consensus.node(me).map(|me| me.family);
+    let usable = |node: &&NodeEntry| Some(node.family) != family && node.mix_key(epoch).is_some();
+    let hops = next_hops(consensus, me);
+    let nodes = hops.iter().filter_map(|hop| consensus.node(hop));
+    nodes.filter(usable).map(|node| node.identity).collect()
 }

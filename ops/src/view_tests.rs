@@ -53,6 +53,7 @@ fn document() -> Document {
             node(5, Role::Mix, None),
         ],
         absent: Vec::new(),
+        suspects: Vec::new(),
         next_store_index: 5,
         generations: vec![Generation {
             number: 1,

@@ -11,7 +11,8 @@ use shoal_protocol::address::Address;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, ChainSecret, WriteKey};
 use shoal_protocol::consensus::{
-    AuthorityAddress, Consensus, ListHash, NodeEntry, UnverifiedConsensus, certify, difference, set_hash,
+    AuthorityAddress, Consensus, ListHash, NodeEntry, Share, Suspect, UnverifiedConsensus, certify, difference,
+    set_hash,
 };
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::inbox::{InboxKey, card_chain, find_nonce, inbox_id};
@@ -108,6 +109,13 @@ fn documents(rng: &mut StdRng) -> Result<Value, Failure> {
         previous: Hash::from_bytes([2; 32]),
         authorities: vec![authority.public().clone()],
         addresses: vec![AuthorityAddress { authority: 0, address: ([192, 0, 2, 9], 9_001).into() }],
+        suspects: vec![Suspect {
+            identity: IdentityKey::from_seed(&[7; 32]).identity(),
+            strikes: 3,
+            before: Share { losing: 3, of: 4 },
+            behind: Share { losing: 300, of: 301 },
+            demoted_until: Some(Epoch(76)),
+        }],
         nodes: vec![NodeEntry {
             identity: gateway,
             role: Role::Gateway,

@@ -39,6 +39,12 @@ pub const MAX_NODES: usize = 2048;
 pub const MAX_ABSENT: usize = 1024;
 /// Most store generations alive at once.
 pub const MAX_GENERATIONS: usize = 64;
+/// Strikes that cost a mix its seat (documents.md, *Demotion*).
+pub const DEMOTION_STRIKES: u8 = 3;
+/// Epochs for which it has none then: a day in a public network.
+pub const DEMOTION_EPOCHS: u64 = 72;
+/// Most mixes that a document remembers losses of.
+pub const MAX_SUSPECTS: usize = 128;
 /// Most stores in one generation.
 pub const MAX_STORES: usize = 512;
 /// Epochs a document carries mix keys for, and is valid: its own and two more, so two missed documents stop nothing.
@@ -75,6 +81,9 @@ pub struct Consensus {
     pub nodes: Vec<NodeEntry>,
     /// Nodes not listed now whose seat or store index must survive their absence, strictly increasing by identity.
     pub absent: Vec<AbsentNode>,
+    /// Mixes at which their neighbours lose loops, those that lost their seat for it among them; strictly increasing by
+    /// identity.
+    pub suspects: Vec<Suspect>,
     /// The store index the next new store gets. Only ever grows: an index is never given twice.
     pub next_store_index: u16,
     /// Store generations within the retention time, strictly increasing by number; the last is the current one.
@@ -167,6 +176,38 @@ pub struct AbsentNode {
     pub since: Epoch,
 }
 
+/// A mix at which its neighbours lose loops: what one document tells the next, and everybody, about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Suspect {
+    /// Its identity key.
+    pub identity: Identity,
+    /// Documents that found loss at it, less those that did not since; at most [`DEMOTION_STRIKES`].
+    pub strikes: u8,
+    /// Operators before it on the way of a packet, by the last document that found loss.
+    pub before: Share,
+    /// Operators behind it.
+    pub behind: Share,
+    /// First epoch in which it may have a seat again; `None` while it has not lost its seat.
+    pub demoted_until: Option<Epoch>,
+}
+
+/// How many of some operators lose loops at a mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Those that do.
+    pub losing: u16,
+    /// All of them.
+    pub of: u16,
+}
+
+impl Share {
+    /// More than half of them.
+    #[must_use]
+    pub fn is_majority(self) -> bool {
+        2 * u32::from(self.losing) > u32::from(self.of)
+    }
+}
+
 /// A fixed set of stores with the randomness that places boxes on them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Generation {
@@ -222,6 +263,12 @@ impl Consensus {
     #[must_use]
     pub fn store(&self, index: StoreIndex) -> Option<&NodeEntry> {
         self.nodes.iter().find(|node| node.store_index == Some(index))
+    }
+
+    /// What is remembered of losses at a mix.
+    #[must_use]
+    pub fn suspect(&self, identity: &Identity) -> Option<&Suspect> {
+        self.suspects.binary_search_by_key(identity, |suspect| suspect.identity).ok().map(|at| &self.suspects[at])
     }
 
     /// All gateways.

@@ -28,12 +28,15 @@ pub const MAX_VERSION: usize = 32;
 const CONTEXT: &str = "shoal/1 descriptor";
 const FORMAT: u8 = 1;
 
-/// Loops sent over one link in the node's last whole epoch, and how many came back: evidence of loss.
+/// What a node says of a neighbour: how many of its own loops across it came back, since the descriptor before, which is about
+/// an epoch. Neighbours are the nodes that it sends to and those that send to it. Counted are the loops that went on over the
+/// better half of the ways behind the neighbour, and of those that did not return only the ones of which the node does not
+/// know another place that lost them (documents.md, *Evidence*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoopEvidence {
-    /// The node at the other end of the link.
+    /// The neighbour.
     pub peer: Identity,
-    /// Loops whose first hop was this link.
+    /// Loops across it that count.
     pub sent: u32,
     /// How many of them returned in time.
     pub returned: u32,

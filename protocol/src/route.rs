@@ -37,12 +37,19 @@ struct Walk<'c> {
     epoch: Epoch,
     hops: Vec<Hop>,
     families: Vec<[u8; 32]>,
+    /// The only node that may be the first hop, when the walker has chosen.
+    first: Option<Identity>,
 }
 
 impl<'c> Walk<'c> {
     fn new(consensus: &'c Consensus, epoch: Epoch, avoid: &[&NodeEntry]) -> Self {
         let families = avoid.iter().map(|node| node.family).collect();
-        Self { consensus, epoch, hops: Vec::with_capacity(geometry::HOPS), families }
+        Self { consensus, epoch, hops: Vec::with_capacity(geometry::HOPS), families, first: None }
+    }
+
+    /// Whether the next hop may be this node.
+    fn takes(&self, node: &NodeEntry) -> bool {
+        !self.hops.is_empty() || self.first.is_none_or(|first| first == node.identity)
     }
 
     fn mean(&self) -> Duration {
@@ -61,6 +68,7 @@ impl<'c> Walk<'c> {
             .consensus
             .layer(layer)
             .filter(|node| node.mix_key(self.epoch).is_some() && !self.families.contains(&node.family))
+            .filter(|node| self.takes(node))
             .collect();
         let node = pick(&mixes, rng).ok_or(RouteError::EmptyLayer(layer, self.epoch))?;
         self.step(node, rng)
@@ -137,17 +145,18 @@ pub fn pick_courier(
     pick(&free, rng).and_then(|node| node.store_index).ok_or(RouteError::NoCourier)
 }
 
-/// The route of a node's own loop, from its first outgoing link back to itself, turning round at a gateway or a store.
-/// Every step is one that other packets take too.
+/// The route of a node's own loop over its link to `first` and back to itself, turning round at a gateway or a store.
+/// Every step is one that other packets take too, and every hop behind the first is drawn as theirs are.
 pub fn loop_route(
     consensus: &Consensus,
     epoch: Epoch,
     me: &Identity,
+    first: &Identity,
     rng: &mut impl CryptoRng,
 ) -> Result<Vec<Hop>, RouteError> {
     let mine = consensus.node(me).ok_or(RouteError::NotPlaced)?;
     let place = Place::of(mine).ok_or(RouteError::NotPlaced)?;
-    let mut walk = Walk::new(consensus, epoch, &[mine]);
+    let mut walk = Walk { first: Some(*first), ..Walk::new(consensus, epoch, &[mine]) };
     let after: &[Layer] = match place {
         Place::Mix(Layer::L1) => &[Layer::L2, Layer::L3],
         Place::Mix(Layer::L2) => &[Layer::L3],
@@ -162,6 +171,7 @@ pub fn loop_route(
             .gateways()
             .chain(consensus.stores())
             .filter(|node| node.mix_key(epoch).is_some() && !walk.families.contains(&node.family))
+            .filter(|node| walk.takes(node))
             .collect();
         let turn = pick(&turns, rng).ok_or(RouteError::UnknownGateway)?;
         walk.step(turn, rng)?;
@@ -215,10 +225,14 @@ mod tests {
             assert_eq!(reply[4].address, [9; 32]);
         }
         for node in &consensus.nodes {
-            for _ in 0..50 {
-                let hops = loop_route(&consensus, epoch, &node.identity, &mut rng).unwrap();
+            let from = Place::of(node).unwrap();
+            for first in &consensus.nodes {
+                let route = loop_route(&consensus, epoch, &node.identity, &first.identity, &mut rng);
+                assert_eq!(route.is_ok(), allowed_step(from, Place::of(first).unwrap()));
+                let Ok(hops) = route else { continue };
+                assert_eq!(hops.first().unwrap().address, *first.identity.as_bytes());
                 assert_eq!(hops.last().unwrap().address, *node.identity.as_bytes());
-                check(&consensus, Place::of(node).unwrap(), &hops);
+                check(&consensus, from, &hops);
             }
         }
     }

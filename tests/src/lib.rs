@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a harness waits on the real clock")]
 
 pub mod authority;
+pub mod black_hole;
 #[cfg(target_os = "linux")]
 pub mod hosts;
 pub mod liar;

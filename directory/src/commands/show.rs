@@ -5,7 +5,7 @@ use serde::Serialize;
 use shoal_directory::io::authority::look;
 use shoal_directory::io::failure::{Failure, Kind};
 use shoal_directory::io::now;
-use shoal_protocol::consensus::{Consensus, NodeEntry, VerifiedConsensus};
+use shoal_protocol::consensus::{Consensus, DEMOTION_STRIKES, NodeEntry, Suspect, VerifiedConsensus};
 use shoal_protocol::{Hash, Layer, Role};
 
 use super::Common;
@@ -73,6 +73,17 @@ fn text(document: &VerifiedConsensus) -> String {
     if !standbys.is_empty() {
         let mixes = standbys.iter().filter(|node| node.role == Role::Mix).count();
         section(&format!("standing by ({mixes} mixes, {} stores)", standbys.len() - mixes), standbys);
+    }
+    for suspect in &document.suspects {
+        let Suspect { identity, strikes, before, behind, demoted_until } = suspect;
+        let state = match demoted_until {
+            Some(until) => format!("demoted until epoch {until}"),
+            None => format!("strike {strikes} of {DEMOTION_STRIKES}"),
+        };
+        lines.push(format!(
+            "loses packets: {identity}  {state}; {} of {} operators before it and {} of {} behind it say so",
+            before.losing, before.of, behind.losing, behind.of
+        ));
     }
     lines.join("\n")
 }

@@ -137,14 +137,31 @@ fn node(one: &Value) -> String {
         format!("dropped: {}", get(one, "dropped"))
     } else if get(one, "in_consensus") != "true" {
         "listed for the next document".to_owned()
+    } else if one.pointer("/suspect/demoted_until").is_some_and(Value::is_u64) {
+        let until = one.pointer("/suspect/demoted_until").map_or_else(String::new, word);
+        format!("stands by: demoted until epoch {until}{}", said(one))
     } else if get(one, "standby") == "true" {
         "stands by".to_owned()
     } else if get(one, "layer") == "none" {
         "active".to_owned()
     } else {
-        format!("active in {}", get(one, "layer"))
+        format!("active in {}{}", get(one, "layer"), said(one))
     };
     format!("node       {} {:<7} {place}", get(one, "identity"), get(one, "role"))
+}
+
+/// Who says that a node loses packets.
+fn said(one: &Value) -> String {
+    let Some(suspect) = one.get("suspect").filter(|suspect| suspect.is_object()) else { return String::new() };
+    let share = |side: &str| {
+        let side = suspect.get(side).cloned().unwrap_or_default();
+        format!("{} of {}", get(&side, "losing"), get(&side, "of"))
+    };
+    let (before, behind) = (share("before"), share("behind"));
+    format!(
+        "; {before} operators before it and {behind} behind it lose loops there (strike {})",
+        get(suspect, "strikes")
+    )
 }
 
 #[cfg(test)]

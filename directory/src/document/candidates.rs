@@ -45,7 +45,8 @@ pub enum Dropped {
 }
 
 /// Most bytes of all entries together, by [`weight`]. The rest of a document, at its largest, is 64 authorities of 1,352 bytes
-/// (87 kB), 1,024 absent nodes of 52 (53 kB), 64 generations of 512 stores (104 kB) and 8 kB more: below 256 KiB. Both are
+/// (87 kB), 1,024 absent nodes of 52 (53 kB), 64 generations of 512 stores (104 kB), 128 suspects of 58 (7 kB) and 8 kB
+/// more: below 256 KiB. Both are
 /// the 768 KiB that a document may have beside its certificate.
 pub(super) const WEIGHT_MAX: usize = 512 * 1024;
 /// What newcomers may fill it up to. A listed node grows by at most 344 / 278, when it names four addresses instead of one:

@@ -20,19 +20,19 @@ pub(super) struct Drawn {
 }
 
 /// Draws with `seed` if the nodes suffice; else the draw waits. Only who was known before the randomness was revealed takes
-/// part, except at genesis. A store that is `leaving` gets no new boxes.
+/// part, except at genesis. A store that is `leaving` gets no new boxes, a mix that is `demoted` no seat.
 pub(super) fn draw(
     seed: [u8; 32],
     before: Option<&Consensus>,
     epoch: Epoch,
     parameters: &Parameters,
     nodes: &[NodeEntry],
-    leaving: &BTreeSet<Identity>,
+    (leaving, demoted): (&BTreeSet<Identity>, &BTreeSet<Identity>),
 ) -> Option<Drawn> {
     let takes_part = |node: &&NodeEntry| before.is_none_or(|before| node.since < before.draw.reveal_from);
     let width = usize::from(parameters.mixes_per_layer);
-    let mixes: Vec<_> =
-        nodes.iter().filter(takes_part).filter(|node| node.role == Role::Mix).map(seats::candidate).collect();
+    let may_sit = |node: &&NodeEntry| node.role == Role::Mix && !demoted.contains(&node.identity);
+    let mixes: Vec<_> = nodes.iter().filter(takes_part).filter(may_sit).map(seats::candidate).collect();
     let seats = crate::topology::draw(&seed, width, &mixes);
     let stays = |node: &&NodeEntry| !leaving.contains(&node.identity);
     let stores = nodes.iter().filter(takes_part).filter(stays).filter_map(|node| node.store_index);

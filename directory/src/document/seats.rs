@@ -1,6 +1,6 @@
 //! Seats of mixes: given by a draw, kept and refilled between two draws.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_protocol::consensus::{Consensus, NodeEntry};
 use shoal_protocol::parameters::Parameters;
@@ -23,8 +23,13 @@ pub(super) fn by_draw(nodes: &mut [NodeEntry], seats: &BTreeMap<Identity, Layer>
 }
 
 /// Between draws a mix keeps its seat; one that was away takes it again if nobody has; what is still empty is filled from
-/// standbys that were known before the last draw's randomness came out.
-pub(super) fn between_draws(nodes: &mut [NodeEntry], before: Option<&Consensus>, parameters: &Parameters) {
+/// standbys that were known before the last draw's randomness came out. Who is `demoted` has none.
+pub(super) fn between_draws(
+    nodes: &mut [NodeEntry],
+    before: Option<&Consensus>,
+    parameters: &Parameters,
+    demoted: &BTreeSet<Identity>,
+) {
     let Some(before) = before else {
         by_draw(nodes, &BTreeMap::new());
         return;
@@ -33,7 +38,8 @@ pub(super) fn between_draws(nodes: &mut [NodeEntry], before: Option<&Consensus>,
     let seed = before.randomness;
     let mut seats: BTreeMap<Identity, Layer> = BTreeMap::new();
     let mut returning = Vec::new();
-    for node in nodes.iter().filter(|node| node.role == Role::Mix) {
+    let may_sit = |node: &&NodeEntry| node.role == Role::Mix && !demoted.contains(&node.identity);
+    for node in nodes.iter().filter(may_sit) {
         let Some(known) = known(before, &node.identity) else { continue };
         match known.layer {
             Some(layer) if known.absent.is_none() => {
@@ -53,7 +59,8 @@ pub(super) fn between_draws(nodes: &mut [NodeEntry], before: Option<&Consensus>,
         nodes.iter().filter_map(|node| seats.get(&node.identity).map(|layer| (candidate(node), *layer))).collect();
     let eligible: Vec<_> = nodes
         .iter()
-        .filter(|node| node.role == Role::Mix && !seats.contains_key(&node.identity) && may_be_seated(before, node))
+        .filter(may_sit)
+        .filter(|node| !seats.contains_key(&node.identity) && may_be_seated(before, node))
         .map(candidate)
         .collect();
     seats.extend(fill_vacancies(&seed, width, &seated, &eligible));

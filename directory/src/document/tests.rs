@@ -6,6 +6,7 @@ use crate::testing::{self, Cast, Council, EPOCH_MS, NETWORK, Node, middle_of, pa
 use std::time::Duration;
 
 mod council;
+mod demotion;
 
 /// One authority that remembers what was published.
 struct Paper {

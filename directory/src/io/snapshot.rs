@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
+use shoal_protocol::consensus::Suspect;
 use shoal_protocol::{Epoch, Hash, Identity, Layer, Role, UnixMillis};
 
 use crate::authority::PeerState;
@@ -101,6 +102,8 @@ pub struct NodeStatus {
     pub layer: Option<Layer>,
     /// Whether it stands by.
     pub standby: bool,
+    /// What the newest document remembers of losses at it.
+    pub suspect: Option<Suspect>,
     /// Why the newest document does not list it.
     pub dropped: Option<String>,
 }

@@ -227,6 +227,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     };
     drop(supervisor.renewed("hold", move || hold.clone().run()));
     let (consensus_now, consensus_before) = (serving.clone(), before.clone());
+    let shown = Arc::clone(&published);
     let turn = Turn {
         me,
         schedule,
@@ -279,6 +280,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
         clock,
         links: links.clone(),
         counters: Arc::clone(&counters),
+        published: Arc::clone(&shown),
         phase: phases.clone(),
     }));
     drop(supervisor.renewed("loops", move || {

@@ -2,12 +2,13 @@
 //!
 //! A mix or a store shows its counters as they are. A gateway shows those of the end of the last epoch: at a finer
 //! resolution they would say what a client does, or when one comes. That goes for everything that a client's packets,
-//! handshakes or buffers can move: memory, CPU time, open files, the fill of the replay set.
+//! handshakes or buffers can move: memory, CPU time, open files, the fill of the replay set, losses of own loops.
 
+use crate::alarm::Spot;
 use crate::drops::{DropReason, Drops};
 use crate::io::live_keys::LiveKeys;
 use crate::io::process::ProcessState;
-use crate::loops::LinkLoops;
+use crate::loops::{LoopCounts, Loops};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,8 +25,8 @@ pub struct Counters {
     pub delay_queue: AtomicU64,
     /// Drops by reason.
     pub drops: Arc<Drops>,
-    /// Loops of this node.
-    pub loops: Mutex<LinkLoops>,
+    /// Loops of this node, and where they are lost.
+    loops: Mutex<(LoopCounts, Vec<Spot>)>,
     /// Panics that were contained.
     pub panics: AtomicU64,
     /// Links that did not come about, by reason: one entry for each label of the program.
@@ -61,7 +62,9 @@ pub struct Traffic {
     /// Drops, every reason.
     pub drops: Vec<(DropReason, u64)>,
     /// Loops of this node.
-    pub loops: LinkLoops,
+    pub loops: LoopCounts,
+    /// Where they are lost.
+    pub losing: Vec<Spot>,
     /// Panics that were contained.
     pub panics: u64,
     /// Links that did not come about, by reason; only reasons that were seen.
@@ -76,13 +79,24 @@ impl Counters {
         *self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
     }
 
+    /// Takes over what became of loops so far.
+    pub fn set_loops(&self, loops: &Loops) {
+        *self.loops.lock().unwrap_or_else(PoisonError::into_inner) = (loops.total(), loops.losing());
+    }
+
+    fn losing(&self) -> Vec<Spot> {
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
     fn read(&self, machine: Machine) -> Traffic {
+        let (loops, losing) = self.loops.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Traffic {
             received: self.received.load(Ordering::Relaxed),
             forwarded: self.forwarded.load(Ordering::Relaxed),
             delay_queue: self.delay_queue.load(Ordering::Relaxed),
             drops: self.drops.snapshot(),
-            loops: *self.loops.lock().unwrap_or_else(PoisonError::into_inner),
+            loops,
+            losing,
             panics: self.panics.load(Ordering::Relaxed),
             handshake_failures: self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             machine,
@@ -117,6 +131,14 @@ impl Published {
         match &self.frozen {
             Some(frozen) => frozen.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             None => self.counters.read(machine()),
+        }
+    }
+
+    /// Where loops are lost, as it may be shown now.
+    pub fn losing(&self) -> Vec<Spot> {
+        match &self.frozen {
+            Some(frozen) => frozen.lock().unwrap_or_else(PoisonError::into_inner).losing.clone(),
+            None => self.counters.losing(),
         }
     }
 

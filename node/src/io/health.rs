@@ -5,6 +5,7 @@ use crate::answers;
 use crate::freshness::{self, Freshness};
 use crate::io::phase::Phase;
 use crate::io::status::Status;
+use crate::losses;
 use crate::standing::{Document, Facts, Standing};
 use shoal_protocol::consensus::{NodeEntry, VerifiedConsensus};
 use shoal_protocol::types::Epoch;
@@ -66,7 +67,9 @@ impl Status {
         };
         let unpublished = self.publish.borrow().problem.clone();
         let unpublished = unpublished.map(|problem| format!("no new descriptor can be made: {problem}"));
-        let warnings = stale.into_iter().chain(unpublished).collect();
+        let suspected = self.suspect().as_ref().map(losses::warning_of_suspect);
+        let losing = losses::warnings(&self.published.losing(), &self.next_hops());
+        let warnings = stale.into_iter().chain(unpublished).chain(suspected).chain(losing).collect();
         Health { standing, problems, warnings }
     }
 

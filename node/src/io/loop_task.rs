@@ -1,16 +1,18 @@
-//! Sends the node's own loops and counts those that do not return.
+//! Sends the node's own loops, counts those that do not return, and says when losses are sustained.
 
-use crate::io::counters::Counters;
+use crate::alarm_log::AlarmLog;
+use crate::io::counters::{Counters, Published};
 use crate::io::host::{Clock, generator};
 use crate::io::links::LinkSender;
 use crate::io::phase::{self, Phase};
 use crate::loops::Loops;
-use crate::view::next_hops;
+use crate::view::first_hops;
 use rand::CryptoRng;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::route::loop_route;
 use shoal_protocol::sphinx::build;
+use shoal_protocol::topology::Place;
 use shoal_protocol::types::Identity;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub struct LoopTask {
     pub links: LinkSender,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// What of them is shown: the log says nothing before `status` does.
+    pub published: Arc<Published>,
     /// Life cycle.
     pub phase: watch::Receiver<Phase>,
 }
@@ -48,6 +52,7 @@ impl LoopTask {
     /// Runs until the process stops.
     pub async fn run(&mut self) {
         let mut rng = generator();
+        let mut log = AlarmLog::default();
         loop {
             let due = self.loops().next().saturating_sub(self.clock.monotonic());
             // without a consensus no loop can be made, so the next one stays due
@@ -62,9 +67,21 @@ impl LoopTask {
             if let Some(consensus) = consensus {
                 self.turn(&consensus, &mut rng);
             }
-            let mut loops = self.loops();
-            loops.expire(self.clock.monotonic());
-            *self.counters.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops.total();
+            let now = self.clock.monotonic();
+            {
+                let mut loops = self.loops();
+                loops.expire(now);
+                self.counters.set_loops(&loops);
+            }
+            match log.observe(now, self.published.losing().len()) {
+                Some(0) => tracing::info!("own loops return again from everywhere"),
+                Some(places) => tracing::warn!(
+                    places,
+                    next = "`shoal-node status` names them",
+                    "own loops are lost: something drops packets there"
+                ),
+                None => {}
+            }
         }
     }
 
@@ -73,16 +90,19 @@ impl LoopTask {
         let due = {
             let mut loops = self.loops();
             loops.set_mean_gap(consensus.parameters.lambda_m.mean_gap(), now, rng);
-            let wanted = next_hops(consensus, &self.me);
-            loops.retain_links(|first| wanted.contains(&Identity::from_bytes(*first)));
+            loops.retain(|node| {
+                consensus.node(&Identity::from_bytes(*node)).is_some_and(|node| Place::of(node).is_some())
+            });
             loops.due(now, rng)
         };
         if !due {
             return;
         }
         let epoch = self.schedule.epoch_at(self.clock.wall());
+        let wanted = first_hops(consensus, epoch, &self.me);
+        let Some(first) = self.loops().first_hop(&wanted, rng) else { return };
         // a network that cannot route a loop yet has nothing to measure
-        let Ok(hops) = loop_route(consensus, epoch, &self.me, rng) else { return };
+        let Ok(hops) = loop_route(consensus, epoch, &self.me, &first, rng) else { return };
         let identifier = Loops::identifier(rng);
         let (Some(first), Ok(packet)) = (hops.first().map(|hop| hop.address), build(&[], &hops, identifier, rng))
         else {

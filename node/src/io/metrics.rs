@@ -33,6 +33,7 @@ pub struct Metrics {
     handshake_failures: IntCounterVec,
     loops_sent: IntCounter,
     loops_returned: IntCounter,
+    links_losing: IntGauge,
     consensus_epoch: IntGauge,
     consensus_valid_until: Gauge,
     consensus_signatures: IntGauge,
@@ -171,6 +172,7 @@ impl Metrics {
             handshake_failures,
             loops_sent: counter("loops_sent_total", "Loops this node sent to itself.")?,
             loops_returned: counter("loops_returned_total", "Loops that came back in time.")?,
+            links_losing: integer("links_losing", "Links and nodes at which this node's own loops are lost now.")?,
             consensus_epoch: integer("consensus_epoch", "Epoch of the newest consensus held; -1 without one.")?,
             consensus_valid_until: seconds("consensus_valid_until", "End of the newest consensus held.")?,
             consensus_signatures: integer("consensus_signatures", "Signatures of the newest consensus held.")?,
@@ -207,6 +209,7 @@ impl Metrics {
         raise(&self.forwarded, &mut shown.forwarded, traffic.forwarded);
         raise(&self.loops_sent, &mut shown.loops_sent, traffic.loops.sent);
         raise(&self.loops_returned, &mut shown.loops_returned, traffic.loops.returned);
+        self.links_losing.set(signed(traffic.losing.len() as u64));
         for (reason, count) in &traffic.drops {
             let counter = self.dropped.with_label_values(&[reason.label()]);
             raise(&counter, shown.dropped.entry(*reason).or_default(), *count);
@@ -279,11 +282,14 @@ mod tests {
         }
         assert!(text.contains("shoal_build_info{role=\"store\",version="));
         assert!(text.contains("shoal_store_boxes 0"));
+        assert!(text.contains("shoal_links_losing 0"));
         drops.count(DropReason::Replayed);
         let process = ProcessState { cpu_centiseconds: 150, ..ProcessState::default() };
         let machine = Machine { process, replay_fill: 0.25 };
         let handshake_failures = [("tls", 3)].into();
-        traffic = Traffic { drops: drops.snapshot(), received: 7, machine, handshake_failures, panics: 1, ..traffic };
+        let losing = vec![crate::alarm::Spot::Own];
+        traffic =
+            Traffic { losing, drops: drops.snapshot(), received: 7, machine, handshake_failures, panics: 1, ..traffic };
         for _ in 0..2 {
             let text = metrics.render(&traffic, &Gauges::default()).expect("renders");
             assert!(text.contains("shoal_packets_received_total 7"));
@@ -291,6 +297,7 @@ mod tests {
             assert!(text.contains("process_cpu_seconds_total 1.5"));
             assert!(text.contains("shoal_handshake_failures_total{reason=\"tls\"} 3"));
             assert!(text.contains("shoal_panics_total 1"));
+            assert!(text.contains("shoal_links_losing 1"));
             assert!(text.contains("shoal_replay_set_fill_ratio 0.25"));
         }
     }

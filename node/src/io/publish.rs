@@ -13,9 +13,10 @@ use crate::io::offer::{Offer, is_farewell_due};
 use crate::io::phase::Phase;
 use crate::keys::EPOCHS_AHEAD;
 use crate::loops::Loops;
+use crate::tally::evidence;
 use anyhow::{Context as _, Result};
 use rand::RngExt as _;
-use shoal_protocol::descriptor::{Descriptor, LoopEvidence, MAX_ADDRESSES, MAX_LOOPS};
+use shoal_protocol::descriptor::{Descriptor, MAX_ADDRESSES};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion};
 use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Role, UnixMillis};
@@ -204,27 +205,11 @@ impl Publisher {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mix_keys: offer.mix.clone(),
             envelope_keys: offer.envelope.clone(),
-            loops: self.evidence(),
+            // what was settled since the last descriptor: about one epoch
+            loops: evidence(self.loops.lock().unwrap_or_else(PoisonError::into_inner).take_settled()),
             leaving: self.leaving.load(Ordering::Relaxed),
         };
         Ok((descriptor.sign(&self.identity), addresses))
-    }
-
-    /// What was settled since the last descriptor: about one epoch.
-    fn evidence(&self) -> Vec<LoopEvidence> {
-        let settled = self.loops.lock().unwrap_or_else(PoisonError::into_inner).take_settled();
-        let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let evidence = settled.into_iter().map(|(peer, loops)| LoopEvidence {
-            peer: Identity::from_bytes(peer),
-            sent: count(loops.sent),
-            returned: count(loops.returned),
-        });
-        let mut evidence: Vec<LoopEvidence> = evidence.collect();
-        // when there is no room for all links, those that lost most; the order of a descriptor is that of the peers
-        evidence.sort_by_key(|loops| std::cmp::Reverse(loops.sent.saturating_sub(loops.returned)));
-        evidence.truncate(MAX_LOOPS);
-        evidence.sort_by_key(|loops| loops.peer);
-        evidence
     }
 
     fn begin_round(&self, now: UnixMillis, offer: &Offer, bytes: &[u8], address: &str, addresses: Vec<SocketAddr>) {

@@ -13,11 +13,13 @@ use crate::io::metrics::{Gauges, Metrics};
 use crate::io::phase::Phase;
 use crate::io::publish::PublishState;
 use crate::io::store_seam::StoreReport;
+use crate::losses;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
-use shoal_protocol::consensus::VerifiedConsensus;
+use shoal_protocol::consensus::{Suspect, VerifiedConsensus};
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::types::{Identity, Role};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,6 +80,16 @@ impl Status {
         self.published.read(|| Machine::read(&self.live_keys))
     }
 
+    /// The nodes that this one sends to.
+    pub(super) fn next_hops(&self) -> BTreeSet<Identity> {
+        self.held().map_or_else(BTreeSet::new, |held| crate::view::next_hops(&held, &self.identity))
+    }
+
+    /// What the newest document remembers of losses at this node.
+    pub(super) fn suspect(&self) -> Option<Suspect> {
+        self.held()?.suspect(&self.identity).cloned()
+    }
+
     /// `shoal-node status --json`.
     pub fn to_json(&self) -> Value {
         let traffic = self.traffic();
@@ -122,6 +134,8 @@ impl Status {
             "forwarded": traffic.forwarded,
             "dropped": dropped,
             "loops": {"sent": traffic.loops.sent, "returned": traffic.loops.returned, "lost": traffic.loops.lost},
+            "losing": losses::to_json(&traffic.losing, &self.next_hops()),
+            "demotion": self.suspect().as_ref().map(losses::suspect_to_json),
             "by_epoch": self.published.is_by_epoch(),
             "descriptor": describe_descriptor(&publish, self.authorities(consensus.as_deref())),
             "consensus_problem": self.fetch.borrow().problem.clone(),

@@ -308,7 +308,7 @@ impl<O: Onion> Worker<O> {
         let mut loops = self.context.loops.lock().unwrap_or_else(PoisonError::into_inner);
         let own = loops.returned(identifier, self.context.clock.monotonic());
         if own {
-            *self.context.counters.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops.total();
+            self.context.counters.set_loops(&loops);
         }
         own
     }

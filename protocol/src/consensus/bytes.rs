@@ -3,7 +3,7 @@
 use super::codec::{self, Parsed, Put, Reader, Writer};
 use super::{
     AbsentNode, AuthorityAddress, CONSENSUS_FORMAT, Commitment, Consensus, DrawState, EPOCHS_COVERED, Generation,
-    ListHash, MAX_ABSENT, MAX_GENERATIONS, MAX_NODES, MAX_STORES, NodeEntry, Reveal,
+    ListHash, MAX_ABSENT, MAX_GENERATIONS, MAX_NODES, MAX_STORES, MAX_SUSPECTS, NodeEntry, Reveal, Share, Suspect,
 };
 use crate::authority::{AuthorityKey, ML_DSA_PUBLIC_SIZE};
 use crate::certificate::MAX_AUTHORITIES;
@@ -16,7 +16,7 @@ impl Consensus {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(|writer| {
-            writer.put_array(21);
+            writer.put_array(22);
             writer.put_uint(self.version.into());
             writer.put_bytes(self.network.as_bytes());
             writer.put_uint(self.height);
@@ -31,6 +31,7 @@ impl Consensus {
             put_list(writer, &self.addresses, AuthorityAddress::put);
             put_list(writer, &self.nodes, NodeEntry::put);
             put_list(writer, &self.absent, AbsentNode::put);
+            put_list(writer, &self.suspects, Suspect::put);
             writer.put_uint(self.next_store_index.into());
             put_list(writer, &self.generations, Generation::put);
             writer.put_bytes(&self.randomness);
@@ -47,7 +48,7 @@ impl Consensus {
     pub(super) fn decode(bytes: &[u8]) -> Parsed<Self> {
         let mut reader = Reader::new(bytes);
         let reader = &mut reader;
-        reader.array(21, "document fields")?;
+        reader.array(22, "document fields")?;
         let version = reader.u16("format")?;
         if version != CONSENSUS_FORMAT {
             return Err("format (made by another version of the protocol)");
@@ -67,6 +68,7 @@ impl Consensus {
             addresses: AuthorityAddress::read_all(reader)?,
             nodes: reader.list(0, MAX_NODES, "nodes", NodeEntry::read)?,
             absent: reader.list(0, MAX_ABSENT, "absent nodes", AbsentNode::read)?,
+            suspects: reader.list(0, MAX_SUSPECTS, "suspects", Suspect::read)?,
             next_store_index: reader.u16("next store index")?,
             generations: reader.list(0, MAX_GENERATIONS, "generations", Generation::read)?,
             randomness: reader.bytes_of("randomness")?,
@@ -223,6 +225,33 @@ impl AbsentNode {
             store_index: read_index(reader)?,
             since: Epoch(reader.u64("absent node")?),
         })
+    }
+}
+
+impl Suspect {
+    fn put(&self, writer: &mut Writer) {
+        writer.put_array(7);
+        writer.put_bytes(self.identity.as_bytes());
+        writer.put_uint(self.strikes.into());
+        for share in [self.before, self.behind] {
+            writer.put_uint(share.losing.into());
+            writer.put_uint(share.of.into());
+        }
+        match self.demoted_until {
+            Some(epoch) => writer.put_uint(epoch.0),
+            None => writer.put_null(),
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Parsed<Self> {
+        const FIELD: &str = "suspects";
+        reader.array(7, FIELD)?;
+        let identity = codec::read_identity(reader, FIELD)?;
+        let strikes = reader.u8(FIELD)?;
+        let mut share = || -> Parsed<Share> { Ok(Share { losing: reader.u16(FIELD)?, of: reader.u16(FIELD)? }) };
+        let (before, behind) = (share()?, share()?);
+        let demoted_until = reader.optional(FIELD, |reader| reader.u64(FIELD))?.map(Epoch);
+        Ok(Self { identity, strikes, before, behind, demoted_until })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What must hold between the fields of a document, whoever signed it.
 
 use super::codec::{Parsed, strictly_sorted};
-use super::{AbsentNode, CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, Generation, NodeEntry};
+use super::{AbsentNode, CONSENSUS_FORMAT, Consensus, DrawState, EPOCHS_COVERED, Generation, NodeEntry, Suspect};
 use crate::parameters::Parameters;
 use crate::types::{Epoch, Hash, Role, StoreIndex, UnixMillis};
 
@@ -26,6 +26,7 @@ impl Consensus {
             addresses: Vec::new(),
             nodes: Vec::new(),
             absent: Vec::new(),
+            suspects: Vec::new(),
             next_store_index: 0,
             generations: Vec::new(),
             randomness: [0; 32],
@@ -70,7 +71,32 @@ impl Consensus {
                 return Err("absent nodes (one is listed)");
             }
         }
+        if !strictly_sorted(&self.suspects, |suspect| suspect.identity) {
+            return Err("suspects (not sorted, or one twice)");
+        }
+        for suspect in &self.suspects {
+            self.check_suspect(suspect)?;
+        }
         self.check_indices()
+    }
+
+    /// Who was demoted has no seat, and only for a time that is not over.
+    fn check_suspect(&self, suspect: &Suspect) -> Parsed<()> {
+        if suspect.strikes == 0 || [suspect.before, suspect.behind].iter().any(|share| share.losing > share.of) {
+            return Err("suspects (nothing to remember)");
+        }
+        let node = self.node(&suspect.identity);
+        if node.is_some_and(|node| node.role != Role::Mix) {
+            return Err("suspects (not a mix)");
+        }
+        let Some(until) = suspect.demoted_until else { return Ok(()) };
+        if until <= self.epoch {
+            return Err("suspects (demoted until an epoch that has begun)");
+        }
+        if node.is_some_and(|node| !node.standby) {
+            return Err("suspects (a demoted mix has a seat)");
+        }
+        Ok(())
     }
 
     fn check_generations(&self) -> Parsed<()> {

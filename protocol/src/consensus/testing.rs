@@ -80,6 +80,7 @@ pub(crate) fn consensus_of(gateways: u16, width: u16, stores: u16, seed: u64) ->
         addresses: vec![AuthorityAddress { authority: 0, address: SocketAddr::from(([127, 0, 0, 1], 3999)) }],
         nodes,
         absent: Vec::new(),
+        suspects: Vec::new(),
         next_store_index: stores,
         generations: vec![Generation {
             number: 2,

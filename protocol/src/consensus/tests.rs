@@ -27,6 +27,17 @@ fn sample(seed: u64) -> Consensus {
         store_index: Some(StoreIndex(3)),
         since: Epoch(3),
     }];
+    let suspect = |identity, demoted_until| Suspect {
+        identity,
+        strikes: 2,
+        before: Share { losing: 2, of: 3 },
+        behind: Share { losing: 1, of: 1 },
+        demoted_until,
+    };
+    let seated = document.layer(Layer::L2).next().expect("a mix").identity;
+    let standing_by = document.nodes.iter().find(|node| node.standby).expect("a mix").identity;
+    document.suspects = vec![suspect(seated, None), suspect(standing_by, Some(EPOCH.plus(1)))];
+    document.suspects.sort_by_key(|suspect| suspect.identity);
     document.next_store_index = 4;
     document.generations.insert(
         0,
@@ -176,6 +187,16 @@ fn contradictions_are_malformed() {
     bend("gateway standing by", &|bad| bad.nodes[gateway].standby = true);
     bend("store without index", &|bad| bad.nodes[store].store_index = None);
     bend("store standing by in a generation", &|bad| bad.nodes[store].standby = true);
+    let demoted = good.suspects.iter().position(|suspect| suspect.demoted_until.is_some()).expect("one is");
+    bend("suspect without a strike", &|bad| bad.suspects[0].strikes = 0);
+    bend("suspects unsorted", &|bad| bad.suspects.reverse());
+    bend("more operators than there are", &|bad| bad.suspects[0].behind.losing = 2);
+    bend("demoted for a time that is over", &|bad| bad.suspects[demoted].demoted_until = Some(EPOCH));
+    bend("demoted and seated", &|bad| bad.suspects[1 - demoted].demoted_until = Some(EPOCH.plus(1)));
+    bend("a gateway as a suspect", &|bad| {
+        bad.suspects[1].identity = bad.nodes[gateway].identity;
+        bad.suspects.sort_by_key(|suspect| suspect.identity);
+    });
     bend("index twice", &|bad| bad.absent[0].store_index = bad.nodes[store].store_index);
     bend("index beyond the next", &|bad| bad.next_store_index = 3);
     bend("listed and absent", &|bad| bad.absent[0].identity = bad.nodes[0].identity);

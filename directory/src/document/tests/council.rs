@@ -234,7 +234,8 @@ proptest! {
 #[test]
 fn the_largest_document_fits() {
     use shoal_protocol::consensus::{
-        AbsentNode, Commitment, Generation, MAX_ABSENT, MAX_CONSENSUS_SIZE, MAX_GENERATIONS, MAX_STORES, Reveal,
+        AbsentNode, Commitment, Generation, MAX_ABSENT, MAX_CONSENSUS_SIZE, MAX_GENERATIONS, MAX_STORES, MAX_SUSPECTS,
+        Reveal, Share, Suspect,
     };
     let (council, _) = begun(500);
     let mut document = Consensus::clone(&council.chain[0]);
@@ -273,6 +274,10 @@ fn the_largest_document_fits() {
         since: far,
     };
     document.absent = vec![absent; MAX_ABSENT];
+    let share = Share { losing: u16::MAX, of: u16::MAX };
+    let suspect =
+        Suspect { identity: mix.identity, strikes: u8::MAX, before: share, behind: share, demoted_until: Some(far) };
+    document.suspects = vec![suspect; MAX_SUSPECTS];
     let generation = Generation {
         number: u32::MAX,
         since: far,

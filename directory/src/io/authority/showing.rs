@@ -147,6 +147,7 @@ impl Authority {
                 in_consensus: entry.is_some(),
                 layer: entry.and_then(|entry| entry.layer),
                 standby: entry.is_some_and(|entry| entry.standby),
+                suspect: newest.and_then(|newest| newest.suspect(&descriptor.identity)).cloned(),
                 dropped: self.core.dropped().get(&descriptor.identity).map(ToString::to_string),
             }
         });

@@ -1,0 +1,251 @@
+//! Where loops are lost: a sequential test for every place that a node's own loops cross.
+//!
+//! A node knows the whole way of each of its loops, so a loss can be held against every place on it: the nodes, the links
+//! between them, and the node itself with all that it sends and receives. The first hop and the link to it lie on the same
+//! loops and are one place. Two rules look at each place, over the loops that cross it, with honest loss of p₀ = 1 % at most:
+//!
+//! - **Loss of a tenth** (CUSUM, Page 1954). A loss adds ln(p₁/p₀) = 2.303, a return takes away ln((1−p₀)/(1−p₁)) = 0.095,
+//!   with p₁ = 10 %; the sum never falls below 0. At 12.0 the alarm is raised. By Wald's inequality a place whose loops are
+//!   lost at p₀ passes 12 within n loops with probability below n·e⁻¹² = n·6.1·10⁻⁶, and far more rarely at the some per
+//!   mille of a calm network: at 0.3 % six losses must fall into some fifty loops. At 10 % on top of p₀ a loop adds 0.166 on
+//!   average: 12 after 72 loops, and within 125 in nine cases of ten.
+//! - **Total loss.** Four losses with no return between them. At p₀ that is a false alarm in 10⁸ loops of a place. Loops take
+//!   turns over the outgoing links ([`crate::rounds`]), so 28 s × width at 0.5 loops/s are 14 to each link, give or take the
+//!   Poisson process: four are there with probability above 1 − 10⁻⁶ from a width of 2 on. With loops that draw their first hop
+//!   each for itself even two losses would come too late in 1.2·10⁻⁵ of all cases (e⁻¹⁴ × 15), and one loss must not alarm.
+//!
+//! **Which place.** When a lost loop lets some of its places pass a rule, the one with most against it is named: a return
+//! over another way is credit for all innocents on it and for nobody else. Places that tie are named together until a loop
+//! returns over some of them. From then on a loss on a way with a named place is held against that place only, and what was
+//! held against all others before is forgotten. When everything is lost, [`Spot::Own`] has most against it, because it lies
+//! on every loop: then the fault is here, or the network's as a whole, and no other node is named.
+//!
+//! **Clearing.** A named place keeps its sum, at most 12; at 0 it is cleared: after 97 to 126 returns more than 24 times the
+//! losses. That is as many as finding a loss of a tenth takes, so an alarm does not flap.
+
+use std::collections::BTreeMap;
+
+/// ln(p₁/p₀) in thousandths.
+const LOSS: u32 = 2_303;
+/// ln((1−p₀)/(1−p₁)) in thousandths.
+const RETURN: u32 = 95;
+/// The sum that raises the alarm, in thousandths.
+const RAISE: u32 = 12_000;
+/// Losses without a return between them that raise it.
+const RUN: u32 = 4;
+/// Places remembered at most: 4,096 × about 120 bytes = 0.5 MB. One is remembered for at most 25 returns per loss held against
+/// it, so a network that works never comes near; beyond it links between others are not remembered.
+const SPOTS_MAX: usize = 4_096;
+
+/// A place that loops cross.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spot {
+    /// Everything this node sends or receives.
+    Own,
+    /// Another node. Of a next hop, also the link to it; of a node that sends to this one, also the link from it.
+    Node([u8; 32]),
+    /// The link between two other nodes.
+    Between([u8; 32], [u8; 32]),
+}
+
+/// The places on a way, which names the other nodes in their order.
+fn spots(way: &[[u8; 32]]) -> impl Iterator<Item = Spot> {
+    let nodes = way.iter().map(|node| Spot::Node(*node));
+    let links = way.windows(2).filter_map(|pair| match pair {
+        [from, to] => Some(Spot::Between(*from, *to)),
+        _ => None,
+    });
+    std::iter::once(Spot::Own).chain(nodes).chain(links)
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Score {
+    /// The sum, in thousandths; above 0, or the place is forgotten.
+    points: u32,
+    /// Losses since the last return.
+    run: u32,
+    /// The raise that named it; several places have the same one while nothing tells them apart.
+    raised: Option<u32>,
+}
+
+/// The tests of all places. Pure: it is told how each loop ended, in the order in which that became known.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    scores: BTreeMap<Spot, Score>,
+    raises: u32,
+}
+
+impl Alarm {
+    /// A loop over `way` came back in time, or did not.
+    pub fn settle(&mut self, way: &[[u8; 32]], returned: bool) {
+        if returned { self.credit(way) } else { self.charge(way) }
+    }
+
+    fn credit(&mut self, way: &[[u8; 32]]) {
+        let on_way: Vec<Spot> = spots(way).filter(|spot| self.scores.contains_key(spot)).collect();
+        for spot in &on_way {
+            let raise = self.scores.get(spot).and_then(|score| score.raised);
+            let elsewhere = |(other, score): (&Spot, &Score)| score.raised == raise && !on_way.contains(other);
+            if raise.is_some() && self.scores.iter().any(elsewhere) {
+                // the loss is at another of the places that were named together
+                self.scores.remove(spot);
+            } else if let Some(score) = self.scores.get_mut(spot) {
+                score.points = score.points.saturating_sub(RETURN);
+                score.run = 0;
+                if score.points == 0 {
+                    self.scores.remove(spot);
+                }
+            }
+        }
+    }
+
+    fn charge(&mut self, way: &[[u8; 32]]) {
+        let known = self.explains(way);
+        let mut passed = Vec::new();
+        for spot in spots(way) {
+            if known && !self.is_raised(&spot) {
+                continue;
+            }
+            if self.scores.len() >= SPOTS_MAX && matches!(spot, Spot::Between(..)) && !self.scores.contains_key(&spot) {
+                continue;
+            }
+            let score = self.scores.entry(spot).or_default();
+            score.points = (score.points + LOSS).min(RAISE);
+            score.run = score.run.saturating_add(1);
+            if !known && (score.run >= RUN || score.points == RAISE) {
+                passed.push((spot, *score));
+            }
+        }
+        self.raise(&passed);
+    }
+
+    /// Names those of `passed` with most against them.
+    fn raise(&mut self, passed: &[(Spot, Score)]) {
+        // an unbroken run of losses says more than any sum with returns in it
+        let weight = |score: &Score| if score.run >= RUN { (score.run, 0) } else { (0, score.points) };
+        let Some(most) = passed.iter().map(|(_, score)| weight(score)).max() else { return };
+        self.raises = self.raises.wrapping_add(1);
+        self.scores.retain(|_, score| score.raised.is_some());
+        for (spot, score) in passed.iter().filter(|(_, score)| weight(score) == most) {
+            self.scores.insert(*spot, Score { raised: Some(self.raises), ..*score });
+        }
+    }
+
+    fn is_raised(&self, spot: &Spot) -> bool {
+        self.scores.get(spot).is_some_and(|score| score.raised.is_some())
+    }
+
+    /// Whether a place on the way is named: then a loss is its.
+    fn explains(&self, way: &[[u8; 32]]) -> bool {
+        spots(way).any(|spot| self.is_raised(&spot))
+    }
+
+    /// Whether a loss on this way speaks against `node`, as far as is known.
+    pub fn blames(&self, way: &[[u8; 32]], node: &[u8; 32]) -> bool {
+        !self.explains(way) || self.is_raised(&Spot::Node(*node))
+    }
+
+    /// Forgets places of nodes that are not to be kept.
+    pub fn retain(&mut self, keep: impl Fn(&[u8; 32]) -> bool) {
+        self.scores.retain(|spot, _| match spot {
+            Spot::Own => true,
+            Spot::Node(node) => keep(node),
+            Spot::Between(from, to) => keep(from) && keep(to),
+        });
+    }
+
+    /// The places that lose loops, in their order.
+    pub fn losing(&self) -> Vec<Spot> {
+        self.scores.iter().filter(|(_, score)| score.raised.is_some()).map(|(spot, _)| *spot).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(nodes: [u8; 3]) -> [[u8; 32]; 3] {
+        nodes.map(|node| [node; 32])
+    }
+
+    /// All ways over two nodes a step, in turn, `rounds` times; `lost` says which do not return.
+    fn run(alarm: &mut Alarm, rounds: usize, lost: impl Fn([u8; 3]) -> bool) {
+        for round in 0..8 * rounds {
+            let bit = |at: usize| u8::from(round >> at & 1 == 1);
+            let nodes = [10 + bit(0), 20 + bit(1), 30 + bit(2)];
+            alarm.settle(&way(nodes), !lost(nodes));
+        }
+    }
+
+    #[test]
+    fn the_place_of_a_total_loss_is_named_wherever_it_is() {
+        type Culprit = (fn([u8; 3]) -> bool, Spot);
+        let culprits: [Culprit; 5] = [
+            (|way| way[0] == 10, Spot::Node([10; 32])),
+            (|way| way[1] == 21, Spot::Node([21; 32])),
+            (|way| way[2] == 30, Spot::Node([30; 32])),
+            (|way| way[0] == 10 && way[1] == 21, Spot::Between([10; 32], [21; 32])),
+            (|_| true, Spot::Own),
+        ];
+        for (lost, spot) in culprits {
+            let mut alarm = Alarm::default();
+            run(&mut alarm, 5, lost);
+            assert_eq!(alarm.losing(), [spot]);
+        }
+    }
+
+    #[test]
+    fn places_on_the_same_loops_are_named_together_until_one_returns() {
+        let mut alarm = Alarm::default();
+        (0..4).for_each(|_| alarm.settle(&way([1, 2, 3]), false));
+        assert_eq!(alarm.losing().len(), 6, "{:?}", alarm.losing());
+        alarm.settle(&way([1, 4, 3]), true);
+        assert_eq!(
+            alarm.losing(),
+            [Spot::Node([2; 32]), Spot::Between([1; 32], [2; 32]), Spot::Between([2; 32], [3; 32])]
+        );
+        alarm.settle(&way([5, 2, 6]), true);
+        assert_eq!(alarm.losing(), [Spot::Between([1; 32], [2; 32]), Spot::Between([2; 32], [3; 32])]);
+    }
+
+    #[test]
+    fn an_alarm_is_cleared_after_a_hundred_good_loops_and_not_before() {
+        let mut alarm = Alarm::default();
+        run(&mut alarm, 2, |way| way[0] == 10);
+        assert_eq!(alarm.losing(), [Spot::Node([10; 32])]);
+        let good = |alarm: &mut Alarm, count| (0..count).for_each(|_| alarm.settle(&way([10, 20, 30]), true));
+        good(&mut alarm, 96);
+        assert_eq!(alarm.losing().len(), 1);
+        good(&mut alarm, 31);
+        assert!(alarm.losing().is_empty());
+        assert!(alarm.scores.is_empty(), "{alarm:?}");
+    }
+
+    #[test]
+    fn a_loss_with_a_known_place_speaks_against_nobody_else() {
+        let mut alarm = Alarm::default();
+        assert!(alarm.blames(&way([1, 2, 3]), &[1; 32]), "nothing is known");
+        run(&mut alarm, 2, |way| way[1] == 21);
+        assert!(!alarm.blames(&way([10, 21, 30]), &[10; 32]));
+        assert!(alarm.blames(&way([10, 21, 30]), &[21; 32]));
+        assert!(alarm.blames(&way([10, 20, 30]), &[10; 32]));
+        alarm.retain(|node| *node != [21; 32]);
+        assert!(alarm.losing().is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut alarm = Alarm::default();
+        for n in 0..10_000u32 {
+            let node = |of: u8| {
+                let mut node = [of; 32];
+                node[..4].copy_from_slice(&(n % 2_000).to_be_bytes());
+                node
+            };
+            alarm.raise(&[]);
+            // returns over other ways keep every place below an alarm
+            alarm.settle(&[node(1), node(2), node(3)], n % 3 > 0);
+        }
+        assert!(alarm.scores.len() <= SPOTS_MAX + 2_048 + 1, "{}", alarm.scores.len());
+    }
+}

@@ -20,6 +20,7 @@ pub mod inbox;
 pub mod io;
 pub mod keys;
 pub mod leaving;
+pub mod log_watch;
 pub mod loops;
 pub mod mix;
 pub mod pacer;

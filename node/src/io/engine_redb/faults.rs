@@ -5,11 +5,12 @@
 //! and when the disk is well again, the engine works again without anybody's help.
 
 use super::*;
+use crate::engine::bucket_length;
 use crate::io::engine_conformance::{LIMITS, NOW, append, body, id, put};
 use crate::io::torn_disk::{Fault, TornDisk};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const STEPS: u32 = 14;
@@ -18,10 +19,20 @@ const INBOX: u64 = 5;
 /// A record that somebody wrote or tried to write.
 #[derive(Debug, Default)]
 struct Record {
-    /// Every content that was ever handed to the engine.
-    tried: BTreeSet<u64>,
-    /// The one that was acknowledged, and when it was first.
+    /// Every content that was ever handed to the engine, and when.
+    tried: BTreeMap<u64, Vec<UnixMillis>>,
+    /// The one that was acknowledged, and since when it may have been there: a write that failed may have been done, and
+    /// one that repeats it is acknowledged without renewing its time.
     acknowledged: Option<(u64, UnixMillis)>,
+}
+
+impl Record {
+    /// Since when a content that is acknowledged at `now` may have been there.
+    fn since(&self, content: u64, now: UnixMillis) -> UnixMillis {
+        let kept = LIMITS.retention + bucket_length(LIMITS.retention);
+        let tries = self.tried.get(&content).into_iter().flatten();
+        tries.copied().find(|tried| tried.plus(kept) > now).unwrap_or(now)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,9 +57,9 @@ impl Model {
         let held = record.acknowledged.filter(|(_, since)| lives(*since, now));
         match (written, held) {
             (Written::Stored, Some((held, _))) => assert_eq!(held, content, "two contents acknowledged for one box"),
-            (Written::Stored, None) => record.acknowledged = Some((content, now)),
+            (Written::Stored, None) => record.acknowledged = Some((content, record.since(content, now))),
             (Written::Taken, held) => {
-                assert!(record.tried.iter().any(|tried| *tried != content), "taken by nobody");
+                assert!(record.tried.keys().any(|tried| *tried != content), "taken by nobody");
                 assert!(held.is_none_or(|(held, _)| held != content), "taken from itself");
             }
             (Written::Full | Written::Absent | Written::TooLittleWork { .. }, _) => panic!("{written:?}"),
@@ -62,7 +73,7 @@ impl Model {
             if let Some((content, _)) = record.acknowledged.filter(|(_, since)| lives(*since, now)) {
                 assert_eq!(found, Some(body(content)), "box {name}: an acknowledged write is lost");
             }
-            let known = |found: &BoxBody| record.tried.iter().any(|content| body(*content) == *found);
+            let known = |found: &BoxBody| record.tried.keys().any(|content| body(*content) == *found);
             assert!(found.as_ref().is_none_or(known), "box {name}: invented");
         }
         let mut found = Vec::new();
@@ -143,14 +154,14 @@ impl Story {
 
     /// Writes a batch; what is not acknowledged waits.
     fn hand_over(&mut self, batch: &[Item]) -> bool {
+        let now = self.now;
         for item in batch {
             let record = match item {
                 Item::Box(name, _) => self.model.boxes.entry(*name).or_default(),
                 Item::Entry(content) => self.model.entries.entry(*content).or_default(),
             };
-            record.tried.insert(item.content());
+            record.tried.entry(item.content()).or_default().push(now);
         }
-        let now = self.now;
         let writes: Vec<Write> = batch.iter().map(|item| item.write()).collect();
         let written = match self.engine().map(|engine| engine.write(now, &writes)) {
             Some(Ok(written)) => Some(written),

@@ -147,8 +147,8 @@ pub enum EngineError {
     Unavailable(String),
     /// A file is not what the engine wrote. It will not get better by itself.
     #[error(
-        "{file} is damaged ({cause}); move it away to go on without the records of its time: the other replica of \
-             each still has them"
+        "{file} is damaged ({cause}); stop the node, put the file back or away, and start it again: without the file \
+             it goes on without the records of that time, which the other replica of each still has"
     )]
     Damaged {
         /// Name of the file.
@@ -274,6 +274,12 @@ impl Bucket {
         let start = now.0 - now.0 % length;
         Self { start, end: start.saturating_add(length) }
     }
+    /// The bucket of an arrival at `now` that comes after everything of this one. Where the retention has changed, and with
+    /// it the length, it begins no sooner than this one ends: buckets never overlap, so that each has a name of its own.
+    pub fn next(&self, now: UnixMillis, retention: Duration) -> Self {
+        let at = Self::at(now, retention);
+        Self { start: at.start.max(self.end), ..at }
+    }
     /// Whether an arrival at `now` belongs to it.
     pub fn contains(&self, now: UnixMillis) -> bool {
         (self.start..self.end).contains(&now.0)
@@ -332,6 +338,11 @@ mod tests {
             assert!(!bucket.is_over(UnixMillis(bucket.end + retention_s * 1_000 - 1), retention));
             assert!(bucket.is_over(UnixMillis(bucket.end + retention_s * 1_000), retention));
         }
+        // a longer retention makes longer buckets, which begin where the shorter ones end
+        let short = Bucket { start: 100_000, end: 110_000 };
+        let next = short.next(UnixMillis(112_000), Duration::from_secs(600));
+        assert_eq!(next, Bucket { start: 110_000, end: 150_000 });
+        assert_eq!(next.next(UnixMillis(150_000), Duration::from_secs(600)), Bucket { start: 150_000, end: 225_000 });
         // extremes neither panic nor wrap
         let last = Bucket::at(UnixMillis(u64::MAX), Duration::MAX);
         assert!(!last.is_over(UnixMillis(u64::MAX - 1), Duration::from_secs(1)));

@@ -24,6 +24,7 @@ pub mod intake;
 pub mod io;
 pub mod keys;
 pub mod leaving;
+pub mod log_watch;
 pub mod loops;
 pub mod losses;
 pub mod mix;

@@ -12,6 +12,7 @@ pub mod liar;
 pub mod metrics;
 pub mod netns;
 pub mod person;
+pub mod small_disk;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

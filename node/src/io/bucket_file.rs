@@ -3,7 +3,7 @@
 //! redb never shrinks a file and leaves deleted bodies in it, so records are not deleted: the whole file is unlinked
 //! when its bucket is over.
 
-use super::disk::{Disk, Watched};
+use super::disk::{Disk, Troubles, Watched};
 use crate::engine::{Bucket, EngineError};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable,
@@ -14,7 +14,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Box id → body.
 pub const BOXES: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("boxes");
@@ -25,8 +24,12 @@ pub const KNOWN: TableDefinition<'_, ([u8; 32], [u8; 32]), u64> = TableDefinitio
 /// Inbox id → entries in this file, highest number.
 pub const INBOXES: TableDefinition<'_, [u8; 32], (u64, u64)> = TableDefinition::new("inboxes");
 
-/// Page cache of one file. 16 MiB × 15 files of the default retention = 240 MiB at most, filled only by use.
-const CACHE_BYTES: usize = 16 << 20;
+/// Page cache of all files together, filled only by use. Each file gets its share when it is opened: 16 MiB each at the 15
+/// files of the default retention, 640 KiB at 400. What was opened when there were fewer keeps the larger share: with
+/// files made one by one, 256 MiB × (1 + ln(400/16)) = 1.1 GB at most.
+const CACHE_BYTES: usize = 256 << 20;
+/// Fewer files than this share as if they were so many.
+const CACHE_SHARES_MIN: usize = 16;
 const SUFFIX: &str = ".redb";
 const DOUBT: &str = "-doubt";
 
@@ -79,6 +82,8 @@ pub fn failed(file: &BucketName, error: impl Into<redb::Error>) -> EngineError {
             if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof));
     if damaged {
         EngineError::Damaged { file: file.to_string(), cause: error.to_string() }
+    } else if matches!(&error, redb::Error::Io(error) if error.kind() == io::ErrorKind::NotFound) {
+        EngineError::Damaged { file: file.to_string(), cause: "it is gone".to_owned() }
     } else {
         EngineError::Unavailable(error.to_string())
     }
@@ -97,7 +102,7 @@ pub struct BucketFile {
 
 struct Open {
     database: Database,
-    flush_failed: Arc<AtomicBool>,
+    troubles: Arc<Troubles>,
 }
 
 /// The tables of a file for reading.
@@ -138,12 +143,11 @@ impl<'t> Desk<'t> {
     }
 }
 
-fn database(backend: Box<dyn StorageBackend>) -> Result<Open, redb::Error> {
-    let (watched, flush_failed) = Watched::new(backend);
+fn database(watched: Watched, files: usize) -> Result<Database, redb::Error> {
+    let cache = CACHE_BYTES / files.max(CACHE_SHARES_MIN);
     // redb may panic on a file that something else has changed; that must not end the process without a word
-    catch_unwind(AssertUnwindSafe(move || Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(watched)))
+    catch_unwind(AssertUnwindSafe(move || Database::builder().set_cache_size(cache).create_with_backend(watched)))
         .unwrap_or_else(|_| Err(DatabaseError::Storage(StorageError::Corrupted("its structure is broken".to_owned()))))
-        .map(|database| Open { database, flush_failed })
         .map_err(redb::Error::from)
 }
 
@@ -158,12 +162,14 @@ fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
 
 impl BucketFile {
     /// Makes a new file with empty tables. It gets its name when it is complete, so that a crash leaves either nothing
-    /// or a good file.
-    pub fn create(disk: &dyn Disk, name: BucketName) -> Result<Self, EngineError> {
+    /// or a good file. `files`: how many there are then.
+    pub fn create(disk: &dyn Disk, name: BucketName, files: usize) -> Result<Self, EngineError> {
         let unfinished = format!("{name}{UNFINISHED}");
         let made =
             disk.create(&unfinished).map_err(|error| failed(&name, StorageError::Io(error))).and_then(|backend| {
-                let open = database(backend).map_err(|error| failed(&name, error))?;
+                let (watched, troubles) = Watched::new(backend);
+                let open = database(watched, files).map(|database| Open { database, troubles });
+                let open = open.map_err(|error| failed(&name, error))?;
                 let transaction = begin(&open.database).map_err(|error| failed(&name, error))?;
                 Desk::of(&transaction).map_err(|error| failed(&name, error))?;
                 transaction.commit().map_err(|error| failed(&name, error))?;
@@ -182,30 +188,66 @@ impl BucketFile {
         Self { name, records: 0, open: None, distrusted: false }
     }
 
-    /// Opens the file unless it is open.
-    pub fn ensure_open(&mut self, disk: &dyn Disk) -> Result<(), EngineError> {
+    /// Opens the file unless it is open. `files`: how many there are.
+    pub fn ensure_open(&mut self, disk: &dyn Disk, files: usize) -> Result<(), EngineError> {
         if self.open.is_none() {
-            let name = self.name;
-            let backend = disk.open(&name.to_string()).map_err(|error| failed(&name, StorageError::Io(error)))?;
-            self.open = Some(database(backend).map_err(|error| failed(&name, error))?);
+            self.open = Some(self.open_anew(disk, files)?);
             let shelf = self.shelf()?;
             let count = || Ok(shelf.boxes.len()?.saturating_add(shelf.entries.len()?));
-            self.records = count().map_err(|error: StorageError| failed(&name, error))?;
+            self.records = count().map_err(|error: StorageError| failed(&self.name, error))?;
         }
         Ok(())
     }
 
-    /// Closes the file, after which the next use opens it anew; says whether a flush has failed since it was opened.
-    pub fn close(&mut self) -> bool {
-        self.open.take().is_some_and(|open| {
-            drop(open.database);
-            open.flush_failed.load(Ordering::SeqCst)
-        })
+    fn open_anew(&mut self, disk: &dyn Disk, files: usize) -> Result<Open, EngineError> {
+        let found = disk.open(&self.name.to_string()).or_else(|error| {
+            // a renaming that failed may have been done all the same
+            let doubtful = BucketName { in_doubt: true, ..self.name };
+            let backend = disk.open(&doubtful.to_string()).map_err(|_| error)?;
+            self.name = doubtful;
+            Ok(backend)
+        });
+        let (watched, troubles) =
+            Watched::new(found.map_err(|error: io::Error| failed(&self.name, StorageError::Io(error)))?);
+        // what an earlier process wrote but never flushed is durable before anyone relies on having found it
+        let flushed = watched.sync_data().map_err(|error| redb::Error::from(StorageError::Io(error)));
+        match flushed.and_then(|()| database(watched, files)) {
+            Ok(database) => Ok(Open { database, troubles }),
+            Err(error) => {
+                if troubles.flush() {
+                    self.doubt(disk);
+                }
+                Err(failed(&self.name, error))
+            }
+        }
     }
 
-    /// Counts the file as in doubt for as long as this process lives.
-    pub fn distrust(&mut self) {
-        self.distrusted = true;
+    /// Whether it is open and something has failed since it was opened: it has to be opened anew.
+    pub fn is_broken(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.troubles.any())
+    }
+
+    /// Closes the file, after which the next use opens it anew. If a flush has failed since it was opened, it is in doubt.
+    pub fn close(&mut self, disk: &dyn Disk) {
+        if let Some(Open { database, troubles }) = self.open.take() {
+            // it writes a little when it is closed, and may find then that something else has changed the file
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(database)));
+            if troubles.flush() {
+                self.doubt(disk);
+            }
+        }
+    }
+
+    /// Marks the file as in doubt. If its renaming fails, the mark is at least kept as long as this process lives.
+    fn doubt(&mut self, disk: &dyn Disk) {
+        let doubtful = BucketName { in_doubt: true, ..self.name };
+        if self.is_doubtful() {
+            return;
+        }
+        match disk.rename(&self.name.to_string(), &doubtful.to_string()) {
+            Ok(()) => self.name = doubtful,
+            Err(_) => self.distrusted = true,
+        }
     }
 
     /// Whether what it holds does not count as durable.

@@ -23,6 +23,8 @@ const ANSWER_MAX: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions at a time.
 const CONNECTIONS: usize = 16;
+/// How often it is looked whether the socket still has its name.
+const LOOK: Duration = Duration::from_secs(5);
 /// Longest path a Unix socket can have on Linux is 107 bytes.
 const PATH_MAX: usize = 107;
 
@@ -68,12 +70,24 @@ pub fn bind(runtime_dir: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers until the process stops.
-pub async fn serve(listener: Arc<UnixListener>, status: Arc<Status>, phase: watch::Sender<Phase>) {
+/// Answers until the process stops. If somebody removes the socket, or the whole runtime directory, it is made anew: the
+/// operator must be able to ask.
+pub async fn serve(mut listener: Arc<UnixListener>, status: Arc<Status>, phase: watch::Sender<Phase>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut stopping = phase.subscribe();
+    let path = socket_path(&status.runtime_dir);
+    let mut looks = tokio::time::interval(LOOK);
     loop {
         let stream = tokio::select! {
+            _ = looks.tick() => {
+                if !path.exists() {
+                    match bind(&status.runtime_dir) {
+                        Ok(made) => listener = Arc::new(made),
+                        Err(error) => tracing::warn!(error = format!("{error:#}"), "the control socket is gone"),
+                    }
+                }
+                continue;
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {

@@ -10,7 +10,7 @@ use crate::io::live_keys::LiveKeys;
 use crate::io::process::ProcessState;
 use crate::loops::{LoopCounts, Loops};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counters of the packet path. Shared by all threads.
@@ -110,13 +110,14 @@ pub struct Published {
     counters: Arc<Counters>,
     /// A gateway's snapshot of the last epoch.
     frozen: Option<Mutex<Traffic>>,
+    log_failing: AtomicBool,
 }
 
 impl Published {
     /// `by_epoch` at a gateway, which shows `machine` until its first epoch ends.
     pub fn new(counters: Arc<Counters>, by_epoch: bool, machine: Machine) -> Self {
         let nothing = Traffic { drops: Drops::default().snapshot(), machine, ..Traffic::default() };
-        Self { counters, frozen: by_epoch.then(|| Mutex::new(nothing)) }
+        Self { counters, frozen: by_epoch.then(|| Mutex::new(nothing)), log_failing: AtomicBool::new(false) }
     }
 
     /// An epoch has ended.
@@ -124,6 +125,21 @@ impl Published {
         if let Some(frozen) = &self.frozen {
             *frozen.lock().unwrap_or_else(PoisonError::into_inner) = self.counters.read(machine);
         }
+    }
+
+    /// Packets dropped until now because their tags could not be written.
+    pub fn log_failures(&self) -> u64 {
+        self.counters.drops.of(DropReason::ReplayLogFailed)
+    }
+
+    /// Replay tags cannot be written (or can again). Clients have no part in that, so a gateway says it at once.
+    pub fn set_log_failing(&self, failing: bool) {
+        self.log_failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// Whether replay tags cannot be written.
+    pub fn is_log_failing(&self) -> bool {
+        self.log_failing.load(Ordering::Relaxed)
     }
 
     /// What may be shown now. `machine` is asked only if it may be shown.

@@ -17,12 +17,11 @@ pub trait Disk: Send {
     fn list(&self) -> io::Result<Vec<String>>;
     /// A new, empty file; an old one of the same name is gone.
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
-    /// An existing file, with everything in it flushed: what an earlier process wrote but never flushed is durable
-    /// before anyone relies on having found it.
+    /// An existing file.
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageBackend>>;
-    /// Gives a file another name.
+    /// Gives a file another name. On an error it has one of the two.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file.
+    /// Removes a file. One that is gone already is removed: an earlier call may have failed after that.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Length of a file, in bytes.
     fn size(&self, name: &str) -> io::Result<u64>;
@@ -71,7 +70,6 @@ impl Disk for Folder {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
-        file.sync_all()?;
         Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
     }
 
@@ -81,7 +79,11 @@ impl Disk for Folder {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))?;
+        match fs::remove_file(self.path.join(name)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         self.flush()
     }
 
@@ -90,37 +92,61 @@ impl Disk for Folder {
     }
 }
 
-/// A backend that remembers whether a flush ever failed. After a failed flush the kernel may count pages as clean that
-/// never reached the disk, so a later flush that succeeds proves nothing about them: the file is in doubt for good.
+/// What went wrong with a backend since it was opened.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    any: AtomicBool,
+    flush: AtomicBool,
+}
+
+impl Troubles {
+    /// Whether any call failed: the database on it refuses everything from then on.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::SeqCst)
+    }
+
+    /// Whether a flush failed. After that the kernel may count pages as clean that never reached the disk, so a later
+    /// flush that succeeds proves nothing about them: the file is in doubt for good.
+    pub fn flush(&self) -> bool {
+        self.flush.load(Ordering::SeqCst)
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|_| self.any.store(true, Ordering::SeqCst))
+    }
+}
+
+/// A backend that remembers what went wrong.
 #[derive(Debug)]
 pub struct Watched {
     inner: Box<dyn StorageBackend>,
-    flush_failed: Arc<AtomicBool>,
+    troubles: Arc<Troubles>,
 }
 
 impl Watched {
-    /// Watches `inner`; the flag becomes true at its first failed flush.
-    pub fn new(inner: Box<dyn StorageBackend>) -> (Self, Arc<AtomicBool>) {
-        let flush_failed = Arc::new(AtomicBool::new(false));
-        (Self { inner, flush_failed: Arc::clone(&flush_failed) }, flush_failed)
+    /// Watches `inner`.
+    pub fn new(inner: Box<dyn StorageBackend>) -> (Self, Arc<Troubles>) {
+        let troubles = Arc::new(Troubles::default());
+        (Self { inner, troubles: Arc::clone(&troubles) }, troubles)
     }
 }
 
 impl StorageBackend for Watched {
     fn len(&self) -> io::Result<u64> {
-        self.inner.len()
+        self.troubles.note(self.inner.len())
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
+        self.troubles.note(self.inner.read(offset, out))
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
+        self.troubles.note(self.inner.set_len(len))
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data().inspect_err(|_| self.flush_failed.store(true, Ordering::SeqCst))
+        let flushed = self.inner.sync_data().inspect_err(|_| self.troubles.flush.store(true, Ordering::SeqCst));
+        self.troubles.note(flushed)
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.inner.write(offset, data)
+        self.troubles.note(self.inner.write(offset, data))
     }
     fn close(&self) -> io::Result<()> {
         self.inner.close()

@@ -10,6 +10,8 @@ use crate::inbox;
 use redb::{ReadableTable as _, StorageError};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{BoxBody, BoxId};
+use std::cmp::Reverse;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Files at most. A year in days is 366; the rest is room for files that replace others after failed flushes. Each
 /// costs a descriptor and its cache.
@@ -34,7 +36,7 @@ impl RedbEngine {
                 names.push(name);
             }
         }
-        names.sort_unstable_by(|a, b| b.cmp(a));
+        names.sort_unstable_by_key(|name| Reverse((name.bucket.end, *name)));
         let mut engine = Self { disk, limits, files: names.into_iter().map(BucketFile::found).collect() };
         engine.ensure_open()?;
         Ok(engine)
@@ -42,43 +44,38 @@ impl RedbEngine {
 
     /// Opens what is closed. Every live file is needed for every answer: a box that cannot be looked for is not `empty`.
     fn ensure_open(&mut self) -> Result<(), EngineError> {
-        self.files.iter_mut().try_for_each(|file| file.ensure_open(&*self.disk))
+        let files = self.files.len();
+        self.files.iter_mut().try_for_each(|file| file.ensure_open(&*self.disk, files))
     }
 
-    /// After any failure: close everything, so that the next call starts from what is on the disk, and never again
-    /// write to a file whose flush failed.
+    /// After any failure: close what failed, so that the next call starts from what is on the disk, and never again write to
+    /// a file whose flush failed. If no call of any file failed, it was the content of one of them: all are closed.
     fn recover(&mut self) {
-        for file in &mut self.files {
-            if file.close() && !file.is_doubtful() {
-                let doubtful = BucketName { in_doubt: true, ..file.name };
-                // if even the rename fails, the mark is at least kept as long as this process lives; the file goes on
-                // under its old name
-                if self.disk.rename(&file.name.to_string(), &doubtful.to_string()).is_ok() {
-                    file.name = doubtful;
-                } else {
-                    file.distrust();
-                }
-            }
+        let known = self.files.iter().any(BucketFile::is_broken);
+        for file in self.files.iter_mut().filter(|file| !known || file.is_broken()) {
+            file.close(&*self.disk);
         }
     }
 
     /// Puts the file that arrivals at `now` go to in front of all others, making it if need be. A clock that went back
     /// writes on into the newest bucket: numbers and look-ups rely on the order of files.
     fn prepare(&mut self, now: UnixMillis) -> Result<(), EngineError> {
-        let next = match self.files.first() {
+        let next = match self.files.first().map(|file| (file.name, file.is_doubtful())) {
             None => BucketName { bucket: Bucket::at(now, self.limits.retention), series: 0, in_doubt: false },
-            Some(newest) if now.0 >= newest.name.bucket.end => {
-                BucketName { bucket: Bucket::at(now, self.limits.retention), series: 0, in_doubt: false }
+            Some((newest, _)) if now.0 >= newest.bucket.end => {
+                BucketName { bucket: newest.bucket.next(now, self.limits.retention), series: 0, in_doubt: false }
             }
-            Some(newest) if newest.is_doubtful() => {
-                BucketName { series: newest.name.series.saturating_add(1), in_doubt: false, ..newest.name }
+            Some((newest, true)) => BucketName { series: newest.series.saturating_add(1), in_doubt: false, ..newest },
+            // somebody may have removed it: what is written to a file without a name is lost when it is closed
+            Some((newest, false)) => {
+                let there = self.disk.size(&newest.to_string());
+                return there.map(|_| ()).map_err(|error| failed(&newest, StorageError::Io(error)));
             }
-            Some(_) => return Ok(()),
         };
         if self.files.len() >= FILES_MAX {
             return Err(EngineError::Unavailable(format!("more than {FILES_MAX} files; is the disk failing?")));
         }
-        let file = BucketFile::create(&*self.disk, next)?;
+        let file = BucketFile::create(&*self.disk, next, self.files.len() + 1)?;
         self.files.insert(0, file);
         Ok(())
     }
@@ -149,7 +146,12 @@ impl RedbEngine {
         Ok(next)
     }
 
-    fn or_recover<T>(&mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+    /// Runs `work`; after an error the engine is ready for the next call. redb may panic on pages that something else has
+    /// changed: one record of many must not end the process, whoever asks for it.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, EngineError>) -> Result<T, EngineError> {
+        let result = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
+            Err(EngineError::Unavailable("a file's structure is broken; restart the node to learn which".to_owned()))
+        });
         if result.is_err() {
             self.recover();
         }
@@ -241,18 +243,15 @@ impl Engine for RedbEngine {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let result = self.try_write(now, batch);
-        self.or_recover(result)
+        self.guarded(|engine| engine.try_write(now, batch))
     }
 
     fn get(&mut self, id: &BoxId) -> Result<Option<BoxBody>, EngineError> {
-        let result = self.try_get(id);
-        self.or_recover(result)
+        self.guarded(|engine| engine.try_get(id))
     }
 
     fn read(&mut self, inbox: &BoxId, after: u64) -> Result<Option<Entry>, EngineError> {
-        let result = self.try_read(inbox, after);
-        self.or_recover(result)
+        self.guarded(|engine| engine.try_read(inbox, after))
     }
 
     fn expire(&mut self, now: UnixMillis) -> Result<usize, EngineError> {
@@ -260,10 +259,7 @@ impl Engine for RedbEngine {
         let mut erased = 0;
         while let Some(at) = self.files.iter().position(|file| file.name.bucket.is_over(now, retention)) {
             let mut file = self.files.remove(at);
-            if file.close() {
-                // in case it cannot be removed and is read on
-                file.distrust();
-            }
+            file.close(&*self.disk);
             if let Err(error) = self.disk.remove(&file.name.to_string()) {
                 // still there: keep it in the list and try again at the next call
                 self.files.insert(at, file);
@@ -280,5 +276,7 @@ impl Engine for RedbEngine {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

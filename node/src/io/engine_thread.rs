@@ -6,13 +6,16 @@
 //! A flush to the disk takes 0.2 to 5 ms however much it covers, so writes that arrive together are committed together.
 //! Nobody is told that a write is stored before its batch is committed, and nothing is read while one is being
 //! committed, so a reader never sees what might still be lost.
+//!
+//! An engine that fails is asked again with every batch, and an engine that is too slow works off what waits: writes, so
+//! that the writer's next attempt finds them done, but no reads whose answer has left without them.
 
 use super::host::Clock;
 use super::live_keys::LiveKeys;
 use super::store_seam::StoreReport;
 use super::tag_log::{LogError, Memory};
 use crate::drops::{DropReason, Drops};
-use crate::engine::{Engine, EngineError, Limits, Outcome, Task, Write};
+use crate::engine::{Engine, EngineError, Limits, Outcome, Task, Write, Written};
 use crate::replay::Tag;
 use crate::replica::Job;
 use shoal_protocol::UnixMillis;
@@ -29,6 +32,9 @@ use tracing::{info, warn};
 const GATHER: Duration = Duration::from_millis(2);
 /// Tasks of one batch at most. 256 × 1.9 kB = 0.5 MB; larger batches are no faster (18,000 boxes/s from 64 on).
 const BATCH_MAX: usize = 256;
+/// Lines in the log about a store that fails and works again come no closer than this: one that does both in turn would
+/// fill the disk that it has no room on.
+const QUIET: Duration = Duration::from_secs(10);
 /// Tasks that wait for the thread. 1,024 × 1.9 kB = 2 MB; a disk that needs 5 ms a commit works them off in four
 /// batches, 20 ms. What finds the queue full is answered `unavailable`.
 const QUEUE: usize = 1_024;
@@ -67,17 +73,19 @@ pub struct EngineClient {
 }
 
 impl EngineClient {
-    /// Starts the thread. Outcomes go to `done`; how the engine does goes to `report`; what is not done is counted in
-    /// `drops`, and a log that is torn is reported to `keys`.
+    /// Starts the thread. `clock` is the one that jobs name their time by. Outcomes go to `done`; how the engine does goes
+    /// to `report`; what is not done is counted in `drops`, and a log that is torn is reported to `keys`.
     pub fn start(
         engine: Box<dyn Engine>,
+        clock: Clock,
         done: mpsc::Sender<Done>,
         report: Arc<StoreReport>,
         drops: Arc<Drops>,
         keys: Arc<LiveKeys>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (messages, received) = sync_channel(QUEUE);
-        let worker = Worker { engine, clock: Clock::start(), done, report, drops, keys, failing: false };
+        let (works, pace) = (Works::default(), Pace::default());
+        let worker = Worker { engine, clock, done, report, drops, keys, works, pace };
         let thread = thread::Builder::new().name("store-engine".to_owned()).spawn(move || worker.run(&received))?;
         Ok((Self { messages }, thread))
     }
@@ -102,11 +110,87 @@ struct Worker {
     report: Arc<StoreReport>,
     drops: Arc<Drops>,
     keys: Arc<LiveKeys>,
-    failing: bool,
+    works: Works,
+    pace: Pace,
+}
+
+/// What an engine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Write,
+    Read,
+    Erase,
+}
+
+/// What works. One does not speak for the other: from a full disk one can read.
+#[derive(Debug, Default)]
+struct Works {
+    /// Why not; `None`: it works, as far as anybody knows.
+    failing: [Option<String>; 3],
+    /// When the log was last written.
+    said: Option<Duration>,
+}
+
+impl Works {
+    /// Takes how something went; says whether everything works now if that has changed.
+    fn observe(&mut self, doing: Doing, failure: Option<String>) -> Option<Result<(), String>> {
+        let before = self.first();
+        if let Some(slot) = self.failing.get_mut(doing as usize) {
+            *slot = failure;
+        }
+        let now = self.first();
+        (before.is_ok() != now.is_ok()).then_some(now)
+    }
+
+    fn first(&self) -> Result<(), String> {
+        self.failing.iter().flatten().next().map_or(Ok(()), |why| Err(why.clone()))
+    }
+
+    /// Whether it may be said in the log now.
+    fn may_say(&mut self, now: Duration) -> bool {
+        let quiet = self.said.is_some_and(|said| now.saturating_sub(said) < QUIET);
+        if !quiet {
+            self.said = Some(now);
+        }
+        !quiet
+    }
+}
+
+/// Whether outcomes come in time for their answers.
+#[derive(Debug, Default)]
+struct Pace {
+    outcomes: u64,
+    late: u64,
+    slow: bool,
+}
+
+impl Pace {
+    fn observe(&mut self, late: bool) {
+        self.outcomes += 1;
+        self.late += u64::from(late);
+    }
+
+    /// Judges what came since the last call: slow if at least half of it was late. `Some` if that has changed.
+    fn judge(&mut self) -> Option<bool> {
+        let Self { outcomes, late, slow } = std::mem::take(self);
+        // who was asked nothing is as slow as before
+        self.slow = if outcomes == 0 { slow } else { late * 2 >= outcomes };
+        (self.slow != slow).then_some(self.slow)
+    }
+}
+
+/// Says that the store is closed when the thread ends, however it ends.
+struct Closing(Arc<StoreReport>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.set_open(false);
+    }
 }
 
 impl Worker {
     fn run(mut self, received: &Receiver<Message>) {
+        let _closing = Closing(Arc::clone(&self.report));
         self.report_size();
         self.report.set_open(true);
         while let Ok(first) = received.recv() {
@@ -126,7 +210,6 @@ impl Worker {
                 break;
             }
         }
-        self.report.set_open(false);
     }
 
     /// Tags first, then writes, then reads; `false` if nobody takes outcomes any more.
@@ -156,29 +239,49 @@ impl Worker {
                 Task::Get(_) | Task::Read { .. } => reads.push((job, task)),
             }
         }
-        let written = self.engine.write(now, &writes);
-        let outcomes: Vec<Outcome> = match self.noted(written) {
+        let written = if writes.is_empty() { Some(Vec::new()) } else { self.write(now, &writes) };
+        let outcomes: Vec<Outcome> = match written {
             Some(written) => written.into_iter().map(Outcome::Written).collect(),
             None => vec![Outcome::Failed; writes.len()],
         };
         for (job, outcome) in jobs.into_iter().zip(outcomes) {
+            self.pace.observe(self.is_late(job));
             if self.done.blocking_send(Done { job, outcome }).is_err() {
                 return false;
             }
         }
         for (job, task) in reads {
+            let late = self.is_late(job);
+            self.pace.observe(late);
             let outcome = match task {
-                Task::Get(id) => self.engine.get(&id).map(Outcome::Got),
-                Task::Read { inbox, after } => self.engine.read(&inbox, after).map(Outcome::Entry),
+                Task::Get(_) | Task::Read { .. } if late => Some(Outcome::Failed),
+                Task::Get(id) => {
+                    let got = self.engine.get(&id).map(Outcome::Got);
+                    self.noted(Doing::Read, got)
+                }
+                Task::Read { inbox, after } => {
+                    let read = self.engine.read(&inbox, after).map(Outcome::Entry);
+                    self.noted(Doing::Read, read)
+                }
                 // sorted out above
-                Task::Write(_) => Ok(Outcome::Failed),
+                Task::Write(_) => None,
             };
-            let outcome = self.noted(outcome).unwrap_or(Outcome::Failed);
+            let outcome = outcome.unwrap_or(Outcome::Failed);
             if self.done.blocking_send(Done { job, outcome }).is_err() {
                 return false;
             }
         }
         true
+    }
+
+    fn write(&mut self, now: UnixMillis, writes: &[Write]) -> Option<Vec<Written>> {
+        let written = self.engine.write(now, writes);
+        self.noted(Doing::Write, written)
+    }
+
+    /// Whether the answer that a job is for has left without it.
+    fn is_late(&self, job: Job) -> bool {
+        job.0 <= self.clock.monotonic()
     }
 
     /// Writes the tags of a batch, those of one key in one go; says for each epoch whether they are in its log. Keys of at
@@ -202,10 +305,16 @@ impl Worker {
     fn tend(&mut self, now: UnixMillis, limits: Limits) {
         self.engine.set_limits(limits);
         let expired = self.engine.expire(now);
-        if let Some(erased @ 1..) = self.noted(expired) {
+        if let Some(erased @ 1..) = self.noted(Doing::Erase, expired) {
             info!(erased, "erased buckets whose retention is over");
         }
         self.report_size();
+        if let Some(slow) = self.pace.judge() {
+            self.report.set_slow(slow);
+            if slow && self.works.may_say(self.clock.monotonic()) {
+                warn!("the store's disk is too slow: answers leave without what it did, and clients ask again");
+            }
+        }
     }
 
     fn report_size(&mut self) {
@@ -214,24 +323,29 @@ impl Worker {
     }
 
     /// Logs and reports when the engine begins to fail and when it works again, not every failure.
-    fn noted<T>(&mut self, result: Result<T, EngineError>) -> Option<T> {
-        match result {
-            Ok(value) => {
-                if self.failing {
-                    self.failing = false;
-                    self.report.set_open(true);
+    fn noted<T>(&mut self, doing: Doing, result: Result<T, EngineError>) -> Option<T> {
+        let (value, failure) = match result {
+            Ok(value) => (Some(value), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        match self.works.observe(doing, failure) {
+            None => {}
+            Some(Ok(())) => {
+                self.report.set_open(true);
+                if self.works.may_say(self.clock.monotonic()) {
                     info!("the store works again");
                 }
-                Some(value)
             }
-            Err(error) => {
-                if !self.failing {
-                    self.failing = true;
-                    self.report.set_open(false);
+            Some(Err(error)) => {
+                self.report.set_failed(&error);
+                if self.works.may_say(self.clock.monotonic()) {
                     warn!(%error, "the store fails; nothing is acknowledged until it works again");
                 }
-                None
             }
         }
+        value
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! Files that only this node may read: written whole or not at all, 0600 in directories 0700.
 
+use crate::io::host;
 use anyhow::{Context as _, Result};
+use rand::Rng as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -95,13 +97,15 @@ pub fn erase(path: &Path) -> Result<()> {
     overwritten.with_context(describe)
 }
 
-/// Name of this run of the machine; changes at every reboot. Zero where the system does not tell.
+/// Name of this run of the machine; changes at every reboot. Random where the system does not tell: then no key survives a
+/// restart, because nobody knows whether its log, which is not flushed, survived a power cut.
 pub fn boot_id() -> [u8; 16] {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let mut id = [0; 16];
-    // an unreadable id stays zero: then keys survive a reboot exactly if their files do
-    let _ = hex::decode_to_slice(digits, &mut id);
+    if hex::decode_to_slice(digits, &mut id).is_err() {
+        host::generator().fill_bytes(&mut id);
+    }
     id
 }
 

@@ -113,6 +113,12 @@ impl Status {
             let until = self.out_until(me).map_or("a later epoch".to_owned(), |epoch| format!("epoch {epoch}"));
             reasons.push(format!("the consensus lists keys that this node no longer holds; out until {until}"));
         }
+        if self.published.is_log_failing() {
+            let dir = self.runtime_dir.display();
+            reasons.push(format!(
+                "replay tags cannot be written: no packet leaves until {dir} has room and can be written"
+            ));
+        }
         if me.standby {
             // nothing is asked of a node that stands by
             return reasons;
@@ -131,9 +137,7 @@ impl Status {
         if let Some(store) = &self.store {
             let (wanted, up) = store.links();
             let others = consensus.stores().filter(|node| node.identity != self.identity).count() as u64;
-            if !store.is_open() {
-                reasons.push("the store is not open".to_owned());
-            }
+            reasons.extend(store.problem());
             if wanted < others || up < wanted {
                 reasons.push(format!("{up} of {others} links to other stores are up"));
             }

@@ -113,11 +113,19 @@ impl KeyFiles {
         Ok((keys, memories))
     }
 
-    /// Writes fresh keys: logs first, then the key.
+    /// Writes fresh keys: logs first, then the key. The directory is made anew if somebody removed it. What could not be
+    /// written whole is erased.
     pub fn create(&self, keys: &EpochKeys) -> Result<Memories> {
-        let memories = self.memories(keys, Memory::create)?;
-        files::write_private(&self.path(keys.epoch, KEY), &keys.to_stored(&self.network, &self.boot))?;
-        Ok(memories)
+        let write = || {
+            files::private_dir(&self.dir)?;
+            let memories = self.memories(keys, Memory::create)?;
+            files::write_private(&self.path(keys.epoch, KEY), &keys.to_stored(&self.network, &self.boot))?;
+            Ok(memories)
+        };
+        write().inspect_err(|_| {
+            // what stays is erased at the next start
+            let _ = self.erase(keys.epoch);
+        })
     }
 
     fn memories(&self, keys: &EpochKeys, open: fn(&Path, &Hash, ReplaySet) -> Result<Memory>) -> Result<Memories> {

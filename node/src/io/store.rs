@@ -148,7 +148,7 @@ async fn start_engine(context: &StoreContext, done: mpsc::Sender<Done>) -> Resul
         }
     };
     let StoreContext { report, drops, keys, .. } = context;
-    EngineClient::start(Box::new(engine), done, Arc::clone(report), Arc::clone(drops), Arc::clone(keys))
+    EngineClient::start(Box::new(engine), context.clock, done, Arc::clone(report), Arc::clone(drops), Arc::clone(keys))
         .context("starting the storage thread")
 }
 

@@ -69,6 +69,9 @@ pub struct StoreContext {
 #[derive(Debug, Default)]
 pub struct StoreReport {
     open: AtomicBool,
+    slow: AtomicBool,
+    /// Why it is not open, if it was.
+    failure: Mutex<Option<String>>,
     links_wanted: AtomicU64,
     links_up: AtomicU64,
     /// Records and bytes as they are.
@@ -100,7 +103,17 @@ fn coarse(n: u64, step: u64) -> u64 {
 impl StoreReport {
     /// The database is open and answers (or not any more).
     pub fn set_open(&self, open: bool) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.open.store(open, Ordering::Relaxed);
+    }
+    /// The database fails, and why.
+    pub fn set_failed(&self, why: &str) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        self.open.store(false, Ordering::Relaxed);
+    }
+    /// Half of what the database does, or more, comes too late for its answer (or not any more).
+    pub fn set_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::Relaxed);
     }
     /// Outgoing links to other stores: how many the consensus asks for and how many are up.
     pub fn set_links(&self, wanted: u64, up: u64) {
@@ -123,6 +136,16 @@ impl StoreReport {
     /// Whether the database is open.
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
+    }
+    /// What keeps the database from serving, for people; `None` while it serves.
+    pub fn problem(&self) -> Option<String> {
+        if !self.is_open() {
+            let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let why = failure.map_or_else(String::new, |why| format!(": {why}"));
+            return Some(format!("the store is not open{why}"));
+        }
+        let slow = self.slow.load(Ordering::Relaxed);
+        slow.then(|| "the store's disk is too slow: answers leave without what it did".to_owned())
     }
     /// Links to other stores: wanted, up.
     pub fn links(&self) -> (u64, u64) {

@@ -5,6 +5,7 @@ use crate::io::host::Clock;
 use crate::io::lateness::Lateness;
 use crate::io::live_keys::LiveKeys;
 use crate::keys::OfEpoch as _;
+use crate::log_watch::LogWatch;
 use crate::replay::{Fill, FillAlarm};
 use crate::view::View;
 use arc_swap::ArcSwapOption;
@@ -43,7 +44,7 @@ pub struct Turn {
 impl Turn {
     /// Runs until nobody brings documents any more.
     pub async fn run(mut self) {
-        let mut alarm = FillAlarm::default();
+        let (mut alarm, mut watch) = (FillAlarm::default(), LogWatch::default());
         let mut epoch = self.schedule.epoch_at(self.clock.wall());
         loop {
             let newest = self.consensus.borrow_and_update().clone();
@@ -58,6 +59,7 @@ impl Turn {
                 self.lateness.epoch_ended();
             }
             self.look_at_replay_sets(&mut alarm);
+            self.look_at_replay_logs(&mut watch);
             let wait =
                 self.schedule.start(epoch.plus(1)).since(now).clamp(Duration::from_millis(1), Duration::from_secs(1));
             tokio::select! {
@@ -65,6 +67,17 @@ impl Turn {
                 changed = self.before.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    fn look_at_replay_logs(&self, watch: &mut LogWatch) {
+        let Some(failing) = watch.observe(self.published.log_failures(), self.clock.monotonic()) else { return };
+        self.published.set_log_failing(failing);
+        if failing {
+            let next = "make room in the runtime directory; it goes on by itself";
+            tracing::error!(next, "replay tags cannot be written: no packet leaves until they can");
+        } else {
+            tracing::info!("replay tags are written again");
         }
     }
 

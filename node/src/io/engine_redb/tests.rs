@@ -2,9 +2,7 @@ use super::*;
 use crate::engine::Totals;
 use crate::io::disk::Folder;
 use crate::io::engine_conformance::{self, LIMITS, NOW, Place, append, body, id, put};
-use crate::io::torn_disk::TornDisk;
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+use crate::io::torn_disk::{Fault, TornDisk};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -98,116 +96,12 @@ fn a_file_cut_short_or_overwritten_is_named_not_trusted() {
     }
 }
 
-/// A store that works until the disk dies at some operation, then loses power. Says how many operations it made.
-fn crash_once(seed: u64, dies_in: u64) -> u64 {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let disk = TornDisk::default();
-    let mut acknowledged: Vec<(u64, u64)> = Vec::new();
-    let mut entries = 0;
-    let mut now = NOW;
-    let mut engine = open(&disk, LIMITS);
-    disk.die_in(dies_in);
-    for round in 0..12u64 {
-        now = now.plus(Duration::from_secs(rng.random_range(0..40)));
-        let boxes: Vec<(u64, u64)> = (0..rng.random_range(1..6)).map(|i| (round * 10 + i, rng.random())).collect();
-        let mut batch: Vec<Write> = boxes.iter().map(|(name, content)| put(*name, *content)).collect();
-        batch.push(append(5, 1_000 + round));
-        match engine.write(now, &batch) {
-            Ok(written) => {
-                assert!(written.iter().all(|written| *written == Written::Stored));
-                acknowledged.extend(boxes);
-                entries = round + 1;
-            }
-            Err(EngineError::Unavailable(_)) => break,
-            Err(other) => panic!("{other}"),
-        }
-    }
-    let operations = disk.operations();
-    drop(engine);
-    disk.crash(&mut rng);
-    let mut engine = open(&disk, LIMITS);
-    for (name, content) in &acknowledged {
-        assert_eq!(engine.get(&id(*name)).expect("works"), Some(body(*content)), "seed {seed}, died in {dies_in}");
-    }
-    let mut after = 0;
-    let mut found = 0;
-    while let Some(entry) = engine.read(&id(5), after).expect("works") {
-        after = entry.number;
-        found += 1;
-    }
-    assert!(found >= entries, "seed {seed}, died in {dies_in}");
-    // and it goes on
-    let again: Vec<Write> = acknowledged.iter().map(|(name, content)| put(*name, *content)).collect();
-    assert!(engine.write(now, &again).expect("works").iter().all(|written| *written == Written::Stored));
-    assert_eq!(engine.write(now, &[put(999, 1)]).expect("works"), [Written::Stored]);
-    operations
-}
-
-#[test]
-fn nothing_acknowledged_is_lost_in_a_torn_write() {
-    let whole = crash_once(0, u64::MAX / 2);
-    for seed in 0..150 {
-        let mut rng = StdRng::seed_from_u64(1_000 + seed);
-        crash_once(seed, rng.random_range(0..whole));
-    }
-}
-
-/// The full size of the test before: run it with `cargo test -p shoal-node --lib torn -- --ignored`.
-#[test]
-#[ignore = "10,000 crashes take a minute or two"]
-fn nothing_acknowledged_is_lost_in_ten_thousand_torn_writes() {
-    let whole = crash_once(0, u64::MAX / 2);
-    for seed in 0..10_000 {
-        crash_once(seed, StdRng::seed_from_u64(1_000 + seed).random_range(0..whole));
-    }
-}
-
-/// Twelve writes, each repeated until acknowledged as a client does, while one flush fails; then the power goes. Says
-/// how many operations the disk made and how many writes failed.
-fn fail_a_flush_once(seed: u64, fails_in: u64) -> (u64, u32) {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let disk = TornDisk::default();
-    let mut engine = open(&disk, LIMITS);
-    disk.fail_a_flush_in(fails_in);
-    let mut failures = 0;
-    for name in 0..12u64 {
-        while engine.write(NOW, &[put(name, name), append(7, name)]).is_err() {
-            failures += 1;
-            assert!(failures < 5, "seed {seed}: it does not recover");
-        }
-    }
-    let operations = disk.operations();
-    drop(engine);
-    disk.crash(&mut rng);
-    let mut engine = open(&disk, LIMITS);
-    for name in 0..12 {
-        assert_eq!(engine.get(&id(name)).expect("works"), Some(body(name)), "seed {seed}");
-    }
-    let mut bodies = Vec::new();
-    let mut after = 0;
-    while let Some(entry) = engine.read(&id(7), after).expect("works") {
-        after = entry.number;
-        bodies.push(entry.body);
-    }
-    assert!((0..12).all(|name| bodies.contains(&body(name))), "seed {seed}");
-    let second = engine.write(NOW, &[put(3, 99)]).expect("works");
-    assert_eq!(second, [Written::Taken], "seed {seed}: write-once holds over the file in doubt");
-    (operations, failures)
-}
-
-#[test]
-fn a_failed_flush_is_never_acknowledged_not_even_on_repetition() {
-    let (whole, _) = fail_a_flush_once(0, u64::MAX / 2);
-    let failed: u32 = (0..100).map(|n| fail_a_flush_once(n, n * whole / 100).1).sum();
-    assert!(failed >= 80, "only {failed} of 100 failures were met");
-}
-
 #[test]
 fn a_file_whose_flush_failed_is_read_but_never_written_or_believed_again() {
     let disk = TornDisk::default();
     let mut engine = open(&disk, LIMITS);
     engine.write(NOW, &[put(1, 1), append(7, 1)]).expect("works");
-    disk.fail_a_flush_in(0);
+    disk.fault_in(Fault::FlushLost, 0);
     assert!(engine.write(NOW, &[put(2, 2)]).is_err());
     // what was in it counts as not durable: it is written once more before it is acknowledged once more
     let again = [put(1, 1), append(7, 1), put(2, 2)];
@@ -218,7 +112,7 @@ fn a_file_whose_flush_failed_is_read_but_never_written_or_believed_again() {
     assert_eq!(names.iter().map(|name| (name.series, name.in_doubt)).collect::<Vec<_>>(), [(0, true), (1, false)]);
     let inside = |name: &BucketName| {
         let mut file = BucketFile::found(*name);
-        file.ensure_open(&disk).expect("opens");
+        file.ensure_open(&disk, 1).expect("opens");
         file.records
     };
     drop(engine);
@@ -234,11 +128,112 @@ fn a_disk_that_comes_back_is_used_again() {
     let disk = TornDisk::default();
     let mut engine = open(&disk, LIMITS);
     engine.write(NOW, &[put(1, 1)]).expect("works");
-    disk.die_in(0);
+    disk.fault_in(Fault::Dies, 0);
     for _ in 0..3 {
         assert!(matches!(engine.write(NOW, &[put(2, 2)]), Err(EngineError::Unavailable(_))));
     }
-    disk.die_in(u64::MAX / 2);
+    disk.heal();
     assert_eq!(engine.write(NOW, &[put(2, 2)]).expect("works"), [Written::Stored]);
     assert_eq!(engine.get(&id(1)).expect("works"), Some(body(1)));
+}
+
+#[test]
+fn a_longer_retention_gives_no_file_the_name_of_another() {
+    let disk = TornDisk::default();
+    let short = Limits { retention: Duration::from_secs(80), ..LIMITS };
+    // buckets of 10 s, then of 75 s, of which one would begin before this one
+    let now = UnixMillis(NOW.0 - NOW.0 % 75_000 + 70_000);
+    let later = now.plus(Duration::from_secs(12));
+    let mut engine = open(&disk, short);
+    engine.write(now, &[put(1, 1)]).expect("works");
+    engine.set_limits(LIMITS);
+    for name in 2..5 {
+        engine.write(later, &[put(name, name)]).expect("works");
+        drop(engine);
+        engine = open(&disk, LIMITS);
+    }
+    for name in 1..5 {
+        assert_eq!(engine.get(&id(name)).expect("works"), Some(body(name)), "box {name}");
+    }
+    assert_eq!(disk.list().expect("works").len(), 2);
+}
+
+#[test]
+fn a_file_that_is_gone_takes_no_more_writes() {
+    let place = folder();
+    let mut engine = place.open(LIMITS);
+    engine.write(NOW, &[put(1, 1)]).expect("works");
+    let path = fs::read_dir(place.0.path()).expect("reads").next().expect("one").expect("reads").path();
+    let kept = place.0.path().join("kept");
+    fs::rename(&path, &kept).expect("renamed");
+    for _ in 0..2 {
+        match engine.write(NOW, &[put(2, 2)]) {
+            Err(EngineError::Damaged { file, cause }) => {
+                assert!(path.ends_with(&file) && cause.contains("gone"), "{file}: {cause}");
+            }
+            other => panic!("acknowledged what the next start would not find: {other:?}"),
+        }
+    }
+    fs::rename(&kept, &path).expect("renamed");
+    assert_eq!(engine.write(NOW, &[put(2, 2)]).expect("works"), [Written::Stored]);
+    assert_eq!(engine.get(&id(1)).expect("works"), Some(body(1)));
+}
+
+#[test]
+fn broken_pages_end_no_process() {
+    let (mut refused, mut broken) = (0, 0);
+    for seed in 0..60 {
+        let disk = TornDisk::default();
+        let mut engine = open(&disk, LIMITS);
+        engine.write(NOW, &(0..60).map(|n| put(n, n)).collect::<Vec<_>>()).expect("works");
+        drop(engine);
+        let name = disk.list().expect("works").remove(0);
+        let length = usize::try_from(disk.size(&name).expect("there")).expect("small");
+        // behind the header, a byte of every few pages, at another place for every seed
+        (0..length).skip(4_096 + seed * 67).step_by(12_288 - seed).for_each(|at| disk.damage(&name, at));
+        let Ok(mut engine) = RedbEngine::open(Box::new(disk.clone()), LIMITS) else {
+            refused += 1;
+            continue;
+        };
+        for n in 0..60 {
+            // its content, another one, nothing, an error: anything but the end of the thread
+            broken += u32::from(!matches!(engine.get(&id(n)), Ok(Some(found)) if found == body(n)));
+            let _ = engine.write(NOW, &[put(1_000 + n, n)]);
+        }
+    }
+    eprintln!("{refused} of 60 files are not opened; {broken} reads met the damage");
+    assert!(refused > 0 || broken > 0, "no damage was met");
+}
+
+#[test]
+fn what_was_removed_half_is_removed_at_the_next_call() {
+    let disk = TornDisk::default();
+    let mut engine = open(&disk, LIMITS);
+    engine.write(NOW, &[put(1, 1)]).expect("works");
+    let over = NOW.plus(Duration::from_secs(3_600));
+    disk.fault_in(Fault::DoneButDenied, 0);
+    assert!(engine.expire(over).is_err());
+    assert_eq!(engine.expire(over).expect("works"), 1);
+    assert_eq!(engine.write(over, &[put(2, 2)]).expect("works"), [Written::Stored]);
+}
+
+#[test]
+fn a_full_disk_keeps_nobody_from_reading_in_other_files() {
+    let disk = TornDisk::default();
+    let mut engine = open(&disk, LIMITS);
+    engine.write(NOW, &[put(1, 1)]).expect("works");
+    let later = NOW.plus(Duration::from_secs(200));
+    engine.write(later, &[put(2, 2)]).expect("works");
+    disk.fault_in(Fault::Full, 0);
+    for n in 0..200 {
+        let opened = disk.operations();
+        let refused = engine.write(later, &(0..50).map(|i| put(100 + n * 50 + i, n)).collect::<Vec<_>>()).is_err();
+        assert_eq!(engine.get(&id(1)).expect("reads"), Some(body(1)));
+        assert_eq!(engine.get(&id(2)).expect("reads"), Some(body(2)));
+        if refused && n > 100 {
+            assert!(disk.operations() - opened < 60, "only the file that failed is opened anew");
+            return;
+        }
+    }
+    panic!("the disk never was full");
 }

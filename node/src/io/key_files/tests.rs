@@ -83,6 +83,103 @@ fn a_lost_or_foreign_log_destroys_the_keys() {
 }
 
 #[test]
+fn a_key_file_cut_short_or_too_long_is_destroyed_wherever_it_is_cut() {
+    let whole = {
+        let fixture = fixture();
+        fs::read(fixture.files.path(Epoch(7), KEY)).expect("read")
+    };
+    let longer = [&whole[..], &[0]].concat();
+    let huge = [&whole[..], &vec![0; 5 << 20]].concat();
+    for damaged in (0..whole.len()).map(|length| &whole[..length]).chain([&longer[..], &huge[..]]) {
+        let fixture = fixture();
+        fs::write(fixture.files.path(Epoch(7), KEY), damaged).expect("written");
+        assert!(restored(&fixture.files).1.is_empty(), "{} bytes", damaged.len());
+        assert_eq!(fs::read_dir(fixture.dir.path()).expect("listed").count(), 0);
+    }
+}
+
+/// A process that dies while it writes tags leaves any number of their bytes. What was acknowledged before is known
+/// ever after, or the key is gone.
+#[test]
+fn no_tag_is_forgotten_wherever_the_writing_of_the_next_ones_was_torn() {
+    const NEXT: [[u8; 32]; 4] = [[11; 32], [12; 32], [13; 32], [14; 32]];
+    let torn = |kind: &str, keep: usize| {
+        let fixture = fixture();
+        let path = fixture.files.path(Epoch(7), kind);
+        let acknowledged = fs::metadata(&path).expect("there").len();
+        let (_, mut back) = restored(&fixture.files);
+        let Memories { replay, seen } = back.remove(0).memories;
+        let memory = if kind == REPLAY { replay } else { seen.expect("a store's") };
+        memory.log(&NEXT.map(|name| memory.insert(&name).1)).expect("written");
+        drop(memory);
+        let log = OpenOptions::new().write(true).open(&path).expect("opened");
+        log.set_len(acknowledged + keep as u64).expect("cut");
+        fixture
+    };
+    for kind in [REPLAY, SEEN] {
+        for keep in 0..=NEXT.len() * 16 {
+            let fixture = torn(kind, keep);
+            // twice: what the first restart repaired, the second one still knows
+            for restart in 0..2 {
+                let (_, mut back) = restored(&fixture.files);
+                let Memories { replay, seen } = back.pop().expect("the key lives").memories;
+                let memory = if kind == REPLAY { replay } else { seen.expect("a store's") };
+                assert!(NAMES.iter().all(|name| memory.insert(name).0 == Insertion::Repeated), "{kind} {keep}");
+                let whole = NEXT.iter().take(keep / 16);
+                assert!({ whole }.all(|name| memory.insert(name).0 == Insertion::Repeated), "{kind} {keep}");
+                let fresh = [40 + restart; 32];
+                memory.log(&[memory.insert(&fresh).1]).expect("written");
+                if restart == 1 {
+                    assert_eq!(memory.insert(&[40; 32]).0, Insertion::Repeated, "{kind} {keep}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_whose_header_is_torn_destroys_the_keys_wherever_it_is_torn() {
+    for kind in [REPLAY, SEEN] {
+        for length in 0..40 {
+            let fixture = fixture();
+            let log = OpenOptions::new().write(true).open(fixture.files.path(Epoch(7), kind)).expect("opened");
+            log.set_len(length).expect("cut");
+            assert!(restored(&fixture.files).1.is_empty(), "{kind} {length}");
+            assert_eq!(fs::read_dir(fixture.dir.path()).expect("listed").count(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_log_that_holds_more_than_its_capacity_destroys_the_keys() {
+    let Fixture { dir, .. } = fixture();
+    let small = KeyFiles::new(dir.path(), NETWORK, 1);
+    assert!(restored(&small).1.is_empty());
+    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
+}
+
+#[test]
+fn a_directory_that_is_gone_is_made_anew_for_the_next_keys() {
+    let Fixture { dir, files, .. } = fixture();
+    fs::remove_dir_all(dir.path()).expect("removed");
+    let keys = KeyRing::new(true).fill(Epoch(8), &mut StdRng::seed_from_u64(2)).remove(0);
+    files.create(&keys).expect("created");
+    assert_eq!(restored(&files).1.len(), 1);
+}
+
+#[test]
+fn a_log_that_cannot_be_cut_back_is_torn_for_good() {
+    let Fixture { dir: _dir, files, keys } = fixture();
+    // writing to it fails, and so does cutting
+    let path = files.path(Epoch(7), REPLAY);
+    fs::remove_file(&path).expect("removed");
+    std::os::unix::fs::symlink("/dev/full", &path).expect("linked");
+    let id = Hash::of("shoal/1 node replay log of key", keys.mix.public().as_bytes());
+    let opened = Memory::create(&path, &id, ReplaySet::new(keys.tag_key(), 10));
+    assert!(opened.is_err(), "not even a header can be written: there is no key");
+}
+
+#[test]
 fn what_a_crash_left_half_written_is_erased() {
     let Fixture { dir, files, .. } = fixture();
     // a crash before the key got its name, in an epoch that is used and in one that never came to be

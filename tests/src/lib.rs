@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod liar;
 pub mod metrics;
 pub mod netns;
+pub mod paper;
 pub mod person;
 pub mod testnet;
 #[cfg(target_os = "linux")]

@@ -1,6 +1,7 @@
 //! A network of one real node process and paper neighbours: this test is its authority, its neighbours and its clients,
 //! over real links.
 
+use crate::binary;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
@@ -28,14 +29,17 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long anything may take before a test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// A neighbour that this test plays.
-pub(crate) struct Neighbour {
-    pub(crate) key: IdentityKey,
-    pub(crate) mix: X25519Secret,
-    pub(crate) endpoint: Endpoint,
+pub struct Neighbour {
+    /// Its identity key.
+    pub key: IdentityKey,
+    /// Its mix key, the same in every epoch.
+    pub mix: X25519Secret,
+    /// Its port: takes links of the node under test, and dials it.
+    pub endpoint: Endpoint,
     entry: NodeEntry,
     packets: Mutex<mpsc::Receiver<Packet>>,
 }
@@ -63,17 +67,18 @@ impl Neighbour {
         Arc::new(Self { key, mix, endpoint, entry, packets: Mutex::new(packets) })
     }
 
-    pub(crate) fn identity(&self) -> Identity {
+    /// Its identity.
+    pub fn identity(&self) -> Identity {
         self.key.identity()
     }
 
     /// As last hop of a packet.
-    pub(crate) fn last_hop(&self) -> Hop {
+    pub fn last_hop(&self) -> Hop {
         Hop { address: *self.identity().as_bytes(), key: self.mix.public(), delay: Duration::ZERO }
     }
 
     /// The identifier of the next packet that ends here. The node's own loops pass by and are skipped.
-    pub(crate) async fn receive(&self) -> [u8; 16] {
+    pub async fn receive(&self) -> [u8; 16] {
         let next = async {
             loop {
                 let packet =
@@ -105,39 +110,43 @@ async fn collect(endpoint: Endpoint, packets: mpsc::Sender<Packet>) {
 }
 
 /// The network on paper.
-pub(crate) struct Paper {
-    pub(crate) network: NetworkFile,
-    pub(crate) gateway: Arc<Neighbour>,
-    pub(crate) mixes: [Arc<Neighbour>; 3],
+pub struct Paper {
+    /// The network file.
+    pub network: NetworkFile,
+    /// A gateway: before L1, after L3.
+    pub gateway: Arc<Neighbour>,
+    /// A mix of each layer.
+    pub mixes: [Arc<Neighbour>; 3],
     stores: Vec<Arc<Neighbour>>,
     authority: AuthoritySecret,
     place: Option<Layer>,
     descriptor: Mutex<Option<Descriptor>>,
     made: Mutex<Option<Consensus>>,
     /// Whether the authority withholds new documents.
-    pub(crate) frozen: AtomicBool,
+    pub frozen: AtomicBool,
     /// Whether it certifies another document at every question.
-    pub(crate) contradicting: AtomicBool,
+    pub contradicting: AtomicBool,
     answers: AtomicU8,
     /// What the authority answers to whoever asks for changes of its set, whatever it believes.
-    pub(crate) changes: Mutex<Vec<Vec<u8>>>,
+    pub changes: Mutex<Vec<Vec<u8>>>,
     /// How often it was asked for them.
-    pub(crate) asked_for_changes: AtomicUsize,
+    pub asked_for_changes: AtomicUsize,
     /// Whether it answers no question at all for a document.
-    pub(crate) silent: AtomicBool,
+    pub silent: AtomicBool,
     /// Whether it dials who publishes, as real ones do, and refuses whom it does not reach.
-    pub(crate) dialling: AtomicBool,
+    pub dialling: AtomicBool,
     /// Whether its documents leave the node out.
-    pub(crate) left_out: AtomicBool,
+    pub left_out: AtomicBool,
     /// Refuses descriptors with this reason.
-    pub(crate) refusing: Mutex<Option<String>>,
+    pub refusing: Mutex<Option<String>>,
     endpoint: Endpoint,
-    pub(crate) clock: Clock,
+    /// Time, with the origin of everything this test measures.
+    pub clock: Clock,
 }
 
 impl Paper {
     /// Starts the authority. The node under test will be a mix of `place`, or a gateway.
-    pub(crate) fn start(place: Option<Layer>) -> Arc<Self> {
+    pub fn start(place: Option<Layer>) -> Arc<Self> {
         let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
         let endpoint = Endpoint::bind(LOCAL, authority.identity_key(), &[Protocol::Directory]).expect("a port");
         let clock = Clock::start();
@@ -318,13 +327,13 @@ impl Paper {
     }
 
     /// The newest descriptor of the node under test.
-    pub(crate) fn descriptor(&self) -> Descriptor {
+    pub fn descriptor(&self) -> Descriptor {
         self.descriptor.lock().expect("whole").clone().expect("published")
     }
 
     /// The node under test as a hop, with the key it published for the current epoch; if it is leaving and the epoch is
     /// over, with its last.
-    pub(crate) fn hop(&self, delay: Duration) -> Hop {
+    pub fn hop(&self, delay: Duration) -> Hop {
         let descriptor = self.descriptor();
         let epoch = self.network.schedule().epoch_at(self.clock.wall());
         let key = descriptor.mix_keys.iter().find(|(of, _)| *of == epoch).or(descriptor.mix_keys.last());
@@ -333,28 +342,30 @@ impl Paper {
     }
 
     /// A packet through the node under test to `last`, named by `identifier`.
-    pub(crate) fn packet(&self, delay: Duration, last: Hop, identifier: u8) -> Packet {
+    pub fn packet(&self, delay: Duration, last: Hop, identifier: u8) -> Packet {
         let mut rng = StdRng::seed_from_u64(u64::from(identifier) + 1_000);
         build(&[], &[self.hop(delay), last], [identifier; 16], &mut rng).expect("a good route")
     }
 }
 
 /// The node under test: a process.
-pub(crate) struct Node {
+pub struct Node {
     child: Child,
     dir: PathBuf,
-    pub(crate) address: SocketAddr,
-    pub(crate) identity: Identity,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its identity.
+    pub identity: Identity,
     metrics: SocketAddr,
 }
 
 impl Node {
     /// Makes and starts a node of `role` in `dir`.
-    pub(crate) fn start(paper: &Paper, role: Role, dir: &std::path::Path) -> Self {
+    pub fn start(paper: &Paper, role: Role, dir: &std::path::Path) -> Self {
         let network = dir.join("network.toml");
         std::fs::write(&network, paper.network.to_toml()).expect("written");
         let (address, metrics) = (free_udp(), free_tcp());
-        let made = Process::new(env!("CARGO_BIN_EXE_shoal-node"))
+        let made = Process::new(binary("shoal-node"))
             .args(["init", "--json", "--role", &role.to_string(), "--address", &address.to_string()])
             .args(["--metrics", &metrics.to_string(), "--network"])
             .arg(&network)
@@ -373,16 +384,18 @@ impl Node {
         Self { child: spawn(&dir), dir, address, identity, metrics }
     }
 
-    pub(crate) fn dir(&self) -> &std::path::Path {
+    /// Its directory.
+    pub fn dir(&self) -> &std::path::Path {
         &self.dir
     }
 
     /// Everything it has logged.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).expect("read")
     }
 
-    pub(crate) async fn wait_log(&self, what: &str, condition: impl Fn(&str) -> bool) {
+    /// Waits until the log satisfies `condition`.
+    pub async fn wait_log(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let waiting = async {
             while !condition(&self.log()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -392,7 +405,7 @@ impl Node {
     }
 
     /// Code and body of an answer on the metrics port.
-    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+    pub async fn get(&self, path: &str) -> (u16, String) {
         let mut stream = tokio::net::TcpStream::connect(self.metrics).await.expect("connected");
         let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics);
         stream.write_all(request.as_bytes()).await.expect("sent");
@@ -403,60 +416,56 @@ impl Node {
     }
 
     /// What a command of the operator prints for people.
-    pub(crate) fn command(&self, name: &str) -> String {
-        let output = Process::new(env!("CARGO_BIN_EXE_shoal-node"))
-            .arg(name)
-            .arg("--dir")
-            .arg(&self.dir)
-            .output()
-            .expect("runs");
+    pub fn command(&self, name: &str) -> String {
+        let output = Process::new(binary("shoal-node")).arg(name).arg("--dir").arg(&self.dir).output().expect("runs");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     }
 
     /// What a command of the operator prints for programs.
-    pub(crate) fn command_json(&self, name: &str) -> String {
-        let output = Process::new(env!("CARGO_BIN_EXE_shoal-node"))
-            .args([name, "--json", "--dir"])
-            .arg(&self.dir)
-            .output()
-            .expect("runs");
+    pub fn command_json(&self, name: &str) -> String {
+        let output =
+            Process::new(binary("shoal-node")).args([name, "--json", "--dir"]).arg(&self.dir).output().expect("runs");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     }
 
     /// kill -9, then start again in the same directory.
-    pub(crate) fn kill_and_restart(&mut self) {
+    pub fn kill_and_restart(&mut self) {
         self.kill();
         self.restart();
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// kill -9.
+    pub fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
     }
 
-    pub(crate) fn restart(&mut self) {
+    /// Starts it again in the same directory.
+    pub fn restart(&mut self) {
         self.child = spawn(&self.dir);
     }
 
-    pub(crate) fn runtime_dir(&self) -> PathBuf {
+    /// Where its keys and logs are.
+    pub fn runtime_dir(&self) -> PathBuf {
         self.dir.join("run")
     }
 
     /// Names of the files of keys and of what was seen under them.
-    pub(crate) fn key_files(&self) -> Vec<String> {
+    pub fn key_files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.runtime_dir()).expect("listed");
         let names = entries.filter_map(|entry| entry.expect("an entry").file_name().into_string().ok());
         names.filter(|name| name.starts_with("mix-")).collect()
     }
 
-    pub(crate) async fn status(&self) -> Value {
+    /// What it says of itself; null while it is not there.
+    pub async fn status(&self) -> Value {
         control::ask(&self.runtime_dir(), Command::Status).await.unwrap_or(Value::Null)
     }
 
     /// Waits until the status satisfies `condition`.
-    pub(crate) async fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    pub async fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let waiting = async {
             loop {
@@ -472,35 +481,37 @@ impl Node {
         last
     }
 
-    pub(crate) async fn ready(&self) {
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
         self.wait("ready", |status| status["ready"] == Value::Bool(true)).await;
     }
 
-    pub(crate) async fn dropped(&self, reason: &str, count: u64) {
+    /// Waits until exactly `count` packets were dropped for `reason` since its start.
+    pub async fn dropped(&self, reason: &str, count: u64) {
         self.wait(reason, |status| status["dropped"][reason].as_u64() == Some(count)).await;
     }
 
     /// A link from `peer`, with its stream of packets.
-    pub(crate) async fn dial(&self, peer: &Neighbour) -> (Link, FrameWriter<PACKET_SIZE>) {
+    pub async fn dial(&self, peer: &Neighbour) -> (Link, FrameWriter<PACKET_SIZE>) {
         let link = peer.endpoint.connect(self.address, &self.identity, Protocol::Mix).await.expect("a link");
         let frames = link.open_frames().await.expect("a stream");
         (link, frames)
     }
 
     /// Sends a signal by name.
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Process::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 
     /// Sends a signal by name and waits for the end of the process.
-    pub(crate) async fn end(&mut self, signal: &str) -> Option<i32> {
+    pub async fn end(&mut self, signal: &str) -> Option<i32> {
         self.signal(signal);
         self.ended().await
     }
 
     /// Waits for the end of the process.
-    pub(crate) async fn ended(&mut self) -> Option<i32> {
+    pub async fn ended(&mut self) -> Option<i32> {
         // a drain takes up to an epoch and its grace time: 17 s
         const LONG: Duration = Duration::from_secs(180);
         let ended = async {
@@ -524,7 +535,7 @@ impl Drop for Node {
 }
 
 fn spawn(dir: &std::path::Path) -> Child {
-    Process::new(env!("CARGO_BIN_EXE_shoal-node"))
+    Process::new(binary("shoal-node"))
         .args(["run", "--dir"])
         .arg(dir)
         .env_remove("SHOAL_LOG")

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a harness waits on the real clock")]
 
 pub mod authority;
+pub mod faketime;
 #[cfg(target_os = "linux")]
 pub mod hosts;
 pub mod liar;
@@ -12,6 +13,7 @@ pub mod metrics;
 pub mod netns;
 pub mod paper;
 pub mod person;
+pub mod statistics;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

@@ -8,9 +8,14 @@ use crate::drops::{DropReason, Drops};
 use crate::io::live_keys::LiveKeys;
 use crate::io::process::ProcessState;
 use crate::loops::LinkLoops;
+use shoal_protocol::quic::TurnedAway;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Labels of attempts that the caps of the endpoint did not let in: beyond them, and those that had to prove their address
+/// first (who did came again, so the link may have come about after all).
+pub const TURNED_AWAY_LABELS: [&str; 2] = ["refused", "asked_to_retry"];
 
 /// Counters of the packet path. Shared by all threads.
 #[derive(Debug, Default)]
@@ -30,6 +35,8 @@ pub struct Counters {
     pub panics: AtomicU64,
     /// Links that did not come about, by reason: one entry for each label of the program.
     handshake_failures: Mutex<BTreeMap<&'static str, u64>>,
+    /// What the endpoint counts itself, once it is open.
+    pub turned_away: OnceLock<Arc<TurnedAway>>,
 }
 
 /// What is read from the machine when somebody asks, not counted.
@@ -76,6 +83,14 @@ impl Counters {
         *self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
     }
 
+    fn handshake_failures(&self) -> BTreeMap<&'static str, u64> {
+        let mut failures = self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(turned_away) = self.turned_away.get() {
+            failures.extend(TURNED_AWAY_LABELS.into_iter().zip([turned_away.refused(), turned_away.asked_to_retry()]));
+        }
+        failures
+    }
+
     fn read(&self, machine: Machine) -> Traffic {
         Traffic {
             received: self.received.load(Ordering::Relaxed),
@@ -84,7 +99,7 @@ impl Counters {
             drops: self.drops.snapshot(),
             loops: *self.loops.lock().unwrap_or_else(PoisonError::into_inner),
             panics: self.panics.load(Ordering::Relaxed),
-            handshake_failures: self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            handshake_failures: self.handshake_failures(),
             machine,
         }
     }

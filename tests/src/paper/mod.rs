@@ -11,7 +11,7 @@ use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{Consensus, EPOCHS_COVERED, Generation, NodeEntry, certify};
 use shoal_protocol::descriptor::{Descriptor, UnverifiedDescriptor};
-use shoal_protocol::geometry::PACKET_SIZE;
+use shoal_protocol::geometry::{PACKET_SIZE, STORE_FRAME_SIZE};
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::network::{Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
@@ -21,7 +21,7 @@ use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Layer, Role, Sto
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,6 +32,39 @@ use tokio::time::timeout;
 pub const PATIENCE: Duration = Duration::from_secs(120);
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
+/// What a neighbour keeps of packets that nobody has asked it for yet: 65,536 × 2.8 kB = 184 MB. When it is full, its links
+/// are no longer read.
+const WAITING: usize = 1 << 16;
+
+mod accounts;
+mod record;
+
+pub use accounts::Accounts;
+pub use record::Record;
+
+/// What a paper network is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Layer of the node under test, if it is a mix.
+    pub place: Option<Layer>,
+    /// Gateways on paper.
+    pub gateways: usize,
+    /// Mixes on paper in each layer.
+    pub width: usize,
+    /// Parameters.
+    pub parameters: Parameters,
+}
+
+impl Plan {
+    /// The smallest network, with epochs of ten seconds.
+    #[must_use]
+    pub fn small(place: Option<Layer>) -> Self {
+        let parameters =
+            Parameters { epoch_ms: 10_000, skew_ms: 1_000, mean_delay_max_ms: 150, ..Parameters::test_network() };
+        Self { place, gateways: 1, width: 1, parameters }
+    }
+}
+
 /// A neighbour that this test plays.
 pub struct Neighbour {
     /// Its identity key.
@@ -40,15 +73,19 @@ pub struct Neighbour {
     pub mix: X25519Secret,
     /// Its port: takes links of the node under test, and dials it.
     pub endpoint: Endpoint,
+    /// While true, it reads nothing from the links it has.
+    pub stalled: Arc<AtomicBool>,
     entry: NodeEntry,
-    packets: Mutex<mpsc::Receiver<Packet>>,
+    packets: Mutex<mpsc::Receiver<(Packet, Duration)>>,
 }
 
 impl Neighbour {
-    fn new(role: Role, layer: Option<Layer>, number: u64) -> Arc<Self> {
+    fn new(role: Role, layer: Option<Layer>, number: u64, clock: Clock) -> Arc<Self> {
         let mut rng = StdRng::seed_from_u64(number);
         let (key, mix) = (IdentityKey::generate(&mut rng), X25519Secret::generate(&mut rng));
-        let endpoint = Endpoint::bind(LOCAL, &key, &[Protocol::Mix]).expect("a port");
+        let spoken: &[Protocol] =
+            if role == Role::Store { &[Protocol::Mix, Protocol::Store] } else { &[Protocol::Mix] };
+        let endpoint = Endpoint::bind(LOCAL, &key, spoken).expect("a port");
         let keys = vec![(Epoch(0), mix.public())];
         let entry = NodeEntry {
             identity: key.identity(),
@@ -62,9 +99,10 @@ impl Neighbour {
             since: Epoch(0),
             standby: false,
         };
-        let (sender, packets) = mpsc::channel(1_024);
-        tokio::spawn(collect(endpoint.clone(), sender));
-        Arc::new(Self { key, mix, endpoint, entry, packets: Mutex::new(packets) })
+        let (sender, packets) = mpsc::channel(WAITING);
+        let stalled = Arc::new(AtomicBool::new(false));
+        tokio::spawn(collect(endpoint.clone(), sender, Arc::clone(&stalled), clock));
+        Arc::new(Self { key, mix, endpoint, stalled, entry, packets: Mutex::new(packets) })
     }
 
     /// Its identity.
@@ -81,9 +119,7 @@ impl Neighbour {
     pub async fn receive(&self) -> [u8; 16] {
         let next = async {
             loop {
-                let packet =
-                    std::future::poll_fn(|context| self.packets.lock().expect("whole").poll_recv(context)).await;
-                let header = open_header(&packet.expect("the endpoint is open"), &self.mix).expect("a packet for me");
+                let header = open_header(&self.packet().await.0, &self.mix).expect("a packet for me");
                 if let Unwrapped::Final { identifier, .. } = header.finish().expect("a good packet") {
                     return identifier;
                 }
@@ -91,22 +127,51 @@ impl Neighbour {
         };
         timeout(PATIENCE, next).await.expect("a packet in time")
     }
+
+    /// The next packet, whatever it is, and when it was read from its link (monotonic).
+    pub async fn packet(&self) -> (Packet, Duration) {
+        let next = std::future::poll_fn(|context| self.packets.lock().expect("whole").poll_recv(context)).await;
+        next.expect("the endpoint is open")
+    }
+
+    /// Every packet that has come by now.
+    pub fn packets(&self) -> Vec<(Packet, Duration)> {
+        let mut packets = self.packets.lock().expect("whole");
+        std::iter::from_fn(|| packets.try_recv().ok()).collect()
+    }
 }
 
 /// Accepts every link and passes its packets on.
-async fn collect(endpoint: Endpoint, packets: mpsc::Sender<Packet>) {
+async fn collect(
+    endpoint: Endpoint,
+    packets: mpsc::Sender<(Packet, Duration)>,
+    stalled: Arc<AtomicBool>,
+    clock: Clock,
+) {
     while let Some(arrival) = endpoint.accept().await {
-        let packets = packets.clone();
+        let (packets, stalled) = (packets.clone(), Arc::clone(&stalled));
         tokio::spawn(async move {
             let Ok(link) = arrival.admit().await else { return };
+            if link.protocol == Protocol::Store {
+                return read_on(&link).await;
+            }
             let Ok(mut frames) = link.accept_frames::<PACKET_SIZE>().await else { return };
             while let Ok(Some(frame)) = frames.next().await {
-                if packets.send(Packet::from_array(frame)).await.is_err() {
+                if packets.send((Packet::from_array(frame), clock.monotonic())).await.is_err() {
                     return;
+                }
+                while stalled.load(Ordering::Relaxed) && link.is_open() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
         });
     }
+}
+
+/// Takes what another store sends at its constant rate, and never answers: as a replica that is down for its courier.
+async fn read_on(link: &Link) {
+    let Ok(mut frames) = link.accept_frames::<STORE_FRAME_SIZE>().await else { return };
+    while let Ok(Some(_)) = frames.next().await {}
 }
 
 /// The network on paper.
@@ -115,9 +180,14 @@ pub struct Paper {
     pub network: NetworkFile,
     /// A gateway: before L1, after L3.
     pub gateway: Arc<Neighbour>,
+    /// All gateways.
+    pub gateways: Vec<Arc<Neighbour>>,
     /// A mix of each layer.
     pub mixes: [Arc<Neighbour>; 3],
-    stores: Vec<Arc<Neighbour>>,
+    /// All mixes, by layer.
+    pub layers: [Vec<Arc<Neighbour>>; 3],
+    /// Three stores.
+    pub stores: Vec<Arc<Neighbour>>,
     authority: AuthoritySecret,
     place: Option<Layer>,
     descriptor: Mutex<Option<Descriptor>>,
@@ -147,6 +217,11 @@ pub struct Paper {
 impl Paper {
     /// Starts the authority. The node under test will be a mix of `place`, or a gateway.
     pub fn start(place: Option<Layer>) -> Arc<Self> {
+        Self::start_as(Plan::small(place))
+    }
+
+    /// Starts a network of this plan.
+    pub fn start_as(plan: Plan) -> Arc<Self> {
         let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
         let endpoint = Endpoint::bind(LOCAL, authority.identity_key(), &[Protocol::Directory]).expect("a port");
         let clock = Clock::start();
@@ -156,23 +231,27 @@ impl Paper {
             name: "paper".into(),
             genesis_time: UnixMillis(clock.wall().0 - 5_000),
             authorities: vec![authority.public().clone()],
-            parameters: Parameters {
-                epoch_ms: 10_000,
-                skew_ms: 1_000,
-                mean_delay_max_ms: 150,
-                ..Parameters::test_network()
-            },
+            parameters: plan.parameters,
             founding: shoal_protocol::network::Founding::default(),
             hints: Hints { authorities: vec![hint], gateways: Vec::new() },
         };
-        let mix = |layer, number| Neighbour::new(Role::Mix, Some(layer), number);
+        // numbers that differ: a neighbour's keys follow from its own
+        let gateways: Vec<_> =
+            (0..plan.gateways as u64).map(|n| Neighbour::new(Role::Gateway, None, 10 + 100 * n, clock)).collect();
+        let layers = Layer::ALL.map(|layer| {
+            let first = 11 + layer as u64;
+            let mix = |n| Neighbour::new(Role::Mix, Some(layer), first + 100 * n, clock);
+            (0..plan.width as u64).map(mix).collect::<Vec<_>>()
+        });
         let paper = Arc::new(Self {
             network,
-            gateway: Neighbour::new(Role::Gateway, None, 10),
-            mixes: [mix(Layer::L1, 11), mix(Layer::L2, 12), mix(Layer::L3, 13)],
-            stores: (0..3).map(|number| Neighbour::new(Role::Store, None, number)).collect(),
+            gateway: Arc::clone(&gateways[0]),
+            gateways,
+            mixes: [0, 1, 2].map(|layer: usize| Arc::clone(&layers[layer][0])),
+            layers,
+            stores: (0..3).map(|number| Neighbour::new(Role::Store, None, number, clock)).collect(),
             authority,
-            place,
+            place: plan.place,
             descriptor: Mutex::default(),
             made: Mutex::default(),
             frozen: AtomicBool::new(false),
@@ -285,20 +364,21 @@ impl Paper {
         };
         // as authorities do: a node without a key for the document's epoch is not in it
         let has_key = !self.left_out.load(Ordering::Relaxed) && descriptor.mix_keys.iter().any(|(of, _)| *of == epoch);
+        let is_store = descriptor.role == Role::Store;
         let under_test = NodeEntry {
             identity: descriptor.identity,
             role: descriptor.role,
             layer: self.place,
             family: *descriptor.identity.as_bytes(),
             addresses: descriptor.addresses.clone(),
-            store_index: None,
+            store_index: is_store.then_some(StoreIndex(3)),
             mix_keys: covered(&descriptor.mix_keys),
-            envelope_keys: Vec::new(),
+            envelope_keys: covered(&descriptor.envelope_keys),
             since: Epoch(0),
             standby: false,
         };
         let mut nodes: Vec<NodeEntry> = has_key.then_some(under_test).into_iter().collect();
-        let neighbours = self.mixes.iter().chain(&self.stores).chain([&self.gateway]);
+        let neighbours = self.layers.iter().flatten().chain(&self.stores).chain(&self.gateways);
         nodes.extend(neighbours.map(|neighbour| {
             let mut entry = neighbour.entry.clone();
             let keys: Vec<_> = (0..EPOCHS_COVERED).map(|n| (epoch.plus(n), neighbour.mix.public())).collect();
@@ -313,13 +393,13 @@ impl Paper {
             previous: self.network.genesis_hash(),
             authorities: self.network.authorities.clone(),
             nodes,
-            next_store_index: 3,
+            next_store_index: 3 + u16::from(is_store),
             generations: vec![Generation {
                 number: 1,
                 since: Epoch(0),
                 retired: None,
                 seed: [1; 32],
-                stores: (0..3).map(StoreIndex).collect(),
+                stores: (0..3 + u16::from(is_store)).map(StoreIndex).collect(),
             }],
             randomness: [1; 32],
             ..Consensus::blank(self.network.genesis_hash(), epoch, schedule.start(epoch), self.network.parameters)
@@ -341,6 +421,11 @@ impl Paper {
         Hop { address: *descriptor.identity.as_bytes(), key, delay }
     }
 
+    /// A packet through the node under test to `last`, with a number that its receiver reads: [`Record::number`].
+    pub fn numbered(&self, number: u64, delay: Duration, last: Hop, rng: &mut StdRng) -> Packet {
+        build(&[], &[self.hop(delay), last], record::identifier(number), rng).expect("a good route")
+    }
+
     /// A packet through the node under test to `last`, named by `identifier`.
     pub fn packet(&self, delay: Duration, last: Hop, identifier: u8) -> Packet {
         let mut rng = StdRng::seed_from_u64(u64::from(identifier) + 1_000);
@@ -352,6 +437,9 @@ impl Paper {
 pub struct Node {
     child: Child,
     dir: PathBuf,
+    environment: Vec<(String, String)>,
+    /// Own loops that it dropped before it was ready.
+    own: AtomicU64,
     /// Where it listens.
     pub address: SocketAddr,
     /// Its identity.
@@ -362,6 +450,17 @@ pub struct Node {
 impl Node {
     /// Makes and starts a node of `role` in `dir`.
     pub fn start(paper: &Paper, role: Role, dir: &std::path::Path) -> Self {
+        Self::start_with(paper, role, dir, &[], &[])
+    }
+
+    /// As [`Node::start`], with these environment variables and these lines under `[limits]` in its configuration.
+    pub fn start_with(
+        paper: &Paper,
+        role: Role,
+        dir: &std::path::Path,
+        environment: &[(&str, &str)],
+        limits: &[(&str, usize)],
+    ) -> Self {
         let network = dir.join("network.toml");
         std::fs::write(&network, paper.network.to_toml()).expect("written");
         let (address, metrics) = (free_udp(), free_tcp());
@@ -380,8 +479,15 @@ impl Node {
         // all that a log can hold, also that of libraries if they were let
         let config = std::fs::read_to_string(dir.join("node.toml")).expect("read");
         let loud = "log = \"debug,quinn=trace,quinn_proto::connection=trace,rustls=trace\"";
-        std::fs::write(dir.join("node.toml"), config.replace("log = \"info\"", loud)).expect("written");
-        Self { child: spawn(&dir), dir, address, identity, metrics }
+        let mut config: toml::Table = config.replace("log = \"info\"", loud).parse().expect("TOML");
+        let own = config.entry("limits").or_insert_with(|| toml::Table::new().into()).as_table_mut().expect("a table");
+        for (name, value) in limits {
+            own.insert((*name).to_owned(), toml::Value::Integer(i64::try_from(*value).expect("small")));
+        }
+        std::fs::write(dir.join("node.toml"), config.to_string()).expect("written");
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { child: spawn(&dir, &environment), dir, environment, own: AtomicU64::new(0), address, identity, metrics }
     }
 
     /// Its directory.
@@ -444,7 +550,7 @@ impl Node {
 
     /// Starts it again in the same directory.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.dir);
+        self.child = spawn(&self.dir, &self.environment);
     }
 
     /// Where its keys and logs are.
@@ -481,9 +587,37 @@ impl Node {
         last
     }
 
+    /// What became of the packets it has received since its start.
+    pub async fn accounts(&self) -> Accounts {
+        self.read(&self.status().await)
+    }
+
+    /// What a status says of its packets.
+    pub fn read(&self, status: &Value) -> Accounts {
+        Accounts::of(status).counted(self.own.load(Ordering::Relaxed))
+    }
+
+    /// Waits until it has received `count` packets since its start, none waits any more, and each of them is accounted
+    /// for: forwarded or dropped.
+    pub async fn settled(&self, count: u64) -> Accounts {
+        let settled = |status: &Value| {
+            let accounts = self.read(status);
+            accounts.received >= count && accounts.is_settled()
+        };
+        self.read(&self.wait("every packet is accounted for", settled).await)
+    }
+
+    /// Resident memory, in bytes, as the system has it.
+    pub fn resident(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
+    }
+
     /// Waits until it is ready.
     pub async fn ready(&self) {
-        self.wait("ready", |status| status["ready"] == Value::Bool(true)).await;
+        self.own.store(0, Ordering::Relaxed);
+        let status = self.wait("ready", |status| status["ready"] == Value::Bool(true)).await;
+        self.own.store(Accounts::of(&status).own_now(), Ordering::Relaxed);
     }
 
     /// Waits until exactly `count` packets were dropped for `reason` since its start.
@@ -534,11 +668,12 @@ impl Drop for Node {
     }
 }
 
-fn spawn(dir: &std::path::Path) -> Child {
+fn spawn(dir: &std::path::Path, environment: &[(String, String)]) -> Child {
     Process::new(binary("shoal-node"))
         .args(["run", "--dir"])
         .arg(dir)
         .env_remove("SHOAL_LOG")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::null())
         .stderr(std::fs::OpenOptions::new().append(true).create(true).open(dir.join("log")).expect("opened"))
         .spawn()

@@ -1,46 +1,37 @@
 //! A network of one real node process and paper neighbours: this test is its authority, its neighbours and its clients,
 //! over real links.
 
-use crate::binary;
+mod accounts;
+mod neighbour;
+mod node;
+mod record;
+
+pub use accounts::Accounts;
+pub use neighbour::Neighbour;
+pub use node::Node;
+pub use record::Record;
+
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use serde_json::Value;
-use shoal_node::io::control::{self, Command};
 use shoal_node::io::host::Clock;
-use shoal_protocol::X25519Secret;
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{Consensus, EPOCHS_COVERED, Generation, NodeEntry, certify};
 use shoal_protocol::descriptor::{Descriptor, UnverifiedDescriptor};
-use shoal_protocol::geometry::{PACKET_SIZE, STORE_FRAME_SIZE};
 use shoal_protocol::link::{DirectoryAnswer, DirectoryQuestion, QUESTION_SIZE_MAX};
 use shoal_protocol::network::{Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
-use shoal_protocol::quic::{Endpoint, FrameWriter, Link, Protocol, QUESTION_TIMEOUT, read_question};
-use shoal_protocol::sphinx::{Hop, Packet, Unwrapped, build, open_header};
-use shoal_protocol::types::{Epoch, Hash, Identity, IdentityKey, Layer, Role, StoreIndex, UnixMillis};
+use shoal_protocol::quic::{Endpoint, Protocol, QUESTION_TIMEOUT, read_question};
+use shoal_protocol::sphinx::{Hop, Packet, build};
+use shoal_protocol::types::{Epoch, Hash, Layer, Role, StoreIndex, UnixMillis};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command as Process, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
-
-/// What a neighbour keeps of packets that nobody has asked it for yet: 65,536 × 2.8 kB = 184 MB. When it is full, its links
-/// are no longer read.
-const WAITING: usize = 1 << 16;
-
-mod accounts;
-mod record;
-
-pub use accounts::Accounts;
-pub use record::Record;
 
 /// What a paper network is made of.
 #[derive(Clone, Copy, Debug)]
@@ -63,115 +54,14 @@ impl Plan {
             Parameters { epoch_ms: 10_000, skew_ms: 1_000, mean_delay_max_ms: 150, ..Parameters::test_network() };
         Self { place, gateways: 1, width: 1, parameters }
     }
-}
 
-/// A neighbour that this test plays.
-pub struct Neighbour {
-    /// Its identity key.
-    pub key: IdentityKey,
-    /// Its mix key, the same in every epoch.
-    pub mix: X25519Secret,
-    /// Its port: takes links of the node under test, and dials it.
-    pub endpoint: Endpoint,
-    /// While true, it reads nothing from the links it has.
-    pub stalled: Arc<AtomicBool>,
-    entry: NodeEntry,
-    packets: Mutex<mpsc::Receiver<(Packet, Duration)>>,
-}
-
-impl Neighbour {
-    fn new(role: Role, layer: Option<Layer>, number: u64, clock: Clock) -> Arc<Self> {
-        let mut rng = StdRng::seed_from_u64(number);
-        let (key, mix) = (IdentityKey::generate(&mut rng), X25519Secret::generate(&mut rng));
-        let spoken: &[Protocol] =
-            if role == Role::Store { &[Protocol::Mix, Protocol::Store] } else { &[Protocol::Mix] };
-        let endpoint = Endpoint::bind(LOCAL, &key, spoken).expect("a port");
-        let keys = vec![(Epoch(0), mix.public())];
-        let entry = NodeEntry {
-            identity: key.identity(),
-            role,
-            layer,
-            family: *key.identity().as_bytes(),
-            addresses: vec![endpoint.local_addr().expect("bound")],
-            store_index: (role == Role::Store).then_some(StoreIndex(number as u16)),
-            envelope_keys: if role == Role::Store { keys.clone() } else { Vec::new() },
-            mix_keys: keys,
-            since: Epoch(0),
-            standby: false,
-        };
-        let (sender, packets) = mpsc::channel(WAITING);
-        let stalled = Arc::new(AtomicBool::new(false));
-        tokio::spawn(collect(endpoint.clone(), sender, Arc::clone(&stalled), clock));
-        Arc::new(Self { key, mix, endpoint, stalled, entry, packets: Mutex::new(packets) })
+    /// As [`Plan::small`], with epochs of five seconds and a grace time of half as much.
+    #[must_use]
+    pub fn hasty(place: Option<Layer>) -> Self {
+        let mut plan = Self::small(place);
+        (plan.parameters.epoch_ms, plan.parameters.skew_ms, plan.parameters.mean_delay_max_ms) = (5_000, 500, 50);
+        plan
     }
-
-    /// Its identity.
-    pub fn identity(&self) -> Identity {
-        self.key.identity()
-    }
-
-    /// As last hop of a packet.
-    pub fn last_hop(&self) -> Hop {
-        Hop { address: *self.identity().as_bytes(), key: self.mix.public(), delay: Duration::ZERO }
-    }
-
-    /// The identifier of the next packet that ends here. The node's own loops pass by and are skipped.
-    pub async fn receive(&self) -> [u8; 16] {
-        let next = async {
-            loop {
-                let header = open_header(&self.packet().await.0, &self.mix).expect("a packet for me");
-                if let Unwrapped::Final { identifier, .. } = header.finish().expect("a good packet") {
-                    return identifier;
-                }
-            }
-        };
-        timeout(PATIENCE, next).await.expect("a packet in time")
-    }
-
-    /// The next packet, whatever it is, and when it was read from its link (monotonic).
-    pub async fn packet(&self) -> (Packet, Duration) {
-        let next = std::future::poll_fn(|context| self.packets.lock().expect("whole").poll_recv(context)).await;
-        next.expect("the endpoint is open")
-    }
-
-    /// Every packet that has come by now.
-    pub fn packets(&self) -> Vec<(Packet, Duration)> {
-        let mut packets = self.packets.lock().expect("whole");
-        std::iter::from_fn(|| packets.try_recv().ok()).collect()
-    }
-}
-
-/// Accepts every link and passes its packets on.
-async fn collect(
-    endpoint: Endpoint,
-    packets: mpsc::Sender<(Packet, Duration)>,
-    stalled: Arc<AtomicBool>,
-    clock: Clock,
-) {
-    while let Some(arrival) = endpoint.accept().await {
-        let (packets, stalled) = (packets.clone(), Arc::clone(&stalled));
-        tokio::spawn(async move {
-            let Ok(link) = arrival.admit().await else { return };
-            if link.protocol == Protocol::Store {
-                return read_on(&link).await;
-            }
-            let Ok(mut frames) = link.accept_frames::<PACKET_SIZE>().await else { return };
-            while let Ok(Some(frame)) = frames.next().await {
-                if packets.send((Packet::from_array(frame), clock.monotonic())).await.is_err() {
-                    return;
-                }
-                while stalled.load(Ordering::Relaxed) && link.is_open() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-        });
-    }
-}
-
-/// Takes what another store sends at its constant rate, and never answers: as a replica that is down for its courier.
-async fn read_on(link: &Link) {
-    let Ok(mut frames) = link.accept_frames::<STORE_FRAME_SIZE>().await else { return };
-    while let Ok(Some(_)) = frames.next().await {}
 }
 
 /// The network on paper.
@@ -431,259 +321,4 @@ impl Paper {
         let mut rng = StdRng::seed_from_u64(u64::from(identifier) + 1_000);
         build(&[], &[self.hop(delay), last], [identifier; 16], &mut rng).expect("a good route")
     }
-}
-
-/// The node under test: a process.
-pub struct Node {
-    child: Child,
-    dir: PathBuf,
-    environment: Vec<(String, String)>,
-    /// Own loops that it dropped before it was ready.
-    own: AtomicU64,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its identity.
-    pub identity: Identity,
-    metrics: SocketAddr,
-}
-
-impl Node {
-    /// Makes and starts a node of `role` in `dir`.
-    pub fn start(paper: &Paper, role: Role, dir: &std::path::Path) -> Self {
-        Self::start_with(paper, role, dir, &[], &[])
-    }
-
-    /// As [`Node::start`], with these environment variables and these lines under `[limits]` in its configuration.
-    pub fn start_with(
-        paper: &Paper,
-        role: Role,
-        dir: &std::path::Path,
-        environment: &[(&str, &str)],
-        limits: &[(&str, usize)],
-    ) -> Self {
-        let network = dir.join("network.toml");
-        std::fs::write(&network, paper.network.to_toml()).expect("written");
-        let (address, metrics) = (free_udp(), free_tcp());
-        let made = Process::new(binary("shoal-node"))
-            .args(["init", "--json", "--role", &role.to_string(), "--address", &address.to_string()])
-            .args(["--metrics", &metrics.to_string(), "--network"])
-            .arg(&network)
-            .arg("--dir")
-            .arg(dir.join("node"))
-            .output()
-            .expect("init runs");
-        assert!(made.status.success(), "{made:?}");
-        let made: Value = serde_json::from_slice(&made.stdout).expect("one line of JSON");
-        let identity = made["identity"].as_str().expect("an identity").parse().expect("hexadecimal");
-        let dir = dir.join("node");
-        // all that a log can hold, also that of libraries if they were let
-        let config = std::fs::read_to_string(dir.join("node.toml")).expect("read");
-        let loud = "log = \"debug,quinn=trace,quinn_proto::connection=trace,rustls=trace\"";
-        let mut config: toml::Table = config.replace("log = \"info\"", loud).parse().expect("TOML");
-        let own = config.entry("limits").or_insert_with(|| toml::Table::new().into()).as_table_mut().expect("a table");
-        for (name, value) in limits {
-            own.insert((*name).to_owned(), toml::Value::Integer(i64::try_from(*value).expect("small")));
-        }
-        std::fs::write(dir.join("node.toml"), config.to_string()).expect("written");
-        let environment: Vec<_> =
-            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self { child: spawn(&dir, &environment), dir, environment, own: AtomicU64::new(0), address, identity, metrics }
-    }
-
-    /// Its directory.
-    pub fn dir(&self) -> &std::path::Path {
-        &self.dir
-    }
-
-    /// Everything it has logged.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("log")).expect("read")
-    }
-
-    /// Waits until the log satisfies `condition`.
-    pub async fn wait_log(&self, what: &str, condition: impl Fn(&str) -> bool) {
-        let waiting = async {
-            while !condition(&self.log()) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        assert!(timeout(PATIENCE, waiting).await.is_ok(), "{what}: {}", self.log());
-    }
-
-    /// Code and body of an answer on the metrics port.
-    pub async fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = tokio::net::TcpStream::connect(self.metrics).await.expect("connected");
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics);
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("read");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_owned())
-    }
-
-    /// What a command of the operator prints for people.
-    pub fn command(&self, name: &str) -> String {
-        let output = Process::new(binary("shoal-node")).arg(name).arg("--dir").arg(&self.dir).output().expect("runs");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    /// What a command of the operator prints for programs.
-    pub fn command_json(&self, name: &str) -> String {
-        let output =
-            Process::new(binary("shoal-node")).args([name, "--json", "--dir"]).arg(&self.dir).output().expect("runs");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    /// kill -9, then start again in the same directory.
-    pub fn kill_and_restart(&mut self) {
-        self.kill();
-        self.restart();
-    }
-
-    /// kill -9.
-    pub fn kill(&mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("gone");
-    }
-
-    /// Starts it again in the same directory.
-    pub fn restart(&mut self) {
-        self.child = spawn(&self.dir, &self.environment);
-    }
-
-    /// Where its keys and logs are.
-    pub fn runtime_dir(&self) -> PathBuf {
-        self.dir.join("run")
-    }
-
-    /// Names of the files of keys and of what was seen under them.
-    pub fn key_files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.runtime_dir()).expect("listed");
-        let names = entries.filter_map(|entry| entry.expect("an entry").file_name().into_string().ok());
-        names.filter(|name| name.starts_with("mix-")).collect()
-    }
-
-    /// What it says of itself; null while it is not there.
-    pub async fn status(&self) -> Value {
-        control::ask(&self.runtime_dir(), Command::Status).await.unwrap_or(Value::Null)
-    }
-
-    /// Waits until the status satisfies `condition`.
-    pub async fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let waiting = async {
-            loop {
-                last = self.status().await;
-                if condition(&last) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let found = timeout(PATIENCE, waiting).await;
-        assert!(found.is_ok(), "{what}: {last}");
-        last
-    }
-
-    /// What became of the packets it has received since its start.
-    pub async fn accounts(&self) -> Accounts {
-        self.read(&self.status().await)
-    }
-
-    /// What a status says of its packets.
-    pub fn read(&self, status: &Value) -> Accounts {
-        Accounts::of(status).counted(self.own.load(Ordering::Relaxed))
-    }
-
-    /// Waits until it has received `count` packets since its start, none waits any more, and each of them is accounted
-    /// for: forwarded or dropped.
-    pub async fn settled(&self, count: u64) -> Accounts {
-        let settled = |status: &Value| {
-            let accounts = self.read(status);
-            accounts.received >= count && accounts.is_settled()
-        };
-        self.read(&self.wait("every packet is accounted for", settled).await)
-    }
-
-    /// Resident memory, in bytes, as the system has it.
-    pub fn resident(&self) -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
-        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
-    }
-
-    /// Waits until it is ready.
-    pub async fn ready(&self) {
-        self.own.store(0, Ordering::Relaxed);
-        let status = self.wait("ready", |status| status["ready"] == Value::Bool(true)).await;
-        self.own.store(Accounts::of(&status).own_now(), Ordering::Relaxed);
-    }
-
-    /// Waits until exactly `count` packets were dropped for `reason` since its start.
-    pub async fn dropped(&self, reason: &str, count: u64) {
-        self.wait(reason, |status| status["dropped"][reason].as_u64() == Some(count)).await;
-    }
-
-    /// A link from `peer`, with its stream of packets.
-    pub async fn dial(&self, peer: &Neighbour) -> (Link, FrameWriter<PACKET_SIZE>) {
-        let link = peer.endpoint.connect(self.address, &self.identity, Protocol::Mix).await.expect("a link");
-        let frames = link.open_frames().await.expect("a stream");
-        (link, frames)
-    }
-
-    /// Sends a signal by name.
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Process::new("kill").args([signal, &pid]).status().expect("kill runs").success());
-    }
-
-    /// Sends a signal by name and waits for the end of the process.
-    pub async fn end(&mut self, signal: &str) -> Option<i32> {
-        self.signal(signal);
-        self.ended().await
-    }
-
-    /// Waits for the end of the process.
-    pub async fn ended(&mut self) -> Option<i32> {
-        // a drain takes up to an epoch and its grace time: 17 s
-        const LONG: Duration = Duration::from_secs(180);
-        let ended = async {
-            loop {
-                if let Some(status) = self.child.try_wait().expect("our child") {
-                    return status.code();
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(LONG, ended).await.expect("ends in time")
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // it may have ended by itself
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn spawn(dir: &std::path::Path, environment: &[(String, String)]) -> Child {
-    Process::new(binary("shoal-node"))
-        .args(["run", "--dir"])
-        .arg(dir)
-        .env_remove("SHOAL_LOG")
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdout(Stdio::null())
-        .stderr(std::fs::OpenOptions::new().append(true).create(true).open(dir.join("log")).expect("opened"))
-        .spawn()
-        .expect("starts")
-}
-
-fn free_udp() -> SocketAddr {
-    std::net::UdpSocket::bind(LOCAL).and_then(|socket| socket.local_addr()).expect("a free port")
-}
-
-fn free_tcp() -> SocketAddr {
-    std::net::TcpListener::bind(LOCAL).and_then(|listener| listener.local_addr()).expect("a free port")
 }

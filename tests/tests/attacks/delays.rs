@@ -1,7 +1,7 @@
 //! Row 11: extreme delays. (That parameters are whole numbers in ranges, so that none is "not a number", and that no
 //! value makes them panic: unit tests of `protocol/src/parameters.rs`; a sampler with a zero mean: `poisson.rs`.)
 
-use crate::alone;
+use crate::beside;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::types::{Layer, Role};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_11_up_to_the_cap_a_delay_is_kept_and_above_it_the_packet_is_dropped() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let paper = Paper::start(Some(Layer::L1));
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(&paper, Role::Mix, dir.path());

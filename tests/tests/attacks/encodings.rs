@@ -3,7 +3,7 @@
 //! X25519 ignores bit 255, reduces what is not canonical, and multiplies by eight, so that the seven other points that
 //! differ by one of small order give the same secret; and points of small order give the secret zero, whatever the key.
 
-use crate::{alone, size};
+use crate::{beside, size};
 use curve25519_dalek::MontgomeryPoint;
 use curve25519_dalek::constants::EIGHT_TORSION;
 use rand::rngs::StdRng;
@@ -121,7 +121,7 @@ fn ways(paper: &Paper, number: u64, rng: &mut StdRng) -> Ways {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_02_whatever_encoding_of_alpha_comes_first_a_packet_leaves_once() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let total = size("SHOAL_ENCODED_PACKETS", 300).next_multiple_of(CHUNK);
     let mut plan = Plan::small(Some(Layer::L1));
     plan.parameters.epoch_ms = 20_000;

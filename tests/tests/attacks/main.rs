@@ -27,14 +27,20 @@ fn size(variable: &str, bounded: u64) -> u64 {
     }
 }
 
+/// Mean of the mixing delays where timing is measured: `SHOAL_MEAN_MS=500` at full size, as in a public network; shorter in
+/// every run, because the last packets of a measurement are waited for.
+fn mean() -> std::time::Duration {
+    std::time::Duration::from_millis(size("SHOAL_MEAN_MS", 200))
+}
+
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
-/// For a test that measures, or needs the machine: no other beside it.
+/// For a test that measures: no other beside it.
 async fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
 }
 
-/// For a test that waits most of its time.
+/// For a test that another one does not disturb.
 async fn beside() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().await
 }

@@ -1,6 +1,6 @@
 //! A slow or hostile neighbour costs only itself.
 
-use crate::alone;
+use crate::beside;
 use crate::replay::send;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -20,7 +20,7 @@ const LINK_BYTES: u64 = 2 * (2 * (4 << 20) + 1_024 * PACKET_SIZE as u64);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neighbour_that_stops_reading_costs_only_its_own_packets() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let mut plan = Plan { width: 2, ..Plan::small(Some(Layer::L1)) };
     plan.parameters.epoch_ms = 60_000;
     let paper = Paper::start_as(plan);
@@ -86,7 +86,7 @@ async fn a_neighbour_that_stops_reading_costs_only_its_own_packets() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neighbour_has_one_link_and_one_stream_however_many_it_opens() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let mut plan = Plan { gateways: 2, ..Plan::small(Some(Layer::L1)) };
     plan.parameters.epoch_ms = 60_000;
     let paper = Paper::start_as(plan);

@@ -5,7 +5,7 @@
 //! the packets and is scored on the other. And for every byte position a table of values, which finds any difference in
 //! one byte, also one that no linear judge sees. Both are shown a leak first, so that they are known to find one.
 
-use crate::{alone, size};
+use crate::{beside, size};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use shoal_protocol::X25519Secret;
@@ -163,7 +163,7 @@ fn leaky(packet: &Bytes) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_04_bytes_do_not_tell_position_or_path_length() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let total = size("SHOAL_POSITION_PACKETS", 3_000).next_multiple_of(2);
     let began = Instant::now();
     // one thread on each core builds routes of five hops and, of every one, the first packet of a shorter one

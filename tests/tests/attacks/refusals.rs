@@ -1,6 +1,6 @@
 //! Packets and links that no honest party makes: each refused, and counted under its reason.
 
-use crate::alone;
+use crate::beside;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::quic::{Endpoint, Protocol};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_versions_and_next_hops_that_nobody_knows_are_refused_under_their_reason() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let paper = Paper::start(Some(Layer::L1));
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(&paper, Role::Mix, dir.path());

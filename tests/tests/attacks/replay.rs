@@ -1,6 +1,6 @@
 //! Row 1: a packet leaves once, however often and on how many links it comes. `SHOAL_PACKETS=1000000` is the full size.
 
-use crate::{alone, size};
+use crate::{beside, size};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::geometry::PACKET_SIZE;
@@ -54,7 +54,7 @@ pub(crate) fn plan() -> Plan {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_01_replayed_on_the_same_link_another_and_eight_at_once_a_packet_leaves_once() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let total = size("SHOAL_PACKETS", 4_000).next_multiple_of(2 * CHUNK);
     let paper = Paper::start_as(plan());
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,7 +1,7 @@
 //! Row 1: a replay log that is gone or damaged takes its key with it: the node comes back with fresh keys, and what was
 //! built for the old ones is refused.
 
-use crate::alone;
+use crate::beside;
 use crate::replay::{made, send};
 use shoal_protocol::types::{Layer, Role};
 use shoal_tests::paper::{Node, Paper, Record};
@@ -53,13 +53,13 @@ fn change(path: &Path, how: impl Fn(&mut Vec<u8>)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_01_a_log_that_is_gone_takes_its_key_with_it() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     damaged("deleted", |path| std::fs::remove_file(path).expect("removed")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_01_a_log_without_a_whole_header_takes_its_key_with_it() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     damaged("emptied", |path| change(path, Vec::clear)).await;
     damaged("cut inside its header", |path| change(path, |bytes| bytes.truncate(HEADER - 1))).await;
     damaged("of another key", |path| change(path, |bytes| bytes[HEADER - 1] ^= 1)).await;
@@ -68,7 +68,7 @@ async fn row_01_a_log_without_a_whole_header_takes_its_key_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a log whose end is missing is cut and used: what its lost tags stood for would leave again"]
 async fn row_01_a_log_that_lacks_its_end_takes_its_key_with_it() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     damaged("torn inside a tag", |path| change(path, |bytes| bytes.truncate(bytes.len() - TAG / 2))).await;
     damaged("cut behind a tag", |path| {
         change(path, |bytes| bytes.truncate(bytes.len().saturating_sub(10 * TAG).max(HEADER)))
@@ -79,7 +79,7 @@ async fn row_01_a_log_that_lacks_its_end_takes_its_key_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the log has no checksum: a changed tag is taken for another packet's, and its packet would leave again"]
 async fn row_01_a_log_with_a_damaged_tag_takes_its_key_with_it() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     damaged("with a changed byte", |path| {
         change(path, |bytes| {
             if let Some(byte) = bytes.get_mut(HEADER + 3 * TAG) {

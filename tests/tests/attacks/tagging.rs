@@ -1,6 +1,6 @@
 //! Row 3: every bit of a packet flipped. `SHOAL_BITS=22528` is the full size: all of them.
 
-use crate::{alone, size};
+use crate::{beside, size};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -58,7 +58,7 @@ impl Bytes {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_03_a_flipped_header_is_dropped_and_a_flipped_payload_travels_on_as_garbage() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let paper = Paper::start_as(plan(Some(Layer::L1)));
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(&paper, Role::Mix, dir.path());
@@ -185,7 +185,7 @@ impl Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_03_a_store_is_silent_to_a_flipped_request() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let paper = Paper::start_as(plan(None));
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(&paper, Role::Store, dir.path());
@@ -221,7 +221,7 @@ async fn row_03_a_store_is_silent_to_a_flipped_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_03_a_client_refuses_a_flipped_reply_that_its_gateway_passes_on() {
-    let _alone = alone().await;
+    let _beside = beside().await;
     let paper = Paper::start_as(plan(None));
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(&paper, Role::Gateway, dir.path());

@@ -436,6 +436,23 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_for_the_secret_zero_is_refused_for_its_alpha_and_for_nothing_else() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let (keys, mut hops) = route(&mut rng);
+        hops[0].key = X25519Public::from_bytes([0; 32]);
+        let mut bytes = *build(b"x", &hops, [1; 16], &mut rng).unwrap().as_bytes();
+        for small in [0, 1] {
+            bytes[..32].fill(0);
+            bytes[0] = small;
+            for key in &keys {
+                let packet = Packet::from_slice(&bytes).unwrap();
+                assert!(SphinxPacket::from_bytes(&bytes).unwrap().process(key.inner()).is_ok(), "the crate takes it");
+                assert_eq!(open_header(&packet, key).err(), Some(HeaderError::BadAlpha));
+            }
+        }
+    }
+
+    #[test]
     fn replay_tags_are_stable_and_differ() {
         let mut rng = StdRng::seed_from_u64(5);
         let (keys, hops) = route(&mut rng);

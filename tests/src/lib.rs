@@ -6,13 +6,16 @@
 
 pub mod authority;
 pub mod black_hole;
+pub mod faketime;
 #[cfg(target_os = "linux")]
 pub mod hosts;
 pub mod liar;
 pub mod metrics;
 pub mod netns;
+pub mod paper;
 pub mod person;
 pub mod small_disk;
+pub mod statistics;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use shoal_tests::authority::{Kept, directory, remarks};
+use shoal_tests::faketime::library;
 use shoal_tests::testnet::Testnet;
 use shoal_tests::{metrics, until, until_every};
 use std::path::{Path, PathBuf};
@@ -17,13 +18,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Epochs that are watched with each wrong clock.
 const WATCHED: u64 = 4;
 const HOUR_MS: i64 = 3_600_000;
-
-/// The library that shifts the clock: Debian's package libfaketime, variant for programs with threads.
-fn library() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib").expect("/usr/lib").filter_map(Result::ok);
-    let found = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-    found.expect("libfaketime is there: ops/test installs it (Debian package libfaketime)")
-}
 
 fn wait_for(dir: &Path, epoch: u64) {
     until_every(PAUSE, &format!("epoch {epoch} at {}", dir.display()), PATIENCE, || {

@@ -79,6 +79,8 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     // ports first: what is taken is said before anything else happens
     let Ports { endpoint, metrics: metrics_listener, control: control_listener } =
         Ports::open(&config, &identity, &runtime_dir).await?;
+    // the only place that sets it
+    let _ = counters.turned_away.set(endpoint.turned_away());
 
     // keys
     let (key_sender, keys) = watch::channel(KeySnapshot::default());

@@ -9,9 +9,14 @@ use crate::drops::{DropReason, Drops};
 use crate::io::live_keys::LiveKeys;
 use crate::io::process::ProcessState;
 use crate::loops::{LoopCounts, Loops};
+use shoal_protocol::quic::TurnedAway;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Labels of attempts that the caps of the endpoint did not let in: beyond them, and those that had to prove their address
+/// first (who did came again, so the link may have come about after all).
+pub const TURNED_AWAY_LABELS: [&str; 2] = ["refused", "asked_to_retry"];
 
 /// Counters of the packet path. Shared by all threads.
 #[derive(Debug, Default)]
@@ -31,6 +36,8 @@ pub struct Counters {
     pub panics: AtomicU64,
     /// Links that did not come about, by reason: one entry for each label of the program.
     handshake_failures: Mutex<BTreeMap<&'static str, u64>>,
+    /// What the endpoint counts itself, once it is open.
+    pub turned_away: OnceLock<Arc<TurnedAway>>,
 }
 
 /// What is read from the machine when somebody asks, not counted.
@@ -88,6 +95,14 @@ impl Counters {
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
+    fn handshake_failures(&self) -> BTreeMap<&'static str, u64> {
+        let mut failures = self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(turned_away) = self.turned_away.get() {
+            failures.extend(TURNED_AWAY_LABELS.into_iter().zip([turned_away.refused(), turned_away.asked_to_retry()]));
+        }
+        failures
+    }
+
     fn read(&self, machine: Machine) -> Traffic {
         let (loops, losing) = self.loops.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Traffic {
@@ -98,7 +113,7 @@ impl Counters {
             loops,
             losing,
             panics: self.panics.load(Ordering::Relaxed),
-            handshake_failures: self.handshake_failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            handshake_failures: self.handshake_failures(),
             machine,
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::admission::Refusal;
 use crate::drops::DropReason;
-use crate::io::counters::Traffic;
+use crate::io::counters::{TURNED_AWAY_LABELS, Traffic};
 use crate::io::links::FAILURE_LABELS;
 use anyhow::Result;
 use prometheus::{
@@ -141,7 +141,7 @@ impl Metrics {
         }
         let handshake_failures =
             counters("handshake_failures_total", "Links that did not come about, by reason.", "reason")?;
-        for reason in FAILURE_LABELS.into_iter().chain(Refusal::ALL.map(Refusal::label)) {
+        for reason in FAILURE_LABELS.into_iter().chain(Refusal::ALL.map(Refusal::label)).chain(TURNED_AWAY_LABELS) {
             handshake_failures.with_label_values(&[reason]);
         }
         let store = match role {

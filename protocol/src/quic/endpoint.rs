@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::error::{CloseReason, QuicError};
-use super::gate::{Gate, Handshaking, Limits, Seat, Verdict};
+use super::gate::{Gate, Handshaking, Limits, Seat, TurnedAway, Verdict};
 use super::link::Link;
 use super::protocol::{DiallerKey, Protocol};
 use super::tls::{self, TlsKey};
@@ -141,6 +141,11 @@ impl Endpoint {
     /// [`Endpoint::close`] and before the process ends.
     pub async fn wait_idle(&self) {
         self.quic.wait_idle().await;
+    }
+
+    /// How many attempts [`Endpoint::accept`] has not let in.
+    pub fn turned_away(&self) -> Arc<TurnedAway> {
+        Arc::clone(self.gate.turned_away())
     }
 
     /// Connections now, handshakes included.

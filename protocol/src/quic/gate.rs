@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::types::Identity;
@@ -31,6 +32,24 @@ impl Default for Limits {
     }
 }
 
+/// How many attempts did not get in at once, since the start. Says nothing of whose they were.
+#[derive(Debug, Default)]
+pub struct TurnedAway {
+    asked_to_retry: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl TurnedAway {
+    /// Attempts whose address had to prove itself first; those that did come again and are judged anew.
+    pub fn asked_to_retry(&self) -> u64 {
+        self.asked_to_retry.load(Ordering::Relaxed)
+    }
+    /// Attempts beyond the caps.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
 /// What is done with a connection attempt.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -49,6 +68,7 @@ pub(super) struct Gate {
     counts: Mutex<Counts>,
     /// Identities that are no guests where an identity is optional. At most 64 authorities.
     reserved: Mutex<BTreeSet<Identity>>,
+    turned_away: Arc<TurnedAway>,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +104,11 @@ fn prefix(address: IpAddr) -> Option<Prefix> {
 
 impl Gate {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, counts: Mutex::default(), reserved: Mutex::default() })
+        Arc::new(Self { limits, counts: Mutex::default(), reserved: Mutex::default(), turned_away: Arc::default() })
+    }
+
+    pub(super) fn turned_away(&self) -> &Arc<TurnedAway> {
+        &self.turned_away
     }
 
     pub(super) fn reserve(&self, identities: impl IntoIterator<Item = Identity>) {
@@ -104,6 +128,16 @@ impl Gate {
     /// Decides about an attempt from `from`; `validated`: the address has proved itself; `open`: connections the
     /// endpoint holds now.
     pub(super) fn judge(self: &Arc<Self>, from: IpAddr, validated: bool, open: usize) -> Verdict {
+        let verdict = self.decide(from, validated, open);
+        match verdict {
+            Verdict::Admit(..) => {}
+            Verdict::Retry => drop(self.turned_away.asked_to_retry.fetch_add(1, Ordering::Relaxed)),
+            Verdict::Refuse => drop(self.turned_away.refused.fetch_add(1, Ordering::Relaxed)),
+        }
+        verdict
+    }
+
+    fn decide(self: &Arc<Self>, from: IpAddr, validated: bool, open: usize) -> Verdict {
         let limits = self.limits;
         let prefix = prefix(from);
         let mut counts = self.counts();
@@ -219,6 +253,7 @@ mod tests {
             held.push(admit(&gate, address(n, 1), true, 0).expect("validated"));
         }
         assert!(matches!(gate.judge(address(99, 1), true, 0), Verdict::Refuse));
+        assert_eq!((gate.turned_away().asked_to_retry(), gate.turned_away().refused()), (1, 1));
         held.clear();
         assert!(matches!(gate.judge(address(99, 1), false, 0), Verdict::Admit(..)));
     }

@@ -25,7 +25,7 @@ mod transport;
 pub use endpoint::{Arrival, CONNECT_TIMEOUT, Endpoint, HANDSHAKE_TIMEOUT};
 pub use error::{CloseReason, QuicError};
 pub use frames::{FrameError, FrameReader, FrameWriter};
-pub use gate::Limits;
+pub use gate::{Limits, TurnedAway};
 pub use link::Link;
 pub use pieces::{Pieces, pushed};
 pub use protocol::{DiallerKey, Protocol};

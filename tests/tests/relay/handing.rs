@@ -1,6 +1,5 @@
 //! A real gateway hands out documents: to a client on its link, and to whoever asks over `shoal-dir/1`.
 
-use crate::paper::{Node, PATIENCE, Paper};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_node::allowance::DOCUMENTS_OF_LINK;
@@ -11,6 +10,7 @@ use shoal_protocol::link::{
 };
 use shoal_protocol::quic::{CloseReason, Endpoint, Link, Protocol, ask};
 use shoal_protocol::types::{Hash, Identity, Role};
+use shoal_tests::paper::{Node, PATIENCE, Paper};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! What a node says about itself and its network: to its operator, to whoever scrapes it, and in its log.
 
-use crate::paper::{Neighbour, Node, PATIENCE, Paper};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::consensus::UnverifiedConsensus;
@@ -8,6 +7,7 @@ use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::Attach;
 use shoal_protocol::quic::{CloseReason, Endpoint, Protocol};
 use shoal_protocol::types::{IdentityKey, Layer, Role};
+use shoal_tests::paper::{Neighbour, Node, PATIENCE, Paper};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

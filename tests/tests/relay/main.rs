@@ -2,9 +2,7 @@
 
 mod handing;
 mod health;
-mod paper;
 
-use paper::{Node, PATIENCE, Paper};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::X25519Secret;
@@ -14,6 +12,7 @@ use shoal_protocol::link::{Attach, STREAM_CONSENSUS, STREAM_PACKETS};
 use shoal_protocol::quic::{CloseReason, Endpoint, FrameReader, Protocol};
 use shoal_protocol::sphinx::{Hop, Packet, Unwrapped, open_header};
 use shoal_protocol::types::{IdentityKey, Layer, Role};
+use shoal_tests::paper::{Node, PATIENCE, Paper};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;

@@ -30,9 +30,31 @@ pub(crate) enum Command {
     Bench(BenchOptions),
 }
 
+/// A part of the measurements: a key of the JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchPart {
+    /// What a document of many nodes costs
+    Directory,
+    /// Both engines of a store
+    Store,
+}
+
+impl BenchOptions {
+    /// Whether a part is measured.
+    pub(crate) fn wants(&self, part: BenchPart) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+}
+
 /// What is measured.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchOptions {
+    /// What is measured; everything if nothing is named
+    #[arg(value_enum)]
+    pub(crate) parts: Vec<BenchPart>,
+    /// Boxes in the store
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) boxes: u64,
     /// Nodes in the document
     #[arg(long, default_value_t = 1_000)]
     pub(crate) nodes: u16,

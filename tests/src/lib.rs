@@ -11,6 +11,7 @@ pub mod liar;
 pub mod metrics;
 pub mod netns;
 pub mod person;
+pub mod postgres;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

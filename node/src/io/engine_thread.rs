@@ -7,19 +7,20 @@
 //! Nobody is told that a write is stored before its batch is committed, and nothing is read while one is being
 //! committed, so a reader never sees what might still be lost.
 
+use super::engine_seat::Seat;
 use super::host::Clock;
 use super::live_keys::LiveKeys;
 use super::store_seam::StoreReport;
 use super::tag_log::{LogError, Memory};
 use crate::drops::{DropReason, Drops};
-use crate::engine::{Engine, EngineError, Limits, Outcome, Task, Write};
+use crate::engine::{EngineError, Limits, Outcome, Task, Write};
 use crate::replay::Tag;
 use crate::replica::Job;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::types::Epoch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -32,6 +33,8 @@ const BATCH_MAX: usize = 256;
 /// Tasks that wait for the thread. 1,024 × 1.9 kB = 2 MB; a disk that needs 5 ms a commit works them off in four
 /// batches, 20 ms. What finds the queue full is answered `unavailable`.
 const QUEUE: usize = 1_024;
+/// Shortest pause between two pages of a move: an engine that does not work fails at once, and is not asked all the time.
+const REST_MIN: Duration = Duration::from_millis(2);
 
 /// An envelope that was opened: what keeps it from being opened again, and what it asks of the engine.
 #[derive(Debug)]
@@ -70,14 +73,15 @@ impl EngineClient {
     /// Starts the thread. Outcomes go to `done`; how the engine does goes to `report`; what is not done is counted in
     /// `drops`, and a log that is torn is reported to `keys`.
     pub fn start(
-        engine: Box<dyn Engine>,
+        seat: Seat,
         done: mpsc::Sender<Done>,
         report: Arc<StoreReport>,
         drops: Arc<Drops>,
         keys: Arc<LiveKeys>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (messages, received) = sync_channel(QUEUE);
-        let worker = Worker { engine, clock: Clock::start(), done, report, drops, keys, failing: false };
+        let worker =
+            Worker { seat, clock: Clock::start(), done, report, drops, keys, failing: false, rest: Duration::ZERO };
         let thread = thread::Builder::new().name("store-engine".to_owned()).spawn(move || worker.run(&received))?;
         Ok((Self { messages }, thread))
     }
@@ -95,21 +99,44 @@ impl EngineClient {
     }
 }
 
+/// Look-ups of one kind and the jobs they are for.
+struct Asked<T> {
+    jobs: Vec<Job>,
+    what: Vec<T>,
+}
+
+impl<T> Default for Asked<T> {
+    fn default() -> Self {
+        Self { jobs: Vec::new(), what: Vec::new() }
+    }
+}
+
+impl<T> Asked<T> {
+    fn push(&mut self, job: Job, what: T) {
+        self.jobs.push(job);
+        self.what.push(what);
+    }
+}
+
 struct Worker {
-    engine: Box<dyn Engine>,
+    seat: Seat,
     clock: Clock,
     done: mpsc::Sender<Done>,
     report: Arc<StoreReport>,
     drops: Arc<Drops>,
     keys: Arc<LiveKeys>,
     failing: bool,
+    /// Pause before the next page of a move: as long as the last one took, so that it has half of the thread's time.
+    rest: Duration,
 }
 
 impl Worker {
     fn run(mut self, received: &Receiver<Message>) {
-        self.report_size();
         self.report.set_open(true);
-        while let Ok(first) = received.recv() {
+        let works = self.seat.check();
+        self.noted(works);
+        self.report_size();
+        while let Some(first) = self.next(received) {
             let mut batch = Vec::new();
             let mut next = Some(first);
             let deadline = self.clock.monotonic() + GATHER;
@@ -129,13 +156,39 @@ impl Worker {
         self.report.set_open(false);
     }
 
+    /// The next message; `None` if nobody can send any more. What is left of the time goes into a move.
+    fn next(&mut self, received: &Receiver<Message>) -> Option<Message> {
+        while self.seat.is_moving() {
+            let begun = self.clock.monotonic();
+            match received.recv_timeout(self.rest) {
+                Ok(message) => {
+                    // under load too a move gets its turns
+                    self.rest = self.rest.saturating_sub(self.clock.monotonic().saturating_sub(begun));
+                    if self.rest.is_zero() {
+                        self.step();
+                    }
+                    return Some(message);
+                }
+                Err(RecvTimeoutError::Timeout) => self.step(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        received.recv().ok()
+    }
+
+    fn step(&mut self) {
+        let begun = self.clock.monotonic();
+        self.seat.step();
+        self.rest = self.clock.monotonic().saturating_sub(begun).max(REST_MIN);
+    }
+
     /// Tags first, then writes, then reads; `false` if nobody takes outcomes any more.
     fn execute(&mut self, batch: Vec<(Opened, UnixMillis)>) -> bool {
         let Some(now) = batch.iter().map(|(_, now)| *now).max() else { return true };
         let logged = self.log(&batch);
         let mut jobs: Vec<Job> = Vec::new();
         let mut writes: Vec<Write> = Vec::new();
-        let mut reads: Vec<(Job, Task)> = Vec::new();
+        let (mut gets, mut reads) = (Asked::default(), Asked::default());
         for (opened, _) in batch {
             let is_logged = logged.get(&opened.epoch) == Some(&true);
             if !is_logged {
@@ -153,32 +206,37 @@ impl Worker {
                     jobs.push(job);
                     writes.push(write);
                 }
-                Task::Get(_) | Task::Read { .. } => reads.push((job, task)),
+                Task::Get(id) => gets.push(job, id),
+                Task::Read { inbox, after } => reads.push(job, (inbox, after)),
             }
         }
-        let written = self.engine.write(now, &writes);
-        let outcomes: Vec<Outcome> = match self.noted(written) {
-            Some(written) => written.into_iter().map(Outcome::Written).collect(),
-            None => vec![Outcome::Failed; writes.len()],
-        };
-        for (job, outcome) in jobs.into_iter().zip(outcomes) {
-            if self.done.blocking_send(Done { job, outcome }).is_err() {
+        // an engine that is asked for nothing succeeds, which says nothing about it
+        if !jobs.is_empty() {
+            let written = self.seat.write(now, &writes);
+            let written = self.noted(written).map(|written| written.into_iter().map(Outcome::Written).collect());
+            if !self.tell(jobs, written) {
                 return false;
             }
         }
-        for (job, task) in reads {
-            let outcome = match task {
-                Task::Get(id) => self.engine.get(&id).map(Outcome::Got),
-                Task::Read { inbox, after } => self.engine.read(&inbox, after).map(Outcome::Entry),
-                // sorted out above
-                Task::Write(_) => Ok(Outcome::Failed),
-            };
-            let outcome = self.noted(outcome).unwrap_or(Outcome::Failed);
-            if self.done.blocking_send(Done { job, outcome }).is_err() {
+        if !gets.jobs.is_empty() {
+            let got = self.seat.get_all(&gets.what);
+            let got = self.noted(got).map(|got| got.into_iter().map(Outcome::Got).collect());
+            if !self.tell(gets.jobs, got) {
                 return false;
             }
         }
-        true
+        if reads.jobs.is_empty() {
+            return true;
+        }
+        let read = self.seat.read_all(&reads.what);
+        let read = self.noted(read).map(|read| read.into_iter().map(Outcome::Entry).collect());
+        self.tell(reads.jobs, read)
+    }
+
+    /// Tells what came of jobs; all have failed if there are no outcomes. `false` if nobody takes them any more.
+    fn tell(&self, jobs: Vec<Job>, outcomes: Option<Vec<Outcome>>) -> bool {
+        let outcomes = outcomes.unwrap_or_else(|| vec![Outcome::Failed; jobs.len()]);
+        jobs.into_iter().zip(outcomes).all(|(job, outcome)| self.done.blocking_send(Done { job, outcome }).is_ok())
     }
 
     /// Writes the tags of a batch, those of one key in one go; says for each epoch whether they are in its log. Keys of at
@@ -200,8 +258,7 @@ impl Worker {
     }
 
     fn tend(&mut self, now: UnixMillis, limits: Limits) {
-        self.engine.set_limits(limits);
-        let expired = self.engine.expire(now);
+        let expired = self.seat.tend(now, limits);
         if let Some(erased @ 1..) = self.noted(expired) {
             info!(erased, "erased buckets whose retention is over");
         }
@@ -209,7 +266,7 @@ impl Worker {
     }
 
     fn report_size(&mut self) {
-        let totals = self.engine.totals();
+        let totals = self.seat.totals();
         self.report.set_size(totals.records, totals.bytes);
     }
 

@@ -1,6 +1,7 @@
 //! `shoal-ops bench`: the figures of the design, as ratios and sizes measured in one run, on the machine that is named.
 //!
-//! For now the directory's: what a document of many nodes costs its makers, its readers and a client's line.
+//! Here the directory's: what a document of many nodes costs its makers, its readers and a client's line. The store's are in
+//! [`bench_store`].
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,8 +26,8 @@ use shoal_protocol::{
     x25519::X25519Secret,
 };
 
-use super::clock::Stopwatch;
-use crate::arguments::BenchOptions;
+use super::{bench_store, clock::Stopwatch, progress::Progress};
+use crate::arguments::{BenchOptions, BenchPart};
 
 /// Each time is the median of so many runs.
 const RUNS: usize = 5;
@@ -72,7 +73,10 @@ struct DirectoryFigures {
 struct Figures {
     machine: String,
     profile: &'static str,
-    directory: DirectoryFigures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    directory: Option<DirectoryFigures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<bench_store::StoreFigures>,
 }
 
 struct Sample {
@@ -242,42 +246,59 @@ fn machine() -> String {
 
 /// Measures and prints.
 pub(crate) fn command(options: &BenchOptions) -> anyhow::Result<()> {
-    ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
-    let directory = Sample::new(options.nodes, usize::from(options.authorities))?.measure()?;
+    let directory = options.wants(BenchPart::Directory).then(|| {
+        ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
+        Sample::new(options.nodes, usize::from(options.authorities))?.measure()
+    });
+    let store = options.wants(BenchPart::Store).then(|| bench_store::measure(options.boxes, Progress::new()));
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-    let figures = Figures { machine: machine(), profile, directory };
+    let (directory, store) = (directory.transpose()?, store.transpose()?);
+    let figures = Figures { machine: machine(), profile, directory, store };
     if options.json {
         crate::say(&serde_json::to_string(&figures)?);
         return Ok(());
     }
-    let Figures { machine, profile, directory: of } = figures;
-    let mib = |bytes: usize| bytes as f64 / 1024.0 / 1024.0;
-    crate::say(&format!(
-        "{machine}; {profile} build\n\
-         a document of {} nodes and {} authorities, medians of {RUNS}\n  \
-         certified document  {:>9} bytes\n  \
-         difference          {:>9} bytes, made in {:.2} ms, applied in {:.2} ms\n  \
-         a client downloads  {:>9.2} MiB a day, {:.2} MiB if every document came whole\n  \
-         verified in         {:>9.2} ms\n  \
-         computed in         {:>9.2} ms from a proposal of {} bytes, judged in {:.2} ms\n  \
-         another's list      {:>9.2} ms when all its descriptors are new, {:.2} ms when they are known ({} bytes)",
-        of.nodes,
-        of.authorities,
-        of.document_bytes,
-        of.difference_bytes,
-        of.difference_ms,
-        of.apply_ms,
-        mib(of.client_bytes_a_day),
-        mib(of.client_bytes_a_day_whole),
-        of.verify_ms,
-        of.build_ms,
-        of.proposal_bytes,
-        of.judge_ms,
-        of.list_first_ms,
-        of.list_again_ms,
-        of.list_bytes,
-    ));
+    let Figures { machine, profile, directory, store } = figures;
+    crate::say(&format!("{machine}; {profile} build"));
+    if let Some(of) = directory {
+        crate::say(&of.describe());
+    }
+    if let Some(of) = store {
+        crate::say(&of.describe());
+    }
     Ok(())
+}
+
+impl DirectoryFigures {
+    /// For people.
+    fn describe(&self) -> String {
+        let of = self;
+        let mib = |bytes: usize| bytes as f64 / 1024.0 / 1024.0;
+        format!(
+            "a document of {} nodes and {} authorities, medians of {RUNS}\n  \
+             certified document  {:>9} bytes\n  \
+             difference          {:>9} bytes, made in {:.2} ms, applied in {:.2} ms\n  \
+             a client downloads  {:>9.2} MiB a day, {:.2} MiB if every document came whole\n  \
+             verified in         {:>9.2} ms\n  \
+             computed in         {:>9.2} ms from a proposal of {} bytes, judged in {:.2} ms\n  \
+             another's list      {:>9.2} ms when all its descriptors are new, {:.2} ms when they are known ({} bytes)",
+            of.nodes,
+            of.authorities,
+            of.document_bytes,
+            of.difference_bytes,
+            of.difference_ms,
+            of.apply_ms,
+            mib(of.client_bytes_a_day),
+            mib(of.client_bytes_a_day_whole),
+            of.verify_ms,
+            of.build_ms,
+            of.proposal_bytes,
+            of.judge_ms,
+            of.list_first_ms,
+            of.list_again_ms,
+            of.list_bytes,
+        )
+    }
 }
 
 #[cfg(test)]

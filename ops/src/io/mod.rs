@@ -1,6 +1,7 @@
 //! The shell: processes, sockets, files and the clock.
 
 pub(crate) mod bench;
+pub(crate) mod bench_store;
 pub(crate) mod build;
 pub(crate) mod clock;
 pub(crate) mod conversation;
@@ -12,6 +13,8 @@ pub(crate) mod observe;
 pub(crate) mod parties;
 pub(crate) mod person;
 pub(crate) mod ports;
+#[path = "../../../tests/src/postgres.rs"]
+mod postgres;
 pub(crate) mod prepare;
 pub(crate) mod probe;
 pub(crate) mod progress;

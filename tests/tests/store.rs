@@ -302,6 +302,7 @@ fn stores_change_their_engine_while_they_serve() {
     let pid = net.run_again(&store.dir, "shoal-node");
     pid_now(&mut net, &store.dir, pid);
     until_ready("the stores are ready", &stores);
+    an_old_configuration_is_brought_up_to_date(&mut net, stores.last().expect("a store"));
     let folder = tempfile::tempdir().expect("folder");
     let alice = Person::new("alice", folder.path(), &net.ready.network);
     let bob = Person::new("bob", folder.path(), &net.ready.network);
@@ -333,4 +334,41 @@ fn stores_change_their_engine_while_they_serve() {
     let secret = secret.wait_with_output().expect("ends");
     assert_eq!(secret.status.code(), Some(64), "a password on a command line");
     assert!(String::from_utf8_lossy(&secret.stdout).contains("--password-file"));
+}
+
+/// A store whose `node.toml` is of version 1, as the program before this one wrote it.
+fn an_old_configuration_is_brought_up_to_date(net: &mut Testnet, store: &Party) {
+    eprintln!("a configuration of version 1");
+    let path = store.dir.join("node.toml");
+    let mut old: toml::Table = toml::from_str(&std::fs::read_to_string(&path).expect("reads")).expect("TOML");
+    let table = old.remove("store").expect("a store");
+    old.insert("config_version".to_owned(), toml::Value::Integer(1));
+    old.insert("store_dir".to_owned(), table["dir"].clone());
+    let limits = old.get_mut("limits").and_then(toml::Value::as_table_mut).expect("limits");
+    limits.insert("store_records".to_owned(), toml::Value::Integer(12_345));
+    let old = toml::to_string(&old).expect("TOML");
+    let pid = pid_of(net, &store.dir);
+    net.kill(pid);
+    until_gone(pid);
+    std::fs::write(&path, &old).expect("writes");
+
+    let checked = Command::new(binary("shoal-node"))
+        .args(["check-config", "--json", "--dir"])
+        .arg(&store.dir)
+        .output()
+        .expect("the command runs");
+    let checked: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    assert_eq!(checked["config"]["version"], 1, "{checked}");
+    assert_eq!(checked["config"]["upgrade"]["to"], 2, "{checked}");
+    assert_eq!(std::fs::read_to_string(&path).expect("reads"), old, "looking changes nothing");
+
+    let pid = net.run_again(&store.dir, "shoal-node");
+    pid_now(net, &store.dir, pid);
+    until_ready("a store with an old configuration", std::slice::from_ref(store));
+    assert_eq!(std::fs::read_to_string(store.dir.join("node.toml.v1")).expect("kept"), old);
+    let now = config_file::read(&store.dir).expect("of this version");
+    assert!(now.upgrade.is_none());
+    assert_eq!((now.config.store.records, now.config.store.dir.to_str()), (12_345, Some("store")));
+    let log = std::fs::read_to_string(store.dir.join("again.log")).expect("reads");
+    assert_eq!(log.matches("node.toml is of this version now").count(), 1, "{log}");
 }

@@ -134,6 +134,14 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     let link_queue_packets = Arc::new(AtomicUsize::new(limits.link_queue_packets));
     let leaving = Arc::new(AtomicBool::new(config.leaving));
     let (address, public_address) = watch::channel(config.address.clone());
+    let mover = Arc::new(Mover::default());
+    let moves = (role == Role::Store)
+        .then(|| StoreMoves::new(dir.clone(), *me.as_bytes(), config.store.clone(), Arc::clone(&mover)))
+        .map(Arc::new);
+    if let Some(moves) = &moves {
+        let moves = Arc::clone(moves);
+        tokio::task::spawn_blocking(move || moves.resume()).await?.context("going on with the move of the store")?;
+    }
     let reload = Reload {
         dir: dir.clone(),
         config: config.clone(),
@@ -141,6 +149,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
         sessions: sessions.clone(),
         link_queue_packets: Arc::clone(&link_queue_packets),
         leaving: Arc::clone(&leaving),
+        moves: moves.clone(),
         address,
     };
     let node_links = Arc::new(NodeLinks::default());
@@ -170,14 +179,6 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     // what is said about all this
     let (publish_sender, publish) = watch::channel(PublishState::default());
     let report = (role == Role::Store).then(|| Arc::new(StoreReport::default()));
-    let mover = Arc::new(Mover::default());
-    let moves = (role == Role::Store)
-        .then(|| StoreMoves::new(dir.clone(), *me.as_bytes(), config.store.clone(), Arc::clone(&mover)))
-        .map(Arc::new);
-    if let Some(moves) = &moves {
-        let moves = Arc::clone(moves);
-        tokio::task::spawn_blocking(move || moves.resume()).await?.context("going on with the move of the store")?;
-    }
     let status = Arc::new(Status {
         leaving: Arc::clone(&leaving),
         identity: me,

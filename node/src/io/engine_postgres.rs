@@ -51,7 +51,8 @@ const TOTALS: &str = "SELECT (SELECT coalesce(sum(records), 0)::bigint FROM buck
 /// Boxes and inboxes in a database. Not shared: one thread owns it.
 pub struct PostgresEngine {
     pool: Pool,
-    runtime: Runtime,
+    /// There until the end: dropped in its own way.
+    runtime: Option<Runtime>,
     schema: String,
     identity: [u8; 32],
     limits: Limits,
@@ -81,7 +82,7 @@ impl PostgresEngine {
             .map_err(|error| EngineError::Unavailable(format!("no runtime for the database: {error}")))?;
         Ok(Self {
             pool: session::pool(place)?,
-            runtime,
+            runtime: Some(runtime),
             schema: place.schema.clone(),
             identity,
             limits,
@@ -101,7 +102,7 @@ impl PostgresEngine {
         if let Some(failure) = self.failure.as_ref().filter(|failure| now < failure.until) {
             return Err(failure.fault.clone().into());
         }
-        let Self { pool, schema, identity, made, is_ready, .. } = self;
+        let Self { pool, runtime, schema, identity, made, is_ready, .. } = self;
         let within = if *is_ready { within } else { within.max(if made.is_none() { FIRST_MAX } else { SELDOM_MAX }) };
         let once = async || {
             if !*is_ready {
@@ -113,7 +114,10 @@ impl PostgresEngine {
             }
             work(pool).await
         };
-        let result = self.runtime.block_on(attempt(pool, within, once));
+        let result = match runtime {
+            Some(runtime) => runtime.block_on(attempt(pool, within, once)),
+            None => Err(Fault::later("the engine has ended")),
+        };
         match result {
             Ok(value) => {
                 self.failure = None;
@@ -126,6 +130,15 @@ impl PostgresEngine {
                 self.failure = Some(Failure { fault: fault.clone(), pause, until });
                 Err(fault.into())
             }
+        }
+    }
+}
+
+impl Drop for PostgresEngine {
+    fn drop(&mut self) {
+        // also where another runtime runs, in which this one must not wait
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

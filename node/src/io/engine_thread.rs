@@ -277,6 +277,7 @@ impl Worker {
                 if self.failing {
                     self.failing = false;
                     self.report.set_open(true);
+                    self.report.set_problem(None);
                     info!("the store works again");
                 }
                 Some(value)
@@ -285,6 +286,7 @@ impl Worker {
                 if !self.failing {
                     self.failing = true;
                     self.report.set_open(false);
+                    self.report.set_problem(Some(error.to_string()));
                     warn!(%error, "the store fails; nothing is acknowledged until it works again");
                 }
                 None

@@ -129,7 +129,10 @@ impl Status {
             let (wanted, up) = store.links();
             let others = consensus.stores().filter(|node| node.identity != self.identity).count() as u64;
             if !store.is_open() {
-                reasons.push("the store is not open".to_owned());
+                reasons.push(match store.problem() {
+                    Some(problem) => format!("the store does not work: {problem}"),
+                    None => "the store is not open".to_owned(),
+                });
             }
             if wanted < others || up < wanted {
                 reasons.push(format!("{up} of {others} links to other stores are up"));

@@ -138,7 +138,8 @@ impl Mover {
     }
     /// The new engine is in force.
     pub fn done(&self, extent: Extent, hash: &str) {
-        self.set(Some(extent), Stand::Done, None);
+        // before the state: whoever sees that it is done looks no more
         self.state().progress.hash = Some(hash.to_owned());
+        self.set(Some(extent), Stand::Done, None);
     }
 }

@@ -73,6 +73,8 @@ pub struct StoreContext {
 #[derive(Debug, Default)]
 pub struct StoreReport {
     open: AtomicBool,
+    /// Why it is not, if the engine said so.
+    problem: Mutex<Option<String>>,
     links_wanted: AtomicU64,
     links_up: AtomicU64,
     /// Records and bytes as they are.
@@ -105,6 +107,14 @@ impl StoreReport {
     /// The database is open and answers (or not any more).
     pub fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Relaxed);
+    }
+    /// What keeps the engine from working; nothing of a box is in it.
+    pub fn set_problem(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+    /// What keeps the engine from working.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
     /// Outgoing links to other stores: how many the consensus asks for and how many are up.
     pub fn set_links(&self, wanted: u64, up: u64) {

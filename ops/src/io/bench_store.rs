@@ -1,6 +1,5 @@
 //! `shoal-ops bench store`: both engines of a store side by side, on one disk, in one run. Each is driven as the engine's
 //! thread of a store drives it; each write is on the disk before it counts.
-#![expect(clippy::disallowed_methods, reason = "IO shell: a queue between two threads of the measurement")]
 
 use std::{
     path::Path,
@@ -13,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use shoal_node::{
     config_store::{DatabaseUrl, EngineKind, PostgresConfig, StoreConfig},
-    engine::{BoxedEngine, Limits, Write, Written},
+    engine::{BoxedEngine, Engine as _, Limits, Write, Written},
     io::store_engine,
 };
 use shoal_protocol::{

@@ -240,11 +240,12 @@ fn connections_that_are_cut_in_a_batch_cost_nothing() {
             let mut cut = 0;
             while !stop.load(Ordering::Relaxed) {
                 let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'shoal-node'";
+                thread::sleep(Duration::from_millis(20));
                 cut += server.sql(sql).ok().and_then(|count| count.parse::<u32>().ok()).unwrap_or(0);
             }
             cut
         });
-        let done = write_through(&mut engine, |round| round == 60);
+        let done = write_through(&mut engine, |round| round == 30);
         stop.store(true, Ordering::Relaxed);
         assert!(cutter.join().expect("ends") > 5, "connections were cut");
         done

@@ -1,13 +1,14 @@
 //! `node.toml`: what an operator sets. Network-wide rates are not here: they come from the consensus only.
 
+pub use crate::config_versions::CONFIG_VERSION;
+
+use crate::config_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use shoal_protocol::toml_problem;
 use shoal_protocol::types::Role;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Version of the format written and read by this program.
-pub const CONFIG_VERSION: u32 = 1;
 /// Links that are left for handshakes (1,024) and nodes (1,024) when a gateway has all its clients.
 const PLACES_BESIDE_SESSIONS: usize = 2_048;
 /// Workers at most.
@@ -41,9 +42,6 @@ pub struct Config {
     /// (`/run/shoal`). Relative to the node's directory.
     #[serde(default = "default_runtime_dir")]
     pub runtime_dir: PathBuf,
-    /// Where a store keeps its boxes. Relative to the node's directory.
-    #[serde(default = "default_store_dir")]
-    pub store_dir: PathBuf,
     /// A store that is to go for good: draws from now on leave it out, and it serves what it holds until that is over.
     /// `status` says when it may be stopped. A SIGHUP changes it.
     #[serde(default)]
@@ -55,6 +53,9 @@ pub struct Config {
     /// Bounds of memory and work.
     #[serde(default)]
     pub limits: Limits,
+    /// Where a store keeps its boxes. A gateway or mix has none.
+    #[serde(default)]
+    pub store: StoreConfig,
 }
 
 /// Keys that differ between two configurations, by when they take effect.
@@ -91,10 +92,6 @@ pub struct Limits {
     pub links_per_prefix: usize,
     /// Links at a time.
     pub links: usize,
-    /// Boxes and inbox entries that a store holds. What comes when it is full is refused, nothing is evicted. One takes
-    /// 5.3 kB on the disk (measured with 40,000 random boxes; pages half full and the file's growth ahead of need
-    /// included): 8.4 million are 44 GB.
-    pub store_records: usize,
 }
 
 impl Default for Limits {
@@ -108,7 +105,6 @@ impl Default for Limits {
             sessions: 4_096,
             links_per_prefix: 256,
             links: 6_144,
-            store_records: 1 << 23,
         }
     }
 }
@@ -128,9 +124,6 @@ fn default_runtime_dir() -> PathBuf {
 }
 fn default_log() -> String {
     "info".to_owned()
-}
-fn default_store_dir() -> PathBuf {
-    PathBuf::from("store")
 }
 
 /// Why a configuration is refused, and what to do.
@@ -156,7 +149,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and checks a file's text.
+    /// Reads and checks a file's text, which is of this version: see [`crate::config_versions::upgrade`].
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
         struct Version {
@@ -166,6 +159,12 @@ impl Config {
         match version.config_version {
             Some(found) if found > CONFIG_VERSION => return Err(ConfigError::TooNew { found }),
             Some(0) => return Err(bad("config_version", "the first version is 1")),
+            Some(found) if found < CONFIG_VERSION => {
+                return Err(bad(
+                    "config_version",
+                    &format!("{found} is older than {CONFIG_VERSION}; bring it up to date first"),
+                ));
+            }
             Some(_) | None => {}
         }
         let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax(toml_problem(text, &error)))?;
@@ -205,12 +204,12 @@ impl Config {
             ("limits.sessions", limits.sessions, 1 << 20),
             ("limits.links_per_prefix", limits.links_per_prefix, 1 << 20),
             ("limits.links", limits.links, 1 << 20),
-            ("limits.store_records", limits.store_records, 1 << 30),
         ] {
             if value == 0 || value > max {
                 return Err(bad(key, &format!("must be between 1 and {max}")));
             }
         }
+        self.store.check().map_err(|(key, problem)| bad(key, &problem))?;
         let default = Limits::default();
         if limits.sessions > default.sessions && limits.links < limits.sessions.saturating_add(PLACES_BESIDE_SESSIONS) {
             let problem =
@@ -241,7 +240,10 @@ impl Config {
                 ("metrics", self.metrics != fresh.metrics),
                 ("family", self.family != fresh.family),
                 ("runtime_dir", self.runtime_dir != fresh.runtime_dir),
-                ("store_dir", self.store_dir != fresh.store_dir),
+                ("store.engine", self.store.engine != fresh.store.engine),
+                ("store.dir", self.store.dir != fresh.store.dir),
+                ("store.records", self.store.records != fresh.store.records),
+                ("store.postgres", self.store.postgres != fresh.store.postgres),
                 ("limits.workers", old.workers != new.workers),
                 ("limits.worker_queue_packets", old.worker_queue_packets != new.worker_queue_packets),
                 ("limits.delay_queue_packets", old.delay_queue_packets != new.delay_queue_packets),
@@ -278,11 +280,6 @@ impl Config {
     pub fn runtime_path(&self, dir: &Path) -> PathBuf {
         dir.join(&self.runtime_dir)
     }
-
-    /// Directory of a store's boxes.
-    pub fn store_path(&self, dir: &Path) -> PathBuf {
-        dir.join(&self.store_dir)
-    }
 }
 
 fn bad(key: &'static str, problem: &str) -> ConfigError {
@@ -294,7 +291,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"
-        config_version = 1
+        config_version = 2
         role = "mix"
         listen = "[::]:4433"
         address = "mix.example.org:4433"
@@ -345,12 +342,14 @@ mod tests {
             ("127.0.0.1:9464", "0.0.0.0:9464", "metrics"),
             ("mix.example.org:4433", "mix.example.org", "address"),
             ("mix.example.org:4433", "mix.example.org:0", "address"),
-            ("config_version = 1", "config_version = 1\nfamily = \"xyz\"", "family"),
-            ("config_version = 1", "config_version = 1\nlimits = { workers = 257 }", "limits.workers"),
-            ("config_version = 1", "config_version = 1\nleaving = true", "leaving"),
-            ("config_version = 1", "config_version = 1\nlog = \"shoal_node=loud\"", "log"),
-            ("config_version = 1", "config_version = 1\nlimits = { sessions = 5000 }", "limits.links"),
-            ("config_version = 1", "config_version = 2", "config_version"),
+            ("config_version = 2", "config_version = 2\nfamily = \"xyz\"", "family"),
+            ("config_version = 2", "config_version = 2\nlimits = { workers = 257 }", "limits.workers"),
+            ("config_version = 2", "config_version = 2\nleaving = true", "leaving"),
+            ("config_version = 2", "config_version = 2\nlog = \"shoal_node=loud\"", "log"),
+            ("config_version = 2", "config_version = 2\nstore = { records = 0 }", "store.records"),
+            ("config_version = 2", "config_version = 2\nlimits = { sessions = 5000 }", "limits.links"),
+            ("config_version = 2", "config_version = 3", "config_version"),
+            ("config_version = 2", "config_version = 1", "config_version"),
         ] {
             let error = Config::parse(&TEXT.replace(from, to)).expect_err(to).to_string();
             assert!(error.starts_with(key), "{error}");

@@ -159,6 +159,43 @@ pub enum EngineError {
     /// Another process uses the store.
     #[error("the store is in use by another process")]
     InUse,
+    /// The engine must not be used as it is: it would lose what it acknowledged, belongs to another store, or is of a newer
+    /// program. Only its operator can change that.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Where a record lies inside its bucket: boxes before entries, each in the order of their names. Two engines go through
+/// their records in the same order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// A box.
+    Box(BoxId),
+    /// An inbox entry.
+    Entry {
+        /// The inbox.
+        inbox: BoxId,
+        /// Its number there.
+        number: u64,
+    },
+}
+
+/// A record with everything that must stay as it is when another engine takes it over: an owner's cursor counts on the
+/// number, the time of erasure on the bucket.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// When it came.
+    pub bucket: Bucket,
+    /// What it is.
+    pub key: Key,
+    /// What it holds.
+    pub body: BoxBody,
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Record(redacted)")
+    }
 }
 
 /// A storage engine. One thread owns it and calls it with batches.
@@ -178,9 +215,33 @@ pub trait Engine: Send {
     fn read(&mut self, inbox: &BoxId, after: u64) -> Result<Option<Entry>, EngineError>;
     /// Erases what is over at `now`; says how many buckets went.
     fn expire(&mut self, now: UnixMillis) -> Result<usize, EngineError>;
-    /// How much is held.
+    /// How much is held; of an engine that cannot say, what it held when it last could.
     fn totals(&mut self) -> Totals;
+
+    /// Whether it works now. Changes nothing that is kept.
+    fn check(&mut self) -> Result<(), EngineError>;
+    /// [`Engine::get`] of several boxes, in their order, with as few round trips as the engine can.
+    fn get_all(&mut self, ids: &[BoxId]) -> Result<Vec<Option<BoxBody>>, EngineError> {
+        ids.iter().map(|id| self.get(id)).collect()
+    }
+    /// [`Engine::read`] of several inboxes, each after a number, in their order.
+    fn read_all(&mut self, wanted: &[(BoxId, u64)]) -> Result<Vec<Option<Entry>>, EngineError> {
+        wanted.iter().map(|(inbox, after)| self.read(inbox, *after)).collect()
+    }
+
+    /// The buckets that hold records, oldest first.
+    fn buckets(&mut self) -> Result<Vec<Bucket>, EngineError>;
+    /// At most `count_max` records of a bucket, in the order of their keys, from the first after `after` on.
+    fn page(&mut self, bucket: Bucket, after: Option<Key>, count_max: usize) -> Result<Vec<Record>, EngineError>;
+    /// The records that answer these writes, for those that are held: the same box or the same entry. In their order.
+    fn find(&mut self, writes: &[Write]) -> Result<Vec<Option<Record>>, EngineError>;
+    /// Takes over records of another engine as they are, and makes them durable together. Quotas do not hold: they were
+    /// acknowledged. One that is there already stays as it is.
+    fn import(&mut self, records: &[Record]) -> Result<(), EngineError>;
 }
+
+/// An engine of whichever kind.
+pub type BoxedEngine = Box<dyn Engine>;
 
 /// What a write leads to before it is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,11 +2,13 @@
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
+use shoal_node::config_versions::{CONFIG_VERSION, Upgraded};
 use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::control::{self, Command};
 use shoal_node::io::host::{self, Clock};
 use shoal_node::io::setup::{self, InitRequest, Setup};
-use shoal_node::io::{doctor, logging, run};
+use shoal_node::io::store_migrate::{MigrateOptions, Tell};
+use shoal_node::io::{doctor, logging, run, store_migrate};
 use shoal_node::report as sentences;
 use shoal_protocol::Role;
 use std::io::Write as _;
@@ -83,6 +85,43 @@ enum Sub {
     Secrets(Dir),
     /// The descriptor that the running node published last.
     Descriptor(Dir),
+    /// Where a store keeps its boxes.
+    #[command(subcommand)]
+    Store(Store),
+}
+
+#[derive(Subcommand)]
+enum Store {
+    /// Move boxes and inboxes into another engine. A running node serves meanwhile; what was acknowledged stays so. The old
+    /// engine's records stay where they are until you remove them.
+    #[command(after_help = "Example: shoal-node store migrate --to postgres \
+        --url 'postgres://shoal@/shoal?host=/run/postgresql'")]
+    Migrate {
+        #[command(flatten)]
+        dir: Dir,
+        #[command(flatten)]
+        options: MigrateOptions,
+    },
+}
+
+/// Shows how far a move is: to programs on standard output, to people on standard error.
+struct Shown {
+    json: bool,
+}
+
+impl Tell for Shown {
+    fn progress(&mut self, progress: &Value) {
+        if self.json {
+            return say(&progress.to_string());
+        }
+        let number = |key| progress.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let (done, buckets, records) = (number("buckets_done"), number("buckets"), number("records"));
+        let waits =
+            progress.get("problem").and_then(Value::as_str).map(|text| format!("; waits: {text}")).unwrap_or_default();
+        // nothing can be done about a standard error that is closed
+        let _ =
+            writeln!(std::io::stderr(), "{records} records copied and compared, {done} of {buckets} buckets{waits}");
+    }
 }
 
 fn main() -> ExitCode {
@@ -143,7 +182,11 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Sub::CheckConfig(Dir { dir }) => {
-            admission(&setup::load(&dir)?, json, "checked");
+            let setup = setup::load(&dir)?;
+            admission(&setup, json, "checked");
+            if let (Some(upgrade), false) = (&setup.upgrade, json) {
+                say(&upgrade_note(upgrade));
+            }
             Ok(())
         }
         Sub::Run(Dir { dir }) => {
@@ -155,6 +198,18 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Sub::Drain(Dir { dir }) => ask(&dir, Command::Drain, json),
         Sub::Secrets(Dir { dir }) => ask(&dir, Command::Secrets, json),
         Sub::Descriptor(Dir { dir }) => ask(&dir, Command::Descriptor, json),
+        Sub::Store(Store::Migrate { dir: Dir { dir }, options }) => {
+            let ended = runtime()?.block_on(store_migrate::migrate(&dir, &options, &mut Shown { json }))?;
+            if json {
+                say(&ended.to_string());
+            } else if options.cancel {
+                say("called off: the store stays where it is");
+            } else {
+                print(&ended);
+                say("what the old engine holds is not used any more; ops/runbooks/store.md says how to remove it");
+            }
+            Ok(())
+        }
         Sub::Doctor(Dir { dir }) => {
             let findings = runtime()?.block_on(doctor::examine(&dir));
             if json {
@@ -194,7 +249,7 @@ fn no_runtime(error: std::io::Error) -> Failure {
 }
 
 fn admission(setup: &Setup, json: bool, verb: &str) {
-    let Setup { dir, config, network, identity } = setup;
+    let Setup { dir, config, network, identity, .. } = setup;
     let identity = identity.identity();
     let line = setup::admission_line(config.role, &identity, &config.address, config.family.as_deref());
     let hints = &network.hints.authorities;
@@ -210,6 +265,10 @@ fn admission(setup: &Setup, json: bool, verb: &str) {
             "network": {"name": network.name, "genesis": network.genesis_hash().to_string(), "words": network.fingerprint_words()},
             "admission": line,
             "send_to": send_to,
+            "config": {
+                "version": setup.upgrade.as_ref().map_or(CONFIG_VERSION, |upgrade| upgrade.from),
+                "upgrade": setup.upgrade.as_ref().map(|upgrade| json!({"to": CONFIG_VERSION, "changes": upgrade.changes})),
+            },
         });
         say(&answer.to_string());
         return;
@@ -222,6 +281,16 @@ fn admission(setup: &Setup, json: bool, verb: &str) {
         say(&format!("  {} at {}", hint.identity, hint.address));
     }
     say(&format!("\nthen: shoal-node run --dir {}", dir.display()));
+}
+
+/// What `run` will do with a file of an older version.
+fn upgrade_note(upgrade: &Upgraded) -> String {
+    let Upgraded { from, changes, .. } = upgrade;
+    let changes = if changes.is_empty() { "only the version changes".to_owned() } else { changes.join("; ") };
+    format!(
+        "\nnode.toml is of version {from}: `run` writes it anew as version {CONFIG_VERSION} ({changes}), and keeps the old \
+         one as node.toml.v{from}"
+    )
 }
 
 /// Asks the running node and prints its answer.
@@ -238,7 +307,7 @@ fn ask(dir: &Path, command: Command, json: bool) -> Result<(), Failure> {
             Command::Status => say(&sentences::status(&answer)),
             Command::Secrets => say(&sentences::secrets(&answer, Clock::start().wall())),
             Command::Drain => say("draining: the node leaves the next consensus, serves until it is out, and stops"),
-            Command::Descriptor => print(&answer),
+            Command::Descriptor | Command::Move | Command::Moving | Command::Stay => print(&answer),
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ pub mod paper;
 pub mod person;
 pub mod small_disk;
 pub mod statistics;
+pub mod postgres;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

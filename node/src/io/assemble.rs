@@ -11,7 +11,6 @@ use crate::io::documents::Documents;
 use crate::io::drain::{Drain, Hold};
 use crate::io::egress::Egress;
 use crate::io::fetch_state::contradicted;
-use crate::io::files;
 use crate::io::gateway_io::{ClientService, SessionSender};
 use crate::io::handing::{self, Handing};
 use crate::io::host::{Clock, cores, generator};
@@ -23,6 +22,7 @@ use crate::io::live_keys::{KeySnapshot, KeyTask, LiveKeys};
 use crate::io::logging::SetFilter;
 use crate::io::loop_task::LoopTask;
 use crate::io::metrics::Metrics;
+use crate::io::mover::Mover;
 use crate::io::older::Older;
 use crate::io::phase::Phase;
 use crate::io::ports::Ports;
@@ -32,6 +32,7 @@ use crate::io::run::{CLOSE_PATIENCE, Running};
 use crate::io::setup::{IDENTITY_FILE, Setup};
 use crate::io::status::Status;
 use crate::io::store;
+use crate::io::store_moves::StoreMoves;
 use crate::io::store_seam::{StoreContext, StoreReport};
 use crate::io::supervise::Supervisor;
 use crate::io::turn::Turn;
@@ -55,7 +56,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts every part of a node.
 pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) -> Result<Running> {
-    let Setup { dir, config, network, identity } = setup;
+    let Setup { dir, config, network, identity, .. } = setup;
     let (identity, me, role) = (Arc::new(identity.clone()), identity.identity(), config.role);
     let limits = config.limits;
     let runtime_dir = config.runtime_path(&dir);
@@ -132,6 +133,14 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
     let link_queue_packets = Arc::new(AtomicUsize::new(limits.link_queue_packets));
     let leaving = Arc::new(AtomicBool::new(config.leaving));
     let (address, public_address) = watch::channel(config.address.clone());
+    let mover = Arc::new(Mover::default());
+    let moves = (role == Role::Store)
+        .then(|| StoreMoves::new(dir.clone(), *me.as_bytes(), config.store.clone(), Arc::clone(&mover)))
+        .map(Arc::new);
+    if let Some(moves) = &moves {
+        let moves = Arc::clone(moves);
+        tokio::task::spawn_blocking(move || moves.resume()).await?.context("going on with the move of the store")?;
+    }
     let reload = Reload {
         dir: dir.clone(),
         config: config.clone(),
@@ -139,6 +148,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
         sessions: sessions.clone(),
         link_queue_packets: Arc::clone(&link_queue_packets),
         leaving: Arc::clone(&leaving),
+        moves: moves.clone(),
         address,
     };
     let node_links = Arc::new(NodeLinks::default());
@@ -188,14 +198,12 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
         phase: phases.clone(),
         identity_file: dir.join(IDENTITY_FILE),
         runtime_dir,
-        store_dir: config.store_path(&dir),
+        moves,
     });
 
     // and the tasks
     let mut ending = Vec::new();
     if let Some(report) = report {
-        let store_dir = config.store_path(&dir);
-        files::private_dir(&store_dir)?;
         let context = StoreContext {
             identity: Arc::clone(&identity),
             consensus: serving.clone(),
@@ -204,8 +212,9 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
             endpoint: Arc::clone(&endpoint),
             outgoing: links.clone(),
             keys: Arc::clone(&live_keys),
-            dir: store_dir,
-            records_max: limits.store_records as u64,
+            dir: dir.clone(),
+            store: config.store.clone(),
+            mover,
             clock,
             drops: Arc::clone(&counters.drops),
             report,

@@ -1,8 +1,10 @@
 //! The control socket: a Unix socket only its owner can open. One JSON line in, one JSON line out.
 
+use crate::config_store::StoreConfig;
 use crate::io::files;
 use crate::io::phase::{self, Phase};
 use crate::io::status::Status;
+use crate::io::store_moves::StoreMoves;
 use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -40,12 +42,21 @@ pub enum Command {
     Descriptor,
     /// Leave the network and stop.
     Drain,
+    /// Keep the store in another engine from now on.
+    Move,
+    /// How far the store's move is.
+    Moving,
+    /// Call the store's move off.
+    Stay,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Question {
     command: Command,
+    /// Of [`Command::Move`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    store: Option<StoreConfig>,
 }
 
 /// Where the socket of a runtime directory is.
@@ -113,30 +124,58 @@ async fn answer(stream: UnixStream, status: &Status, phase: &watch::Sender<Phase
     let mut line = String::new();
     (&mut stream).take(QUESTION_MAX).read_line(&mut line).await?;
     let answer = match serde_json::from_str::<Question>(&line) {
-        Ok(Question { command: Command::Status }) => status.to_json(),
-        Ok(Question { command: Command::Secrets }) => status.secrets(),
-        Ok(Question { command: Command::Descriptor }) => status.descriptor(),
-        Ok(Question { command: Command::Drain }) => {
+        Ok(Question { command: Command::Status, .. }) => status.to_json(),
+        Ok(Question { command: Command::Secrets, .. }) => status.secrets(),
+        Ok(Question { command: Command::Descriptor, .. }) => status.descriptor(),
+        Ok(Question { command: Command::Drain, .. }) => {
             phase::advance(phase, Phase::Draining);
             json!({"draining": true})
         }
+        Ok(Question { command: Command::Move, store }) => {
+            moving(status, move |moves| match store {
+                Some(store) => moves.begin(store),
+                None => Err(anyhow!("no store is named")),
+            })
+            .await
+        }
+        Ok(Question { command: Command::Moving, .. }) => moving(status, |_| Ok(())).await,
+        Ok(Question { command: Command::Stay, .. }) => moving(status, StoreMoves::cancel).await,
         Err(error) => json!({"error": {
             "code": "bad_command",
             "message": error.to_string(),
-            "next": "send one line such as {\"command\":\"status\"}; commands: status, secrets, descriptor, drain",
+            "next": "send one line such as {\"command\":\"status\"}; commands: status, secrets, descriptor, drain, move, moving, stay",
         }}),
     };
     stream.get_mut().write_all(format!("{answer}\n").as_bytes()).await?;
     Ok(())
 }
 
+/// Does something about the store's move, on a thread that may block, and says how far it is.
+async fn moving(status: &Status, what: impl FnOnce(&StoreMoves) -> Result<()> + Send + 'static) -> Value {
+    let failed = |message: String, next: &str| json!({"error": {"code": "store", "message": message, "next": next}});
+    let Some(moves) = status.moves.clone() else {
+        return failed("this node is no store".to_owned(), "ask the node that keeps boxes");
+    };
+    let done = tokio::task::spawn_blocking(move || what(&moves).map(|()| json!(moves.mover().progress()))).await;
+    match done {
+        Ok(Ok(progress)) => progress,
+        Ok(Err(error)) => failed(format!("{error:#}"), "see ops/runbooks/store.md; nothing has changed"),
+        Err(_) => failed("the node is ending".to_owned(), "ask again when it runs"),
+    }
+}
+
 /// Asks a running node. An error means that none runs there.
 pub async fn ask(runtime_dir: &Path, command: Command) -> Result<Value> {
+    ask_with(runtime_dir, command, None).await
+}
+
+/// As [`ask`], with the store of [`Command::Move`].
+pub async fn ask_with(runtime_dir: &Path, command: Command, store: Option<StoreConfig>) -> Result<Value> {
     let path = socket_path(runtime_dir);
     let exchange = async {
         let mut stream =
             UnixStream::connect(&path).await.with_context(|| format!("no node answers at {}", path.display()))?;
-        stream.write_all(format!("{}\n", serde_json::to_string(&Question { command })?).as_bytes()).await?;
+        stream.write_all(format!("{}\n", serde_json::to_string(&Question { command, store })?).as_bytes()).await?;
         let mut line = String::new();
         BufReader::new(stream).take(ANSWER_MAX).read_line(&mut line).await?;
         serde_json::from_str(&line).context("the node's answer")

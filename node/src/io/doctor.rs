@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_descriptors_address_is_compared_with_the_file() {
-        let text = "config_version = 1\nrole = \"mix\"\nlisten = \"127.0.0.1:4433\"\naddress = \"127.0.0.1:4433\"\n\
+        let text = "config_version = 2\nrole = \"mix\"\nlisten = \"127.0.0.1:4433\"\naddress = \"127.0.0.1:4433\"\n\
                     metrics = \"127.0.0.1:9464\"\n";
         let config = Config::parse(text).expect("parses");
         let found = |descriptor: Value| descriptor_address(&config, &json!({ "descriptor": descriptor }));

@@ -1,6 +1,6 @@
 //! What every storage engine must do, as tests that run on any of them. An engine's own tests call [`all`].
 
-use crate::engine::{Bucket, Engine, Entry, Limits, Totals, Write, Written, bucket_length};
+use crate::engine::{Bucket, Engine, Entry, Key, Limits, Record, Totals, Write, Written, bucket_length};
 use crate::inbox;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -34,6 +34,10 @@ pub(crate) fn all<P: Place>(place: impl Fn() -> P) {
     records_go_after_the_retention_and_not_before(&place());
     numbers_rise_after_everything_expired(&place());
     a_clock_that_goes_back_loses_nothing(&place());
+    look_ups_come_in_the_order_they_were_asked_for(&place());
+    writing_and_erasing_do_not_disturb_each_other(&place());
+    records_are_paged_in_the_order_of_their_keys(&place());
+    a_copy_is_as_good_as_the_original(&place(), &place());
     any_history_agrees_with_the_model(place);
 }
 
@@ -256,6 +260,123 @@ fn a_clock_that_goes_back_loses_nothing(place: &impl Place) {
     let bodies: Vec<BoxBody> = drain(&mut *engine, 5, 0).into_iter().map(|entry| entry.body).collect();
     assert_eq!(bodies, [body(1), body(2)]);
     assert_eq!(engine.get(&id(2)).expect("works"), Some(body(2)));
+}
+
+fn look_ups_come_in_the_order_they_were_asked_for(place: &impl Place) {
+    let mut engine = place.open(LIMITS);
+    let batch: Vec<Write> = (0..200).map(|n| put(n, n)).chain((0..9).map(|n| append(n % 3, 50 + n))).collect();
+    engine.write(NOW, &batch).expect("works");
+    let names = [7, 150, 999, 7, 0].into_iter().chain(20..120);
+    let asked: Vec<BoxId> = names.clone().map(id).collect();
+    let expected: Vec<Option<BoxBody>> = names.map(|n| (n < 200).then(|| body(n))).collect();
+    assert_eq!(engine.get_all(&asked).expect("works"), expected);
+    let first = |engine: &mut dyn Engine, inbox| engine.read(&id(inbox), 0).expect("works");
+    let (zero, two) = (first(&mut *engine, 0), first(&mut *engine, 2));
+    let wanted = [(id(2), 0), (id(8), 0), (id(0), 0), (id(0), u64::MAX), (id(2), 0)];
+    assert_eq!(engine.read_all(&wanted).expect("works"), [two.clone(), None, zero, None, two]);
+    assert!(engine.get_all(&[]).expect("works").is_empty() && engine.read_all(&[]).expect("works").is_empty());
+    engine.check().expect("works");
+}
+
+fn writing_and_erasing_do_not_disturb_each_other(place: &impl Place) {
+    let mut engine = place.open(LIMITS);
+    let length = bucket_length(LIMITS.retention);
+    // a store as it runs: every bucket is written to, and once the first are over one goes with each new one
+    for round in 0..24u64 {
+        let now = NOW.plus(length * u32::try_from(round).expect("small"));
+        let batch = [put(round, round), append(5, round), put(1_000, 1), append(6, 1)];
+        let erased = engine.expire(now).expect("works");
+        assert!(erased <= 1, "round {round}");
+        let written = engine.write(now, &batch).expect("works");
+        assert!(written.iter().all(|written| *written == Written::Stored), "round {round}: {written:?}");
+        assert_eq!(engine.get(&id(round)).expect("works"), Some(body(round)));
+        // what is repeated is there once at any time, and comes again when it was over
+        assert_eq!(engine.get(&id(1_000)).expect("works"), Some(body(1)), "round {round}");
+        assert_eq!(drain(&mut *engine, 6, 0).len(), 1, "round {round}");
+    }
+    // eight whole buckets and the one in hand, or one more at the edge
+    let live = engine.buckets().expect("works").len();
+    assert!((9..=10).contains(&live), "{live} buckets");
+    assert_eq!(engine.get(&id(0)).expect("works"), None);
+}
+
+/// Everything that an engine holds, bucket by bucket.
+pub(crate) fn contents(engine: &mut dyn Engine, page: usize) -> Vec<Record> {
+    let mut all = Vec::new();
+    for bucket in engine.buckets().expect("works") {
+        let mut after = None;
+        loop {
+            let records = engine.page(bucket, after, page).expect("works");
+            assert!(records.len() <= page);
+            all.extend(records.iter().cloned());
+            match records.last() {
+                Some(last) if records.len() == page => after = Some(last.key),
+                Some(_) | None => break,
+            }
+        }
+    }
+    all
+}
+
+/// Boxes and entries over three buckets.
+pub(crate) fn fill(engine: &mut dyn Engine) {
+    for round in 0..3u64 {
+        let names = round * 20..round * 20 + 20;
+        let batch: Vec<Write> = names.clone().map(|n| put(n, n)).chain(names.map(|n| append(n % 3, n))).collect();
+        let written = engine.write(later(round * 100), &batch).expect("works");
+        assert!(written.iter().all(|written| *written == Written::Stored));
+    }
+}
+
+fn records_are_paged_in_the_order_of_their_keys(place: &impl Place) {
+    let mut engine = place.open(LIMITS);
+    assert!(contents(&mut *engine, 7).is_empty());
+    fill(&mut *engine);
+    let all = contents(&mut *engine, 1_000);
+    assert_eq!(all.len(), 120);
+    assert!(all.is_sorted_by(|a, b| (a.bucket, a.key) < (b.bucket, b.key)));
+    for page in [1, 7, 20, 40, 41] {
+        assert_eq!(contents(&mut *engine, page), all, "pages of {page}");
+    }
+    // and each is found as what answers its write
+    let writes = [put(3, 3), put(3, 999), append(0, 3), append(1, 3), put(777, 1)];
+    let found = engine.find(&writes).expect("works");
+    let keys: Vec<Option<Key>> = found.iter().map(|found| found.as_ref().map(|record| record.key)).collect();
+    assert_eq!(keys[..2], [Some(Key::Box(id(3))), Some(Key::Box(id(3)))]);
+    assert!(matches!(keys[2], Some(Key::Entry { inbox, .. }) if inbox == id(0)));
+    assert_eq!(keys[3..], [None, None]);
+    assert!(found.iter().flatten().all(|record| all.contains(record)));
+}
+
+fn a_copy_is_as_good_as_the_original(place: &impl Place, other: &impl Place) {
+    let mut engine = place.open(LIMITS);
+    fill(&mut *engine);
+    let all = contents(&mut *engine, 1_000);
+    let mut copy = other.open(LIMITS);
+    // in pieces, some of them twice, newest bucket first
+    for piece in all.rchunks(17).chain(all.chunks(50)) {
+        copy.import(piece).expect("works");
+    }
+    drop(copy);
+    let mut copy = other.open(LIMITS);
+    assert_eq!(contents(&mut *copy, 1_000), all);
+    assert_eq!(copy.totals().records, 120);
+    for n in [0, 25, 59] {
+        assert_eq!(write(&mut *copy, later(250), put(n, 999)), Written::Taken);
+        assert_eq!(write(&mut *copy, later(250), append(n % 3, n)), Written::Stored);
+    }
+    for inbox in 0..3 {
+        assert_eq!(drain(&mut *copy, inbox, 0), drain(&mut *engine, inbox, 0));
+        // the next entry gets the number that it would have got
+        assert_eq!(write(&mut *copy, later(250), append(inbox, 777)), Written::Stored);
+        assert_eq!(write(&mut *engine, later(250), append(inbox, 777)), Written::Stored);
+        assert_eq!(drain(&mut *copy, inbox, 0), drain(&mut *engine, inbox, 0));
+    }
+    // and goes when the original goes
+    let first = copy.buckets().expect("works")[0];
+    let over = UnixMillis(first.end).plus(LIMITS.retention);
+    assert_eq!((copy.expire(over).expect("works"), engine.expire(over).expect("works")), (1, 1));
+    assert_eq!(contents(&mut *copy, 1_000), contents(&mut *engine, 1_000));
 }
 
 #[derive(Debug, Clone)]

@@ -2,9 +2,10 @@
 
 use super::bucket_file::{BucketFile, BucketName, Desk, Shelf, UNFINISHED, failed, inbox_state};
 use super::disk::Disk;
+use super::engine_redb_moving as moving;
 use crate::engine::{
-    Bucket, Decision, Engine, EngineError, Entry, Held, Limits, Totals, Write, Written, decide_append, decide_confirm,
-    decide_put,
+    Bucket, Decision, Engine, EngineError, Entry, Held, Key, Limits, Record, Totals, Write, Written, decide_append,
+    decide_confirm, decide_put,
 };
 use crate::inbox;
 use redb::{ReadableTable as _, StorageError};
@@ -15,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Files at most. A year in days is 366; the rest is room for files that replace others after failed flushes. Each
 /// costs a descriptor and its cache.
-const FILES_MAX: usize = 400;
+pub const FILES_MAX: usize = 400;
 
 /// Boxes and inboxes in a folder of redb files, newest first. Not shared: one thread owns it.
 pub struct RedbEngine {
@@ -227,7 +228,7 @@ fn held(desk: &Desk<'_>, older: &[Shelf], id: &BoxId, body: &BoxBody) -> Result<
 }
 
 /// A body as it lies in a file.
-fn body(bytes: &[u8], file: &BucketName) -> Result<BoxBody, EngineError> {
+pub fn body(bytes: &[u8], file: &BucketName) -> Result<BoxBody, EngineError> {
     BoxBody::from_slice(bytes).map_err(|_| EngineError::Damaged {
         file: file.to_string(),
         cause: format!("a record of {} bytes", bytes.len()),
@@ -273,6 +274,35 @@ impl Engine for RedbEngine {
     fn totals(&mut self) -> Totals {
         let size = |file: &BucketFile| self.disk.size(&file.name.to_string()).unwrap_or(0);
         Totals { records: self.files.iter().map(|file| file.records).sum(), bytes: self.files.iter().map(size).sum() }
+    }
+
+    fn check(&mut self) -> Result<(), EngineError> {
+        self.guarded(Self::ensure_open)
+    }
+
+    fn buckets(&mut self) -> Result<Vec<Bucket>, EngineError> {
+        Ok(moving::buckets(&self.files))
+    }
+
+    fn page(&mut self, bucket: Bucket, after: Option<Key>, count_max: usize) -> Result<Vec<Record>, EngineError> {
+        self.guarded(|engine| {
+            engine.ensure_open()?;
+            moving::page(&engine.files, bucket, after, count_max)
+        })
+    }
+
+    fn find(&mut self, writes: &[Write]) -> Result<Vec<Option<Record>>, EngineError> {
+        self.guarded(|engine| {
+            engine.ensure_open()?;
+            writes.iter().map(|write| moving::find(&engine.files, write)).collect()
+        })
+    }
+
+    fn import(&mut self, records: &[Record]) -> Result<(), EngineError> {
+        self.guarded(|engine| {
+            engine.ensure_open()?;
+            moving::import(&*engine.disk, &mut engine.files, records)
+        })
     }
 }
 

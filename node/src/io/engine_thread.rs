@@ -8,21 +8,24 @@
 //! committed, so a reader never sees what might still be lost.
 //!
 //! An engine that fails is asked again with every batch, and an engine that is too slow works off what waits: writes, so
-//! that the writer's next attempt finds them done, but no reads whose answer has left without them.
+//! that the writer's next attempt finds them done, but no reads whose answer has left without them ([`super::engine_pace`] says
+//! so to operators).
 
+use super::engine_pace::{Doing, Pace, Works};
+use super::engine_seat::Seat;
 use super::host::Clock;
 use super::live_keys::LiveKeys;
 use super::store_seam::StoreReport;
 use super::tag_log::{LogError, Memory};
 use crate::drops::{DropReason, Drops};
-use crate::engine::{Engine, EngineError, Limits, Outcome, Task, Write, Written};
+use crate::engine::{EngineError, Limits, Outcome, Task, Write};
 use crate::replay::Tag;
 use crate::replica::Job;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::types::Epoch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -32,12 +35,11 @@ use tracing::{info, warn};
 const GATHER: Duration = Duration::from_millis(2);
 /// Tasks of one batch at most. 256 × 1.9 kB = 0.5 MB; larger batches are no faster (18,000 boxes/s from 64 on).
 const BATCH_MAX: usize = 256;
-/// Lines in the log about a store that fails and works again come no closer than this: one that does both in turn would
-/// fill the disk that it has no room on.
-const QUIET: Duration = Duration::from_secs(10);
 /// Tasks that wait for the thread. 1,024 × 1.9 kB = 2 MB; a disk that needs 5 ms a commit works them off in four
 /// batches, 20 ms. What finds the queue full is answered `unavailable`.
 const QUEUE: usize = 1_024;
+/// Shortest pause between two pages of a move: an engine that does not work fails at once, and is not asked all the time.
+const REST_MIN: Duration = Duration::from_millis(2);
 
 /// An envelope that was opened: what keeps it from being opened again, and what it asks of the engine.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl EngineClient {
     /// Starts the thread. `clock` is the one that jobs name their time by. Outcomes go to `done`; how the engine does goes
     /// to `report`; what is not done is counted in `drops`, and a log that is torn is reported to `keys`.
     pub fn start(
-        engine: Box<dyn Engine>,
+        seat: Seat,
         clock: Clock,
         done: mpsc::Sender<Done>,
         report: Arc<StoreReport>,
@@ -85,7 +87,7 @@ impl EngineClient {
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (messages, received) = sync_channel(QUEUE);
         let (works, pace) = (Works::default(), Pace::default());
-        let worker = Worker { engine, clock, done, report, drops, keys, works, pace };
+        let worker = Worker { seat, clock, done, report, drops, keys, works, pace, rest: Duration::ZERO };
         let thread = thread::Builder::new().name("store-engine".to_owned()).spawn(move || worker.run(&received))?;
         Ok((Self { messages }, thread))
     }
@@ -103,8 +105,27 @@ impl EngineClient {
     }
 }
 
+/// Look-ups of one kind and the jobs they are for.
+struct Asked<T> {
+    jobs: Vec<Job>,
+    what: Vec<T>,
+}
+
+impl<T> Default for Asked<T> {
+    fn default() -> Self {
+        Self { jobs: Vec::new(), what: Vec::new() }
+    }
+}
+
+impl<T> Asked<T> {
+    fn push(&mut self, job: Job, what: T) {
+        self.jobs.push(job);
+        self.what.push(what);
+    }
+}
+
 struct Worker {
-    engine: Box<dyn Engine>,
+    seat: Seat,
     clock: Clock,
     done: mpsc::Sender<Done>,
     report: Arc<StoreReport>,
@@ -112,71 +133,8 @@ struct Worker {
     keys: Arc<LiveKeys>,
     works: Works,
     pace: Pace,
-}
-
-/// What an engine does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doing {
-    Write,
-    Read,
-    Erase,
-}
-
-/// What works. One does not speak for the other: from a full disk one can read.
-#[derive(Debug, Default)]
-struct Works {
-    /// Why not; `None`: it works, as far as anybody knows.
-    failing: [Option<String>; 3],
-    /// When the log was last written.
-    said: Option<Duration>,
-}
-
-impl Works {
-    /// Takes how something went; says whether everything works now if that has changed.
-    fn observe(&mut self, doing: Doing, failure: Option<String>) -> Option<Result<(), String>> {
-        let before = self.first();
-        if let Some(slot) = self.failing.get_mut(doing as usize) {
-            *slot = failure;
-        }
-        let now = self.first();
-        (before.is_ok() != now.is_ok()).then_some(now)
-    }
-
-    fn first(&self) -> Result<(), String> {
-        self.failing.iter().flatten().next().map_or(Ok(()), |why| Err(why.clone()))
-    }
-
-    /// Whether it may be said in the log now.
-    fn may_say(&mut self, now: Duration) -> bool {
-        let quiet = self.said.is_some_and(|said| now.saturating_sub(said) < QUIET);
-        if !quiet {
-            self.said = Some(now);
-        }
-        !quiet
-    }
-}
-
-/// Whether outcomes come in time for their answers.
-#[derive(Debug, Default)]
-struct Pace {
-    outcomes: u64,
-    late: u64,
-    slow: bool,
-}
-
-impl Pace {
-    fn observe(&mut self, late: bool) {
-        self.outcomes += 1;
-        self.late += u64::from(late);
-    }
-
-    /// Judges what came since the last call: slow if at least half of it was late. `Some` if that has changed.
-    fn judge(&mut self) -> Option<bool> {
-        let Self { outcomes, late, slow } = std::mem::take(self);
-        // who was asked nothing is as slow as before
-        self.slow = if outcomes == 0 { slow } else { late * 2 >= outcomes };
-        (self.slow != slow).then_some(self.slow)
-    }
+    /// Pause before the next page of a move: as long as the last one took, so that it has half of the thread's time.
+    rest: Duration,
 }
 
 /// Says that the store is closed when the thread ends, however it ends.
@@ -191,9 +149,11 @@ impl Drop for Closing {
 impl Worker {
     fn run(mut self, received: &Receiver<Message>) {
         let _closing = Closing(Arc::clone(&self.report));
-        self.report_size();
         self.report.set_open(true);
-        while let Ok(first) = received.recv() {
+        let works = self.seat.check();
+        self.noted(Doing::Answer, works);
+        self.report_size();
+        while let Some(first) = self.next(received) {
             let mut batch = Vec::new();
             let mut next = Some(first);
             let deadline = self.clock.monotonic() + GATHER;
@@ -212,13 +172,39 @@ impl Worker {
         }
     }
 
+    /// The next message; `None` if nobody can send any more. What is left of the time goes into a move.
+    fn next(&mut self, received: &Receiver<Message>) -> Option<Message> {
+        while self.seat.is_moving() {
+            let begun = self.clock.monotonic();
+            match received.recv_timeout(self.rest) {
+                Ok(message) => {
+                    // under load too a move gets its turns
+                    self.rest = self.rest.saturating_sub(self.clock.monotonic().saturating_sub(begun));
+                    if self.rest.is_zero() {
+                        self.step();
+                    }
+                    return Some(message);
+                }
+                Err(RecvTimeoutError::Timeout) => self.step(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        received.recv().ok()
+    }
+
+    fn step(&mut self) {
+        let begun = self.clock.monotonic();
+        self.seat.step();
+        self.rest = self.clock.monotonic().saturating_sub(begun).max(REST_MIN);
+    }
+
     /// Tags first, then writes, then reads; `false` if nobody takes outcomes any more.
     fn execute(&mut self, batch: Vec<(Opened, UnixMillis)>) -> bool {
         let Some(now) = batch.iter().map(|(_, now)| *now).max() else { return true };
         let logged = self.log(&batch);
         let mut jobs: Vec<Job> = Vec::new();
         let mut writes: Vec<Write> = Vec::new();
-        let mut reads: Vec<(Job, Task)> = Vec::new();
+        let (mut gets, mut reads) = (Asked::default(), Asked::default());
         for (opened, _) in batch {
             let is_logged = logged.get(&opened.epoch) == Some(&true);
             if !is_logged {
@@ -236,52 +222,60 @@ impl Worker {
                     jobs.push(job);
                     writes.push(write);
                 }
-                Task::Get(_) | Task::Read { .. } => reads.push((job, task)),
+                Task::Get(id) => gets.push(job, id),
+                Task::Read { inbox, after } => reads.push(job, (inbox, after)),
             }
         }
-        let written = if writes.is_empty() { Some(Vec::new()) } else { self.write(now, &writes) };
-        let outcomes: Vec<Outcome> = match written {
-            Some(written) => written.into_iter().map(Outcome::Written).collect(),
-            None => vec![Outcome::Failed; writes.len()],
-        };
-        for (job, outcome) in jobs.into_iter().zip(outcomes) {
-            self.pace.observe(self.is_late(job));
-            if self.done.blocking_send(Done { job, outcome }).is_err() {
+        // an engine that is asked for nothing succeeds, which says nothing about it
+        if !jobs.is_empty() {
+            let written = self.seat.write(now, &writes);
+            let written = self.noted(Doing::Write, written);
+            if !self.tell(jobs, written.map(|written| written.into_iter().map(Outcome::Written).collect())) {
                 return false;
             }
         }
-        for (job, task) in reads {
-            let late = self.is_late(job);
-            self.pace.observe(late);
-            let outcome = match task {
-                Task::Get(_) | Task::Read { .. } if late => Some(Outcome::Failed),
-                Task::Get(id) => {
-                    let got = self.engine.get(&id).map(Outcome::Got);
-                    self.noted(Doing::Read, got)
-                }
-                Task::Read { inbox, after } => {
-                    let read = self.engine.read(&inbox, after).map(Outcome::Entry);
-                    self.noted(Doing::Read, read)
-                }
-                // sorted out above
-                Task::Write(_) => None,
-            };
-            let outcome = outcome.unwrap_or(Outcome::Failed);
-            if self.done.blocking_send(Done { job, outcome }).is_err() {
+        let Some(gets) = self.in_time(gets) else { return false };
+        if !gets.jobs.is_empty() {
+            let got = self.seat.get_all(&gets.what);
+            let got = self.noted(Doing::Read, got);
+            if !self.tell(gets.jobs, got.map(|got| got.into_iter().map(Outcome::Got).collect())) {
                 return false;
             }
         }
-        true
-    }
-
-    fn write(&mut self, now: UnixMillis, writes: &[Write]) -> Option<Vec<Written>> {
-        let written = self.engine.write(now, writes);
-        self.noted(Doing::Write, written)
+        let Some(reads) = self.in_time(reads) else { return false };
+        if reads.jobs.is_empty() {
+            return true;
+        }
+        let read = self.seat.read_all(&reads.what);
+        let read = self.noted(Doing::Read, read);
+        self.tell(reads.jobs, read.map(|read| read.into_iter().map(Outcome::Entry).collect()))
     }
 
     /// Whether the answer that a job is for has left without it.
     fn is_late(&self, job: Job) -> bool {
         job.0 <= self.clock.monotonic()
+    }
+
+    /// Those look-ups whose answers have not left; the others have failed. `None` if nobody takes outcomes any more.
+    fn in_time<T>(&mut self, asked: Asked<T>) -> Option<Asked<T>> {
+        let (mut left, mut late) = (Asked::default(), Vec::new());
+        for (job, what) in asked.jobs.into_iter().zip(asked.what) {
+            if self.is_late(job) {
+                late.push(job);
+            } else {
+                left.push(job, what);
+            }
+        }
+        self.tell(late, None).then_some(left)
+    }
+
+    /// Tells what came of jobs; all have failed if there are no outcomes. `false` if nobody takes them any more.
+    fn tell(&mut self, jobs: Vec<Job>, outcomes: Option<Vec<Outcome>>) -> bool {
+        let outcomes = outcomes.unwrap_or_else(|| vec![Outcome::Failed; jobs.len()]);
+        jobs.into_iter().zip(outcomes).all(|(job, outcome)| {
+            self.pace.observe(self.is_late(job));
+            self.done.blocking_send(Done { job, outcome }).is_ok()
+        })
     }
 
     /// Writes the tags of a batch, those of one key in one go; says for each epoch whether they are in its log. Keys of at
@@ -303,8 +297,7 @@ impl Worker {
     }
 
     fn tend(&mut self, now: UnixMillis, limits: Limits) {
-        self.engine.set_limits(limits);
-        let expired = self.engine.expire(now);
+        let expired = self.seat.tend(now, limits);
         if let Some(erased @ 1..) = self.noted(Doing::Erase, expired) {
             info!(erased, "erased buckets whose retention is over");
         }
@@ -318,7 +311,7 @@ impl Worker {
     }
 
     fn report_size(&mut self) {
-        let totals = self.engine.totals();
+        let totals = self.seat.totals();
         self.report.set_size(totals.records, totals.bytes);
     }
 

@@ -52,7 +52,15 @@ mod tests {
         for target in ["shoal_node", "shoal_node::io::run", "shoal_protocol::quic"] {
             assert!(is_ours(target), "{target}");
         }
-        for target in ["quinn", "quinn_proto::connection", "rustls", "hyper::server", "shoal_nodes", "shoal"] {
+        for target in [
+            "quinn",
+            "quinn_proto::connection",
+            "rustls",
+            "hyper::server",
+            "tokio_postgres::query",
+            "log",
+            "shoal_nodes",
+        ] {
             assert!(!is_ours(target), "{target}");
         }
     }

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::io::gateway_io::SessionSender;
 use crate::io::logging::SetFilter;
 use crate::io::setup;
+use crate::io::store_moves::StoreMoves;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,6 +24,8 @@ pub struct Reload {
     pub link_queue_packets: Arc<AtomicUsize>,
     /// Whether the store is to go.
     pub leaving: Arc<AtomicBool>,
+    /// Where the store is kept, which a move has changed in the file and in the node; stores only.
+    pub moves: Option<Arc<StoreMoves>>,
     /// The public address, for the next descriptor.
     pub address: watch::Sender<String>,
 }
@@ -37,6 +40,9 @@ impl Reload {
                 return;
             }
         };
+        if let Some(moves) = &self.moves {
+            self.config.store = moves.now();
+        }
         let changes = self.config.changes(&fresh);
         if fresh.log != self.config.log
             && let Err(error) = (self.set_filter)(&fresh.log)

@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Kind};
 use crate::io::assemble::assemble;
+use crate::io::config_file;
 use crate::io::doctor;
 use crate::io::drain::Drain;
 use crate::io::files;
@@ -30,6 +31,7 @@ pub async fn run(setup: Setup, set_filter: SetFilter) -> Result<(), Failure> {
         tracing::warn!(found = memory.found, next = memory.next, "mix keys do not live in memory only");
     }
     let _lock = setup::lock(&setup.dir).await?;
+    config_file::bring_up_to_date(&setup.dir)?;
     let failed = Arc::new(AtomicBool::new(false));
     let started = assemble(setup, set_filter, Arc::clone(&failed)).await;
     let node = started

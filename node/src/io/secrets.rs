@@ -58,7 +58,7 @@ impl Status {
             })],
             Role::Store => vec![
                 json!({
-                    "secret": "boxes and inboxes", "where": [self.store_dir.display().to_string()],
+                    "secret": "boxes and inboxes", "where": self.moves.as_ref().map(|moves| moves.location()).unwrap_or_default(),
                     "erased": "after the retention time",
                     "tells": "random-looking ids and bodies; nothing about who wrote or reads them",
                 }),

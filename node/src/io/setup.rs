@@ -1,7 +1,10 @@
 //! A node's directory: making one, reading one, and holding its lock.
 
 use crate::config::{CONFIG_VERSION, Config, FILE_NAME, Limits};
+use crate::config_store::StoreConfig;
+use crate::config_versions::Upgraded;
 use crate::failure::{Failure, Kind};
+use crate::io::config_file;
 use crate::io::files;
 use crate::io::host::generator;
 use anyhow::{Context as _, Result};
@@ -29,6 +32,8 @@ pub struct Setup {
     pub dir: PathBuf,
     /// `node.toml`.
     pub config: Config,
+    /// What `run` writes in its place, if it is of an older version.
+    pub upgrade: Option<Upgraded>,
     /// The network.
     pub network: NetworkFile,
     /// The identity key.
@@ -86,10 +91,10 @@ pub fn init(request: &InitRequest) -> Result<Setup, Failure> {
         family: family.clone(),
         // the packaged place has a packaged directory in memory; anywhere else `run` warns when it is not
         runtime_dir: if dir.as_path() == Path::new(PACKAGED_DIR) { "/run/shoal".into() } else { "run".into() },
-        store_dir: "store".into(),
         leaving: false,
         log: "info".into(),
         limits: Limits::default(),
+        store: StoreConfig::default(),
     };
     let text = config.to_toml().map_err(|error| configuration(error.to_string(), "report this as a bug"))?;
     // what would be refused at the start is refused here
@@ -110,7 +115,7 @@ pub fn init(request: &InitRequest) -> Result<Setup, Failure> {
         files::write_private(&dir.join(FILE_NAME), text.as_bytes())
     };
     write().map_err(|error| Failure::io(&error, retry))?;
-    Ok(Setup { dir: dir.clone(), config, network: network_file, identity })
+    Ok(Setup { dir: dir.clone(), config, upgrade: None, network: network_file, identity })
 }
 
 fn default_listen(address: &str) -> Result<SocketAddr, Failure> {
@@ -141,22 +146,15 @@ fn read_network(path: &Path) -> Result<NetworkFile, Failure> {
 
 /// Reads a node's directory.
 pub fn load(dir: &Path) -> Result<Setup, Failure> {
-    let config = load_config(dir)?;
+    let config_file::Read { config, upgrade } = config_file::read(dir)?;
     let network = read_network(&config.network_path(dir))?;
     let identity = read_identity(&dir.join(IDENTITY_FILE))?;
-    Ok(Setup { dir: dir.to_owned(), config, network, identity })
+    Ok(Setup { dir: dir.to_owned(), config, upgrade, network, identity })
 }
 
 /// Reads `node.toml` alone.
 pub fn load_config(dir: &Path) -> Result<Config, Failure> {
-    let path = dir.join(FILE_NAME);
-    let next = "make a node with `shoal-node init`, or give its directory with --dir";
-    let bytes = files::read(&path).map_err(|error| Failure::io(&error, next))?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| configuration(format!("{} is not text", path.display()), "restore the file"))?;
-    Config::parse(text).map_err(|error| {
-        configuration(format!("{}: {error}", path.display()), "correct the file, then see `shoal-node check-config`")
-    })
+    config_file::read(dir).map(|read| read.config)
 }
 
 fn read_identity(path: &Path) -> Result<IdentityKey, Failure> {

@@ -12,6 +12,7 @@ use crate::io::live_keys::{KeySnapshot, LiveKeys};
 use crate::io::metrics::{Gauges, Metrics};
 use crate::io::phase::Phase;
 use crate::io::publish::PublishState;
+use crate::io::store_moves::StoreMoves;
 use crate::io::store_seam::StoreReport;
 use crate::losses;
 use anyhow::Result;
@@ -65,8 +66,8 @@ pub struct Status {
     pub identity_file: PathBuf,
     /// Runtime directory.
     pub runtime_dir: PathBuf,
-    /// Store directory.
-    pub store_dir: PathBuf,
+    /// Where the store is kept, and whether it moves; stores only.
+    pub moves: Option<Arc<StoreMoves>>,
 }
 
 impl Status {
@@ -150,7 +151,11 @@ impl Status {
             let round = crate::io::metrics::two_digits;
             fields.insert(
                 "store".into(),
-                json!({"open": store.is_open(), "links_wanted": wanted, "links_up": up, "boxes": round(boxes), "bytes": round(bytes)}),
+                json!({
+                    "open": store.is_open(), "links_wanted": wanted, "links_up": up, "boxes": round(boxes), "bytes": round(bytes),
+                    "engine": self.moves.as_ref().map(|moves| moves.now().engine.to_string()),
+                    "move": self.moves.as_ref().map(|moves| moves.mover().progress().state),
+                }),
             );
         }
         if let (Some(fields), false) = (status.as_object_mut(), self.published.is_by_epoch()) {

@@ -4,11 +4,11 @@
 //! One task owns both rooms, so nothing in them is locked. It wakes for time first, so that a flood of requests cannot make
 //! answers late; everything that arrives has the same chance, so that a flood of one kind cannot keep another out.
 
-use super::disk::Folder;
-use super::engine_redb::RedbEngine;
+use super::engine_seat::Seat;
 use super::engine_thread::{Done, EngineClient, Opened};
 use super::host::{Clock, generator};
 use super::live_keys::LiveKeys;
+use super::store_engine;
 use super::store_inputs::{Event, Inputs, wait_until};
 use super::store_links::{INCOMING, Incoming, StoreLinks, read};
 use super::store_seam::{Request, StoreContext, StoreReport};
@@ -26,7 +26,6 @@ use shoal_protocol::consensus::{Consensus, VerifiedConsensus};
 use shoal_protocol::link::StoreFrame;
 use shoal_protocol::quic::{CloseReason, Link};
 use shoal_protocol::types::{Identity, IdentityKey};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -73,7 +72,7 @@ pub async fn run(context: StoreContext) -> Result<()> {
         outgoing: context.outgoing,
         drops: context.drops,
         report: context.report,
-        records_max: context.records_max,
+        records_max: context.store.records as u64,
         consensus: None,
         incoming,
         reports: 0,
@@ -129,13 +128,13 @@ fn limits(consensus: Option<&Consensus>, records_max: u64) -> Limits {
     }
 }
 
-/// Opens the files on a thread that may block. Repairs after a crash happen here, so it may take a while.
+/// Opens the engine on a thread that may block. Repairs after a crash happen here, so it may take a while.
 async fn start_engine(context: &StoreContext, done: mpsc::Sender<Done>) -> Result<(EngineClient, JoinHandle<()>)> {
-    let dir = context.dir.clone();
     let mut waited = Duration::ZERO;
     let engine = loop {
-        let folder = Box::new(Folder::new(dir.clone()));
-        let opened = tokio::task::spawn_blocking(move || RedbEngine::open(folder, limits(None, 0)))
+        let (store, dir) = (context.store.clone(), context.dir.clone());
+        let identity = *context.identity.identity().as_bytes();
+        let opened = tokio::task::spawn_blocking(move || store_engine::open(&store, &dir, &identity, limits(None, 0)))
             .await
             .context("opening the store")?;
         match opened {
@@ -144,16 +143,13 @@ async fn start_engine(context: &StoreContext, done: mpsc::Sender<Done>) -> Resul
                 sleep(STEP).await;
                 waited += STEP;
             }
-            opened => break opened.with_context(|| describe(&dir))?,
+            opened => break opened.with_context(|| store_engine::describe(&context.store, &context.dir))?,
         }
     };
-    let StoreContext { report, drops, keys, .. } = context;
-    EngineClient::start(Box::new(engine), context.clock, done, Arc::clone(report), Arc::clone(drops), Arc::clone(keys))
+    let StoreContext { report, drops, keys, mover, .. } = context;
+    let seat = Seat::new(engine, Arc::clone(mover));
+    EngineClient::start(seat, context.clock, done, Arc::clone(report), Arc::clone(drops), Arc::clone(keys))
         .context("starting the storage thread")
-}
-
-fn describe(dir: &Path) -> String {
-    format!("cannot open the store in {}", dir.display())
 }
 
 /// Courier and replica, which exist from the first consensus on that lists this node as a store.

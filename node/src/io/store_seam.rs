@@ -3,10 +3,12 @@
 //! The shell unwraps packets, keeps links to L1, accepts links of other stores and looks after keys; [`super::store`]
 //! does everything that has to do with requests, boxes and the constant-rate links between stores.
 
+use crate::config_store::StoreConfig;
 use crate::drops::Drops;
 use crate::io::host::Clock;
 use crate::io::links::LinkSender;
 use crate::io::live_keys::LiveKeys;
+use crate::io::mover::Mover;
 pub use crate::io::phase::Phase;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::quic::{Endpoint, Link};
@@ -51,10 +53,12 @@ pub struct StoreContext {
     pub outgoing: LinkSender,
     /// The envelope keys, each with the memory of the envelopes seen under it.
     pub keys: Arc<LiveKeys>,
-    /// Directory of the store's files; exists, mode 0700.
+    /// The node's directory.
     pub dir: PathBuf,
-    /// Boxes and entries that may be held.
-    pub records_max: u64,
+    /// Where boxes are kept.
+    pub store: StoreConfig,
+    /// Asks for another engine.
+    pub mover: Arc<Mover>,
     /// The node's clock.
     pub clock: Clock,
     /// Drop counters, shared with the rest of the node.

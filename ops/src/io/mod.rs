@@ -12,6 +12,8 @@ pub(crate) mod observe;
 pub(crate) mod parties;
 pub(crate) mod person;
 pub(crate) mod ports;
+#[path = "../../../tests/src/postgres.rs"]
+mod postgres;
 pub(crate) mod prepare;
 pub(crate) mod probe;
 pub(crate) mod progress;

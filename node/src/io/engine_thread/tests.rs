@@ -1,7 +1,7 @@
 //! The thread with a real engine on a disk that fails, and with engines that wait or panic.
 
 use super::*;
-use crate::engine::{Entry, Totals};
+use crate::engine::{Engine, Entry, Totals, Written};
 use crate::io::engine_conformance::{LIMITS, NOW, body, id, put};
 use crate::io::engine_redb::RedbEngine;
 use crate::io::torn_disk::{Fault, TornDisk};
@@ -33,7 +33,7 @@ fn start(engine: Box<dyn Engine>, outcomes: usize) -> Fixture {
     let (done, outcomes) = tokio::sync::mpsc::channel(outcomes);
     let (report, clock) = (Arc::new(StoreReport::default()), Clock::start());
     let (client, thread) =
-        EngineClient::start(engine, clock, done, Arc::clone(&report), Arc::default(), Arc::default()).expect("starts");
+        EngineClient::start(Seat::new(engine, Arc::default()), clock, done, Arc::clone(&report), Arc::default(), Arc::default()).expect("starts");
     Fixture { client, thread, outcomes, report, clock, memory: Arc::new(memory), next: 0, _dir: dir }
 }
 

@@ -1,6 +1,7 @@
 //! Three stores as they run, with real links and real files, and an L1 mix that only receives.
 
 use super::*;
+use crate::config_store::StoreConfig;
 use crate::drops::Drops;
 use crate::io::counters::Counters;
 use crate::io::key_files::KeyFiles;
@@ -187,7 +188,12 @@ impl Net {
             outgoing: sender.clone(),
             keys: machine.live_keys(),
             dir: machine.dir.path().to_owned(),
-            records_max: self.records_max,
+            store: StoreConfig {
+                dir: ".".into(),
+                records: usize::try_from(self.records_max).expect("fits"),
+                ..StoreConfig::default()
+            },
+            mover: Arc::default(),
             clock: self.clock,
             drops: Arc::new(Drops::default()),
             report: Arc::clone(&report),

@@ -6,15 +6,16 @@ mod directory;
 mod machine;
 mod node;
 mod stage;
+mod store;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::arguments::{BenchOptions, Part};
+use super::progress::Progress;
+use crate::arguments::{BenchOptions, BenchPart};
 
 /// Measures and prints.
 pub(crate) async fn command(options: &BenchOptions) -> anyhow::Result<()> {
-    ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let mut figures = Map::new();
     figures.insert("machine".into(), json!(machine::name()));
@@ -24,13 +25,20 @@ pub(crate) async fn command(options: &BenchOptions) -> anyhow::Result<()> {
     }
     for part in options.parts() {
         let (name, measured, text): (_, Value, _) = match part {
-            Part::Directory => {
+            BenchPart::Directory => {
+                ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
                 let figures = directory::measure(options.nodes, usize::from(options.authorities))?;
                 ("directory", serde_json::to_value(&figures)?, figures.to_string())
             }
-            Part::Node => {
+            BenchPart::Node => {
                 let figures = node::measure(options.runs).await?;
                 ("node", serde_json::to_value(&figures)?, figures.to_string())
+            }
+            BenchPart::Store => {
+                let boxes = options.boxes;
+                let measured = tokio::task::spawn_blocking(move || store::measure(boxes, Progress::new()));
+                let figures = measured.await.context("measuring")??;
+                ("store", serde_json::to_value(&figures)?, figures.describe())
             }
         };
         if !options.json {

@@ -59,7 +59,8 @@ pub struct ReplaySet {
     capacity: usize,
     /// The all-zero tag marks an empty slot in `slots`, so it is kept apart.
     zero_seen: bool,
-    tag_key: Zeroizing<[u8; 32]>,
+    /// On the heap: where the set is moved, no copy is left behind.
+    tag_key: Box<Zeroizing<[u8; 32]>>,
 }
 
 impl std::fmt::Debug for ReplaySet {
@@ -71,7 +72,7 @@ impl std::fmt::Debug for ReplaySet {
 impl ReplaySet {
     /// An empty set that takes `capacity` packets, with the tag key of its mix key.
     pub fn new(tag_key: Zeroizing<[u8; 32]>, capacity: usize) -> Self {
-        Self { slots: vec![[0; TAG_SIZE]; SLOTS_MIN], len: 0, capacity, zero_seen: false, tag_key }
+        Self { slots: vec![[0; TAG_SIZE]; SLOTS_MIN], len: 0, capacity, zero_seen: false, tag_key: Box::new(tag_key) }
     }
 
     /// The tag of a packet with this Sphinx replay tag.

@@ -7,10 +7,12 @@
 pub mod authority;
 #[cfg(target_os = "linux")]
 pub mod hosts;
+pub mod impostor;
 pub mod liar;
 pub mod metrics;
 pub mod netns;
 pub mod person;
+pub mod seized;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

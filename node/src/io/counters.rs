@@ -5,12 +5,14 @@
 //! handshakes or buffers can move: memory, CPU time, open files, the fill of the replay set.
 
 use crate::drops::{DropReason, Drops};
+use crate::heartbeat::Hearts;
 use crate::io::live_keys::LiveKeys;
 use crate::io::process::ProcessState;
 use crate::loops::LinkLoops;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Counters of the packet path. Shared by all threads.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ pub struct Counters {
     pub loops: Mutex<LinkLoops>,
     /// Panics that were contained.
     pub panics: AtomicU64,
+    /// Whether the threads that packets depend on turn.
+    pub hearts: Hearts,
     /// Links that did not come about, by reason: one entry for each label of the program.
     handshake_failures: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -118,6 +122,11 @@ impl Published {
             Some(frozen) => frozen.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             None => self.counters.read(machine()),
         }
+    }
+
+    /// A thread that hangs at `now` (monotonic), if there is one.
+    pub fn hung(&self, now: Duration) -> Option<&'static str> {
+        self.counters.hearts.silent(now)
     }
 
     /// Whether these are snapshots by epoch.

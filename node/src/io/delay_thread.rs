@@ -148,7 +148,9 @@ impl DelayContext {
         let local = self.lateness.histogram.local();
         let mut open = true;
         let mut flushed = Duration::ZERO;
+        let heart = self.counters.hearts.watch("delay thread", self.clock.monotonic());
         while open || !queue.is_empty() {
+            heart.beat(self.clock.monotonic());
             while let Some(Released { packet, to, due }) = queue.poll(self.clock.monotonic()) {
                 self.lateness.observe(&local, self.clock.monotonic().saturating_sub(due));
                 self.egress.send(to, packet);

@@ -3,6 +3,7 @@
 
 use crate::answers;
 use crate::freshness::{self, Freshness};
+use crate::hindrance::{Hindrance, Listed};
 use crate::io::phase::Phase;
 use crate::io::status::Status;
 use crate::standing::{Document, Facts, Standing};
@@ -19,6 +20,8 @@ pub struct Health {
     pub problems: Vec<String>,
     /// What does not keep it from serving, but somebody should look at.
     pub warnings: Vec<String>,
+    /// What a listed node is missing.
+    pub hindrances: Vec<Hindrance>,
 }
 
 impl Status {
@@ -61,13 +64,13 @@ impl Status {
             Standing::Starting => vec![format!("no consensus yet: {}", self.why_none())],
             Standing::Over => vec![self.why_over()],
             Standing::Unlisted => vec![self.why_not_listed(held.as_deref())],
-            Standing::Hindered => hindrances,
+            Standing::Hindered => hindrances.iter().map(|hindrance| hindrance.text()).collect(),
             Standing::Stale | Standing::Standby | Standing::Serving => Vec::new(),
         };
         let unpublished = self.publish.borrow().problem.clone();
         let unpublished = unpublished.map(|problem| format!("no new descriptor can be made: {problem}"));
         let warnings = stale.into_iter().chain(unpublished).collect();
-        Health { standing, problems, warnings }
+        Health { standing, problems, warnings, hindrances }
     }
 
     fn stale(&self, held: &VerifiedConsensus) -> Option<String> {
@@ -104,12 +107,9 @@ impl Status {
     }
 
     /// What a listed node is missing.
-    fn hindrances(&self, consensus: &VerifiedConsensus, me: &NodeEntry) -> Vec<String> {
+    fn hindrances(&self, consensus: &VerifiedConsensus, me: &NodeEntry) -> Vec<Hindrance> {
         let mut reasons = Vec::new();
-        if !self.keys_match(me) {
-            let until = self.out_until(me).map_or("a later epoch".to_owned(), |epoch| format!("epoch {epoch}"));
-            reasons.push(format!("the consensus lists keys that this node no longer holds; out until {until}"));
-        }
+        reasons.extend(Hindrance::of_keys(&self.listed_keys(me)));
         if me.standby {
             // nothing is asked of a node that stands by
             return reasons;
@@ -120,19 +120,19 @@ impl Status {
         states.retain(|(peer, _)| wanted.contains(peer));
         let down = states.iter().filter(|(_, up)| !up).count();
         if states.is_empty() && !wanted.is_empty() {
-            reasons.push("no link is up yet".to_owned());
+            reasons.push(Hindrance::NoLink);
         }
         if down > 0 {
-            reasons.push(format!("{down} of {} links to next hops are down", states.len()));
+            reasons.push(Hindrance::LinksDown { down, of: states.len() });
         }
         if let Some(store) = &self.store {
             let (wanted, up) = store.links();
             let others = consensus.stores().filter(|node| node.identity != self.identity).count() as u64;
             if !store.is_open() {
-                reasons.push("the store is not open".to_owned());
+                reasons.push(Hindrance::StoreClosed);
             }
             if wanted < others || up < wanted {
-                reasons.push(format!("{up} of {others} links to other stores are up"));
+                reasons.push(Hindrance::StoreLinks { up, of: others });
             }
         }
         reasons
@@ -167,6 +167,19 @@ impl Status {
         let of = me.mix_keys.first().map_or(current, |(first, _)| current.max(*first));
         let keys = self.keys.borrow();
         me.mix_key(of).is_some_and(|key| keys.mix.get(&of) == Some(key))
+    }
+
+    fn listed_keys(&self, me: &NodeEntry) -> Listed {
+        let keys = self.keys.borrow();
+        let any = me.mix_keys.iter().any(|(epoch, key)| keys.mix.get(epoch) == Some(key));
+        drop(keys);
+        let up_ms = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        Listed {
+            current: self.keys_match(me),
+            any,
+            epochs_up: up_ms / self.schedule.epoch_ms.max(1),
+            out_until: self.out_until(me),
+        }
     }
 
     /// First epoch from which the listed keys are ours again.

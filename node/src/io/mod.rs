@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod asking;
 pub mod assemble;
+pub mod backup;
 pub mod bucket_file;
 pub mod changes;
 pub mod control;
@@ -12,6 +13,8 @@ pub mod directory;
 pub mod disk;
 pub mod doctor;
 pub mod doctor_authorities;
+pub mod doctor_machine;
+pub mod doctor_node;
 pub mod documents;
 pub mod drain;
 #[cfg(test)]
@@ -34,9 +37,11 @@ pub mod loop_task;
 pub mod metrics;
 pub mod offer;
 pub mod older;
+pub mod passphrase;
 pub mod phase;
 pub mod ports;
 pub mod process;
+pub mod protection;
 pub mod publish;
 pub mod reload;
 pub mod run;

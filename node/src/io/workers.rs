@@ -5,6 +5,7 @@
 //! checks is that of [`crate::unwrap`].
 
 use crate::drops::DropReason;
+use crate::heartbeat::LOOK;
 use crate::io::counters::Counters;
 use crate::io::delay_thread::{DelayHandle, Delayed};
 use crate::io::host::Clock;
@@ -13,6 +14,7 @@ use crate::io::store_seam::Request;
 use crate::io::tag_log::LogError;
 use crate::loops::Loops;
 use crate::replay::{Insertion, Tag};
+use crate::scrub;
 use crate::unwrap::{Origin, Outcome, unwrap};
 use crate::view::View;
 use arc_swap::ArcSwapOption;
@@ -20,7 +22,7 @@ use shoal_protocol::epoch::Schedule;
 use shoal_protocol::sphinx::Packet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -111,8 +113,18 @@ struct Passed {
 impl WorkerContext {
     fn work(&self, packets: &Receiver<Incoming>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while let Ok(first) = packets.recv() {
-            batch.push(first);
+        let heart = self.counters.hearts.watch("unwrap worker", self.clock.monotonic());
+        loop {
+            heart.beat(self.clock.monotonic());
+            match packets.recv_timeout(LOOK) {
+                Ok(first) => batch.push(first),
+                Err(RecvTimeoutError::Timeout) => {
+                    // traffic overwrites what keys leave here; without any, it would stay
+                    scrub::stack();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             batch.extend(packets.try_iter().take(BATCH - 1));
             let count = batch.len() as u64;
             let taken = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));

@@ -28,15 +28,14 @@ pub struct Refused {
 pub struct Refusals(VecDeque<Refused>);
 
 impl Refusals {
-    /// Takes note of one; returns whether it is a new one.
-    pub fn note(&mut self, reason: String, now: UnixMillis, epoch: Epoch) -> bool {
+    /// Takes note of one.
+    pub fn note(&mut self, reason: String, now: UnixMillis, epoch: Epoch) {
         let before = self.0.iter().position(|before| before.reason == reason).and_then(|at| self.0.remove(at));
         let count = 1 + before.as_ref().map_or(0, |before| before.count);
         while self.0.len() >= KEPT {
             self.0.pop_front();
         }
         self.0.push_back(Refused { at: now, epoch, count, reason });
-        before.is_none()
     }
 
     /// Forgets what was said about a node: it is listed now.
@@ -58,9 +57,9 @@ mod tests {
     #[test]
     fn they_have_a_time_and_go_after_some_epochs() {
         let mut refusals = Refusals::default();
-        assert!(refusals.note("a: not admitted".to_owned(), UnixMillis(1), Epoch(5)));
-        assert!(refusals.note("b: not admitted".to_owned(), UnixMillis(2), Epoch(5)));
-        assert!(!refusals.note("a: not admitted".to_owned(), UnixMillis(3), Epoch(6)));
+        for (reason, at, epoch) in [("a: not admitted", 1, 5), ("b: not admitted", 2, 5), ("a: not admitted", 3, 6)] {
+            refusals.note(reason.to_owned(), UnixMillis(at), Epoch(epoch));
+        }
         let lately = |epoch| refusals.lately(Epoch(epoch)).map(|one| (one.at.0, one.count)).collect::<Vec<_>>();
         assert_eq!(lately(6), [(2, 1), (3, 2)]);
         assert_eq!(lately(8), [(3, 2)], "b was refused three epochs ago");

@@ -1,9 +1,10 @@
 //! What the operator of a node should do now, from what the running node says of itself.
 
+use crate::hindrance::Hindrance;
 use crate::standing::Standing;
 use serde_json::Value;
 
-const READ_THE_LOG: &str = "`shoal-node doctor` looks for the cause; UDP must pass the firewall both ways";
+const READ_THE_LOG: &str = "`shoal-node doctor` looks for the cause; the log may say more";
 /// How a wrong address is put right.
 pub const CORRECT_THE_ADDRESS: &str = "if the address is wrong, correct `address` in node.toml and send SIGHUP (systemctl reload shoal-node) or restart; if it \
      is right, let UDP to its port through the firewall or router";
@@ -60,7 +61,7 @@ pub fn next_step(status: &Value) -> String {
         {
             format!("some authorities do not reach it: {CORRECT_THE_ADDRESS}")
         }
-        Standing::Hindered => READ_THE_LOG.to_owned(),
+        Standing::Hindered => remedies(status),
         Standing::Standby | Standing::Serving if status.get("demotion").is_some_and(Value::is_object) => demoted(status),
         Standing::Standby | Standing::Serving if !losing(status).is_empty() => {
             if losing(status).contains(&"everywhere") {
@@ -91,6 +92,15 @@ fn demoted(status: &Value) -> String {
         }
         None => look.to_owned(),
     }
+}
+
+/// What helps against everything that hinders it.
+fn remedies(status: &Value) -> String {
+    let labels = status.get("hindered_by").and_then(Value::as_array).into_iter().flatten();
+    let mut remedies: Vec<&str> = labels.filter_map(Value::as_str).filter_map(Hindrance::next).collect();
+    // two kinds of links may be down for one reason
+    remedies.dedup();
+    if remedies.is_empty() { READ_THE_LOG.to_owned() } else { remedies.join("; ") }
 }
 
 /// What is to be done for more authorities to list the node; `None`: no reason is known.
@@ -145,7 +155,7 @@ mod tests {
             (Standing::Starting, "first consensus"),
             (Standing::Over, "doctor"),
             (Standing::Unlisted, "doctor"),
-            (Standing::Hindered, "firewall"),
+            (Standing::Hindered, "doctor"),
             (Standing::Stale, "operators of the authorities"),
             (Standing::Standby, "leave it running"),
             (Standing::Serving, "all is well"),
@@ -169,6 +179,20 @@ mod tests {
         assert!(with(Standing::Standby, "demotion", json!({"until_epoch": 9})).contains("from epoch 9 on"));
         assert!(with(Standing::Serving, "demotion", json!({"until_epoch": null})).starts_with("find what drops"));
         assert!(with(Standing::Standby, "demotion", Value::Null).contains("leave it running"));
+    }
+
+    #[test]
+    fn a_hindered_node_is_told_what_helps_against_what_hinders_it() {
+        let hindered = |by: &[&str]| {
+            let mut status = status(Standing::Hindered, 2, &[]);
+            status["hindered_by"] = json!(by);
+            next_step(&status)
+        };
+        assert!(hindered(&["links"]).contains("firewall"));
+        let twin = hindered(&["twin"]);
+        assert!(twin.contains("stop the other process") && !twin.contains("firewall"), "{twin}");
+        let both = hindered(&["keys_lost", "links"]);
+        assert!(both.contains("runtime directory") && both.contains("firewall"), "{both}");
     }
 
     #[test]

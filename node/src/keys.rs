@@ -11,7 +11,7 @@ use shoal_protocol::{X25519Public, X25519Secret};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Epochs ahead for which keys exist: the document of epoch e+1 is made during e and carries e+1 to e+3.
 pub const EPOCHS_AHEAD: u64 = 3;
@@ -224,14 +224,22 @@ impl EpochKeys {
     /// Key of the replay tags of this epoch, derived from the mix key: tags read back from the log mean the same, and
     /// mean nothing once the key is gone.
     pub fn tag_key(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(blake3::derive_key("shoal/1 node replay tag key", &*self.mix.to_bytes()))
+        derived("shoal/1 node replay tag key", &self.mix)
     }
 
     /// The same for the ephemeral keys seen under the envelope key; stores only.
     pub fn seen_key(&self) -> Option<Zeroizing<[u8; 32]>> {
-        let envelope = self.envelope.as_ref()?;
-        Some(Zeroizing::new(blake3::derive_key("shoal/1 node seen tag key", &*envelope.to_bytes())))
+        self.envelope.as_ref().map(|envelope| derived("shoal/1 node seen tag key", envelope))
     }
+}
+
+/// A key derived from another one. The hasher had that in its buffer, and is erased.
+fn derived(context: &'static str, from: &X25519Secret) -> Zeroizing<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    hasher.update(&*from.to_bytes());
+    let key = Zeroizing::new(*hasher.finalize().as_bytes());
+    hasher.zeroize();
+    key
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], StoredKeyError> {

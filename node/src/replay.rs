@@ -68,7 +68,8 @@ pub struct ReplaySet {
     shards: Box<[Mutex<Shard>]>,
     len: AtomicUsize,
     capacity: usize,
-    tag_key: Zeroizing<[u8; 32]>,
+    /// On the heap: where the set is moved, no copy is left behind.
+    tag_key: Box<Zeroizing<[u8; 32]>>,
 }
 
 impl std::fmt::Debug for ReplaySet {
@@ -82,7 +83,7 @@ impl ReplaySet {
     pub fn new(tag_key: Zeroizing<[u8; 32]>, capacity: usize) -> Self {
         let count = (capacity / SHARD_TAGS).next_power_of_two().min(SHARDS_MAX);
         let shards = (0..count).map(|_| Mutex::new(Shard::default())).collect();
-        Self { shards, len: AtomicUsize::new(0), capacity, tag_key }
+        Self { shards, len: AtomicUsize::new(0), capacity, tag_key: Box::new(tag_key) }
     }
 
     /// The tag of a packet with this Sphinx replay tag.

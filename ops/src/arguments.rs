@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -105,6 +109,9 @@ pub(crate) struct ShapeOptions {
     /// Repeat the draw of ports; keys and packets are always fresh
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Address of this machine on which every party listens; ::1 for IPv6
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) ip: IpAddr,
 }
 
 impl ShapeOptions {
@@ -121,6 +128,7 @@ impl ShapeOptions {
             retention: self.retention,
             draw: self.draw,
             seed: self.seed,
+            ip: self.ip,
         }
     }
 }
@@ -208,7 +216,7 @@ mod tests {
     #[test]
     fn a_testnet_is_asked_for_in_full() {
         let line = "shoal-ops testnet --dir /net --authorities 1 --gateways 3 --mixes-per-layer 4 --stores 5 --epoch 30s \
-                    --mean-delay 5ms --seed 9 --lambda-p 4 --retention 10min";
+                    --mean-delay 5ms --seed 9 --ip ::1 --lambda-p 4 --retention 10min";
         let arguments = Arguments::try_parse_from(line.split_whitespace()).expect("is a command");
         assert!(arguments.json());
         let Command::Testnet(options) = arguments.command else { panic!("is a testnet") };
@@ -223,6 +231,7 @@ mod tests {
             draw: None,
             retention: Some(Duration::from_secs(600)),
             seed: Some(9),
+            ip: std::net::Ipv6Addr::LOCALHOST.into(),
         };
         assert_eq!(options.shape.shape(), expected);
     }

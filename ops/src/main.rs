@@ -42,8 +42,7 @@ fn main() -> ExitCode {
             return ExitCode::from(ExitKind::Usage.code());
         }
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log();
 
     let json = arguments.json();
     let result =
@@ -66,6 +65,17 @@ fn main() -> ExitCode {
         say(&failure.to_json());
     }
     ExitCode::from(failure.kind.code())
+}
+
+/// Starts the log at the level of `SHOAL_LOG`. Only our own code writes to it: libraries for QUIC and TLS name addresses.
+fn log() {
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, filter, fmt};
+    let filter = EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| "warn".into());
+    let ours = filter::filter_fn(|metadata| metadata.target().starts_with("shoal_"));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_filter(ours);
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }
 
 /// Writes a line to standard output; one that is closed is no reason for another exit code.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -42,6 +42,8 @@ pub(crate) struct Shape {
     pub(crate) draw: Option<u32>,
     /// Makes this program's own draws (ports, the order of the start) repeatable. Keys and packets are never seeded.
     pub(crate) seed: Option<u64>,
+    /// Address of this machine on which every party listens.
+    pub(crate) ip: IpAddr,
 }
 
 impl Default for Shape {
@@ -57,6 +59,7 @@ impl Default for Shape {
             retention: None,
             draw: None,
             seed: None,
+            ip: Ipv4Addr::LOCALHOST.into(),
         }
     }
 }

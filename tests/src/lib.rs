@@ -9,6 +9,7 @@ pub mod black_hole;
 pub mod faketime;
 #[cfg(target_os = "linux")]
 pub mod hosts;
+pub mod impostor;
 pub mod liar;
 pub mod metrics;
 pub mod netns;
@@ -17,6 +18,7 @@ pub mod person;
 pub mod small_disk;
 pub mod statistics;
 pub mod postgres;
+pub mod seized;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

@@ -18,6 +18,8 @@ pub struct Person {
     pub address: String,
     /// Network namespace in which all commands run; `None`: the machine's own network.
     namespace: Option<String>,
+    /// What `SHOAL_LOG` is set to.
+    level: Option<&'static str>,
     daemon: Option<Child>,
 }
 
@@ -46,8 +48,26 @@ impl Person {
     /// # Panics
     /// When either fails.
     pub fn inside(namespace: Option<&str>, name: &'static str, folder: &Path, network: &Path) -> Self {
+        Self::make(namespace, None, name, folder, network)
+    }
+
+    /// As [`Person::new`], with another level of the daemon's log, which is beside the profile.
+    ///
+    /// # Panics
+    /// When either fails.
+    pub fn logging(level: &'static str, name: &'static str, folder: &Path, network: &Path) -> Self {
+        Self::make(None, Some(level), name, folder, network)
+    }
+
+    fn make(
+        namespace: Option<&str>,
+        level: Option<&'static str>,
+        name: &'static str,
+        folder: &Path,
+        network: &Path,
+    ) -> Self {
         let (profile, namespace) = (folder.join(name), namespace.map(str::to_owned));
-        let mut person = Self { name, profile, address: String::new(), namespace, daemon: None };
+        let mut person = Self { name, profile, address: String::new(), namespace, level, daemon: None };
         let made = person.run([OsStr::new("init"), OsStr::new("--network"), network.as_os_str()]);
         assert_eq!(made.code, 0, "{name}: init: {}", made.stderr);
         person.address = made.lines[0]["address"].as_str().expect("init prints an address").to_owned();
@@ -88,6 +108,7 @@ impl Person {
             None => Command::new(program),
         };
         command.arg("--profile").arg(&self.profile);
+        command.envs(self.level.map(|level| ("SHOAL_LOG", level)));
         command
     }
 

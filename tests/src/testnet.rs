@@ -57,12 +57,21 @@ impl Testnet {
     /// # Panics
     /// When it does not come up; its own output says why.
     pub fn start(more: &[&str]) -> Self {
+        Self::start_with(more, &[])
+    }
+
+    /// As [`Testnet::start`], with these environment variables for every party.
+    ///
+    /// # Panics
+    /// As [`Testnet::start`].
+    pub fn start_with(more: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let mut child = Command::new(binary("shoal-ops"))
             .arg("testnet")
             .arg("--dir")
             .arg(folder.path().join("net"))
             .args(more)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use shoal_node::config_store::{DatabaseUrl, EngineKind, PostgresConfig, StoreConfig};
-use shoal_node::engine::{BoxedEngine, Engine as _, Limits, Record, Write, Written};
+use shoal_node::engine::{BoxedEngine, Limits, Record, Write, Written};
 use shoal_node::io::{config_file, setup, store_engine};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{BoxBody, BoxId};

@@ -6,7 +6,7 @@ use clap::Args;
 use sd_notify::NotifyState;
 use shoal_directory::io::failure::{Failure, Kind};
 use shoal_directory::io::server::Shared;
-use shoal_directory::io::{control, run};
+use shoal_directory::io::{control, protection, run};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Common;
@@ -22,9 +22,12 @@ impl Run {
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
         let hangup = listen(SignalKind::hangup())?;
+        for lack in protection::lock_memory() {
+            tracing::warn!("{lack}");
+        }
         let running = run::open(self.common.home()).await?;
-        let (listening, health) = (running.local_addr()?, running.health_addr()?);
-        tracing::info!(%listening, %health, "the authority serves");
+        // not where it listens: no address in any log, not even our own
+        tracing::info!("the authority serves");
         let reloading = tokio::spawn(reload_on(hangup, running.shared()));
         notify(NotifyState::Ready);
         let ended = running

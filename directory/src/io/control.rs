@@ -93,7 +93,7 @@ pub fn reload(shared: &Shared) -> Value {
         "the operator's files were read again"
     );
     for hint in &reloaded.moved {
-        tracing::info!(authority = %hint.identity, address = %hint.address, "another authority is looked for there now");
+        tracing::info!(authority = %hint.identity, "another authority is looked for at another address now");
     }
     for notice in &reloaded.notices {
         tracing::warn!("{notice}");

@@ -11,6 +11,7 @@ pub mod home;
 pub mod http;
 pub mod metrics;
 pub mod peers;
+pub mod protection;
 pub mod reach;
 pub mod run;
 pub mod server;

@@ -6,6 +6,7 @@
 
 use crate::alarm::Spot;
 use crate::drops::{DropReason, Drops};
+use crate::heartbeat::Hearts;
 use crate::io::live_keys::LiveKeys;
 use crate::io::process::ProcessState;
 use crate::loops::{LoopCounts, Loops};
@@ -13,6 +14,7 @@ use shoal_protocol::quic::TurnedAway;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Labels of attempts that the caps of the endpoint did not let in: beyond them, and those that had to prove their address
 /// first (who did came again, so the link may have come about after all).
@@ -34,6 +36,8 @@ pub struct Counters {
     loops: Mutex<(LoopCounts, Vec<Spot>)>,
     /// Panics that were contained.
     pub panics: AtomicU64,
+    /// Whether the threads that packets depend on turn.
+    pub hearts: Hearts,
     /// Links that did not come about, by reason: one entry for each label of the program.
     handshake_failures: Mutex<BTreeMap<&'static str, u64>>,
     /// What the endpoint counts itself, once it is open.
@@ -171,6 +175,11 @@ impl Published {
             Some(frozen) => frozen.lock().unwrap_or_else(PoisonError::into_inner).losing.clone(),
             None => self.counters.losing(),
         }
+    }
+
+    /// A thread that hangs at `now` (monotonic), if there is one.
+    pub fn hung(&self, now: Duration) -> Option<&'static str> {
+        self.counters.hearts.silent(now)
     }
 
     /// Whether these are snapshots by epoch.

@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 
 /// Largest file read into memory here: a consensus of 1,000 nodes is 400 kB.
 const READ_MAX: u64 = 4 << 20;
+/// Bytes that the standard library wants free to find the end of a file without a larger buffer; it asks for 32.
+const PROBE: usize = 64;
 
 /// Makes a directory with mode 0700, and its parents, unless it exists.
 pub fn private_dir(path: &Path) -> Result<()> {
@@ -54,7 +56,10 @@ pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(describe),
     };
-    let mut bytes = Zeroizing::new(Vec::new());
+    let length = file.metadata().with_context(describe)?.len().min(READ_MAX);
+    // room for all of it and for the probe of its end: a buffer that grows leaves pieces of a key where it was before
+    let room = usize::try_from(length).unwrap_or(0) + PROBE;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(READ_MAX).read_to_end(&mut bytes).with_context(describe)?;
     Ok(Some(bytes))
 }
@@ -112,6 +117,17 @@ pub fn boot_id() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reading_a_key_moves_no_buffer() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for length in [0, 1, 65, 145, 4_096, 100_000] {
+            let path = dir.path().join(length.to_string());
+            write_private(&path, &vec![7; length]).expect("written");
+            let read = read(&path).expect("read");
+            assert_eq!((read.len(), read.capacity()), (length, length + PROBE), "it has the room that it began with");
+        }
+    }
 
     #[test]
     fn files_are_private_replaced_whole_and_erased() {

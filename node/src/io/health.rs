@@ -3,6 +3,7 @@
 
 use crate::answers;
 use crate::freshness::{self, Freshness};
+use crate::hindrance::{Hindrance, Listed};
 use crate::io::phase::Phase;
 use crate::io::status::Status;
 use crate::losses;
@@ -20,6 +21,8 @@ pub struct Health {
     pub problems: Vec<String>,
     /// What does not keep it from serving, but somebody should look at.
     pub warnings: Vec<String>,
+    /// What a listed node is missing.
+    pub hindrances: Vec<Hindrance>,
 }
 
 impl Status {
@@ -62,7 +65,7 @@ impl Status {
             Standing::Starting => vec![format!("no consensus yet: {}", self.why_none())],
             Standing::Over => vec![self.why_over()],
             Standing::Unlisted => vec![self.why_not_listed(held.as_deref())],
-            Standing::Hindered => hindrances,
+            Standing::Hindered => hindrances.iter().map(|hindrance| hindrance.text()).collect(),
             Standing::Stale | Standing::Standby | Standing::Serving => Vec::new(),
         };
         let unpublished = self.publish.borrow().problem.clone();
@@ -70,7 +73,7 @@ impl Status {
         let suspected = self.suspect().as_ref().map(losses::warning_of_suspect);
         let losing = losses::warnings(&self.published.losing(), &self.next_hops());
         let warnings = stale.into_iter().chain(unpublished).chain(suspected).chain(losing).collect();
-        Health { standing, problems, warnings }
+        Health { standing, problems, warnings, hindrances }
     }
 
     fn stale(&self, held: &VerifiedConsensus) -> Option<String> {
@@ -107,17 +110,11 @@ impl Status {
     }
 
     /// What a listed node is missing.
-    fn hindrances(&self, consensus: &VerifiedConsensus, me: &NodeEntry) -> Vec<String> {
+    fn hindrances(&self, consensus: &VerifiedConsensus, me: &NodeEntry) -> Vec<Hindrance> {
         let mut reasons = Vec::new();
-        if !self.keys_match(me) {
-            let until = self.out_until(me).map_or("a later epoch".to_owned(), |epoch| format!("epoch {epoch}"));
-            reasons.push(format!("the consensus lists keys that this node no longer holds; out until {until}"));
-        }
+        reasons.extend(Hindrance::of_keys(&self.listed_keys(me)));
         if self.published.is_log_failing() {
-            let dir = self.runtime_dir.display();
-            reasons.push(format!(
-                "replay tags cannot be written: no packet leaves until {dir} has room and can be written"
-            ));
+            reasons.push(Hindrance::ReplayLog);
         }
         if me.standby {
             // nothing is asked of a node that stands by
@@ -129,17 +126,21 @@ impl Status {
         states.retain(|(peer, _)| wanted.contains(peer));
         let down = states.iter().filter(|(_, up)| !up).count();
         if states.is_empty() && !wanted.is_empty() {
-            reasons.push("no link is up yet".to_owned());
+            reasons.push(Hindrance::NoLink);
         }
         if down > 0 {
-            reasons.push(format!("{down} of {} links to next hops are down", states.len()));
+            reasons.push(Hindrance::LinksDown { down, of: states.len() });
         }
         if let Some(store) = &self.store {
             let (wanted, up) = store.links();
             let others = consensus.stores().filter(|node| node.identity != self.identity).count() as u64;
-            reasons.extend(store.problem());
+            reasons.extend(match store.problem() {
+                Some(why) if store.is_open() => Some(Hindrance::StoreSlow(why)),
+                Some(why) => Some(Hindrance::StoreClosed(why)),
+                None => None,
+            });
             if wanted < others || up < wanted {
-                reasons.push(format!("{up} of {others} links to other stores are up"));
+                reasons.push(Hindrance::StoreLinks { up, of: others });
             }
         }
         reasons
@@ -174,6 +175,19 @@ impl Status {
         let of = me.mix_keys.first().map_or(current, |(first, _)| current.max(*first));
         let keys = self.keys.borrow();
         me.mix_key(of).is_some_and(|key| keys.mix.get(&of) == Some(key))
+    }
+
+    fn listed_keys(&self, me: &NodeEntry) -> Listed {
+        let keys = self.keys.borrow();
+        let any = me.mix_keys.iter().any(|(epoch, key)| keys.mix.get(epoch) == Some(key));
+        drop(keys);
+        let up_ms = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        Listed {
+            current: self.keys_match(me),
+            any,
+            epochs_up: up_ms / self.schedule.epoch_ms.max(1),
+            out_until: self.out_until(me),
+        }
     }
 
     /// First epoch from which the listed keys are ours again.

@@ -21,7 +21,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
 /// Serves until the process stops.
 pub async fn serve(listener: TcpListener, status: Arc<Status>, mut phase: watch::Receiver<Phase>) -> Result<()> {
     let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(status);
@@ -42,6 +42,14 @@ fn is_local(headers: &HeaderMap) -> bool {
 }
 
 const FOREIGN: (StatusCode, &str) = (StatusCode::FORBIDDEN, "only requests to the loopback address are answered\n");
+
+/// Whether the process should live on: that it answers says that its runtime turns; the rest is said by the threads.
+async fn live(State(status): State<Arc<Status>>) -> Response {
+    match status.hung() {
+        None => "ok\n".into_response(),
+        Some(thread) => (StatusCode::SERVICE_UNAVAILABLE, format!("{thread} hangs\n")).into_response(),
+    }
+}
 
 async fn ready(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
     if !is_local(&headers) {

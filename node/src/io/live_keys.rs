@@ -6,6 +6,7 @@ use crate::io::phase::{self, Phase};
 use crate::io::tag_log::{LogError, Memory};
 use crate::keys::{EpochKeys, KeyRing, OfEpoch, Window, in_order};
 use crate::replay::{Insertion, Tag};
+use crate::scrub;
 use crate::unwrap::MixKey;
 use anyhow::Result;
 use arc_swap::ArcSwap;
@@ -161,6 +162,7 @@ impl KeyTask {
         for restored in keeper.task.files.restore(&mut keeper.ring)? {
             keeper.adopt(restored.epoch, restored.memories);
         }
+        scrub::stack();
         keeper.turn(now)?;
         Ok(keeper)
     }
@@ -177,6 +179,13 @@ impl KeyKeeper {
 
     /// Does what is due at `now`: erases what is over or torn, makes what is missing, publishes.
     fn turn(&mut self, now: UnixMillis) -> Result<()> {
+        let done = self.turn_keys(now);
+        // keys that were made, written or derived from have been on the stack of this thread
+        scrub::stack();
+        done
+    }
+
+    fn turn_keys(&mut self, now: UnixMillis) -> Result<()> {
         let current = self.task.schedule.epoch_at(now);
         let mut gone = self.ring.expire(now, &self.task.schedule, self.task.parameters.grace());
         for epoch in self.task.live.take_torn() {

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod asking;
 pub mod assemble;
+pub mod backup;
 pub mod bucket_file;
 pub mod changes;
 pub mod config_file;
@@ -12,6 +13,8 @@ pub mod directory;
 pub mod disk;
 pub mod doctor;
 pub mod doctor_authorities;
+pub mod doctor_machine;
+pub mod doctor_node;
 pub mod documents;
 pub mod drain;
 pub mod egress;
@@ -47,12 +50,14 @@ pub mod metrics;
 pub mod mover;
 pub mod offer;
 pub mod older;
+pub mod passphrase;
 pub mod phase;
 pub mod ports;
 #[cfg(test)]
 #[path = "../../../tests/src/postgres.rs"]
 mod postgres_server;
 pub mod process;
+pub mod protection;
 pub mod publish;
 pub mod reload;
 pub mod run;

@@ -1,13 +1,17 @@
 //! The life of a node's process: start, signals, drain, and the order in which its parts end.
 
 use crate::failure::{Failure, Kind};
+use crate::heartbeat::LOOK;
 use crate::io::assemble::assemble;
 use crate::io::config_file;
-use crate::io::doctor;
+use crate::io::counters::Counters;
+use crate::io::doctor_machine;
 use crate::io::drain::Drain;
 use crate::io::files;
+use crate::io::host::Clock;
 use crate::io::logging::SetFilter;
 use crate::io::phase::{self, Phase};
+use crate::io::protection::Protection;
 use crate::io::reload::Reload;
 use crate::io::setup::{self, Setup};
 use shoal_protocol::quic::Endpoint;
@@ -26,9 +30,16 @@ pub async fn run(setup: Setup, set_filter: SetFilter) -> Result<(), Failure> {
     let runtime_dir = setup.config.runtime_path(&setup.dir);
     let retry = "check the node's directory and its owner";
     files::private_dir(&runtime_dir).map_err(|error| Failure::io(&error, retry))?;
-    let memory = doctor::runtime_dir(&runtime_dir);
+    let memory = doctor_machine::runtime_dir(&runtime_dir);
     if !memory.ok {
         tracing::warn!(found = memory.found, next = memory.next, "mix keys do not live in memory only");
+    }
+    for lack in Protection::read().lacks() {
+        if lack.is_open {
+            tracing::warn!(found = lack.found, next = lack.next, "keys are not as safe as they could be");
+        } else {
+            tracing::info!(found = lack.found, next = lack.next, "keys could be safer still");
+        }
     }
     let _lock = setup::lock(&setup.dir).await?;
     config_file::bring_up_to_date(&setup.dir)?;
@@ -62,7 +73,7 @@ impl Running {
     async fn until_stopped(self) {
         let Self { phase, endpoint, mut drain, reload, ending } = self;
         notify(&[sd_notify::NotifyState::Ready]);
-        tokio::spawn(watchdog());
+        tokio::spawn(watchdog(Arc::clone(&drain.counters), drain.clock));
         tokio::spawn(signals(phase.clone(), reload));
         let mut phases = phase.subscribe();
         phase::reached(&mut phases, Phase::Draining).await;
@@ -109,9 +120,19 @@ async fn signals(phase: watch::Sender<Phase>, mut reload: Reload) {
                 phase::advance(&phase, next);
             }
             _ = interrupt.recv() => phase::advance(&phase, Phase::Stopping),
-            _ = hangup.recv() => reload.again(),
+            _ = hangup.recv() => reload_told(&mut reload),
         }
     }
+}
+
+/// Reads the configuration again, and tells the service manager when that begins and ends.
+fn reload_told(reload: &mut Reload) {
+    let mut begun = vec![sd_notify::NotifyState::Reloading];
+    // without the time a service manager that asks for it takes the reload for failed, and nothing else
+    begun.extend(sd_notify::NotifyState::monotonic_usec_now());
+    notify(&begun);
+    reload.again();
+    notify(&[sd_notify::NotifyState::Ready]);
 }
 
 fn notify(state: &[sd_notify::NotifyState<'_>]) {
@@ -120,11 +141,26 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-/// Tells the service manager's watchdog that the runtime still turns.
-async fn watchdog() {
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+/// Tells the service manager's watchdog that the node works: that the runtime turns, which runs this, and the threads that
+/// packets depend on. When one of them hangs, the service manager ends the process and starts it again.
+async fn watchdog(counters: Arc<Counters>, clock: Clock) {
+    let interval = sd_notify::watchdog_enabled();
+    let pause = interval.map_or(LOOK, |interval| (interval / 4).min(LOOK));
+    let (mut seen, mut said) = (None, None);
     loop {
-        notify(&[sd_notify::NotifyState::Watchdog]);
-        tokio::time::sleep(interval / 2).await;
+        // a process that was stopped as a whole finds all of them silent at first: the second look counts
+        let silent = counters.hearts.silent(clock.monotonic());
+        let hung = silent.filter(|_| seen == silent);
+        seen = silent;
+        match hung {
+            Some(thread) if said != hung => tracing::error!(thread, "hangs; packets are not handled"),
+            None if said.is_some() => tracing::info!("all threads turn again"),
+            Some(_) | None => {}
+        }
+        said = hung;
+        if interval.is_some() && hung.is_none() {
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+        tokio::time::sleep(pause).await;
     }
 }

@@ -1,5 +1,6 @@
 //! `shoal-node secrets`: what an operator can show to whoever asks for what the node knows.
 
+use crate::io::protection::Protection;
 use crate::io::status::Status;
 use crate::report;
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ impl Status {
                     "secret": format!("tags of the envelopes of epoch {epoch}"),
                     "where": [run.join(format!("mix-{epoch}.seen")).display().to_string(), "memory"],
                     "erased": at, "erased_at_ms": erased.0,
-                    "tells": "how many envelopes came; with the envelope key, whether a given envelope was among them",
+                    "tells": "how many envelopes came; with the envelope key, whether a given envelope was among them. In memory with the key of the tags, which goes with them",
                 }));
                 secrets.push(json!({
                     "secret": format!("envelope key of epoch {epoch}"),
@@ -43,7 +44,7 @@ impl Status {
                 "secret": format!("replay tags of epoch {epoch}"),
                 "where": [run.join(format!("mix-{epoch}.replay")).display().to_string(), "memory"],
                 "erased": at, "erased_at_ms": erased.0,
-                "tells": "how many packets came; with the mix key, whether a given packet was among them",
+                "tells": "how many packets came; with the mix key, whether a given packet was among them. In memory with the key of the tags, which goes with them",
             }));
         }
         let per_role = match self.role {
@@ -76,10 +77,13 @@ impl Status {
         };
         secrets.extend(per_role);
         secrets.push(json!({
-            "secret": "TLS session keys of open links", "where": ["memory"], "erased": "when the link ends",
+            "secret": "TLS session keys of open links", "where": ["memory"],
+            "erased": "when the link ends; the TLS library leaves copies of them and of the identity key where it worked, until other data takes the place",
             "tells": "packets on that link, which are themselves encrypted",
         }));
-        json!({ "secrets": secrets })
+        let protection = Protection::read();
+        let lacks: Vec<String> = protection.lacks().into_iter().map(|lack| lack.found).collect();
+        json!({ "secrets": secrets, "memory": protection, "lacks": lacks })
     }
 }
 

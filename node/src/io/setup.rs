@@ -10,6 +10,7 @@ use crate::io::host::generator;
 use anyhow::{Context as _, Result};
 use shoal_protocol::network::NetworkFile;
 use shoal_protocol::types::{Identity, IdentityKey, Role};
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -109,7 +110,12 @@ pub fn init(request: &InitRequest) -> Result<Setup, Failure> {
     let write = || -> Result<()> {
         files::private_dir(dir)?;
         files::write_private(&dir.join("network.toml"), network_file.to_toml().as_bytes())?;
-        let seed = Zeroizing::new(hex::encode(*identity.seed()) + "\n");
+        let mut seed = Zeroizing::new(String::with_capacity(2 * 32 + 1));
+        identity.seed().iter().for_each(|byte| {
+            // writing into a string cannot fail
+            let _ = write!(seed, "{byte:02x}");
+        });
+        seed.push('\n');
         files::write_private(&dir.join(IDENTITY_FILE), seed.as_bytes())?;
         // last: a directory without it is not a node yet
         files::write_private(&dir.join(FILE_NAME), text.as_bytes())

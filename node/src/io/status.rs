@@ -4,6 +4,7 @@ use crate::answers::{self, Why};
 use crate::freshness::{self, Freshness};
 use crate::io::accept::NodeLinks;
 use crate::io::counters::{Machine, Published, Traffic};
+use crate::io::doctor_machine::Allowed;
 use crate::io::fetch_state::FetchState;
 use crate::io::host::Clock;
 use crate::io::lateness::Lateness;
@@ -77,6 +78,11 @@ impl Status {
         matches!(judged, Some(Freshness::Stale { .. }))
     }
 
+    /// A thread that hangs, if there is one.
+    pub fn hung(&self) -> Option<&'static str> {
+        self.published.hung(self.clock.monotonic())
+    }
+
     fn traffic(&self) -> Traffic {
         self.published.read(|| Machine::read(&self.live_keys))
     }
@@ -120,6 +126,7 @@ impl Status {
             "standing": health.standing.label(),
             "ready": health.standing.is_ready(),
             "problems": health.problems,
+            "hindered_by": health.hindrances.iter().map(|hindrance| hindrance.label()).collect::<Vec<_>>(),
             "stale": self.is_stale(),
             "warnings": health.warnings,
             "contradiction": self.contradiction(),
@@ -138,6 +145,7 @@ impl Status {
             "losing": losses::to_json(&traffic.losing, &self.next_hops()),
             "demotion": self.suspect().as_ref().map(losses::suspect_to_json),
             "by_epoch": self.published.is_by_epoch(),
+            "allowed": Allowed::read(),
             "descriptor": describe_descriptor(&publish, self.authorities(consensus.as_deref())),
             "consensus_problem": self.fetch.borrow().problem.clone(),
         });

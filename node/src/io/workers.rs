@@ -20,6 +20,7 @@ use crate::loops::Loops;
 use crate::mix::{DelayQueue, Released};
 use crate::onion::{OneByOne, Onion};
 use crate::replay::{Insertion, Tag};
+use crate::scrub;
 use crate::unwrap::{Next, Origin, Outcome, unwrap};
 use crate::view::View;
 use arc_swap::ArcSwapOption;
@@ -169,12 +170,16 @@ impl<O: Onion> Worker<O> {
     fn run(mut self, lane: &Lane) {
         sharp_timer();
         let mut batch = Vec::with_capacity(GATHER);
+        let heart = self.context.counters.hearts.watch("worker", self.context.clock.monotonic());
         loop {
             self.contained(1, Self::release);
             let now = self.context.clock.monotonic();
+            heart.beat(now);
             if now.saturating_sub(self.looked) >= IDLE {
                 self.looked = now;
                 self.context.lateness.show(&mut self.collected);
+                // traffic overwrites what keys leave here; without any, it would stay
+                scrub::stack();
             }
             let patience = self.queue.next_due().map_or(IDLE, |due| due.saturating_sub(now)).min(IDLE);
             match lane.take(&mut batch, GATHER, patience) {

@@ -1,9 +1,9 @@
-//! Free ports on loopback. They are taken from below the range out of which the system gives ports to sockets that ask
+//! Free ports on an address of this machine, usually loopback. They are taken from below the range out of which the system gives ports to sockets that ask
 //! for none, so that a party which was killed finds its port free when it starts again.
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     ops::Range,
 };
 
@@ -15,14 +15,13 @@ const LOWEST: u16 = 15_000;
 /// Where Linux keeps the range of ports that it hands out.
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// So many ports that are free now, for UDP and for TCP, each once.
-pub(crate) fn free(count: usize, rng: &mut impl Rng) -> io::Result<Vec<SocketAddr>> {
+/// So many ports of `ip` that are free now, for UDP and for TCP, each once.
+pub(crate) fn free(ip: IpAddr, count: usize, rng: &mut impl Rng) -> io::Result<Vec<SocketAddr>> {
     let range = range(&fs::read_to_string(EPHEMERAL).unwrap_or_default());
     let start = rng.random_range(range.clone());
     // Held until all are found, so that none is found twice.
     let mut held = Vec::with_capacity(count);
-    let candidates =
-        (start..range.end).chain(range.start..start).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let candidates = (start..range.end).chain(range.start..start).map(|port| SocketAddr::from((ip, port)));
     for address in candidates {
         if held.len() == count {
             break;
@@ -32,7 +31,7 @@ pub(crate) fn free(count: usize, rng: &mut impl Rng) -> io::Result<Vec<SocketAdd
         }
     }
     if held.len() < count {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("fewer than {count} ports are free on loopback")));
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("fewer than {count} ports are free on {ip}")));
     }
     Ok(held.into_iter().map(|(address, ..)| address).collect())
 }
@@ -49,11 +48,14 @@ mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
+    use std::net::Ipv4Addr;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     #[test]
     fn ports_are_free_and_different() {
         let mut rng = StdRng::seed_from_u64(7);
-        let mut ports = free(24, &mut rng).expect("this machine has 24 free ports");
+        let mut ports = free(HERE, 24, &mut rng).expect("this machine has 24 free ports");
         for address in &ports {
             assert!(UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok(), "{address} is free");
         }
@@ -64,9 +66,9 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_not_given() {
-        let first = free(1, &mut StdRng::seed_from_u64(8)).expect("one port is free");
+        let first = free(HERE, 1, &mut StdRng::seed_from_u64(8)).expect("one port is free");
         let _taken = UdpSocket::bind(first[0]).expect("it is free");
-        let second = free(1, &mut StdRng::seed_from_u64(8)).expect("another port is free");
+        let second = free(HERE, 1, &mut StdRng::seed_from_u64(8)).expect("another port is free");
         assert_ne!(first, second);
     }
 

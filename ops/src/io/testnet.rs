@@ -86,7 +86,7 @@ impl Testnet {
             Some(seed) => StdRng::seed_from_u64(seed),
             None => StdRng::from_rng(&mut rand::rng()),
         };
-        let ports = ports::free(names.len() * 2, &mut rng).context("no ports for the parties")?;
+        let ports = ports::free(shape.ip, names.len() * 2, &mut rng).context("no ports for the parties")?;
         let placed = place(&names, &dir, &ports).context("no ports for the parties")?;
         prepare::write_note(&dir, &placed, None)?;
 

@@ -111,6 +111,9 @@ impl Endpoint {
             DiallerKey::Optional => self.key.clone(),
             DiallerKey::Forbidden => None,
         };
+        if !transport::has_route(to) {
+            return Err(QuicError::Unreachable);
+        }
         let (tls, mismatch) = tls::dialling(key, *expect, protocol)?;
         let connecting = self.quic.connect_with(transport::dialling(tls, protocol), to, tls::SERVER_NAME)?;
         let connection = match timeout(CONNECT_TIMEOUT, connecting).await {

@@ -9,7 +9,7 @@ use quinn::{
 use rand::Rng as _;
 use socket2::{Domain, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,9 +172,33 @@ pub(super) fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Whether this machine has any way to an address. Nothing is sent. Where a peer has addresses of both families and this
+/// machine one, the other one need not be waited for.
+pub(super) fn has_route(to: SocketAddr) -> bool {
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let error = match UdpSocket::bind(any).and_then(|socket| socket.connect(to)) {
+        Ok(()) => return true,
+        Err(error) => error,
+    };
+    // whatever else is wrong is found by the attempt itself
+    !matches!(
+        error.kind(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_machine_is_reached() {
+        // what is not reached is seen in a network namespace without a way out (suite `ipv6`)
+        assert!(has_route((Ipv4Addr::LOCALHOST, 9).into()));
+    }
 
     #[test]
     fn nothing_is_granted_before_the_protocol_is_known_that_one_of_them_would_not() {

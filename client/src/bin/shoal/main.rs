@@ -65,20 +65,20 @@ fn what_is_wrong(error: &clap::Error) -> String {
 }
 
 fn log(args: &Args) {
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{filter, fmt};
     let default = if matches!(args.command, Command::Up { .. }) { "warn,shoal=info,shoal_client=info" } else { "warn" };
     let filter = std::env::var("SHOAL_LOG").unwrap_or_else(|_| default.to_owned());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_default();
-    // these name addresses in their lines: silent whatever the environment asks for
-    let filter = ["quinn=off", "quinn_proto=off", "quinn_udp=off", "rustls=off"]
-        .iter()
-        .filter_map(|text| text.parse().ok())
-        .fold(filter, tracing_subscriber::EnvFilter::add_directive);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    // lines of libraries are never written, whatever the environment asks for: those for QUIC and TLS name addresses
+    let ours = filter::filter_fn(|metadata| {
+        let package = metadata.target().split("::").next().unwrap_or_default();
+        ["shoal", "shoal_client", "shoal_protocol"].contains(&package)
+    });
+    let ansi = std::io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).with_filter(ours);
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }
 
 fn run(args: Args, out: &Out) -> Result<(), Problem> {

@@ -106,12 +106,10 @@ impl Authority {
         self.home.path(names::DESCRIPTORS).join(identity.to_string())
     }
 
-    /// Remembers a refusal for `status`.
+    /// Remembers a refusal for `status`. The log is silent about it: whoever reaches the port can cause one, of another
+    /// identity each time, and it names where a node is.
     pub fn refuse(&mut self, reason: String, now: UnixMillis) {
         let epoch = self.schedule.epoch_at(now);
-        // whoever reaches the port can cause one: status shows the last ones, the log stays quiet
-        if self.refusals.note(reason.clone(), now, epoch) {
-            tracing::debug!(reason, "a descriptor is refused");
-        }
+        self.refusals.note(reason, now, epoch);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use shoal_protocol::UnixMillis;
 use shoal_protocol::network::Hint;
@@ -64,6 +65,17 @@ pub(super) struct Queue {
     /// Told when something waits.
     pub(super) filled: Notify,
     reach: Mutex<Reach>,
+    said: Mutex<Said>,
+}
+
+/// Least time between two lines of the log about one authority.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// What the log has of an authority.
+#[derive(Debug, Default)]
+struct Said {
+    failing: bool,
+    at: UnixMillis,
 }
 
 impl Queue {
@@ -96,14 +108,18 @@ impl Queue {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note whether the authority is reached; the log hears of a change only.
+    /// Takes note whether the authority is reached; the log hears of a change only, and of one that comes and goes now and
+    /// then. Where the authority is stands in `status`, not in the log.
     pub(super) fn note(&self, peer: &Hint, problem: Option<String>, now: UnixMillis) {
-        let Hint { identity: authority, address } = peer;
+        let authority = peer.identity;
         let mut reach = self.reach();
-        match (&reach.problem, &problem) {
-            (None, Some(problem)) => tracing::warn!(%authority, %address, problem, "another authority is not reached"),
-            (Some(_), None) => tracing::info!(%authority, %address, "another authority is reached again"),
-            (None, None) | (Some(_), Some(_)) => {}
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if problem.is_some() != said.failing && now.since(said.at) >= QUIET {
+            *said = Said { failing: problem.is_some(), at: now };
+            match &problem {
+                Some(problem) => tracing::warn!(%authority, problem, "another authority is not reached"),
+                None => tracing::info!(%authority, "another authority is reached again"),
+            }
         }
         match problem {
             None => (reach.answered, reach.failing_since) = (Some(now), None),

@@ -139,7 +139,7 @@ impl Stage {
         let authority = Arc::new(Authority { secret, network, neighbours, descriptor: Mutex::default() });
         tokio::spawn(Arc::clone(&authority).serve(endpoint));
 
-        let found = ports::free(2, &mut rng).context("no ports for the mix")?;
+        let found = ports::free(LOCAL.ip(), 2, &mut rng).context("no ports for the mix")?;
         let [address, metrics] = found.as_slice() else { bail!("no ports for the mix") };
         let program = parties::binary("shoal-node")?;
         let file = dir.join("network.toml");

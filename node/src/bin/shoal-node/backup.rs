@@ -1,0 +1,72 @@
+//! `keys export` and `keys import` at the terminal.
+
+use crate::args::{Dir, Export, Import, Keys};
+use crate::output::{self, say};
+use age::secrecy::SecretString;
+use serde_json::json;
+use shoal_node::bundle::Bundle;
+use shoal_node::failure::{Failure, Kind};
+use shoal_node::io::backup::{self, Lock};
+use shoal_node::io::{files, passphrase};
+use shoal_node::report::utc;
+use std::path::Path;
+
+pub(crate) fn run(keys: Keys, json: bool) -> Result<(), Failure> {
+    match keys {
+        Keys::Export(Export { to, passphrase_file, recipient, dir: Dir { dir } }) => {
+            let lock = match passphrase_file {
+                Some(file) => Lock::Passphrase(passphrase::from_file(&file)?),
+                None if recipient.is_empty() => Lock::Passphrase(passphrase::from_terminal(true)?),
+                None => Lock::Recipients(recipient),
+            };
+            exported(&backup::export(&dir, &to, lock)?, &to, json);
+        }
+        Keys::Import(Import { from, passphrase_file, identity, dir: Dir { dir } }) => {
+            let lock = match (passphrase_file, identity) {
+                (Some(file), _) => Lock::Passphrase(passphrase::from_file(&file)?),
+                (None, Some(file)) => Lock::Identities(identities(&file)?),
+                (None, None) => Lock::Passphrase(passphrase::from_terminal(false)?),
+            };
+            let (bundle, setup) = backup::import(&from, &dir, lock)?;
+            if !json {
+                say(&format!("from the backup of {}", utc(bundle.made)));
+            }
+            output::admission(&setup, json, "restored");
+            if !json {
+                say(
+                    "before that: stop this node on the other machine for good, and correct `address` and `listen` in node.toml",
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn exported(bundle: &Bundle, to: &Path, json: bool) {
+    let names: Vec<&str> = bundle.files.iter().map(|(name, _)| *name).collect();
+    if json {
+        let answer = json!({
+            "file": to.display().to_string(),
+            "identity": bundle.identity.to_string(),
+            "role": bundle.role.to_string(),
+            "holds": names,
+        });
+        say(&answer.to_string());
+        return;
+    }
+    say(&format!("the {} {} is in {}", bundle.role, bundle.identity, to.display()));
+    say(&format!("it holds {}; no mix keys, no boxes", names.join(", ")));
+    say("keep it off this machine, and the passphrase or age identity elsewhere; try it once:");
+    say(&format!(
+        "  shoal-node keys import {} --dir SOME_EMPTY_DIR && shoal-node check-config --dir SOME_EMPTY_DIR",
+        to.display()
+    ));
+}
+
+fn identities(file: &Path) -> Result<SecretString, Failure> {
+    let next = "give the file that `age-keygen` wrote";
+    let bytes = files::read(file).map_err(|error| Failure::io(&error, next))?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| Failure::new(Kind::Configuration, format!("{} is not text", file.display()), next))?;
+    Ok(SecretString::from(text.to_owned()))
+}

@@ -100,7 +100,10 @@ impl Hindrance {
                  directory. If it is none of yours, the identity key was stolen: have the authorities remove it \
                  (shoal-directory admit --remove), and make a new node"
             }
-            "links" => "if few are down, their nodes are: wait. If most are: UDP must pass the firewall both ways",
+            "links" => {
+                "if few are down, their nodes are: wait. If most are: UDP must pass the firewall both ways. If they come and \
+                 go: does a second process run with this node's identity? Its `status` says so"
+            }
             "store_closed" => "see the log: why the store cannot be opened; `shoal-node doctor` looks at its disk",
             "store_links" => {
                 "if few are down, their stores are: wait. If most are: UDP must pass the firewall both ways"

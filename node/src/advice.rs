@@ -97,7 +97,11 @@ fn demoted(status: &Value) -> String {
 /// What helps against everything that hinders it.
 fn remedies(status: &Value) -> String {
     let labels = status.get("hindered_by").and_then(Value::as_array).into_iter().flatten();
-    let mut remedies: Vec<&str> = labels.filter_map(Value::as_str).filter_map(Hindrance::next).collect();
+    let labels: Vec<&str> = labels.filter_map(Value::as_str).collect();
+    // links of a node that runs twice come and go for that reason
+    let twin = labels.contains(&"twin");
+    let labels = labels.into_iter().filter(|label| !twin || *label == "twin");
+    let mut remedies: Vec<&str> = labels.filter_map(Hindrance::next).collect();
     // two kinds of links may be down for one reason
     remedies.dedup();
     if remedies.is_empty() { READ_THE_LOG.to_owned() } else { remedies.join("; ") }
@@ -191,6 +195,7 @@ mod tests {
         assert!(hindered(&["links"]).contains("firewall"));
         let twin = hindered(&["twin"]);
         assert!(twin.contains("stop the other process") && !twin.contains("firewall"), "{twin}");
+        assert_eq!(hindered(&["twin", "links"]), twin);
         let both = hindered(&["keys_lost", "links"]);
         assert!(both.contains("runtime directory") && both.contains("firewall"), "{both}");
     }

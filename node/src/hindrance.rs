@@ -110,7 +110,10 @@ impl Hindrance {
                  directory. If it is none of yours, the identity key was stolen: have the authorities remove it \
                  (shoal-directory admit --remove), and make a new node"
             }
-            "links" => "if few are down, their nodes are: wait. If most are: UDP must pass the firewall both ways",
+            "links" => {
+                "if few are down, their nodes are: wait. If most are: UDP must pass the firewall both ways. If they come and \
+                 go: does a second process run with this node's identity? Its `status` says so"
+            }
             "store_closed" => "see the log: why the store cannot be opened; `shoal-node doctor` looks at its disk",
             "replay_log" => "make room in the runtime directory, or see why it cannot be written (`shoal-node doctor`)",
             "store_slow" => "see what else uses the store's disk; a disk that stays slow needs a faster one (`shoal-node doctor`)",
@@ -143,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_hindrance_has_its_own_remedy() {
-        use Hindrance::{KeysLost, LinksDown, NoLink, StoreClosed, StoreLinks, Twin};
+        use Hindrance::{KeysLost, LinksDown, NoLink, ReplayLog, StoreClosed, StoreLinks, StoreSlow, Twin};
         for hindrance in
             [
                 KeysLost(None),

@@ -72,7 +72,8 @@ pub fn status(status: &Value) -> String {
         let naming: Vec<String> = naming.filter_map(Value::as_u64).map(|number| number.to_string()).collect();
         line(format_args!("leaving       generations that still name it: {}", naming.join(", ")));
     }
-    if let Some(epoch) = status.get("out_until_epoch").and_then(Value::as_u64) {
+    let twin = texts(status, "/hindered_by").contains(&"twin");
+    if let Some(epoch) = status.get("out_until_epoch").and_then(Value::as_u64).filter(|_| !twin) {
         line(format_args!("keys          the listed ones are lost; new ones count from epoch {epoch}"));
     }
     let accepted = (number(status, "/descriptor/accepted_by"), number(status, "/descriptor/authorities"));
@@ -143,6 +144,15 @@ pub fn secrets(secrets: &Value, now: UnixMillis) -> String {
             text(secret, "/secret"),
             text(secret, "/tells")
         );
+    }
+    let lacks = texts(secrets, "/lacks");
+    if secrets.get("memory").is_some() {
+        let memory = if lacks.is_empty() {
+            "not dumped, not shown to other processes, not swapped out".to_owned()
+        } else {
+            lacks.join("; ")
+        };
+        let _ = write!(out, "memory of the node: {memory}");
     }
     out.trim_end().to_owned()
 }

@@ -6,10 +6,6 @@ use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Bytes read at a time.
-const CHUNK: usize = 1 << 20;
-/// Longest needle.
-const NEEDLE_MAX: usize = 64;
 /// Bytes of a needle that are looked up first.
 const HEAD: usize = 8;
 
@@ -43,18 +39,18 @@ impl<L: Clone> Needles<L> {
     /// Adds one.
     ///
     /// # Panics
-    /// When it is shorter than 8 bytes or longer than 64.
+    /// When it is shorter than 8 bytes.
     pub fn add(&mut self, bytes: &[u8], what: L) {
-        assert!((HEAD..=NEEDLE_MAX).contains(&bytes.len()), "{} bytes", bytes.len());
+        assert!(bytes.len() >= HEAD, "{} bytes", bytes.len());
         let at = beginning(bytes);
         self.beginnings[at / 64] |= 1 << (at % 64);
         let head = bytes[..HEAD].try_into().expect("eight bytes");
         self.by_head.entry(head).or_default().push((bytes.to_vec(), what));
     }
 
-    /// Looks at every offset of `bytes` below `end`.
-    fn search(&self, bytes: &[u8], end: usize, mut found: impl FnMut(&L)) {
-        for at in 0..end.min(bytes.len().saturating_sub(HEAD - 1)) {
+    /// Looks at every offset of `bytes`.
+    fn search(&self, bytes: &[u8], mut found: impl FnMut(&L)) {
+        for at in 0..bytes.len().saturating_sub(HEAD - 1) {
             let key = beginning(&bytes[at..]);
             if self.beginnings[key / 64] & 1 << (key % 64) == 0 {
                 continue;
@@ -93,43 +89,59 @@ fn regions(pid: u32) -> Vec<Region> {
         .collect()
 }
 
-/// Reads the whole memory of a process, chunk by chunk with [`NEEDLE_MAX`] bytes of the next one at the end. `look` gets the
-/// kind of memory, the bytes, and how many of them are no repetition. Returns the bytes read.
-///
-/// # Panics
-/// When the memory cannot be read: only root may, of a process that forbids dumps.
-pub fn read_memory(pid: u32, mut look: impl FnMut(&str, &[u8], usize)) -> u64 {
-    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("memory (run as root)");
-    let mut total = 0;
-    let mut buffer = vec![0; CHUNK + NEEDLE_MAX];
-    for region in regions(pid) {
-        let mut at = region.start;
-        while at < region.end {
-            let left = usize::try_from(region.end - at).unwrap_or(usize::MAX);
-            let (step, want) = (left.min(CHUNK), left.min(CHUNK + NEEDLE_MAX));
-            // what is mapped beyond the end of a file cannot be read
-            let read = memory.seek(SeekFrom::Start(at)).and_then(|_| memory.read_exact(&mut buffer[..want]));
-            if read.is_ok() {
-                look(&region.name, &buffer[..want], step);
-                total += step as u64;
-            }
-            at += step as u64;
-        }
-    }
-    assert!(total > 1 << 20, "a process has more than {total} bytes");
-    total
-}
+/// What was taken, in parts, each with where it was.
+#[derive(Debug)]
+pub struct Dump(pub Vec<(String, Vec<u8>)>);
 
-/// Searches the memory of a process. Stopped while it is read, it cannot move anything past the search.
-///
-/// # Panics
-/// As [`read_memory`].
-pub fn search_memory<L: Clone>(pid: u32, needles: &Needles<L>) -> (u64, Vec<Found<L>>) {
-    let mut found = Vec::new();
-    let total = read_memory(pid, |place, bytes, end| {
-        needles.search(bytes, end, |what| found.push(Found { what: what.clone(), place: place.to_owned() }));
-    });
-    (total, found)
+impl Dump {
+    /// The whole memory of a process. Of one that is stopped, nothing moves past the reader.
+    ///
+    /// # Panics
+    /// When it cannot be read: only root may, of a process that forbids dumps.
+    pub fn of_memory(pid: u32) -> Self {
+        let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("memory (run as root)");
+        let mut parts = Vec::new();
+        for region in regions(pid) {
+            let length = usize::try_from(region.end - region.start).expect("fits");
+            let mut bytes = vec![0; length];
+            let read = memory.seek(SeekFrom::Start(region.start)).and_then(|_| memory.read_exact(&mut bytes));
+            // what is mapped beyond the end of a file cannot be read
+            if read.is_ok() {
+                parts.push((region.name, bytes));
+            }
+        }
+        let dump = Self(parts);
+        assert!(dump.len() > 1 << 20, "a process has more than {} bytes", dump.len());
+        dump
+    }
+
+    /// Every file below a folder; one that vanishes meanwhile is passed over.
+    ///
+    /// # Panics
+    /// When it cannot be listed.
+    pub fn of_folder(folder: &Path) -> Self {
+        let read = |path: PathBuf| Some((path.display().to_string(), fs::read(&path).ok()?));
+        Self(files(folder).into_iter().filter_map(read).collect())
+    }
+
+    /// Bytes of all parts.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Looks for the needles at every offset.
+    pub fn search<L: Clone>(&self, needles: &Needles<L>) -> Vec<Found<L>> {
+        let mut found = Vec::new();
+        for (place, bytes) in &self.0 {
+            needles.search(bytes, |what| found.push(Found { what: what.clone(), place: place.clone() }));
+        }
+        found
+    }
 }
 
 /// Every file below a folder.
@@ -150,22 +162,6 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Searches every file below a folder.
-///
-/// # Panics
-/// As [`files`]; a file that vanishes meanwhile is passed over.
-pub fn search_files<L: Clone>(folder: &Path, needles: &Needles<L>) -> (u64, Vec<Found<L>>) {
-    let (mut total, mut found) = (0, Vec::new());
-    for path in files(folder) {
-        let Ok(bytes) = fs::read(&path) else { continue };
-        total += bytes.len() as u64;
-        needles.search(&bytes, bytes.len(), |what| {
-            found.push(Found { what: what.clone(), place: path.display().to_string() });
-        });
-    }
-    (total, found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,10 +174,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir(folder.path().join("deep")).expect("made");
         fs::write(folder.path().join("deep/file"), [&[1; 1_000_003], held.as_slice()].concat()).expect("written");
-        let (total, found) = search_files(folder.path(), &needles);
-        assert_eq!((total, found.len(), found[0].what), (1_000_035, 1, "held"));
+        let dump = Dump::of_folder(folder.path());
+        let found = dump.search(&needles);
+        assert_eq!((dump.len(), found.len(), found[0].what), (1_000_035, 1, "held"));
         if Path::new("/proc/self/mem").exists() {
-            assert!(search_memory(std::process::id(), &needles).1.iter().any(|found| found.what == "held"));
+            assert!(Dump::of_memory(std::process::id()).search(&needles).iter().any(|found| found.what == "held"));
         }
     }
 }

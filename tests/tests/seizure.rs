@@ -23,9 +23,9 @@ use shoal_protocol::quic::Link;
 use shoal_protocol::sphinx::{Hop, Packet, build, open_header};
 use shoal_protocol::types::Epoch;
 use shoal_protocol::{Layer, X25519Public, X25519Secret};
-use shoal_tests::impostor::{consensus, identity_of, link_as, network_of, now};
+use shoal_tests::impostor::{consensus, identity_of, key_of, link_as, network_of, now};
 use shoal_tests::person::Person;
-use shoal_tests::seized::{Found, Needles, files, read_memory, search_files, search_memory};
+use shoal_tests::seized::{Dump, Found, Needles};
 use shoal_tests::testnet::{Party, Testnet};
 use shoal_tests::{binary, metrics, until};
 use std::collections::{BTreeMap, BTreeSet};
@@ -225,15 +225,11 @@ fn tally(found: &[Found<What>]) -> BTreeMap<String, usize> {
 }
 
 /// Every window of 32 bytes at a multiple of eight, as a secret key. Zeros, text and pointers are no random bytes.
-fn try_windows(pid: u32, publics: &BTreeSet<X25519Public>) -> (u64, u64) {
+fn try_windows(memory: &Dump, publics: &BTreeSet<X25519Public>) -> (u64, u64) {
     let (mut tried, mut fitted) = (0, 0);
-    read_memory(pid, |place, bytes, end| {
-        if place.starts_with('/') {
-            // a program's file, which lies on every machine
-            return;
-        }
-        for at in (0..end).step_by(8) {
-            let Some(window) = bytes.get(at..at + 32) else { break };
+    // a program's file lies on every machine
+    for (_, bytes) in memory.0.iter().filter(|(place, _)| !place.starts_with('/')) {
+        for window in (0..bytes.len()).step_by(8).map_while(|at| bytes.get(at..at + 32)) {
             let mut seen = [false; 256];
             let distinct =
                 window.iter().filter(|byte| !std::mem::replace(&mut seen[usize::from(**byte)], true)).count();
@@ -244,15 +240,26 @@ fn try_windows(pid: u32, publics: &BTreeSet<X25519Public>) -> (u64, u64) {
             let secret = X25519Secret::from_bytes(window.try_into().expect("32 bytes"));
             fitted += u64::from(publics.contains(&secret.public()));
         }
-    });
+    }
     (tried, fitted)
+}
+
+/// What is taken from one machine, and what its owner said before.
+struct Seized {
+    memory: Dump,
+    disk: Dump,
+    listed: Value,
+    /// The epoch of that moment.
+    present: u64,
+    /// Packets of that moment, to see that what is found opens what may be opened.
+    fresh: Vec<Packet>,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_seized_after_the_grace_time_opens_nothing() {
     let size: Option<usize> = std::env::var("SHOAL_PACKETS").ok().map(|text| text.parse().expect("a number"));
     let count = size.unwrap_or(1_500);
-    let epoch = if size.is_some() { "60s" } else { "15s" };
+    let epoch = if size.is_some() { "180s" } else { "15s" };
     let mut net = Testnet::start(&["--epoch", epoch]);
     let network = network_of(&net);
     let schedule: Schedule = network.schedule();
@@ -308,42 +315,53 @@ async fn what_is_seized_after_the_grace_time_opens_nothing() {
         assert!(now() >= end.plus(grace).minus(Duration::from_millis(100)), "not before the grace time is over");
     }
 
-    // packets of now, to see that what is found opens what may be opened
-    let present = schedule.epoch_at(now());
-    let mut failures = Vec::new();
-    let mut figures = Vec::new();
-    for (role, target) in [("gateway", &gateway), ("mix", &mix), ("store", &store)] {
+    let mut seized = Vec::new();
+    for target in [&gateway, &mix, &store] {
         let mut listed = secrets(&target.party);
         // erased a moment ago, and said a moment later at most
         until("secrets lists no erased key", Duration::from_secs(10), || {
             listed = secrets(&target.party);
-            let text = listed.to_string();
-            (!text.contains(&format!("key of epoch {of}\""))).then_some(())
+            (!listed.to_string().contains(&format!("key of epoch {of}\""))).then_some(())
         });
+        let document = consensus(&net).await;
+        let entry = document.node(&identity_of(&target.party)).expect("listed");
+        let fresh = make(entry, None, document.epoch, 3, &mut rng);
         look(&target.runtime_dir(), &target.keys);
+        // what it says of its own memory is what the system says
+        let says = |what: &str| listed["memory"][what].as_bool().expect("a fact");
+        let system = std::fs::read_to_string(format!("/proc/{}/status", target.party.pid)).expect("its status");
+        assert!(says("undumpable") && says("no_core"), "{}", listed["memory"]);
+        assert_eq!(says("locked"), !system.contains("VmLck:\t       0 kB"), "{system}");
         signal(&target.party, "-STOP");
+        let (memory, disk) = (Dump::of_memory(target.party.pid), Dump::of_folder(&target.party.dir));
+        signal(&target.party, "-CONT");
+        seized.push(Seized { memory, disk, listed, present: document.epoch.0, fresh });
+    }
+    stop.store(true, Ordering::Relaxed);
+    watcher.join().expect("the watcher ends");
+    drop(person);
+
+    let mut failures = Vec::new();
+    let mut figures = Vec::new();
+    let roles = [("gateway", &gateway), ("mix", &mix), ("store", &store)];
+    for ((role, target), seized) in roles.into_iter().zip(&seized) {
+        let Seized { memory, disk, listed, present, fresh } = seized;
         let known: BTreeSet<u64> = target.keys.lock().expect("no panic").keys().copied().collect();
         let mut needles = target.needles(&known, &target.recorded, of.0);
-        needles.add(&*shoal_tests::impostor::key_of(&target.party).seed(), What::Identity);
-        let (memory_bytes, mut found) = search_memory(target.party.pid, &needles);
-        let (disk_bytes, on_disk) = search_files(&target.party.dir, &needles);
+        needles.add(&*key_of(&target.party).seed(), What::Identity);
+        let mut found = memory.search(&needles);
+        found.extend(disk.search(&needles));
         let windows = size.map(|_| {
             let past = target.keys.lock().expect("no panic");
             let past = past.range(..=of.0).map(|(_, (mix, _))| mix.public()).collect();
-            try_windows(target.party.pid, &past)
+            try_windows(memory, &past)
         });
-        let left: Vec<_> = files(&target.party.dir)
-            .into_iter()
-            .filter(|path| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("mix-{of}.")))
-            })
-            .collect();
-        signal(&target.party, "-CONT");
-        found.extend(on_disk);
+        let of_past = |place: &&String| place.contains(&format!("/mix-{of}."));
+        let left: Vec<&String> = disk.0.iter().map(|(place, _)| place).filter(of_past).collect();
 
         // the search finds what is there
         let has = |what: &What| found.iter().any(|found| found.what == *what);
-        assert!(has(&What::Mix(present.0)), "{role}: the key in force is in memory: {:?}", tally(&found));
+        assert!(has(&What::Mix(*present)), "{role}: the key in force is in memory: {:?}", tally(&found));
         assert!(has(&What::Identity), "{role}: {:?}", tally(&found));
         // with every key that was found, on every packet that was recorded
         let opened = |packets: &[Packet]| {
@@ -357,8 +375,7 @@ async fn what_is_seized_after_the_grace_time_opens_nothing() {
             let keys: Vec<X25519Secret> = candidates.iter().map(|epoch| target.secret(*epoch)).collect();
             packets.iter().filter(|packet| keys.iter().any(|key| open_header(packet, key).is_ok())).count()
         };
-        let fresh = make(&entry(target), None, Epoch(present.0.min(of.0 + 2)), 3, &mut rng);
-        assert_eq!(opened(&fresh), 3, "{role}: what was found opens what is sent now");
+        assert_eq!(opened(fresh), 3, "{role}: what was found opens what is sent now");
         let open = opened(&target.recorded);
         let leaked: Vec<_> = found
             .iter()
@@ -382,19 +399,19 @@ async fn what_is_seized_after_the_grace_time_opens_nothing() {
             }
         }
         for found in &found {
-            if !leaked.contains(found) && !is_listed(&listed, found, &target.party.dir) {
+            if !leaked.contains(found) && !is_listed(listed, found, &target.party.dir) {
                 failures.push(format!("{role}: {found:?} is in no line of `secrets`"));
             }
         }
         figures.push(format!(
-            "{role}: {memory_bytes} bytes of memory, {disk_bytes} of files, {} packets: {open} opened; found {:?}",
+            "{role}: {} bytes of memory (locked: {}), {} of files, {} packets: {open} opened; found {:?}",
+            memory.len(),
+            listed["memory"]["locked"],
+            disk.len(),
             target.recorded.len(),
             tally(&found)
         ));
     }
-    stop.store(true, Ordering::Relaxed);
-    watcher.join().expect("the watcher ends");
-    drop(person);
     figures.iter().for_each(|line| eprintln!("{line}"));
     assert!(failures.is_empty(), "{failures:#?}");
 }

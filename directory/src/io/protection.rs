@@ -17,14 +17,8 @@ pub fn refuse_dumps() {
 /// middle of the work. Pages are locked when they are first touched. Returns what the operator should know.
 #[must_use]
 pub fn lock_memory() -> Vec<&'static str> {
-    let unlimited = Rlimit { current: None, maximum: None };
-    if setrlimit(Resource::Memlock, unlimited).is_err() {
-        let maximum = getrlimit(Resource::Memlock).maximum;
-        // without the right to raise it the limit stays what it was
-        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
-    }
     let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
-    let locked = getrlimit(Resource::Memlock).current.is_none() && mlockall(all).is_ok();
+    let locked = is_unlimited() && mlockall(all).is_ok();
     let mut lacks = Vec::new();
     if !locked {
         lacks
@@ -34,4 +28,22 @@ pub fn lock_memory() -> Vec<&'static str> {
         lacks.push("other processes of this user can read the authority's memory: prctl(PR_SET_DUMPABLE) is refused");
     }
     lacks
+}
+
+/// Whether as much as is wanted may be locked: there is no limit, or none that counts for this process.
+fn is_unlimited() -> bool {
+    // raised as far as it may be
+    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
+        let maximum = getrlimit(Resource::Memlock).maximum;
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    }
+    let limit = getrlimit(Resource::Memlock);
+    if limit.current.is_none() {
+        return true;
+    }
+    // who may lock beyond a limit of nothing (CAP_IPC_LOCK, not that of a namespace) may lock beyond every one
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: Some(0), ..limit });
+    let is_exempt = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT).is_ok();
+    let _ = setrlimit(Resource::Memlock, limit);
+    is_exempt
 }

@@ -43,16 +43,28 @@ pub fn refuse_dumps() {
 /// it the system would refuse memory to the node in the middle of its work. Pages are locked when they are first touched,
 /// so that what is reserved and not used costs nothing.
 pub fn lock_memory() {
-    let unlimited = Rlimit { current: None, maximum: None };
-    if setrlimit(Resource::Memlock, unlimited).is_err() {
-        let maximum = getrlimit(Resource::Memlock).maximum;
-        // without the right to raise it the limit stays what it was
-        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
-    }
-    if getrlimit(Resource::Memlock).current.is_none() {
+    if is_unlimited() {
         // what came of it is seen by `read`
         let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
     }
+}
+
+/// Whether as much as is wanted may be locked: there is no limit, or none that counts for this process.
+fn is_unlimited() -> bool {
+    // raised as far as it may be
+    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
+        let maximum = getrlimit(Resource::Memlock).maximum;
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    }
+    let limit = getrlimit(Resource::Memlock);
+    if limit.current.is_none() {
+        return true;
+    }
+    // who may lock beyond a limit of nothing (CAP_IPC_LOCK, not that of a namespace) may lock beyond every one
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: Some(0), ..limit });
+    let is_exempt = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT).is_ok();
+    let _ = setrlimit(Resource::Memlock, limit);
+    is_exempt
 }
 
 impl Protection {

@@ -31,12 +31,9 @@ pub(crate) fn run(keys: Keys, json: bool) -> Result<(), Failure> {
             if !json {
                 say(&format!("from the backup of {}", utc(bundle.made)));
             }
-            output::admission(&setup, json, "restored");
-            if !json {
-                say(
-                    "before that: stop this node on the other machine for good, and correct `address` and `listen` in node.toml",
-                );
-            }
+            let then = "next: stop this node on the other machine for good; correct `address` and `listen` in node.toml\n\
+                        then: shoal-node doctor, which finds who else answers with its identity; then: ";
+            output::admission(&setup, json, "restored", then);
         }
     }
     Ok(())

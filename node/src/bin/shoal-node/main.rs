@@ -39,11 +39,11 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Init(Init { network, role, address, listen, metrics, family, dir: Dir { dir } }) => {
             let request = InitRequest { network, role, address, listen, metrics, family, dir };
-            output::admission(&setup::init(&request)?, json, "made");
+            output::admission(&setup::init(&request)?, json, "made", "then: ");
             Ok(())
         }
         Command::CheckConfig(Dir { dir }) => {
-            output::admission(&setup::load(&dir)?, json, "checked");
+            output::admission(&setup::load(&dir)?, json, "checked", "then: ");
             Ok(())
         }
         Command::Run(Dir { dir }) => {

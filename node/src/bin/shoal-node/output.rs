@@ -43,8 +43,9 @@ pub(crate) fn fail(failure: &Failure, json: bool) {
     }
 }
 
-/// A node's admission line and whom to send it to. `verb`: what was done with its directory.
-pub(crate) fn admission(setup: &Setup, json: bool, verb: &str) {
+/// A node's admission line and whom to send it to. `verb`: what was done with its directory; `then`: what to do next, before
+/// the command that runs the node.
+pub(crate) fn admission(setup: &Setup, json: bool, verb: &str, then: &str) {
     let Setup { dir, config, network, identity, upgrade } = setup;
     let identity = identity.identity();
     let line = admission_line(config.role, &identity, &config.address, config.family.as_deref());
@@ -72,11 +73,11 @@ pub(crate) fn admission(setup: &Setup, json: bool, verb: &str) {
     say(&format!("{verb}: a {} of network `{}` in {}", config.role, network.name, dir.display()));
     say(&format!("network fingerprint: {}", network.fingerprint_words()));
     say(&format!("\nadmission line:\n{line}\n"));
-    say("Send it to the operators of these authorities; each runs `shoal-directory admit LINE`:");
+    say("Send it to the operators of these authorities, unless they have it; each runs `shoal-directory admit LINE`:");
     for hint in hints {
         say(&format!("  {} at {}", hint.identity, hint.address));
     }
-    say(&format!("\nthen: shoal-node run --dir {}", dir.display()));
+    say(&format!("\n{then}shoal-node run --dir {}", dir.display()));
     if let Some(upgrade) = upgrade {
         say(&upgrade_note(upgrade));
     }

@@ -30,40 +30,41 @@ pub(crate) enum Command {
     Bench(BenchOptions),
 }
 
-/// A part of the measurements: a key of the JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum BenchPart {
-    /// What a document of many nodes costs
-    Directory,
-    /// Both engines of a store
-    Store,
-}
-
-impl BenchOptions {
-    /// Whether a part is measured.
-    pub(crate) fn wants(&self, part: BenchPart) -> bool {
-        self.parts.is_empty() || self.parts.contains(&part)
-    }
-}
-
 /// What is measured.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchOptions {
-    /// What is measured; everything if nothing is named
-    #[arg(value_enum)]
-    pub(crate) parts: Vec<BenchPart>,
-    /// Boxes in the store
-    #[arg(long, default_value_t = 20_000)]
-    pub(crate) boxes: u64,
     /// Nodes in the document
     #[arg(long, default_value_t = 1_000)]
     pub(crate) nodes: u16,
     /// Authorities that certify it
     #[arg(long, default_value_t = 7)]
     pub(crate) authorities: u16,
+    /// Boxes in a store
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) boxes: u64,
+    /// Measure this part only; may be given more than once
+    #[arg(long, value_enum)]
+    pub(crate) part: Vec<Part>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A part of what is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// What a document of many nodes costs
+    Directory,
+    /// Both engines of a store, side by side
+    Store,
+}
+
+impl BenchOptions {
+    /// The parts asked for: all, if none was named.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        use clap::ValueEnum as _;
+        if self.part.is_empty() { Part::value_variants().to_vec() } else { self.part.clone() }
+    }
 }
 
 /// The size and the clockwork of a test network.

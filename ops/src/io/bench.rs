@@ -27,7 +27,7 @@ use shoal_protocol::{
 };
 
 use super::{bench_store, clock::Stopwatch, progress::Progress};
-use crate::arguments::{BenchOptions, BenchPart};
+use crate::arguments::{BenchOptions, Part};
 
 /// Each time is the median of so many runs.
 const RUNS: usize = 5;
@@ -246,11 +246,12 @@ fn machine() -> String {
 
 /// Measures and prints.
 pub(crate) fn command(options: &BenchOptions) -> anyhow::Result<()> {
-    let directory = options.wants(BenchPart::Directory).then(|| {
+    let parts = options.parts();
+    let directory = parts.contains(&Part::Directory).then(|| {
         ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
         Sample::new(options.nodes, usize::from(options.authorities))?.measure()
     });
-    let store = options.wants(BenchPart::Store).then(|| bench_store::measure(options.boxes, Progress::new()));
+    let store = parts.contains(&Part::Store).then(|| bench_store::measure(options.boxes, Progress::new()));
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let (directory, store) = (directory.transpose()?, store.transpose()?);
     let figures = Figures { machine: machine(), profile, directory, store };

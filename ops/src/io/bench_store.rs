@@ -1,4 +1,4 @@
-//! `shoal-ops bench store`: both engines of a store side by side, on one disk, in one run. Each is driven as the engine's
+//! `shoal-ops bench --part store`: both engines of a store side by side, on one disk, in one run. Each is driven as the engine's
 //! thread of a store drives it; each write is on the disk before it counts.
 
 use std::{
@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use shoal_node::{
     config_store::{DatabaseUrl, EngineKind, PostgresConfig, StoreConfig},
-    engine::{BoxedEngine, Engine as _, Limits, Write, Written},
+    engine::{BoxedEngine, Limits, Write, Written},
     io::store_engine,
 };
 use shoal_protocol::{

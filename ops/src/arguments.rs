@@ -34,34 +34,9 @@ pub(crate) enum Command {
     Bench(BenchOptions),
 }
 
-/// A part of the measurements: a key of the JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum BenchPart {
-    /// What a document of many nodes costs
-    Directory,
-    /// What a mix passes on, and how punctually; wants two cores that do nothing else, and the release build
-    Node,
-    /// Both engines of a store
-    Store,
-}
-
-impl BenchOptions {
-    /// The parts asked for: all, if none was named.
-    pub(crate) fn parts(&self) -> Vec<BenchPart> {
-        use clap::ValueEnum as _;
-        if self.parts.is_empty() { BenchPart::value_variants().to_vec() } else { self.parts.clone() }
-    }
-}
-
 /// What is measured.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchOptions {
-    /// What is measured; everything if nothing is named
-    #[arg(value_enum)]
-    pub(crate) parts: Vec<BenchPart>,
-    /// Boxes in the store
-    #[arg(long, default_value_t = 20_000)]
-    pub(crate) boxes: u64,
     /// Nodes in the document
     #[arg(long, default_value_t = 1_000)]
     pub(crate) nodes: u16,
@@ -71,9 +46,34 @@ pub(crate) struct BenchOptions {
     /// Runs of the node part; medians are shown. One takes about a minute
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) runs: u8,
+    /// Boxes in a store
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) boxes: u64,
+    /// Measure this part only; may be given more than once
+    #[arg(long, value_enum)]
+    pub(crate) part: Vec<Part>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A part of what is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// What a document of many nodes costs
+    Directory,
+    /// What a mix passes on, and how punctually; wants two cores that do nothing else, and the release build
+    Node,
+    /// Both engines of a store, side by side
+    Store,
+}
+
+impl BenchOptions {
+    /// The parts asked for: all, if none was named.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        use clap::ValueEnum as _;
+        if self.part.is_empty() { Part::value_variants().to_vec() } else { self.part.clone() }
+    }
 }
 
 /// The size and the clockwork of a test network.

@@ -1,6 +1,8 @@
 //! Stores on a real PostgreSQL: a whole network whose stores share one cluster, people who write to each other, a database
 //! that is killed and comes back, a store that is killed; and stores that change their engine while they run.
 
+#![expect(clippy::disallowed_methods, reason = "a harness reads the real clock")]
+
 use serde_json::Value;
 use shoal_node::config_store::{DatabaseUrl, EngineKind, PostgresConfig, StoreConfig};
 use shoal_node::engine::{BoxedEngine, Limits, Record, Write, Written};

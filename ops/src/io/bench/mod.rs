@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
-use crate::arguments::{BenchOptions, BenchPart};
+use crate::arguments::{BenchOptions, Part};
 
 /// Measures and prints.
 pub(crate) async fn command(options: &BenchOptions) -> anyhow::Result<()> {
@@ -25,16 +25,16 @@ pub(crate) async fn command(options: &BenchOptions) -> anyhow::Result<()> {
     }
     for part in options.parts() {
         let (name, measured, text): (_, Value, _) = match part {
-            BenchPart::Directory => {
+            Part::Directory => {
                 ensure!(options.nodes >= 100, "a document with fewer than 100 nodes costs nothing worth measuring");
                 let figures = directory::measure(options.nodes, usize::from(options.authorities))?;
                 ("directory", serde_json::to_value(&figures)?, figures.to_string())
             }
-            BenchPart::Node => {
+            Part::Node => {
                 let figures = node::measure(options.runs).await?;
                 ("node", serde_json::to_value(&figures)?, figures.to_string())
             }
-            BenchPart::Store => {
+            Part::Store => {
                 let boxes = options.boxes;
                 let measured = tokio::task::spawn_blocking(move || store::measure(boxes, Progress::new()));
                 let figures = measured.await.context("measuring")??;

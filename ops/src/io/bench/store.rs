@@ -1,4 +1,4 @@
-//! `shoal-ops bench store`: both engines of a store side by side, on one disk, in one run. Each is driven as the engine's
+//! `shoal-ops bench --part store`: both engines of a store side by side, on one disk, in one run. Each is driven as the engine's
 //! thread of a store drives it; each write is on the disk before it counts.
 
 use std::{

@@ -116,7 +116,9 @@ impl Hindrance {
             }
             "store_closed" => "see the log: why the store cannot be opened; `shoal-node doctor` looks at its disk",
             "replay_log" => "make room in the runtime directory, or see why it cannot be written (`shoal-node doctor`)",
-            "store_slow" => "see what else uses the store's disk; a disk that stays slow needs a faster one (`shoal-node doctor`)",
+            "store_slow" => {
+                "see what else uses the store's disk; a disk that stays slow needs a faster one (`shoal-node doctor`)"
+            }
             "store_links" => {
                 "if few are down, their stores are: wait. If most are: UDP must pass the firewall both ways"
             }
@@ -147,18 +149,16 @@ mod tests {
     #[test]
     fn every_hindrance_has_its_own_remedy() {
         use Hindrance::{KeysLost, LinksDown, NoLink, ReplayLog, StoreClosed, StoreLinks, StoreSlow, Twin};
-        for hindrance in
-            [
-                KeysLost(None),
-                Twin,
-                NoLink,
-                LinksDown { down: 1, of: 2 },
-                ReplayLog,
-                StoreClosed("closed".into()),
-                StoreSlow("slow".into()),
-                StoreLinks { up: 1, of: 2 },
-            ]
-        {
+        for hindrance in [
+            KeysLost(None),
+            Twin,
+            NoLink,
+            LinksDown { down: 1, of: 2 },
+            ReplayLog,
+            StoreClosed("closed".into()),
+            StoreSlow("slow".into()),
+            StoreLinks { up: 1, of: 2 },
+        ] {
             let next = Hindrance::next(hindrance.label()).expect("a remedy");
             assert_eq!(
                 next.contains("firewall"),

@@ -15,10 +15,10 @@ pub mod metrics;
 pub mod netns;
 pub mod paper;
 pub mod person;
-pub mod small_disk;
-pub mod statistics;
 pub mod postgres;
 pub mod seized;
+pub mod small_disk;
+pub mod statistics;
 pub mod testnet;
 #[cfg(target_os = "linux")]
 pub mod wire;

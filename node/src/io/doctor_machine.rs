@@ -2,9 +2,9 @@
 //! limits are those of the running node, which a service manager sets, not those of the shell that `doctor` runs in.
 
 use crate::config_store::EngineKind;
-use crate::io::host::cores;
 use crate::io::doctor::{Finding, bad, good};
 use crate::io::files;
+use crate::io::host::cores;
 use crate::io::protection::Protection;
 use crate::io::setup::{IDENTITY_FILE, Setup};
 use crate::needs;

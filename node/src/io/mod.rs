@@ -21,6 +21,7 @@ pub mod egress;
 #[cfg(test)]
 mod engine_conformance;
 pub mod engine_moving;
+pub mod engine_pace;
 pub mod engine_postgres;
 pub mod engine_postgres_batch;
 pub mod engine_postgres_moving;
@@ -28,7 +29,6 @@ pub mod engine_postgres_schema;
 pub mod engine_postgres_session;
 pub mod engine_redb;
 pub mod engine_redb_moving;
-pub mod engine_pace;
 pub mod engine_seat;
 pub mod engine_thread;
 pub mod evidence;

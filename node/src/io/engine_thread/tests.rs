@@ -32,8 +32,15 @@ fn start(engine: Box<dyn Engine>, outcomes: usize) -> Fixture {
     let memory = Memory::create(&dir.path().join("log"), &Hash::from_bytes([7; 32]), set).expect("created");
     let (done, outcomes) = tokio::sync::mpsc::channel(outcomes);
     let (report, clock) = (Arc::new(StoreReport::default()), Clock::start());
-    let (client, thread) =
-        EngineClient::start(Seat::new(engine, Arc::default()), clock, done, Arc::clone(&report), Arc::default(), Arc::default()).expect("starts");
+    let (client, thread) = EngineClient::start(
+        Seat::new(engine, Arc::default()),
+        clock,
+        done,
+        Arc::clone(&report),
+        Arc::default(),
+        Arc::default(),
+    )
+    .expect("starts");
     Fixture { client, thread, outcomes, report, clock, memory: Arc::new(memory), next: 0, _dir: dir }
 }
 

@@ -283,8 +283,8 @@ fn split_for_test(bytes: &[u8]) -> (&[u8], &[u8]) {
 fn a_longer_encoding_of_the_same_value_is_refused() {
     let document = sample(1).encode();
     // The first field is the format, one byte 0x01 after the two-byte... array header: write it as a two-byte integer.
-    assert_eq!(document[..2], [0x95, 0x01]);
-    let mut longer = vec![0x95, 0x18, 0x01];
+    assert_eq!(document[..2], [0x96, 0x01]);
+    let mut longer = vec![0x96, 0x18, 0x01];
     longer.extend_from_slice(&document[2..]);
     assert_eq!(Consensus::decode(&longer), Err("not in canonical form"));
 }

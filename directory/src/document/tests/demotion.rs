@@ -1,6 +1,7 @@
 //! Documents of evidence: who loses a seat, who cannot be made to lose it, and when it may be had back.
 
 use super::*;
+use crate::document::demotion::demoted;
 use proptest::prelude::*;
 use shoal_protocol::consensus::{DEMOTION_EPOCHS, DEMOTION_STRIKES, Share};
 use shoal_protocol::descriptor::LoopEvidence;
@@ -35,7 +36,7 @@ impl Paper {
 fn begun(mixes: u16) -> (Paper, Cast) {
     let cast = Cast::new(2, mixes, 3);
     let mut paper = Paper::new(parameters(500));
-    paper.publish(&cast.all(), 5);
+    paper.publish(&cast.all(), 4);
     paper.advance(5);
     (paper, cast)
 }
@@ -79,7 +80,7 @@ fn a_black_hole_loses_its_seat_in_the_third_document_and_may_come_back_after_a_d
 fn a_demoted_mix_has_no_part_in_a_draw() {
     let cast = Cast::new(2, 9, 3);
     let mut paper = Paper::new(parameters(4));
-    paper.publish(&cast.all(), 5);
+    paper.publish(&cast.all(), 4);
     paper.advance(5);
     let culprit = paper.in_layer(Layer::L3)[1];
     let mut drew = 0;
@@ -150,7 +151,7 @@ fn who_loses_loops_everywhere_accuses_nobody() {
 fn a_layer_is_never_emptied_and_not_many_go_at_once() {
     let cast = Cast::new(3, 12, 3);
     let mut paper = Paper::new(Parameters { mixes_per_layer: 4, ..parameters(500) });
-    paper.publish(&cast.all(), 5);
+    paper.publish(&cast.all(), 4);
     paper.advance(5);
     // half of every layer is bad: the most that a witness may accuse
     let culprits: Vec<Identity> =
@@ -159,7 +160,7 @@ fn a_layer_is_never_emptied_and_not_many_go_at_once() {
     for epoch in 6..20 {
         paper.publish_evidence(&cast.all(), epoch - 1, |_, peer| culprits.contains(&peer));
         let document = paper.advance(epoch);
-        let demoted = demotion::demoted(&document.suspects);
+        let demoted = demoted(&document.suspects);
         assert!(demoted.iter().all(|identity| culprits.contains(identity)));
         counts.push(demoted.len());
         assert!(Layer::ALL.iter().all(|layer| document.layer(*layer).count() >= 2));
@@ -172,7 +173,7 @@ fn a_layer_is_never_emptied_and_not_many_go_at_once() {
 fn the_last_mix_of_a_layer_stays() {
     let cast = Cast::new(2, 3, 3);
     let mut paper = Paper::new(Parameters { mixes_per_layer: 1, ..parameters(500) });
-    paper.publish(&cast.all(), 5);
+    paper.publish(&cast.all(), 4);
     paper.advance(5);
     let culprit = paper.in_layer(Layer::L2)[0];
     for epoch in 6..12 {

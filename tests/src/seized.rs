@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const HEAD: usize = 8;
 
 /// Known byte strings, each with what it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Needles<L> {
     by_head: HashMap<[u8; HEAD], Vec<(Vec<u8>, L)>>,
     /// One bit for every beginning of three bytes: nearly all places of a memory are passed over by it.
@@ -28,6 +28,12 @@ pub struct Found<L> {
 
 fn beginning(bytes: &[u8]) -> usize {
     usize::from(bytes[0]) | usize::from(bytes[1]) << 8 | usize::from(bytes[2]) << 16
+}
+
+impl<L: Clone> Default for Needles<L> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<L: Clone> Needles<L> {

@@ -132,6 +132,8 @@ impl Node {
 
     /// Starts it again in the same directory.
     pub fn restart(&mut self) {
+        // it counts from zero again
+        self.own.store(0, Ordering::Relaxed);
         self.child = spawn(&self.dir, &self.environment);
     }
 

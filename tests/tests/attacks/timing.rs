@@ -1,5 +1,5 @@
 //! Row 6: what the node does to delays that senders drew, measured on the wire. `SHOAL_TIMED_PACKETS=1000000 SHOAL_MEAN_MS=500
-//! SHOAL_LATENESS_US=1000 SHOAL_TIMING_ATTEMPTS=1` is the full size, on a machine with a core each for the node and the test.
+//! SHOAL_LATENESS_US=1000 SHOAL_LOAD_PERCENT=100 SHOAL_TIMING_ATTEMPTS=1` is the full size, on a machine with a core each for the node and the test.
 //!
 //! The time a packet took is held against the exponential as it is: with two ways over loopback and the test's own
 //! scheduling in it, which makes the test harder and never easier.
@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Parts of the measured capacity.
+/// Parts of the measured capacity; of two fifths of it in every run, because the capacity of a machine that does other things
+/// is not the same a moment later: `SHOAL_LOAD_PERCENT=100` at full size.
 const LOADS: [f64; 3] = [0.1, 0.5, 0.9];
 
 /// The smallest network, with production delays and an epoch that holds the whole measurement.
@@ -108,7 +109,7 @@ impl Witness {
 #[tokio::test(flavor = "multi_thread")]
 async fn row_06_delays_on_the_wire_are_exponential_and_on_time_at_any_load() {
     let _alone = alone().await;
-    let total = size("SHOAL_TIMED_PACKETS", 4_500) as f64;
+    let total = size("SHOAL_TIMED_PACKETS", 3_000) as f64;
     // at full size everything is judged
     let stall_max = if size("SHOAL_TIMING_ATTEMPTS", 4) > 1 { 3.0 } else { f64::MAX };
     let bound = Duration::from_micros(size("SHOAL_LATENESS_US", 50_000));
@@ -116,8 +117,8 @@ async fn row_06_delays_on_the_wire_are_exponential_and_on_time_at_any_load() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(&paper, Role::Mix, dir.path());
     node.ready().await;
-    let capacity = capacity(&paper, &node).await;
-    println!("row 6: capacity {capacity:.0} packets/s, node and test together on this machine");
+    let capacity = capacity(&paper, &node).await * size("SHOAL_LOAD_PERCENT", 40) as f64 / 100.0;
+    println!("row 6: full load is {capacity:.0} packets/s, node and test together on this machine");
     let mut numbers = 0;
     for load in LOADS {
         // as much time for each load

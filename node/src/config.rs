@@ -75,8 +75,8 @@ pub struct Limits {
     /// Threads that unwrap packets and hold them for their mixing delay; each does about 8,000 packets/s. 0: one for each
     /// core of the machine.
     pub workers: usize,
-    /// Packets waiting to be unwrapped, per worker. 512 × 2.8 kB = 1.4 MB; 60 ms of work, and one link gets a fifth of it at
-    /// most: who waits longer leaves late.
+    /// Packets waiting to be unwrapped, per worker. 4,096 × 2.8 kB = 11.5 MB; half a second of work, of which one link gets a
+    /// third: a datagram lost on its way holds a link up, and then everything comes at once.
     pub worker_queue_packets: usize,
     /// Packets in the delay queues of all workers. 65,536 × 2.9 kB = 190 MB at most; 16,000 packets/s at 500 ms mean fill an eighth.
     pub delay_queue_packets: usize,
@@ -98,7 +98,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             workers: 0,
-            worker_queue_packets: 512,
+            worker_queue_packets: 4_096,
             delay_queue_packets: 65_536,
             link_queue_packets: 1_024,
             replay_capacity_packets: 8_000_000,

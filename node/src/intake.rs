@@ -3,8 +3,8 @@
 //! A worker takes from the links in turn, one packet each, and from nodes and clients alternately when both have some: a
 //! link that sends more than its share waits behind itself, not before the others, and clients by their number cannot
 //! hold up the replies that come from the mixes. Room is shared by a dynamic threshold (Choudhury and Hahne, 1998): a link
-//! may hold a quarter of what is free, so that one that floods leaves most of the room to others, and several that flood
-//! together still leave some.
+//! may hold half of what is free, a third of all when it is alone, so that one that floods leaves most of the room to others,
+//! and several that flood together still leave some.
 //!
 //! Polling contract: [`Intake::push`] never waits, it gives back what does not fit; [`Intake::pop`] gives `None` when
 //! nothing waits.
@@ -13,7 +13,7 @@ use crate::unwrap::Origin;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What is free ÷ what one link may hold of it.
-const SHARE: usize = 4;
+const SHARE: usize = 2;
 /// Empty queues that are kept for the next link, so that a link that comes and goes costs no allocation. 64 × some
 /// hundred bytes.
 const SPARES: usize = 64;
@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn a_link_that_floods_leaves_room_and_turns_to_others() {
         let mut intake = Intake::new(500);
-        // a fifth: x = (500 − x) / 4
-        assert_eq!(flood(&mut intake, Origin::Node, 1), 100);
+        // a third: x = (500 − x) / 2
+        assert_eq!(flood(&mut intake, Origin::Node, 1), 167);
         let more: usize = (2..10).map(|link| flood(&mut intake, Origin::Node, link)).sum();
         assert!(more > 200, "{more}");
         // nine that flood leave room for a tenth, and its packet is out within one round

@@ -6,7 +6,9 @@
 use crate::engine::Bucket;
 
 /// Live entries of one inbox at most. 4,096 × 1.8 kB = 7.4 MB: a flood of one inbox costs a store no more than that,
-/// and by then every further entry needs [`GROWTH_MAX`] bits more than the first.
+/// and by then every further entry needs [`GROWTH_MAX`] bits more than the first. At 18 bits for an empty inbox, filling
+/// one takes 64·2¹⁸ + 64·2¹⁹ + 128·2²⁰ + … + 2,048·2²⁴ = 4.6·10¹⁰ hashes: half a day of one core. From then on nobody
+/// else's letter is taken until entries go; the owner has invites for that.
 pub const ENTRIES_MAX: u64 = 4_096;
 
 /// Entries up to which an inbox counts as empty: more first contacts than a person gets within a retention time.

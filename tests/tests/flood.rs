@@ -548,7 +548,7 @@ async fn a_genuine_letter(good: &mut Captured, inbox: BoxId, generation: u32, pr
     // one nonce of many shows more work than was looked for
     let answer = good.ask_patiently(&cheap).await;
     assert!(
-        answer.status == Status::Stored || (answer.status, answer.number) == (Status::Refused, price.into()),
+        answer.status == Status::Stored || (answer.status, answer.number) == (Status::Refused, u64::from(price)),
         "{answer:?}"
     );
     assert_eq!(good.ask_patiently(&paid).await.status, Status::Stored);

@@ -39,7 +39,7 @@ fn nothing_is_lost_or_doubled_whoever_is_killed() {
     let seed: u64 = set("SHOAL_SEED", u64::from(std::process::id()));
     eprintln!("SHOAL_SEED={seed}: {count} people at {rate} packets a second, a kill every {period:?} for {seconds:?}");
 
-    let net = Testnet::start(&["--epoch", "10s", "--lambda-p", &rate.to_string(), "--retention", "1h"]);
+    let net = Testnet::start(&["--epoch", "20s", "--lambda-p", &rate.to_string(), "--retention", "1h"]);
     let folder = tempfile::tempdir().expect("folder");
     let people: Vec<Person> =
         NAMES.iter().take(count).map(|name| Person::new(name, folder.path(), &net.ready.network)).collect();
@@ -85,8 +85,11 @@ fn nothing_is_lost_or_doubled_whoever_is_killed() {
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
         let left = DELIVERED.saturating_sub(last_kill.elapsed());
-        let ended = runtime.block_on(async { tokio::time::timeout(left, writer).await });
-        ended.expect("all is delivered within ten minutes of the last kill").expect("no panic");
+        let Ok(ended) = runtime.block_on(async { tokio::time::timeout(left, writer).await }) else {
+            let states: Vec<_> = killer.people.iter().map(Person::status).collect();
+            panic!("not all is delivered within ten minutes of the last kill: {states:#?}");
+        };
+        ended.expect("no panic");
     }
     let settled = last_kill.elapsed();
     all_delivered.store(true, Ordering::Relaxed);

@@ -35,7 +35,10 @@ impl BlackHole {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
         let _inside = runtime.enter();
         let address = *entry.addresses.first().expect("an address");
-        let endpoint = Endpoint::bind(address, &key, &[Protocol::Mix]).expect("the port is free");
+        // whose place it takes may just have been killed
+        let endpoint = crate::until("the port is free", Duration::from_secs(30), || {
+            Endpoint::bind(address, &key, &[Protocol::Mix]).ok()
+        });
         let (swallowed, accepted) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         runtime.spawn(swallow(endpoint.clone(), Arc::clone(&swallowed)));
         runtime.spawn(publish(endpoint, entry, key, network, Arc::clone(&accepted)));

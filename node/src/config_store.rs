@@ -44,7 +44,7 @@ pub struct StoreConfig {
     /// Folder of the files of `redb`. Relative to the node's directory.
     pub dir: PathBuf,
     /// Boxes and inbox entries that a store holds. What comes when it is full is refused, nothing is evicted. On the disk
-    /// one takes 5.3 kB in files and 2.3 kB in a database (`shoal-ops bench --part store`): 8.4 million are 44 or 19 GB.
+    /// one takes up to 5.3 kB in files and 2.2 kB in a database (decision 0004): 8.4 million are 44 or 18 GB.
     pub records: usize,
     /// The database of `postgres`.
     #[serde(skip_serializing_if = "Option::is_none")]

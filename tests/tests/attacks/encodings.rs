@@ -113,7 +113,7 @@ fn ways(paper: &Paper, number: u64, rng: &mut StdRng) -> Ways {
     let (same, refused) = (same.len() as u64, (refused.len() + keyless.len()) as u64);
     packets.extend(keyless);
     // of every second packet another encoding is tried first
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         packets.shuffle(rng);
     }
     Ways { packets, same, refused, unknown: 1 }

@@ -169,7 +169,7 @@ impl Honest {
             late: [0.5, 0.99].map(|share| quantile(&mut late, share)),
             lost: written.len() - passed.took.len(),
         };
-        println!(
+        eprintln!(
             "row 13: {} {what}: {} handshakes, p50 {:.2} ms, p99 {:.2} ms, {refused} failed; {} packets, later than drawn by p50 \
              {:.2} ms, p99 {:.2} ms, {} lost",
             self.role,
@@ -256,7 +256,7 @@ async fn row_13_half_open_handshakes_cost_an_honest_party_little() {
         let grown = node.resident().saturating_sub(resident);
         // each was asked to prove its address, or refused, or given up in the end; what a full buffer lost is not counted
         let known = counted(&node, &["asked_to_retry", "refused", "timed_out"], count as f64 * 0.5).await;
-        println!("row 13: {role}: {known} attempts counted, the node grew by {} kB", grown / 1_000);
+        eprintln!("row 13: {role}: {known} attempts counted, the node grew by {} kB", grown / 1_000);
         compare(&before, &under);
         assert!(grown < 1_024 * LINK_BYTES, "{grown}");
     }
@@ -301,7 +301,7 @@ async fn row_13_idle_links_are_bounded_and_cost_those_who_are_there_little() {
     let refused = counted(&node, &["busy", "refused"], (count - sessions) as f64 * 0.9).await;
     let held = idle.iter().filter(|(link, _)| link.is_open()).count();
     let grown = node.resident().saturating_sub(resident);
-    println!(
+    eprintln!(
         "row 13: gateway: {count} idle clients came, {held} are held of {sessions} places, {refused} refused; it grew by {} kB, \
          {} kB a client",
         grown / 1_000,
@@ -345,7 +345,7 @@ async fn row_13_strangers_hold_no_link_of_a_mix() {
         timeout(PATIENCE, link.closed()).await.expect("closed");
     }
     let grown = node.resident().saturating_sub(resident);
-    println!("row 13: mix: {refused} links of strangers refused, 0 held; it grew by {} kB", grown / 1_000);
+    eprintln!("row 13: mix: {refused} links of strangers refused, 0 held; it grew by {} kB", grown / 1_000);
     compare(&before, &under);
     assert!(grown < 64 << 20, "{grown}");
 }

@@ -40,7 +40,7 @@ async fn damaged(what: &str, damage: impl Fn(&Path)) {
     let (_link, mut frames) = node.dial(&paper.gateway).await;
     send(&mut frames, &packets).await;
     let accounts = node.settled(PACKETS).await;
-    println!("row 1: log {what}: {:?}", accounts.dropped);
+    eprintln!("row 1: log {what}: {:?}", accounts.dropped);
     assert_eq!((record.total(), record.twice()), (PACKETS, Vec::new()), "{what}");
     assert_eq!(accounts.of_reason("bad_mac"), PACKETS, "{what}: no old key: {:?}", accounts.dropped);
 }

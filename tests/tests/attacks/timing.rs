@@ -118,7 +118,7 @@ async fn row_06_delays_on_the_wire_are_exponential_and_on_time_at_any_load() {
     let node = Node::start(&paper, Role::Mix, dir.path());
     node.ready().await;
     let capacity = capacity(&paper, &node).await * size("SHOAL_LOAD_PERCENT", 40) as f64 / 100.0;
-    println!("row 6: full load is {capacity:.0} packets/s, node and test together on this machine");
+    eprintln!("row 6: full load is {capacity:.0} packets/s, node and test together on this machine");
     let mut numbers = 0;
     for load in LOADS {
         // as much time for each load
@@ -135,7 +135,7 @@ async fn row_06_delays_on_the_wire_are_exponential_and_on_time_at_any_load() {
                 break;
             }
             if attempts == 0 && stall > stall_max {
-                println!("row 6: load {:.0} %: not judged, this machine is too busy to measure", load * 100.0);
+                eprintln!("row 6: load {:.0} %: not judged, this machine is too busy to measure", load * 100.0);
                 break;
             }
             assert!(attempts > 0, "load {load}: p {p}, p99 {most} ms, a sleeping thread's {stall} ms");
@@ -161,7 +161,7 @@ async fn timed(paper: &Arc<Paper>, node: &Node, from: u64, count: u64, capacity:
     let (p_carried, p) = (kolmogorov_p(carried, passed.took.len()), kolmogorov_p(distance, passed.took.len()));
     let mut late = passed.late();
     let [half, most, all] = [0.5, 0.99, 1.0].map(|share| quantile(&mut late, share) * 1e3);
-    println!(
+    eprintln!(
         "row 6: load {:.0} %, {} of {count} packets at {:.0}/s: KS p {p:.3} (as drawn {p_carried:.3}), later than drawn by \
          p50 {half:.3} ms, p99 {most:.3} ms, at most {all:.3} ms (a thread that only sleeps: p99 {stall:.3} ms); drops {}",
         load * 100.0,
@@ -172,7 +172,7 @@ async fn timed(paper: &Arc<Paper>, node: &Node, from: u64, count: u64, capacity:
     let now = lateness(node).await;
     let left = now[BUCKETS.len() - 1] - counted[BUCKETS.len() - 1];
     let shares: Vec<f64> = now.iter().zip(&counted).map(|(now, before)| (now - before) / left).collect();
-    println!("row 6: load {:.0} %, by the node's own histogram within {BUCKETS:?} s: {shares:.4?}", load * 100.0);
+    eprintln!("row 6: load {:.0} %, by the node's own histogram within {BUCKETS:?} s: {shares:.4?}", load * 100.0);
     assert!(passed.took.len() as f64 >= count as f64 * 0.99, "load {load}: {:?}", accounts.dropped);
     assert!(late.first().is_some_and(|earliest| *earliest >= 0.0), "none leaves before its time");
     Timed { p, most, stall }

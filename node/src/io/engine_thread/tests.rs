@@ -8,7 +8,6 @@ use crate::io::torn_disk::{Fault, TornDisk};
 use crate::replay::ReplaySet;
 use shoal_protocol::boxes::{BoxBody, BoxId};
 use shoal_protocol::types::Hash;
-use std::sync::mpsc;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -203,7 +202,7 @@ impl Engine for Gate {
 
 #[test]
 fn an_engine_that_hangs_fills_the_queue_and_refuses_what_comes_then() {
-    let (open, gate) = mpsc::sync_channel(2 * QUEUE);
+    let (open, gate) = sync_channel(2 * QUEUE);
     let mut store = start(Box::new(Gate(gate)), 16);
     let task = |store: &mut Fixture| {
         store.next += 1;
@@ -230,7 +229,7 @@ fn an_engine_that_hangs_fills_the_queue_and_refuses_what_comes_then() {
 
 #[test]
 fn a_panic_closes_the_store_and_is_told_at_the_next_call() {
-    let (open, gate) = mpsc::sync_channel(2 * QUEUE);
+    let (open, gate) = sync_channel(2 * QUEUE);
     let mut store = start(Box::new(Gate(gate)), 16);
     open.send(()).expect("it waits");
     assert_eq!(store.ask(write(1)), Outcome::Written(Written::Stored));

@@ -1,6 +1,6 @@
 //! How a `node.toml` of an older version becomes one of this version: text in, text out. Comments stay.
 //!
-//! Each version has one step to the next. A new one is a function more at the end of [`STEPS`].
+//! Each version has one step to the next. A new one is a function more at the end of `STEPS`.
 
 use crate::config::ConfigError;
 use crate::config_store::StoreConfig;

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Fixture {
     client: EngineClient,
     thread: JoinHandle<()>,
-    outcomes: tokio::sync::mpsc::Receiver<Done>,
+    outcomes: mpsc::Receiver<Done>,
     report: Arc<StoreReport>,
     clock: Clock,
     memory: Arc<Memory>,
@@ -29,7 +29,7 @@ fn start(engine: Box<dyn Engine>, outcomes: usize) -> Fixture {
     let dir = tempfile::tempdir().expect("a directory");
     let set = ReplaySet::new(Zeroizing::new([5; 32]), 100_000);
     let memory = Memory::create(&dir.path().join("log"), &Hash::from_bytes([7; 32]), set).expect("created");
-    let (done, outcomes) = tokio::sync::mpsc::channel(outcomes);
+    let (done, outcomes) = mpsc::channel(outcomes);
     let (report, clock) = (Arc::new(StoreReport::default()), Clock::start());
     let (client, thread) = EngineClient::start(
         Seat::new(engine, Arc::default()),

@@ -65,8 +65,8 @@ impl Node {
         for (name, value) in limits {
             // `init` writes all of them
             let (before, rest) = config.split_once(&format!("\n{name} = ")).expect("a limit of that name");
-            let after = rest.find('\n').map_or("", |end| &rest[end..]);
-            config = format!("{before}\n{name} = {value}{after}");
+            let (_, after) = rest.split_once('\n').unwrap_or((rest, ""));
+            config = format!("{before}\n{name} = {value}\n{after}");
         }
         std::fs::write(dir.join("node.toml"), config).expect("written");
         let environment: Vec<_> =

@@ -94,7 +94,7 @@ async fn half_open(node: SocketAddr, flights: Vec<Vec<Vec<u8>>>, during: Duratio
 /// A client reads what its gateway sends: documents, and packets that there are none of here.
 async fn read_all(link: Link) {
     while let Ok(mut stream) = link.accept_uni().await {
-        tokio::spawn(async move { while let Ok(Some(_)) = stream.read_chunk(1 << 16).await {} });
+        tokio::spawn(async move { while let Ok(Some(_)) = stream.read_chunk(1 << 16, true).await {} });
     }
 }
 

@@ -61,12 +61,14 @@ impl Node {
         // all that a log can hold, also that of libraries if they were let
         let config = std::fs::read_to_string(dir.join("node.toml")).expect("read");
         let loud = "log = \"debug,quinn=trace,quinn_proto::connection=trace,rustls=trace\"";
-        let mut config: toml::Table = config.replace("log = \"info\"", loud).parse().expect("TOML");
-        let own = config.entry("limits").or_insert_with(|| toml::Table::new().into()).as_table_mut().expect("a table");
+        let mut config = config.replace("log = \"info\"", loud);
         for (name, value) in limits {
-            own.insert((*name).to_owned(), toml::Value::Integer(i64::try_from(*value).expect("small")));
+            // `init` writes all of them
+            let (before, rest) = config.split_once(&format!("\n{name} = ")).expect("a limit of that name");
+            let (_, after) = rest.split_once('\n').unwrap_or((rest, ""));
+            config = format!("{before}\n{name} = {value}\n{after}");
         }
-        std::fs::write(dir.join("node.toml"), config.to_string()).expect("written");
+        std::fs::write(dir.join("node.toml"), config).expect("written");
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self { child: spawn(&dir, &environment), dir, environment, own: AtomicU64::new(0), address, identity, metrics }

@@ -6,6 +6,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::Attach;
+use shoal_protocol::poisson::exponential;
 use shoal_protocol::quic::{CloseReason, Endpoint, FrameWriter, Link, Protocol};
 use shoal_protocol::types::{Identity, IdentityKey, Layer, Role};
 use shoal_tests::metrics::sample;
@@ -90,6 +91,13 @@ async fn half_open(node: SocketAddr, flights: Vec<Vec<Vec<u8>>>, during: Duratio
     }
 }
 
+/// A client reads what its gateway sends: documents, and packets that there are none of here.
+async fn read_all(link: Link) {
+    while let Ok(mut stream) = link.accept_uni().await {
+        tokio::spawn(async move { while let Ok(Some(_)) = stream.read_chunk(1 << 16, true).await {} });
+    }
+}
+
 /// Who is honest: it dials anew, again and again, and has a link on which packets go.
 struct Honest {
     paper: Arc<Paper>,
@@ -119,6 +127,7 @@ impl Honest {
         if is_gateway {
             let mut rng = StdRng::seed_from_u64(1);
             frames.write(Attach::generate(&mut rng).to_frame(&mut rng).as_bytes()).await.expect("sent");
+            tokio::spawn(read_all(link.clone()));
         }
         Self {
             paper: Arc::clone(paper),
@@ -138,7 +147,13 @@ impl Honest {
         // a client may send fifteen a second
         const RATE: f64 = 10.0;
         let count = (during.as_secs_f64() * RATE) as u64;
-        let packets = drawn(&self.paper, &self.behind, self.numbers, count, Duration::from_millis(20)).await;
+        // made when they are sent: a key lasts five seconds
+        let (paper, last) = (Arc::clone(&self.paper), self.behind.last_hop());
+        let mut rng = StdRng::seed_from_u64(self.numbers);
+        let packets = (self.numbers..self.numbers + count).map(move |number| {
+            let delay = exponential(Duration::from_millis(20), &mut rng);
+            (number, delay, paper.numbered(number, delay, last, &mut rng))
+        });
         self.numbers += count;
         let taker = Taker::of(&self.behind);
         let (endpoint, protocol) = match self.role {

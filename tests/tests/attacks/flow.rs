@@ -40,14 +40,14 @@ pub(crate) async fn drawn(paper: &Arc<Paper>, to: &Arc<Neighbour>, from: u64, co
 /// When each number was written, and what delay it carries.
 pub(crate) type Written = BTreeMap<u64, (Duration, Duration)>;
 
-/// Writes packets as a Poisson process of `rate` a second.
+/// Writes packets as a Poisson process of `rate` a second; `packets` may be made as they are taken.
 pub(crate) async fn write_at(
     paper: &Paper,
     frames: &mut FrameWriter<PACKET_SIZE>,
-    packets: Drawn,
+    packets: impl IntoIterator<Item = (u64, Duration, Packet)>,
     rate: f64,
 ) -> Written {
-    let mut rng = StdRng::seed_from_u64(packets.len() as u64);
+    let mut rng = StdRng::seed_from_u64(6);
     let mut due = paper.clock.monotonic();
     let mut written = Written::new();
     for (number, delay, packet) in packets {

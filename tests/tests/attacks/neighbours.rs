@@ -74,7 +74,12 @@ async fn a_neighbour_that_stops_reading_costs_only_its_own_packets() {
     late.reaches(sent / 2 - dropped).await;
     let next = numbers.next().expect("many");
     frames.write(paper.numbered(next, mean, slow.last_hop(), &mut rng).as_bytes()).await.expect("sent");
-    late.reaches(sent / 2 - dropped + 1).await;
+    let arrives = async {
+        while !late.missing([next]).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), arrives).await.expect("what is sent from now on arrives");
     println!(
         "slow neighbour: {} of its {} packets came once it read again, and what was sent then {}",
         late.total(),

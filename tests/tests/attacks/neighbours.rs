@@ -79,7 +79,7 @@ async fn a_neighbour_that_stops_reading_costs_only_its_own_packets() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), arrives).await.expect("what is sent from now on arrives");
+    timeout(Duration::from_secs(60), arrives).await.expect("what is sent from now on arrives");
     println!(
         "slow neighbour: {} of its {} packets came once it read again, and what was sent then {}",
         late.total(),

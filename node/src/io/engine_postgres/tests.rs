@@ -261,14 +261,13 @@ fn a_database_that_is_killed_loses_nothing_acknowledged_and_is_found_again() {
     engine.check().expect("works");
     let mut rounds = 0;
     for kill in 1..=3u64 {
-        let asked = AtomicBool::new(false);
-        thread::scope(|scope| {
+        let (asked, back) = (AtomicBool::new(false), AtomicBool::new(false));
+        rounds = thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                // 15 more rounds, with the database gone in the midst of them
+                // 15 more rounds or more, with the database gone in the midst of them: it writes until that is over
                 write_through(&mut engine, |round| {
-                    let down = round == rounds + 5 && !asked.load(Ordering::Relaxed);
-                    asked.fetch_or(down, Ordering::Relaxed);
-                    round == rounds + 15
+                    asked.fetch_or(round >= rounds + 5, Ordering::Relaxed);
+                    round >= rounds + 15 && back.load(Ordering::Relaxed)
                 })
             });
             while !asked.load(Ordering::Relaxed) {
@@ -278,10 +277,11 @@ fn a_database_that_is_killed_loses_nothing_acknowledged_and_is_found_again() {
             // away for longer each time
             thread::sleep(Duration::from_millis(50 * kill));
             server.run().expect("starts again");
-            let (_, failed) = writer.join().expect("ends");
+            back.store(true, Ordering::Relaxed);
+            let (rounds, failed) = writer.join().expect("ends");
             assert!(failed > 0, "the writer noticed");
+            rounds
         });
-        rounds += 15;
         all_there(&mut engine, rounds);
     }
 }

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use serde_json::Value;
 use shoal_directory::io::failure::{Failure, Kind};
-use shoal_directory::io::protection;
 
 mod commands;
 
@@ -14,7 +13,7 @@ use commands::Cli;
 
 fn main() -> ExitCode {
     // before any key is read
-    protection::refuse_dumps();
+    shoal_protocol::memory::refuse_dumps();
     let wants_json = std::env::args_os().any(|argument| argument == "--json");
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

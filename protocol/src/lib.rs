@@ -1,7 +1,8 @@
 //! What two Shoal roles must agree on: sizes, packets, requests, boxes, documents and links.
 //!
 //! Everything here is pure: it is given bytes, a time and a random generator, and returns bytes or a typed refusal.
-//! The one exception is [`quic`] (feature `quic`), the links themselves. The byte-exact description for a second
+//! The two exceptions are [`quic`] (feature `quic`), the links themselves, and [`memory`] (feature `memory`), what keeps the
+//! memory of a daemon from others. The byte-exact description for a second
 //! implementation is `protocol/spec/`.
 
 pub mod address;
@@ -15,6 +16,8 @@ pub mod epoch;
 pub mod geometry;
 pub mod inbox;
 pub mod link;
+#[cfg(feature = "memory")]
+pub mod memory;
 pub mod network;
 pub mod parameters;
 pub mod poisson;

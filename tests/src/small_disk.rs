@@ -41,12 +41,12 @@ impl SmallDisk {
         self.folder.path().join("ballast")
     }
 
-    /// Takes all the room there is.
+    /// Takes all the room there is; again, what has become free since.
     ///
     /// # Panics
     /// When a write fails for another reason.
     pub fn fill(&self) {
-        let mut file = File::create(self.ballast()).expect("a file");
+        let mut file = File::options().append(true).create(true).open(self.ballast()).expect("a file");
         let block = [0x5a; 4_096];
         loop {
             match file.write(&block) {

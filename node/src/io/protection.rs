@@ -1,10 +1,7 @@
-//! What keeps the memory of this process, where the keys are, from others: no core dump, no debugger of the same user, no
-//! swap. What could not be had is said in the log, by `secrets` and by `doctor`.
+//! How well the memory of this process, where the keys are, is kept from others ([`shoal_protocol::memory`] does it): no core
+//! dump, no debugger of the same user, no swap. What could not be had is said in the log, by `secrets` and by `doctor`.
 
-use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior, setrlimit,
-};
+use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
 use serde::{Deserialize, Serialize};
 use std::fs;
 
@@ -30,41 +27,6 @@ pub struct Lack {
     pub found: String,
     /// What to do.
     pub next: String,
-}
-
-/// Forbids dumps and debuggers from now on. What the system refuses is seen by [`Protection::read`].
-pub fn refuse_dumps() {
-    // each by itself: a kernel that knows one of them not has the other all the same
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-}
-
-/// Keeps every page in memory from now on, if the system allows it without a limit. With a limit it is not tried: beyond
-/// it the system would refuse memory to the node in the middle of its work. Pages are locked when they are first touched,
-/// so that what is reserved and not used costs nothing.
-pub fn lock_memory() {
-    if is_unlimited() {
-        // what came of it is seen by `read`
-        let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
-    }
-}
-
-/// Whether as much as is wanted may be locked: there is no limit, or none that counts for this process.
-fn is_unlimited() -> bool {
-    // raised as far as it may be
-    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
-        let maximum = getrlimit(Resource::Memlock).maximum;
-        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
-    }
-    let limit = getrlimit(Resource::Memlock);
-    if limit.current.is_none() {
-        return true;
-    }
-    // who may lock beyond a limit of nothing (CAP_IPC_LOCK, not that of a namespace) may lock beyond every one
-    let _ = setrlimit(Resource::Memlock, Rlimit { current: Some(0), ..limit });
-    let is_exempt = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT).is_ok();
-    let _ = setrlimit(Resource::Memlock, limit);
-    is_exempt
 }
 
 impl Protection {
@@ -151,7 +113,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn dumps_are_refused_and_the_process_still_sees_itself() {
-        refuse_dumps();
+        shoal_protocol::memory::refuse_dumps();
         let now = Protection::read();
         assert!(now.undumpable && now.no_core, "{now:?}");
         assert!(crate::io::process::ProcessState::read().open_fds > 2);

@@ -1,21 +1,26 @@
 //! What was seen under one key, in memory and in a log on disk that shares the key's fate.
 //!
-//! A log is a header that names the key, then 16-byte tags. What was not wholly written was never acted upon, so a tail
-//! that a crash cut short is cut off; a log that is missing or belongs to another key is an error, and its key must go.
+//! A log is a header that names the key, says how many tags follow and what they hash to, then the tags, 16 bytes each.
+//! First the tags are appended, then the header is written, then what they stand for is acted upon. So what lies behind
+//! the counted tags was never acted upon and is cut off; a log that lacks one of them, or holds another, or is missing, or
+//! belongs to another key, is an error, and its key must go.
 
 use crate::replay::{Insertion, ReplaySet, TAG_SIZE, Tag};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use shoal_protocol::types::Hash;
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{BufReader, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// First bytes of a log; the digit is the format's version.
-const MAGIC: &[u8; 8] = b"SHOALRL1";
+const MAGIC: &[u8; 8] = b"SHOALRL2";
 /// Magic, then which key the log belongs to.
-const HEADER_SIZE: usize = 8 + 32;
+const NAME_SIZE: usize = 8 + 32;
+/// Number of tags (little endian), then the chain over them.
+const STATE_SIZE: usize = 8 + 32;
+const HEADER_SIZE: usize = NAME_SIZE + STATE_SIZE;
 
 /// The log could not take the tags; what they stand for must not be acted upon.
 #[derive(Debug, thiserror::Error)]
@@ -65,57 +70,84 @@ impl Memory {
     }
 }
 
+/// Which tags a log holds: how many, and a hash of them all in their order. It begins with the key's name, and each tag is
+/// hashed under what the tags before it gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    tags: u64,
+    chain: [u8; 32],
+}
+
+impl State {
+    const fn empty(id: &Hash) -> Self {
+        Self { tags: 0, chain: *id.as_bytes() }
+    }
+
+    fn with(self, tag: Tag) -> Self {
+        Self { tags: self.tags + 1, chain: *blake3::keyed_hash(&self.chain, tag.as_bytes()).as_bytes() }
+    }
+
+    /// Where the next tag goes.
+    const fn end(&self) -> u64 {
+        HEADER_SIZE as u64 + self.tags * TAG_SIZE as u64
+    }
+
+    fn to_bytes(self) -> [u8; STATE_SIZE] {
+        let mut bytes = [0; STATE_SIZE];
+        bytes.iter_mut().zip(self.tags.to_le_bytes().iter().chain(&self.chain)).for_each(|(to, from)| *to = *from);
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; STATE_SIZE]) -> Self {
+        let (mut tags, mut chain) = ([0; 8], [0; 32]);
+        tags.iter_mut().chain(&mut chain).zip(bytes).for_each(|(to, from)| *to = *from);
+        Self { tags: u64::from_le_bytes(tags), chain }
+    }
+}
+
 /// An open log.
 #[derive(Debug)]
 struct TagLog {
     file: File,
-    /// Bytes that are known to be whole.
-    length: u64,
+    /// What the header says.
+    state: State,
     torn: bool,
 }
 
 impl TagLog {
     fn create(path: &Path, id: &Hash) -> Result<Self> {
         let describe = || format!("cannot write {}", path.display());
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).with_context(describe)?;
-        file.set_len(0).with_context(describe)?;
-        let mut header = [0; HEADER_SIZE];
-        header.iter_mut().zip(MAGIC.iter().chain(id.as_bytes())).for_each(|(to, from)| *to = *from);
-        file.write_all(&header).with_context(describe)?;
-        Ok(Self { file, length: HEADER_SIZE as u64, torn: false })
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+        let file = file.with_context(describe)?;
+        let state = State::empty(id);
+        let header = [&MAGIC[..], id.as_bytes(), &state.to_bytes()].concat();
+        file.write_all_at(&header, 0).with_context(describe)?;
+        Ok(Self { file, state, torn: false })
     }
 
     fn reopen(path: &Path, id: &Hash, set: &ReplaySet) -> Result<Self> {
         let describe = || format!("the log {}", path.display());
-        let mut file = OpenOptions::new().read(true).append(true).open(path).with_context(describe)?;
-        let found = file.metadata().with_context(describe)?.len();
-        let Some(tags) = found.checked_sub(HEADER_SIZE as u64).map(|bytes| bytes / TAG_SIZE as u64) else {
-            bail!("{} has no header", describe());
-        };
-        let mut header = [0; HEADER_SIZE];
-        file.read_exact(&mut header).with_context(describe)?;
-        if !header.iter().eq(MAGIC.iter().chain(id.as_bytes())) {
+        let file = OpenOptions::new().read(true).write(true).open(path).with_context(describe)?;
+        let mut reader = BufReader::with_capacity(4_096 * TAG_SIZE, &file);
+        let (mut name, mut counted) = ([0; NAME_SIZE], [0; STATE_SIZE]);
+        reader.read_exact(&mut name).and_then(|()| reader.read_exact(&mut counted)).with_context(describe)?;
+        if !name.iter().eq(MAGIC.iter().chain(id.as_bytes())) {
             bail!("{} belongs to another key", describe());
         }
-        // 64 KiB at a time
-        let mut chunk = vec![0; 4_096 * TAG_SIZE];
-        let mut left = tags * TAG_SIZE as u64;
-        while left > 0 {
-            let step = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
-            let part = chunk.get_mut(..step).unwrap_or_default();
-            file.read_exact(part).with_context(describe)?;
-            for tag in part.as_chunks::<TAG_SIZE>().0 {
-                if set.insert(Tag::from_bytes(*tag)) == Insertion::Full {
-                    bail!("{} is longer than its capacity allows", describe());
-                }
+        let counted = State::from_bytes(&counted);
+        let mut state = State::empty(id);
+        while state.tags < counted.tags {
+            let mut tag = [0; TAG_SIZE];
+            reader.read_exact(&mut tag).with_context(|| format!("{} lacks its end", describe()))?;
+            let tag = Tag::from_bytes(tag);
+            state = state.with(tag);
+            if set.insert(tag) == Insertion::Full {
+                bail!("{} is longer than its capacity allows", describe());
             }
-            left -= step as u64;
         }
-        let length = HEADER_SIZE as u64 + tags * TAG_SIZE as u64;
-        if found > length {
-            file.set_len(length).with_context(describe)?;
-        }
-        Ok(Self { file, length, torn: false })
+        ensure!(state == counted, "{} was changed", describe());
+        file.set_len(state.end()).with_context(describe)?;
+        Ok(Self { file, state, torn: false })
     }
 
     fn append(&mut self, tags: &[Tag]) -> Result<(), LogError> {
@@ -123,14 +155,17 @@ impl TagLog {
             return Err(LogError::Torn);
         }
         let bytes: Vec<u8> = tags.iter().flat_map(|tag| *tag.as_bytes()).collect();
-        match self.file.write_all(&bytes) {
+        let state = tags.iter().fold(self.state, |state, tag| state.with(*tag));
+        let written = self.file.write_all_at(&bytes, self.state.end());
+        match written.and_then(|()| self.file.write_all_at(&state.to_bytes(), NAME_SIZE as u64)) {
             Ok(()) => {
-                self.length += bytes.len() as u64;
+                self.state = state;
                 Ok(())
             }
             Err(error) => {
                 // take back what a full disk let through, so that the log stays whole
-                self.torn = self.file.set_len(self.length).is_err();
+                let header = self.file.write_all_at(&self.state.to_bytes(), NAME_SIZE as u64);
+                self.torn = header.and_then(|()| self.file.set_len(self.state.end())).is_err();
                 Err(if self.torn { LogError::Torn } else { LogError::Unwritten(error) })
             }
         }
@@ -141,6 +176,7 @@ impl TagLog {
 mod tests {
     use super::*;
     use std::fs;
+    use std::io::Write as _;
     use zeroize::Zeroizing;
 
     const ID: Hash = Hash::from_bytes([7; 32]);
@@ -190,8 +226,28 @@ mod tests {
         assert!(Memory::reopen(&path, &Hash::from_bytes([8; 32]), set()).is_err(), "of another key");
         let small = ReplaySet::new(Zeroizing::new([5; 32]), 1);
         assert!(Memory::reopen(&path, &ID, small).is_err(), "longer than the set");
-        fs::write(&path, b"SHOALRL1").expect("written");
+        fs::write(&path, MAGIC).expect("written");
         assert!(Memory::reopen(&path, &ID, set()).is_err(), "no header");
+    }
+
+    #[test]
+    fn a_log_that_lacks_a_tag_or_has_a_changed_bit_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        drop(memory(&path));
+        let whole = fs::read(&path).expect("read");
+        for length in 0..whole.len() {
+            fs::write(&path, whole.get(..length).expect("shorter")).expect("written");
+            assert!(Memory::reopen(&path, &ID, set()).is_err(), "{length} bytes");
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut changed = whole.clone();
+            *changed.get_mut(bit / 8).expect("inside") ^= 1 << (bit % 8);
+            fs::write(&path, changed).expect("written");
+            assert!(Memory::reopen(&path, &ID, set()).is_err(), "bit {bit}");
+        }
+        fs::write(&path, &whole).expect("written");
+        assert_eq!(Memory::reopen(&path, &ID, set()).expect("reopened").fill().0, 2);
     }
 
     #[test]

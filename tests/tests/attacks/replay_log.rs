@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PACKETS: u64 = 100;
-/// Magic, then which key the log belongs to.
-const HEADER: usize = 40;
+/// Magic, which key the log belongs to, how many tags it has, what they hash to.
+const HEADER: usize = 80;
 const TAG: usize = 16;
 
 /// The replay logs of a node.
@@ -62,11 +62,10 @@ async fn row_01_a_log_without_a_whole_header_takes_its_key_with_it() {
     let _beside = beside().await;
     damaged("emptied", |path| change(path, Vec::clear)).await;
     damaged("cut inside its header", |path| change(path, |bytes| bytes.truncate(HEADER - 1))).await;
-    damaged("of another key", |path| change(path, |bytes| bytes[HEADER - 1] ^= 1)).await;
+    damaged("of another key", |path| change(path, |bytes| bytes[8] ^= 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a log whose end is missing is cut and used: what its lost tags stood for would leave again"]
 async fn row_01_a_log_that_lacks_its_end_takes_its_key_with_it() {
     let _beside = beside().await;
     damaged("torn inside a tag", |path| change(path, |bytes| bytes.truncate(bytes.len() - TAG / 2))).await;
@@ -77,7 +76,6 @@ async fn row_01_a_log_that_lacks_its_end_takes_its_key_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the log has no checksum: a changed tag is taken for another packet's, and its packet would leave again"]
 async fn row_01_a_log_with_a_damaged_tag_takes_its_key_with_it() {
     let _beside = beside().await;
     damaged("with a changed byte", |path| {

@@ -12,14 +12,15 @@ use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::control::{self, Command as Question};
 use shoal_node::io::host::{self, Clock};
 use shoal_node::io::setup::{self, InitRequest};
-use shoal_node::io::{doctor, logging, protection, run};
+use shoal_node::io::{doctor, logging, run};
 use shoal_node::report;
+use shoal_protocol::memory;
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // before any key is read
-    protection::refuse_dumps();
+    memory::refuse_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return output::misunderstood(&error),
@@ -48,7 +49,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Run(Dir { dir }) => {
             // first thing: what is read from now on must not reach a swap device
-            protection::lock_memory();
+            memory::lock_memory();
             let setup = setup::load(&dir)?;
             let set_filter = logging::start(&setup.config.log);
             node_runtime()?.block_on(run::run(setup, set_filter))

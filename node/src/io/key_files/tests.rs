@@ -6,6 +6,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use std::fs::OpenOptions;
 use std::sync::Arc;
 
+/// Bytes of a log before its tags.
+const LOG_HEADER: usize = 80;
 const NETWORK: Hash = Hash::from_bytes([1; 32]);
 
 struct Fixture {
@@ -98,35 +100,41 @@ fn a_key_file_cut_short_or_too_long_is_destroyed_wherever_it_is_cut() {
     }
 }
 
-/// A process that dies while it writes tags leaves any number of their bytes. What was acknowledged before is known
-/// ever after, or the key is gone.
+/// Four tags that are written to a log of the fixture's key, and the log cut back to `keep` of their bytes. `counted`: the
+/// header counts them, as after a whole append.
+fn torn(kind: &str, keep: usize, counted: bool) -> Fixture {
+    const NEXT: [[u8; 32]; 4] = [[11; 32], [12; 32], [13; 32], [14; 32]];
+    let fixture = fixture();
+    let path = fixture.files.path(Epoch(7), kind);
+    let acknowledged = fs::read(&path).expect("read");
+    let (_, mut back) = restored(&fixture.files);
+    let Memories { replay, seen } = back.remove(0).memories;
+    let memory = if kind == REPLAY { replay } else { seen.expect("a store's") };
+    memory.log(&NEXT.map(|name| memory.insert(&name).1)).expect("written");
+    drop(memory);
+    let mut bytes = fs::read(&path).expect("read");
+    assert_eq!(bytes.len(), acknowledged.len() + NEXT.len() * 16);
+    bytes.truncate(acknowledged.len() + keep);
+    if !counted {
+        bytes.splice(..LOG_HEADER, acknowledged.into_iter().take(LOG_HEADER));
+    }
+    fs::write(&path, bytes).expect("written");
+    fixture
+}
+
+/// A process that dies while it writes tags leaves any number of their bytes, which were never acted upon. What was
+/// acknowledged before is known ever after.
 #[test]
 fn no_tag_is_forgotten_wherever_the_writing_of_the_next_ones_was_torn() {
-    const NEXT: [[u8; 32]; 4] = [[11; 32], [12; 32], [13; 32], [14; 32]];
-    let torn = |kind: &str, keep: usize| {
-        let fixture = fixture();
-        let path = fixture.files.path(Epoch(7), kind);
-        let acknowledged = fs::metadata(&path).expect("there").len();
-        let (_, mut back) = restored(&fixture.files);
-        let Memories { replay, seen } = back.remove(0).memories;
-        let memory = if kind == REPLAY { replay } else { seen.expect("a store's") };
-        memory.log(&NEXT.map(|name| memory.insert(&name).1)).expect("written");
-        drop(memory);
-        let log = OpenOptions::new().write(true).open(&path).expect("opened");
-        log.set_len(acknowledged + keep as u64).expect("cut");
-        fixture
-    };
     for kind in [REPLAY, SEEN] {
-        for keep in 0..=NEXT.len() * 16 {
-            let fixture = torn(kind, keep);
+        for keep in 0..=64 {
+            let fixture = torn(kind, keep, false);
             // twice: what the first restart repaired, the second one still knows
             for restart in 0..2 {
                 let (_, mut back) = restored(&fixture.files);
                 let Memories { replay, seen } = back.pop().expect("the key lives").memories;
                 let memory = if kind == REPLAY { replay } else { seen.expect("a store's") };
                 assert!(NAMES.iter().all(|name| memory.insert(name).0 == Insertion::Repeated), "{kind} {keep}");
-                let whole = NEXT.iter().take(keep / 16);
-                assert!({ whole }.all(|name| memory.insert(name).0 == Insertion::Repeated), "{kind} {keep}");
                 let fresh = [40 + restart; 32];
                 memory.log(&[memory.insert(&fresh).1]).expect("written");
                 if restart == 1 {
@@ -138,9 +146,21 @@ fn no_tag_is_forgotten_wherever_the_writing_of_the_next_ones_was_torn() {
 }
 
 #[test]
+fn a_log_that_lacks_a_byte_of_what_was_acknowledged_destroys_the_keys() {
+    for kind in [REPLAY, SEEN] {
+        for keep in 0..64 {
+            let fixture = torn(kind, keep, true);
+            assert!(restored(&fixture.files).1.is_empty(), "{kind} {keep}");
+            assert_eq!(fs::read_dir(fixture.dir.path()).expect("listed").count(), 0);
+        }
+        assert_eq!(restored(&torn(kind, 64, true).files).1.len(), 1, "whole");
+    }
+}
+
+#[test]
 fn a_log_whose_header_is_torn_destroys_the_keys_wherever_it_is_torn() {
     for kind in [REPLAY, SEEN] {
-        for length in 0..40 {
+        for length in 0..LOG_HEADER as u64 {
             let fixture = fixture();
             let log = OpenOptions::new().write(true).open(fixture.files.path(Epoch(7), kind)).expect("opened");
             log.set_len(length).expect("cut");

@@ -67,6 +67,11 @@ pub fn in_order<'a, T: OfEpoch>(current: Epoch, keys: impl Iterator<Item = &'a T
     ordered
 }
 
+/// Whether the time of an epoch's keys is over at `now`, or so far ahead that only a wrong clock can have made them.
+pub fn is_over(epoch: Epoch, now: UnixMillis, schedule: &Schedule, grace: Duration) -> bool {
+    schedule.start(epoch.plus(1)).plus(grace) <= now || epoch > schedule.epoch_at(now).plus(EPOCHS_AHEAD_MAX)
+}
+
 /// All keys a node holds.
 #[derive(Debug)]
 pub struct KeyRing {
@@ -112,9 +117,8 @@ impl KeyRing {
     /// shell erases their files and replay sets with them. A ring so never holds more than those of the past in their
     /// grace time and seven.
     pub fn expire(&mut self, now: UnixMillis, schedule: &Schedule, grace: Duration) -> Vec<Epoch> {
-        let last = schedule.epoch_at(now).plus(EPOCHS_AHEAD_MAX);
-        let is_over = |epoch: &Epoch| schedule.start(epoch.plus(1)).plus(grace) <= now || *epoch > last;
-        let over: Vec<Epoch> = self.keys.keys().copied().filter(is_over).collect();
+        let over: Vec<Epoch> =
+            self.keys.keys().copied().filter(|epoch| is_over(*epoch, now, schedule, grace)).collect();
         for epoch in &over {
             self.keys.remove(epoch);
         }

@@ -5,6 +5,7 @@
 //! consensus task, the publisher, the loops, at a gateway the shelf of documents, and the supervision of all of them.
 
 use crate::io::accept::{Acceptor, NodeLinks};
+use crate::io::backlog::Backlog;
 use crate::io::control;
 use crate::io::counters::{Counters, Machine, Published};
 use crate::io::documents::Documents;
@@ -55,7 +56,12 @@ const ARRIVALS: usize = 64;
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts every part of a node.
-pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBool>) -> Result<Running> {
+pub async fn assemble(
+    setup: Setup,
+    set_filter: SetFilter,
+    backlog: Backlog,
+    failed: Arc<AtomicBool>,
+) -> Result<Running> {
     let Setup { dir, config, network, identity, .. } = setup;
     let (identity, me, role) = (Arc::new(identity.clone()), identity.identity(), config.role);
     let limits = config.limits;
@@ -127,6 +133,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
             loops: Arc::clone(&loops),
             courier: (role == Role::Store).then_some(courier),
             counters: Arc::clone(&counters),
+            backlog,
             on_panic: Arc::clone(&on_panic),
         },
     )?;

@@ -64,7 +64,7 @@ pub fn socket_path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("control.sock")
 }
 
-/// Opens the socket. The caller holds the directory's lock, so a socket that is there is a leftover.
+/// Opens the socket. The caller holds the runtime directory, so a socket that is there is a leftover.
 pub fn bind(runtime_dir: &Path) -> Result<UnixListener> {
     let path = socket_path(runtime_dir);
     let describe = || format!("cannot open the control socket {}", path.display());

@@ -170,6 +170,8 @@ impl ConsensusTask {
         let mut open = BTreeSet::new();
         let mut problem = None;
         loop {
+            // asking may take long, and what is held may be over meanwhile
+            self.drop_expired();
             if let Some(server) = servers.pop_front() {
                 open.insert(server.identity);
                 asked.spawn(self.asking(server));

@@ -5,9 +5,11 @@ use crate::failure::Failure;
 use crate::io::control::{self, Command};
 use crate::io::evidence::Evidence;
 use crate::io::host::Clock;
-use crate::io::setup;
+use crate::io::setup::{self, Setup};
 use crate::io::{doctor_authorities, doctor_machine, doctor_node};
 use serde::Serialize;
+use shoal_protocol::quic::{Endpoint, QuicError};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -42,6 +44,12 @@ pub(super) fn good(check: &'static str, found: impl Into<String>) -> Finding {
 
 pub(super) fn bad(check: &'static str, found: impl Into<String>, next: impl Into<String>) -> Finding {
     Finding { check, ok: false, found: found.into(), next: next.into() }
+}
+
+/// Where to dial others from: both families, or IPv4 alone on a machine that has nothing else.
+pub(super) fn dialler(setup: &Setup) -> Result<Endpoint, QuicError> {
+    let from = |ip: IpAddr| Endpoint::dialler(Some(&setup.identity), SocketAddr::new(ip, 0));
+    from(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| from(Ipv4Addr::UNSPECIFIED.into()))
 }
 
 /// Runs all checks. A check that cannot run is a finding.
@@ -86,7 +94,7 @@ async fn address(config: &Config) -> Finding {
         Ok(found) if found.is_empty() => bad(CHECK, format!("{} has no address", config.address), "correct `address`"),
         Ok(found) => {
             // one that cannot arrive where the node listens is dialled in vain by everybody, every time
-            let deaf = |address: &std::net::SocketAddr| {
+            let deaf = |address: &SocketAddr| {
                 address.is_ipv6() && config.listen.is_ipv4()
                     || address.is_ipv4() && config.listen.is_ipv6() && !config.listen.ip().is_unspecified()
             };

@@ -3,7 +3,7 @@
 use crate::advice::listing;
 use crate::io::asking::{Authorities, NotFound};
 use crate::io::directory::CONSENSUS_FILE;
-use crate::io::doctor::{Finding, bad};
+use crate::io::doctor::{Finding, bad, dialler};
 use crate::io::files;
 use crate::io::host::Clock;
 use crate::io::setup::Setup;
@@ -11,9 +11,7 @@ use crate::verdict::{self, Heard, Told};
 use serde_json::Value;
 use shoal_protocol::consensus::{Consensus, DocumentError, Follower, Offered, VerifiedConsensus};
 use shoal_protocol::network::Hint;
-use shoal_protocol::quic::Endpoint;
 use shoal_protocol::types::{Identity, UnixMillis};
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +24,7 @@ const CHECK: &str = "authority";
 
 /// Asks all of them at once, and concludes from all answers together.
 pub async fn examine(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    let endpoint = match Endpoint::dialler(Some(&setup.identity), any) {
+    let endpoint = match dialler(setup) {
         Ok(endpoint) => Arc::new(endpoint),
         Err(error) => return vec![bad(CHECK, error.to_string(), "the system must allow UDP sockets")],
     };
@@ -63,7 +60,7 @@ pub async fn examine(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
 }
 
 /// Where the node in `dir` stands: at the document that it kept, or at the network file.
-fn stands(dir: &Path, mut follower: Follower) -> (Follower, Option<Arc<VerifiedConsensus>>) {
+pub(super) fn stands(dir: &Path, mut follower: Follower) -> (Follower, Option<Arc<VerifiedConsensus>>) {
     let bytes = files::read_optional(&dir.join(CONSENSUS_FILE)).ok().flatten();
     let own = bytes.and_then(|bytes| follower.resume(&bytes).ok());
     (follower, own.map(Arc::new))

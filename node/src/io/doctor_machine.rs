@@ -5,7 +5,7 @@ use crate::config_store::EngineKind;
 use crate::io::doctor::{Finding, bad, good};
 use crate::io::files;
 use crate::io::host::cores;
-use crate::io::protection::Protection;
+use crate::io::protection::{Protection, swap_devices};
 use crate::io::setup::{IDENTITY_FILE, Setup};
 use crate::needs;
 use rustix::process::{Resource, getrlimit};
@@ -84,14 +84,22 @@ pub fn runtime_dir(path: &Path) -> Finding {
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
-            Some((fields.next()?, fields.next()?))
+            Some((fields.next()?, fields.next()?, fields.next()?))
         })
-        .filter(|(point, _)| absolute.starts_with(point))
+        .filter(|(point, _, _)| absolute.starts_with(point))
         // of two on one point the later one is seen
-        .max_by_key(|(point, _)| point.len());
+        .max_by_key(|(point, _, _)| point.len());
     match holder {
-        Some((_, "tmpfs" | "ramfs")) => good(CHECK, format!("{} is in memory", path.display())),
-        Some((_, kind)) => bad(
+        // its pages are nobody's while no node runs: that a node's own may not be swapped out does not help then
+        Some((_, "tmpfs", options)) if swap_devices() != Some(false) && !options.split(',').any(|o| o == "noswap") => {
+            bad(
+                CHECK,
+                format!("{} is in memory that can be written to a swap device", path.display()),
+                "turn swap off (swapoff -a), or mount a tmpfs with the option noswap there (Linux 6.4 or newer)",
+            )
+        }
+        Some((_, "tmpfs" | "ramfs", _)) => good(CHECK, format!("{} is in memory", path.display())),
+        Some((_, kind, _)) => bad(
             CHECK,
             format!("{} is on {kind}: an erased mix key may survive on the medium", path.display()),
             "set runtime_dir to a directory in memory, such as /run/shoal (systemd: RuntimeDirectory=shoal, RuntimeDirectoryPreserve=yes)",

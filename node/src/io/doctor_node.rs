@@ -4,12 +4,15 @@
 use crate::advice::next_step;
 use crate::answers::{Answer, Why};
 use crate::config::Config;
-use crate::io::doctor::{Finding, bad, good};
+use crate::io::doctor::{Finding, bad, dialler, good};
+use crate::io::doctor_authorities::stands;
 use crate::io::setup::Setup;
 use crate::verdict;
 use serde_json::Value;
-use shoal_protocol::quic::{Endpoint, Protocol};
-use std::net::{Ipv6Addr, SocketAddr};
+use shoal_protocol::consensus::Follower;
+use shoal_protocol::quic::Protocol;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -118,14 +121,23 @@ pub fn reached(config: &Config, status: &Value) -> Option<Finding> {
     Some(Finding { check: "descriptor", ok, found, next })
 }
 
-/// Of a node that does not run here: whether somebody answers with its identity where it is to be reached. A copy of a node
-/// that is forgotten on another machine is found before the second one is started.
+/// Of a node that does not run here: whether somebody answers with its identity where it is to be reached, or where the
+/// newest document that is known here says that it is. A copy of a node that is forgotten on another machine is found
+/// before the second one is started, also when the address in `node.toml` is a new one.
 pub async fn twin(setup: &Setup) -> Option<Finding> {
     const CHECK: &str = "another process";
-    let addresses = tokio::net::lookup_host(&setup.config.address).await.ok()?;
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    let endpoint = Endpoint::dialler(Some(&setup.identity), any).ok()?;
     let me = setup.identity.identity();
+    let (_, document) = stands(&setup.dir, Follower::new(setup.network.trust_anchor()));
+    let mut addresses: BTreeSet<SocketAddr> =
+        document.and_then(|document| Some(document.node(&me)?.addresses.iter().copied().collect())).unwrap_or_default();
+    addresses.extend(tokio::net::lookup_host(&setup.config.address).await.into_iter().flatten());
+    let endpoint = match dialler(setup) {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            let found = format!("whether another process has this node's identity cannot be seen: {error}");
+            return Some(bad(CHECK, found, "the system must allow UDP sockets"));
+        }
+    };
     for address in addresses {
         let answered = timeout(TWIN_PATIENCE, endpoint.connect(address, &me, Protocol::Mix)).await;
         if let Ok(Ok(link)) = answered {

@@ -1,6 +1,7 @@
 //! What the machine gives: time and randomness. The only place of the node that reads a clock or the system's generator.
 #![expect(clippy::disallowed_methods, reason = "IO shell")]
 
+use crate::io::backlog::Backlog;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::types::UnixMillis;
@@ -43,17 +44,13 @@ pub fn sharp_timer() {
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000));
 }
 
-/// How long a thread of the runtime that has nothing to do waits before it looks for more. What comes or is to leave in the
-/// meantime is handled together: one wake-up for several packets instead of one for each, which cost a third of all that a
-/// busy node did. Against a mixing delay it is nothing, and a quarter of what a packet may be late.
-const GATHER: Duration = Duration::from_micros(250);
-
-/// The runtime of a running node.
-pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+/// The runtime of a running node. Its threads gather while the workers are behind.
+pub fn runtime(backlog: &Backlog) -> std::io::Result<tokio::runtime::Runtime> {
+    let backlog = backlog.clone();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .on_thread_start(sharp_timer)
-        .on_thread_park(|| std::thread::sleep(GATHER))
+        .on_thread_park(move || backlog.patience().into_iter().for_each(std::thread::sleep))
         .build()
 }
 

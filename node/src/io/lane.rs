@@ -1,6 +1,7 @@
 //! The way from links to one worker: a bounded intake and a wake-up.
 
 use crate::intake::Intake;
+use crate::io::backlog::Backlog;
 use crate::unwrap::Origin;
 use shoal_protocol::sphinx::Packet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,8 @@ pub struct Incoming {
 pub struct Lane {
     inside: Mutex<Inside>,
     filled: Condvar,
+    /// What waits here counts there too.
+    backlog: Backlog,
 }
 
 #[derive(Debug)]
@@ -32,20 +35,22 @@ struct Inside {
     closed: bool,
 }
 
-/// What a worker got.
+/// How a worker got what it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// Packets, or none because the time was over.
-    Open,
+    /// Packets, which were there already.
+    AtOnce,
+    /// It waited; then there were packets, or the time was over.
+    Waited,
     /// Nothing, and nothing will come any more.
     Closed,
 }
 
 impl Lane {
-    /// A lane with room for `capacity` packets.
-    pub fn new(capacity: usize) -> Self {
+    /// A lane with room for `capacity` packets, which are counted in `backlog` too.
+    pub fn new(capacity: usize, backlog: Backlog) -> Self {
         let inside = Inside { intake: Intake::new(capacity), asleep: false, closed: false };
-        Self { inside: Mutex::new(inside), filled: Condvar::new() }
+        Self { inside: Mutex::new(inside), filled: Condvar::new(), backlog }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -56,7 +61,9 @@ impl Lane {
     /// Puts in what came on link `link`; says how many found no room.
     pub fn push(&self, link: u64, packets: impl Iterator<Item = Incoming>) -> u64 {
         let mut inside = self.lock();
+        let before = inside.intake.len();
         let refused = packets.filter_map(|packet| inside.intake.push(packet.origin, link, packet).err()).count();
+        self.backlog.add(inside.intake.len() - before);
         let wake = std::mem::take(&mut inside.asleep);
         drop(inside);
         if wake {
@@ -68,7 +75,8 @@ impl Lane {
     /// Takes at most `count` packets into `batch`; waits for the first for at most `patience`.
     pub fn take(&self, batch: &mut Vec<Incoming>, count: usize, patience: Duration) -> Taken {
         let mut inside = self.lock();
-        if inside.intake.is_empty() && !inside.closed && !patience.is_zero() {
+        let wait = inside.intake.is_empty() && !patience.is_zero();
+        if wait {
             inside.asleep = true;
             // a wake-up without a packet is no harm: the worker looks around and comes back
             inside = match self.filled.wait_timeout(inside, patience) {
@@ -77,8 +85,14 @@ impl Lane {
             };
             inside.asleep = false;
         }
+        let before = inside.intake.len();
         batch.extend(std::iter::from_fn(|| inside.intake.pop()).take(count));
-        if batch.is_empty() && inside.closed { Taken::Closed } else { Taken::Open }
+        self.backlog.take(before - inside.intake.len());
+        match wait {
+            _ if batch.is_empty() && inside.closed => Taken::Closed,
+            true => Taken::Waited,
+            false => Taken::AtOnce,
+        }
     }
 
     /// Nothing comes any more.

@@ -90,9 +90,14 @@ fn is_locked(status: &str) -> bool {
     }
 }
 
+/// Whether the machine has a swap device; `None`: it does not tell.
+pub fn swap_devices() -> Option<bool> {
+    fs::read_to_string("/proc/swaps").ok().map(|text| text.lines().count() > 1)
+}
+
 /// Whether pages of this process can be swapped out: there is a swap device, and the process's group may use it.
 fn swap() -> Option<bool> {
-    let devices = fs::read_to_string("/proc/swaps").ok().map(|text| text.lines().count() > 1);
+    let devices = swap_devices();
     let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let allowed = group.lines().find_map(|line| line.strip_prefix("0::/")).and_then(|group| {
         let limit = fs::read_to_string(format!("/sys/fs/cgroup/{group}/memory.swap.max")).ok()?;

@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Kind};
 use crate::heartbeat::LOOK;
 use crate::io::assemble::assemble;
+use crate::io::backlog::Backlog;
 use crate::io::config_file;
 use crate::io::counters::Counters;
 use crate::io::doctor_machine;
@@ -13,6 +14,7 @@ use crate::io::logging::SetFilter;
 use crate::io::phase::{self, Phase};
 use crate::io::protection::Protection;
 use crate::io::reload::Reload;
+use crate::io::runtime_dir;
 use crate::io::setup::{self, Setup};
 use shoal_protocol::quic::Endpoint;
 use std::sync::Arc;
@@ -25,8 +27,9 @@ use tokio::time::timeout;
 /// How long peers of closed links are waited for.
 pub const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs a node until it is told to stop. `set_filter` changes the log when the configuration is read again.
-pub async fn run(setup: Setup, set_filter: SetFilter) -> Result<(), Failure> {
+/// Runs a node until it is told to stop. `set_filter` changes the log when the configuration is read again; `backlog` is
+/// that of the runtime it runs on.
+pub async fn run(setup: Setup, set_filter: SetFilter, backlog: Backlog) -> Result<(), Failure> {
     let runtime_dir = setup.config.runtime_path(&setup.dir);
     let retry = "check the node's directory and its owner";
     files::private_dir(&runtime_dir).map_err(|error| Failure::io(&error, retry))?;
@@ -42,9 +45,10 @@ pub async fn run(setup: Setup, set_filter: SetFilter) -> Result<(), Failure> {
         }
     }
     let _lock = setup::lock(&setup.dir).await?;
+    let _claim = runtime_dir::claim(&runtime_dir, &setup.identity.identity())?;
     config_file::bring_up_to_date(&setup.dir)?;
     let failed = Arc::new(AtomicBool::new(false));
-    let started = assemble(setup, set_filter, Arc::clone(&failed)).await;
+    let started = assemble(setup, set_filter, backlog, Arc::clone(&failed)).await;
     let node = started
         .map_err(|error| Failure::io(&error, "see the message; `shoal-node doctor` checks what a node needs"))?;
     node.until_stopped().await;

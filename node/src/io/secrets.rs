@@ -4,48 +4,18 @@ use crate::io::protection::Protection;
 use crate::io::status::Status;
 use crate::report;
 use serde_json::{Value, json};
-use shoal_protocol::types::{Role, UnixMillis};
+use shoal_protocol::types::{Epoch, Role, UnixMillis};
+use std::path::Path;
 
 impl Status {
     /// `shoal-node secrets --json`: every secret held now, where it is, when it is erased, what it would tell.
     pub fn secrets(&self) -> Value {
         let keys = self.keys.borrow();
         let run = &self.runtime_dir;
-        let mut secrets = vec![json!({
-            "secret": "identity key",
-            "where": [self.identity_file.display().to_string(), "memory"],
-            "erased": "never, until the operator deletes it",
-            "tells": "who holds it can pose as this node from now on; it opens no packet of the past",
-        })];
+        let mut secrets = vec![identity(&self.identity_file, &["memory"])];
         for (epoch, erased) in &keys.erased_at {
-            let at = describe(*erased);
-            let file = run.join(format!("mix-{epoch}.key")).display().to_string();
-            secrets.push(json!({
-                "secret": format!("mix key of epoch {epoch}"),
-                "where": [file, "memory"],
-                "erased": at, "erased_at_ms": erased.0,
-                "tells": "one layer of the packets of that epoch that someone recorded on this node's links: their next hop and delay; not sender, content or receiver",
-            }));
-            if keys.envelope.contains_key(epoch) {
-                secrets.push(json!({
-                    "secret": format!("tags of the envelopes of epoch {epoch}"),
-                    "where": [run.join(format!("mix-{epoch}.seen")).display().to_string(), "memory"],
-                    "erased": at, "erased_at_ms": erased.0,
-                    "tells": "how many envelopes came; with the envelope key, whether a given envelope was among them. In memory with the key of the tags, which goes with them",
-                }));
-                secrets.push(json!({
-                    "secret": format!("envelope key of epoch {epoch}"),
-                    "where": [run.join(format!("mix-{epoch}.key")).display().to_string(), "memory"],
-                    "erased": at, "erased_at_ms": erased.0,
-                    "tells": "the box ids and operations in recorded envelopes of that epoch sealed to this store; bodies stay sealed",
-                }));
-            }
-            secrets.push(json!({
-                "secret": format!("replay tags of epoch {epoch}"),
-                "where": [run.join(format!("mix-{epoch}.replay")).display().to_string(), "memory"],
-                "erased": at, "erased_at_ms": erased.0,
-                "tells": "how many packets came; with the mix key, whether a given packet was among them. In memory with the key of the tags, which goes with them",
-            }));
+            let with_envelope = keys.envelope.contains_key(epoch);
+            secrets.extend(of_epoch(run, *epoch, with_envelope, &["memory"], *erased, &describe(*erased)));
         }
         let per_role = match self.role {
             Role::Gateway => vec![json!({
@@ -85,6 +55,64 @@ impl Status {
         let lacks: Vec<String> = protection.lacks().into_iter().map(|lack| lack.found).collect();
         json!({ "secrets": secrets, "memory": protection, "lacks": lacks })
     }
+}
+
+/// The identity key: in its file, and in the places `beside` it.
+pub(super) fn identity(file: &Path, beside: &[&str]) -> Value {
+    json!({
+        "secret": "identity key",
+        "where": places(file.display().to_string(), beside),
+        "erased": "never, until the operator deletes it",
+        "tells": "who holds it can pose as this node from now on; it opens no packet of the past",
+    })
+}
+
+/// The secrets of one epoch in a runtime directory, and in the places `beside` it. `at` is when they are to be erased,
+/// `erased` says so in words.
+pub(super) fn of_epoch(
+    run: &Path,
+    epoch: Epoch,
+    with_envelope: bool,
+    beside: &[&str],
+    at: UnixMillis,
+    erased: &str,
+) -> Vec<Value> {
+    let entry = |secret: String, kind: &str, tells: &str| {
+        let file = run.join(format!("mix-{epoch}.{kind}")).display().to_string();
+        json!({
+            "secret": secret, "where": places(file, beside), "erased": erased, "erased_at_ms": at.0, "tells": tells,
+        })
+    };
+    let mut secrets = vec![entry(
+        format!("mix key of epoch {epoch}"),
+        "key",
+        "one layer of the packets of that epoch that someone recorded on this node's links: their next hop and delay; not \
+         sender, content or receiver",
+    )];
+    if with_envelope {
+        secrets.push(entry(
+            format!("tags of the envelopes of epoch {epoch}"),
+            "seen",
+            "how many envelopes came; with the envelope key, whether a given envelope was among them. In memory with the \
+             key of the tags, which goes with them",
+        ));
+        secrets.push(entry(
+            format!("envelope key of epoch {epoch}"),
+            "key",
+            "the box ids and operations in recorded envelopes of that epoch sealed to this store; bodies stay sealed",
+        ));
+    }
+    secrets.push(entry(
+        format!("replay tags of epoch {epoch}"),
+        "replay",
+        "how many packets came; with the mix key, whether a given packet was among them. In memory with the key of the \
+         tags, which goes with them",
+    ));
+    secrets
+}
+
+fn places(file: String, beside: &[&str]) -> Vec<String> {
+    std::iter::once(file).chain(beside.iter().map(|place| (*place).to_owned())).collect()
 }
 
 fn describe(at: UnixMillis) -> String {

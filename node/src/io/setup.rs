@@ -180,6 +180,13 @@ fn read_identity(path: &Path) -> Result<IdentityKey, Failure> {
 #[derive(Debug)]
 pub struct DirectoryLock(#[expect(dead_code, reason = "held for its lock, which ends with the file")] File);
 
+impl DirectoryLock {
+    /// Keeps a locked file open.
+    pub const fn held(file: File) -> Self {
+        Self(file)
+    }
+}
+
 /// Takes the lock of a node; waits for up to five seconds, because a service manager may start the new process while
 /// the old one is ending.
 pub async fn lock(dir: &Path) -> Result<DirectoryLock, Failure> {

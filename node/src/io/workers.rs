@@ -8,6 +8,7 @@
 //! and only then lets them go on. Between the packets of a batch it looks at what is due (decision 0004).
 
 use crate::drops::DropReason;
+use crate::io::backlog::Backlog;
 use crate::io::counters::Counters;
 use crate::io::egress::Egress;
 use crate::io::host::{Clock, sharp_timer};
@@ -110,6 +111,8 @@ pub struct WorkerContext {
     pub courier: Option<mpsc::Sender<Request>>,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// How far behind they are, for the runtime.
+    pub backlog: Backlog,
     /// Called when a panic was contained.
     pub on_panic: Arc<dyn Fn() + Send + Sync>,
 }
@@ -131,7 +134,7 @@ pub fn start(size: Size, context: &WorkerContext) -> std::io::Result<(Workers, V
     let mut lanes = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     for number in 0..count {
-        let lane = Arc::new(Lane::new(size.intake_packets));
+        let lane = Arc::new(Lane::new(size.intake_packets, context.backlog.clone()));
         let worker = Worker {
             context: context.clone(),
             onion: OneByOne,
@@ -183,10 +186,10 @@ impl<O: Onion> Worker<O> {
             }
             let patience = self.queue.next_due().map_or(IDLE, |due| due.saturating_sub(now)).min(IDLE);
             match lane.take(&mut batch, GATHER, patience) {
-                Taken::Open => {}
+                Taken::AtOnce => self.give_way(),
+                Taken::Waited => {}
                 Taken::Closed if self.queue.is_empty() => break,
-                // the lane does not make anybody wait any more
-                Taken::Closed => std::thread::sleep(patience),
+                Taken::Closed => {}
             }
             if !batch.is_empty() {
                 let taken = std::mem::replace(&mut batch, Vec::with_capacity(GATHER));
@@ -195,6 +198,14 @@ impl<O: Onion> Worker<O> {
             }
         }
         self.context.lateness.show(&mut self.collected);
+    }
+
+    /// Between two packets: on a core that the runtime shares, what it is to send would wait for the end of this thread's
+    /// turn. When packets wait in numbers, the turn is theirs.
+    fn give_way(&self) {
+        if !self.context.backlog.is_behind() {
+            std::thread::yield_now();
+        }
     }
 
     /// A panic costs the packets in hand; the worker and its delay queue live on.
@@ -230,7 +241,10 @@ impl<O: Onion> Worker<O> {
         };
         let mut tags: Vec<Vec<Tag>> = vec![Vec::new(); keys.len()];
         let mut passed = Vec::with_capacity(batch.len());
-        for part in batch.chunks(O::WIDTH.max(1)) {
+        for (number, part) in batch.chunks(O::WIDTH.max(1)).enumerate() {
+            if number > 0 {
+                self.give_way();
+            }
             self.check(part, &keys, view, &mut tags, &mut passed);
             self.release();
         }

@@ -161,6 +161,26 @@ Before `run`: stop the node on the other machine for good, and correct `address`
 differ here. One identity may run once: of two, the authorities list one or the other, and packets are lost.
 The restored node makes new mix keys; it serves from the second document after its start on.")]
     Import(Import),
+    /// Of a node that does not run: erase mix keys and replay logs whose time is over. A running node does so itself.
+    #[command(
+        after_help = "Keys wait in the runtime directory for a restart. When it does not come, somebody has to erase them: the unit
+shoal-keys.timer of the package runs this every five minutes. With --all also those of epochs that are not over: a node
+that is started again after it needs two epochs until the documents have its new keys.
+
+Examples:
+  shoal-node keys erase             what is over; nothing while the node runs
+  shoal-node keys erase --all       everything, before the machine is given away"
+    )]
+    Erase(Erase),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Erase {
+    /// Also keys whose time is not over.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) dir: Dir,
 }
 
 #[derive(Debug, Args)]

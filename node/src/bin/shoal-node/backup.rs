@@ -1,12 +1,13 @@
-//! `keys export` and `keys import` at the terminal.
+//! `keys export`, `keys import` and `keys erase` at the terminal.
 
-use crate::args::{Dir, Export, Import, Keys};
+use crate::args::{Dir, Erase, Export, Import, Keys};
 use crate::output::{self, say};
 use age::secrecy::SecretString;
 use serde_json::json;
 use shoal_node::bundle::Bundle;
 use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::backup::{self, Lock};
+use shoal_node::io::stopped::{self, Stopped};
 use shoal_node::io::{files, passphrase};
 use shoal_node::report::utc;
 use std::path::Path;
@@ -35,6 +36,25 @@ pub(crate) fn run(keys: Keys, json: bool) -> Result<(), Failure> {
                         then: shoal-node doctor, which finds who else answers with its identity; then: ";
             output::admission(&setup, json, "restored", then);
         }
+        Keys::Erase(Erase { all, dir: Dir { dir } }) => erase(&dir, all, json)?,
+    }
+    Ok(())
+}
+
+fn erase(dir: &Path, all: bool, json: bool) -> Result<(), Failure> {
+    let erased = match Stopped::of(dir) {
+        Ok(stopped) => stopped.erase(stopped::now(), all)?,
+        // a running node erases by itself
+        Err(failure) if failure.kind == Kind::Temporary && !all => Vec::new(),
+        Err(failure) => return Err(failure),
+    };
+    let epochs: Vec<String> = erased.iter().map(ToString::to_string).collect();
+    if json {
+        say(&json!({ "erased": erased.iter().map(|epoch| epoch.0).collect::<Vec<_>>() }).to_string());
+    } else if epochs.is_empty() {
+        say("nothing to erase");
+    } else {
+        say(&format!("erased: the keys and logs of epochs {}", epochs.join(", ")));
     }
     Ok(())
 }

@@ -9,9 +9,11 @@ use args::{Cli, Command, Dir, Init};
 use clap::Parser as _;
 use output::say;
 use shoal_node::failure::{Failure, Kind};
+use shoal_node::io::backlog::Backlog;
 use shoal_node::io::control::{self, Command as Question};
 use shoal_node::io::host::{self, Clock};
 use shoal_node::io::setup::{self, InitRequest};
+use shoal_node::io::stopped::{self, Stopped};
 use shoal_node::io::{doctor, logging, run};
 use shoal_node::report;
 use shoal_protocol::memory;
@@ -52,11 +54,15 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             memory::lock_memory();
             let setup = setup::load(&dir)?;
             let set_filter = logging::start(&setup.config.log);
-            node_runtime()?.block_on(run::run(setup, set_filter))
+            let backlog = Backlog::default();
+            node_runtime(&backlog)?.block_on(run::run(setup, set_filter, backlog))
         }
         Command::Status(Dir { dir }) => ask(&dir, Question::Status, json),
         Command::Drain(Dir { dir }) => ask(&dir, Question::Drain, json),
-        Command::Secrets(Dir { dir }) => ask(&dir, Question::Secrets, json),
+        Command::Secrets(Dir { dir }) => match ask(&dir, Question::Secrets, json) {
+            Err(failure) if failure.kind == Kind::Unreachable => left_behind(&dir, json),
+            answered => answered,
+        },
         Command::Descriptor(Dir { dir }) => ask(&dir, Question::Descriptor, json),
         Command::Doctor(Dir { dir }) => {
             output::findings(&runtime()?.block_on(doctor::examine(&dir)), json);
@@ -73,13 +79,26 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// The runtime of a node that runs.
-fn node_runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    host::runtime().map_err(|error| no_runtime(&error))
+fn node_runtime(backlog: &Backlog) -> Result<tokio::runtime::Runtime, Failure> {
+    host::runtime(backlog).map_err(|error| no_runtime(&error))
 }
 
 fn no_runtime(error: &std::io::Error) -> Failure {
     let next = "check the limits on threads and files";
     Failure::new(Kind::Temporary, format!("the runtime cannot start: {error}"), next)
+}
+
+/// The secrets of a node that does not run.
+fn left_behind(dir: &Path, json: bool) -> Result<(), Failure> {
+    let now = stopped::now();
+    let secrets = Stopped::of(dir)?.secrets(now)?;
+    if json {
+        say(&secrets.to_string());
+    } else {
+        say("the node does not run; this lies in its directories:\n");
+        say(&report::secrets(&secrets, now));
+    }
+    Ok(())
 }
 
 /// Asks the running node and prints its answer.

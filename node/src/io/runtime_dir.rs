@@ -1,0 +1,82 @@
+//! Whose a runtime directory is. Mix keys, replay logs and the control socket of two nodes in one directory would destroy
+//! each other, or two nodes would use one key with a memory each, and a packet would pass twice.
+
+use crate::failure::{Failure, Kind};
+use crate::io::files;
+use crate::io::setup::DirectoryLock;
+use anyhow::Context as _;
+use shoal_protocol::types::Identity;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// File in a runtime directory that says whose it is: the identity, in hexadecimal digits. Locked while the node runs.
+pub const OWNER_FILE: &str = "owner";
+/// More than an identity in digits has.
+const OWNER_MAX: u64 = 200;
+
+/// Claims a runtime directory for a node: makes it if it is not there, refuses it while another process uses it or when it
+/// is another node's. Held as long as the node runs.
+///
+/// # Errors
+/// What is in the way, and what to do about it.
+pub fn claim(runtime_dir: &Path, me: &Identity) -> Result<DirectoryLock, Failure> {
+    let retry = "check the runtime directory (key `runtime_dir` of node.toml) and its owner";
+    let io = |error: anyhow::Error| Failure::io(&error, retry);
+    files::private_dir(runtime_dir).map_err(io)?;
+    let path = runtime_dir.join(OWNER_FILE);
+    let describe = || format!("cannot use {}", path.display());
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = opened.with_context(describe).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("another node uses {} as its runtime directory", runtime_dir.display());
+            let next = "give each node of this machine a runtime_dir of its own in node.toml, such as /run/shoal-mix";
+            return Err(Failure::new(Kind::Temporary, message, next));
+        }
+        Err(TryLockError::Error(error)) => return Err(io(anyhow::Error::from(error).context(describe()))),
+    }
+    let owner = owner(&mut file).with_context(describe).map_err(io)?;
+    let me = me.to_string();
+    if owner.is_empty() {
+        file.write_all(me.as_bytes()).with_context(describe).map_err(io)?;
+    } else if owner != me {
+        let message = format!("{} holds the keys of another node, {owner}", runtime_dir.display());
+        let next = format!(
+            "give this node a runtime_dir of its own in node.toml; if the other one is gone for good, remove {}",
+            runtime_dir.display()
+        );
+        return Err(Failure::new(Kind::Configuration, message, next));
+    }
+    Ok(DirectoryLock::held(file))
+}
+
+fn owner(file: &mut File) -> std::io::Result<String> {
+    let mut text = String::new();
+    file.take(OWNER_MAX).read_to_string(&mut text)?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_directory_is_one_nodes_and_one_processes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run = dir.path().join("run");
+        let (me, other) = (Identity::from_bytes([1; 32]), Identity::from_bytes([2; 32]));
+        let kind = |who| claim(&run, who).map(drop).map_err(|failure| failure.kind);
+        let held = claim(&run, &me).expect("nobody's");
+        assert_eq!(kind(&me), Err(Kind::Temporary), "it is in use");
+        assert_eq!(kind(&other), Err(Kind::Temporary));
+        drop(held);
+        assert_eq!(kind(&me), Ok(()), "its own again");
+        assert_eq!(kind(&other), Err(Kind::Configuration), "another node's keys");
+        std::fs::remove_dir_all(&run).expect("removed");
+        assert_eq!(kind(&other), Ok(()));
+    }
+}

@@ -1,8 +1,8 @@
 //! What two Shoal roles must agree on: sizes, packets, requests, boxes, documents and links.
 //!
 //! Everything here is pure: it is given bytes, a time and a random generator, and returns bytes or a typed refusal.
-//! The two exceptions are [`quic`] (feature `quic`), the links themselves, and [`memory`] (feature `memory`), what keeps the
-//! memory of a daemon from others. The byte-exact description for a second
+//! The exceptions have a feature each: [`quic`], the links themselves; [`memory`], what keeps the memory of a daemon from
+//! others; [`pages`], what a daemon serves to its own machine. The byte-exact description for a second
 //! implementation is `protocol/spec/`.
 
 pub mod address;
@@ -19,6 +19,8 @@ pub mod link;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod network;
+#[cfg(feature = "pages")]
+pub mod pages;
 pub mod parameters;
 pub mod poisson;
 #[cfg(feature = "quic")]

@@ -5,12 +5,13 @@
 
 use std::net::SocketAddr;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Router, serve};
 use prometheus::{Counter, Encoder as _, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use shoal_protocol::pages;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -57,7 +58,7 @@ pub async fn serve_health(
         .route("/metrics", get(render))
         .with_state(Shared { snapshot, metrics, clock: Clock::start() });
     let task = tokio::spawn(async move {
-        if let Err(error) = serve(listener, router).await {
+        if let Err(error) = pages::serve(listener, router, std::future::pending()).await {
             tracing::error!(%error, "the metrics server ended");
         }
     });

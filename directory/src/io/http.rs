@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use shoal_protocol::pages;
 use tokio::net::TcpListener;
 
 use super::now;
@@ -26,7 +27,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(shared);
-    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+    pages::serve(listener, routes, stop).await
 }
 
 /// The process answers, and no step of the authority hangs.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// Packets that wait for the workers when they are behind: two batches, two milliseconds of work.
 const BEHIND: usize = 16;
-/// How long the runtime gathers while they are: half of what those packets wait at least.
-const GATHER: Duration = Duration::from_millis(1);
+/// How long the runtime gathers while they are: what those packets wait at least.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Packets that wait for a worker, of all lanes. Clones share the count.
 #[derive(Debug, Clone, Default)]

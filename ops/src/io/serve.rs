@@ -2,21 +2,19 @@
 //! script, style or picture but its own, and no other page to frame it.
 #![expect(clippy::disallowed_methods, reason = "IO shell: each page gets a random nonce")]
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::State,
     http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::{self, Next},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use rand::RngExt as _;
+use shoal_protocol::pages;
 use tokio::net::TcpListener;
 
 use super::watch::Board;
@@ -58,8 +56,8 @@ impl Server {
             .route("/readyz", get(readyz))
             .route("/metrics", get(prometheus))
             .with_state(shown)
-            .layer(middleware::from_fn(guard));
-        axum::serve(self.listener, router).await.context("the status page's server ended")
+            .layer(middleware::map_response(allow_nothing_else));
+        pages::serve(self.listener, router, std::future::pending()).await.context("the status page's server ended")
     }
 }
 
@@ -67,23 +65,9 @@ impl Server {
 const NOTHING_ALLOWED: HeaderValue =
     HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
 
-/// Refuses who asks for another host's page: a page elsewhere could point its own name at this address and read along.
-async fn guard(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    let mut response = if host.is_none_or(is_own) {
-        next.run(request).await
-    } else {
-        (StatusCode::MISDIRECTED_REQUEST, "ask by address or as localhost\n").into_response()
-    };
+async fn allow_nothing_else(mut response: Response) -> Response {
     response.headers_mut().entry(header::CONTENT_SECURITY_POLICY).or_insert(NOTHING_ALLOWED);
     response
-}
-
-/// Whether a `Host` is an address or `localhost`, with a port or without: names can be pointed anywhere.
-fn is_own(host: &str) -> bool {
-    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 #[derive(Debug, Clone)]
@@ -194,15 +178,5 @@ mod tests {
             assert!(answer.starts_with("HTTP/1.1 421") && !answer.contains("nowhere"), "{path}: {answer}");
         }
         serving.abort();
-    }
-
-    #[test]
-    fn addresses_and_localhost_are_our_own() {
-        for own in ["127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8080", "localhost", "LocalHost:9", "192.0.2.7:1"] {
-            assert!(is_own(own), "{own}");
-        }
-        for foreign in ["", "evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil", "a:b:80"] {
-            assert!(!is_own(foreign), "{foreign}");
-        }
     }
 }

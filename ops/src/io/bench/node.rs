@@ -22,12 +22,13 @@ use super::{
 };
 use crate::io::{clock::Stopwatch, progress::Progress};
 
-/// Mean mixing delay in the bench's network. Its length changes no cost but memory.
-const MEAN: Duration = Duration::from_millis(50);
+/// Mean mixing delay in the bench's network, that of a public one: a packet whose delay is shorter than the time it takes to
+/// unwrap it is late, and how many such there are follows from the mean.
+const MEAN: Duration = Duration::from_millis(500);
 /// Offered ÷ raw rate when the mix is to be saturated.
 const OVERLOAD: f64 = 1.2;
-/// How long it is saturated before it is measured, and then for how long.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// How long it is saturated before it is measured (six means: as much leaves as comes), and then for how long.
+const WARM_UP: Duration = Duration::from_secs(3);
 const SATURATED: Duration = Duration::from_secs(4);
 /// How long each lighter load lasts.
 const LOADED: Duration = Duration::from_secs(4);
@@ -35,6 +36,8 @@ const LOADED: Duration = Duration::from_secs(4);
 const LOADS: [f64; 3] = [0.1, 0.5, 0.9];
 /// Packets of a measurement of the raw rate.
 const RAW_PACKETS: usize = 10_000;
+/// How often the mix is asked whether anything still waits in it.
+const LOOK: Duration = Duration::from_millis(50);
 /// Packets of one write at most.
 const BATCH: usize = 16;
 
@@ -104,13 +107,18 @@ async fn measure_all(runs: u8, cores: Cores) -> anyhow::Result<NodeFigures> {
     };
     let stage = Arc::new(Stage::set(dir.path(), MEAN, spawn).await?);
     let mut links = stage.links().await?;
-    let before = (stage.metric("process_resident_memory_bytes").await?, accepted(&stage).await?);
+    let memory = async || anyhow::Ok((stage.metric("process_resident_memory_bytes").await?, accepted(&stage).await?));
+    let mut before = memory().await?;
     let mut all = Vec::new();
     for run in 0..runs {
         all.push(one_run(&stage, &mut links, cores).await?);
+        if run == 0 && runs > 1 {
+            // queues and buffers have their size now; what grows from here on grows with the packets
+            before = memory().await?;
+        }
         step.at(usize::from(run) + 1);
     }
-    let after = (stage.metric("process_resident_memory_bytes").await?, accepted(&stage).await?);
+    let after = memory().await?;
     step.done(&format!("{runs} runs"));
     let of = |pick: &dyn Fn(&Run) -> f64| median(all.iter().map(pick).collect());
     let lateness = |at: usize| -> Option<LatenessFigures> {
@@ -180,7 +188,7 @@ async fn one_run(stage: &Arc<Stage>, links: &mut Links, cores: Cores) -> anyhow:
 /// Waits until nothing waits in the mix, and throws away what it has sent.
 async fn settle(stage: &Stage) -> anyhow::Result<()> {
     while stage.metric("shoal_delay_queue_packets").await? > 0.0 {
-        tokio::time::sleep(MEAN).await;
+        tokio::time::sleep(LOOK).await;
     }
     Ok(())
 }

@@ -50,9 +50,11 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Run(Dir { dir }) => {
             // first thing: what is read from now on must not reach a swap device
             memory::lock_memory();
-            let setup = setup::load(&dir)?;
-            let set_filter = logging::start(&setup.config.log);
-            node_runtime()?.block_on(run::run(setup, set_filter))
+            node_runtime()?.block_on(async {
+                let (lock, setup) = setup::load_locked(&dir).await?;
+                let set_filter = logging::start(&setup.config.log);
+                run::run(setup, lock, set_filter).await
+            })
         }
         Command::Status(Dir { dir }) => ask(&dir, Question::Status, json),
         Command::Drain(Dir { dir }) => ask(&dir, Question::Drain, json),

@@ -60,6 +60,7 @@ pub mod process;
 pub mod protection;
 pub mod publish;
 pub mod reload;
+pub mod restoring;
 pub mod run;
 pub mod secrets;
 pub mod setup;

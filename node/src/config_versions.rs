@@ -5,7 +5,7 @@
 use crate::config::ConfigError;
 use crate::config_store::StoreConfig;
 use shoal_protocol::toml_problem;
-use toml_edit::{DocumentMut, Item, Key, Table, TableLike, value};
+use toml_edit::{DocumentMut, Item, Key, Table, TableLike, Value, value};
 
 /// What a step does with a file; says what it changed, for the operator. An error names what keeps it from it.
 type Step = fn(&mut DocumentMut) -> Result<Vec<String>, String>;
@@ -61,6 +61,19 @@ pub fn with_store(text: &str, store: &StoreConfig) -> Result<String, ConfigError
     Ok(document.to_string())
 }
 
+/// The text with another name of the network file, and what it was; `None` if it is that already. The rest stays as it is.
+pub fn with_network(text: &str, name: &str) -> Result<Option<(String, String)>, ConfigError> {
+    const KEY: &str = "network";
+    let mut document = document(text)?;
+    // a file that does not say names the default
+    let Some(before) = document.get(KEY).and_then(Item::as_str).map(str::to_owned) else { return Ok(None) };
+    if before == name {
+        return Ok(None);
+    }
+    replace(document.as_table_mut(), KEY, name);
+    Ok(Some((document.to_string(), before)))
+}
+
 fn document(text: &str) -> Result<DocumentMut, ConfigError> {
     // the same parser and the same words as everywhere else for what is no TOML
     toml::from_str::<toml::Table>(text).map_err(|error| ConfigError::Syntax(toml_problem(text, &error)))?;
@@ -68,7 +81,7 @@ fn document(text: &str) -> Result<DocumentMut, ConfigError> {
 }
 
 /// Sets a value and leaves what stands around it.
-fn replace(table: &mut Table, key: &str, new: i64) {
+fn replace(table: &mut Table, key: &str, new: impl Into<Value>) {
     let mut item = value(new);
     if let (Some(old), Some(new)) = (table.get(key).and_then(Item::as_value), item.as_value_mut()) {
         *new.decor_mut() = old.decor().clone();

@@ -13,6 +13,7 @@
 //!
 //! Signatures are checked before an engine sees a write: an engine knows ids and bodies, no keys.
 
+use crate::engine_mark::Mark;
 use crate::inbox;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{BoxBody, BoxId};
@@ -238,6 +239,15 @@ pub trait Engine: Send {
     /// Takes over records of another engine as they are, and makes them durable together. Quotas do not hold: they were
     /// acknowledged. One that is there already stays as it is.
     fn import(&mut self, records: &[Record]) -> Result<(), EngineError>;
+
+    /// Which place records are kept in: the same text of two engines means one place, by whatever name it was opened.
+    fn place(&mut self) -> Result<String, EngineError>;
+    /// The mark of the place, if it is not the one in force. An engine keeps it and does not go by it: who opens one does.
+    fn mark(&mut self) -> Result<Option<Mark>, EngineError>;
+    /// Sets the mark, or takes it away; durable when it returns. On an error it is as before or as it was to be.
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), EngineError>;
+    /// Erases every record, and not the mark. On an error some may be gone.
+    fn wipe(&mut self) -> Result<(), EngineError>;
 }
 
 /// An engine of whichever kind.

@@ -20,6 +20,7 @@ pub mod courier;
 pub mod drops;
 pub mod engine;
 pub mod engine_batch;
+pub mod engine_mark;
 pub mod failure;
 pub mod freshness;
 pub mod gateway;

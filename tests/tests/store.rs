@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 use shoal_node::config_store::{DatabaseUrl, EngineKind, PostgresConfig, StoreConfig};
-use shoal_node::engine::{BoxedEngine, Limits, Record, Write, Written};
+use shoal_node::engine::{BoxedEngine, EngineError, Limits, Record, Write, Written};
 use shoal_node::io::{config_file, setup, store_engine};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{BoxBody, BoxId};
@@ -183,6 +183,16 @@ fn engine_of(store: &StoreConfig, dir: &Path) -> BoxedEngine {
     store_engine::open(store, dir, &identity, LIMITS).expect("opens")
 }
 
+/// The engine that a store has left: an older node.toml would not open it.
+fn engine_left(store: &StoreConfig, dir: &Path) -> BoxedEngine {
+    let identity = *setup::load(dir).expect("a node").identity.identity().as_bytes();
+    match store_engine::open(store, dir, &identity, LIMITS).map(drop) {
+        Err(EngineError::Refused(text)) => assert!(text.contains("left this place"), "{text}"),
+        other => panic!("the old place opens: {other:?}"),
+    }
+    store_engine::open_marked(store, dir, &identity, LIMITS).expect("opens")
+}
+
 fn name(n: u64) -> BoxId {
     let mut bytes = [0x77; 32];
     bytes[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
@@ -278,7 +288,7 @@ fn a_store_moves(net: &mut Testnet, store: &Party, arguments: &[&str], boxes: u6
     let pid = pid_of(net, &store.dir);
     net.kill(pid);
     until_gone(pid);
-    let old = contents(&mut engine_of(&before, &store.dir));
+    let old = contents(&mut engine_left(&before, &store.dir));
     let new = contents(&mut engine_of(&after, &store.dir));
     assert!(old.len() as u64 >= boxes + boxes / 100, "the old data are kept: {}", old.len());
     let mut missing = old
@@ -325,7 +335,9 @@ fn stores_change_their_engine_while_they_serve() {
         sent.push(format!("out {n}"));
         alice.send("bob", &sent[sent.len() - 1]);
     }
-    a_store_moves(&mut net, &store, &["--to", "redb", "--store-dir", "store-again"], boxes);
+    // into the very folder that it left: what is there is an older copy
+    a_store_moves(&mut net, &store, &["--to", "redb"], boxes);
+    an_older_configuration_does_not_start(&mut net, &store);
     sent.push("at the end".to_owned());
     assert_eq!(alice.send_and_wait("bob", "at the end", "delivered"), "delivered");
     assert_eq!(read_until(&bob, sent.len()), sent);
@@ -336,6 +348,26 @@ fn stores_change_their_engine_while_they_serve() {
     let secret = secret.wait_with_output().expect("ends");
     assert_eq!(secret.status.code(), Some(64), "a password on a command line");
     assert!(String::from_utf8_lossy(&secret.stdout).contains("--password-file"));
+}
+
+/// `node.toml` as a backup or a configuration manager would put it back: it names the place that the store has left.
+fn an_older_configuration_does_not_start(net: &mut Testnet, store: &Party) {
+    eprintln!("an older configuration");
+    let path = store.dir.join("node.toml");
+    let kept = std::fs::read_to_string(&path).expect("reads");
+    let now = config_file::read(&store.dir).expect("node.toml").config.store;
+    let pid = pid_of(net, &store.dir);
+    net.kill(pid);
+    until_gone(pid);
+    let before = StoreConfig { engine: EngineKind::Postgres, ..now };
+    config_file::record_store(&store.dir, &before).expect("written");
+    let run = Command::new(binary("shoal-node")).args(["run", "--dir"]).arg(&store.dir).output().expect("runs");
+    let said = format!("{}{}", String::from_utf8_lossy(&run.stderr), String::from_utf8_lossy(&run.stdout));
+    assert!(!run.status.success() && said.contains("left this place"), "{said}");
+    std::fs::write(&path, &kept).expect("writes");
+    let pid = net.run_again(&store.dir, "shoal-node");
+    pid_now(net, &store.dir, pid);
+    until_ready("the store is ready", std::slice::from_ref(store));
 }
 
 /// A store whose `node.toml` is of version 1, as the program before this one wrote it.

@@ -1,10 +1,10 @@
 //! `keys export` and `keys import`: a [`Bundle`] in an age file (<https://age-encryption.org/v1>).
 
 use crate::bundle::{BUNDLE_MAX, Bundle, NAMES};
-use crate::config::Config;
 use crate::failure::{Failure, Kind};
 use crate::io::files;
 use crate::io::host::Clock;
+use crate::io::restoring::{Restored, lacks, restore};
 use crate::io::setup::{self, Setup};
 use age::armor::{ArmoredReader, ArmoredWriter, Format};
 use age::secrecy::SecretString;
@@ -38,8 +38,9 @@ impl std::fmt::Debug for Lock {
     }
 }
 
-/// Encrypts what the node in `dir` needs to live on elsewhere into the new file `to`.
-pub fn export(dir: &Path, to: &Path, lock: Lock) -> Result<Bundle, Failure> {
+/// Encrypts what the node in `dir` needs to live on elsewhere into the new file `to`. Says also what it needs and is not in
+/// there.
+pub fn export(dir: &Path, to: &Path, lock: Lock) -> Result<(Bundle, Vec<String>), Failure> {
     if to.exists() {
         return Err(Failure::new(
             Kind::Usage,
@@ -48,10 +49,10 @@ pub fn export(dir: &Path, to: &Path, lock: Lock) -> Result<Bundle, Failure> {
         ));
     }
     let encryptor = encryptor(lock)?;
-    let bundle = gather(dir)?;
+    let (bundle, lacking) = gather(dir)?;
     let next = "check the place, the disk and the owner, then export again";
     write_new(to, encryptor, &bundle.to_bytes()).map_err(|error| Failure::io(&error, next))?;
-    Ok(bundle)
+    Ok((bundle, lacking))
 }
 
 fn encryptor(lock: Lock) -> Result<Encryptor, Failure> {
@@ -71,7 +72,7 @@ fn encryptor(lock: Lock) -> Result<Encryptor, Failure> {
         .map_err(|error| Failure::new(Kind::Usage, error.to_string(), "give --recipient age1… or a passphrase"))
 }
 
-fn gather(dir: &Path) -> Result<Bundle, Failure> {
+fn gather(dir: &Path) -> Result<(Bundle, Vec<String>), Failure> {
     let Setup { config, network, identity, .. } = setup::load(dir)?;
     let next = "check the node's directory and its owner";
     let mut held = Vec::new();
@@ -82,14 +83,15 @@ fn gather(dir: &Path) -> Result<Bundle, Failure> {
         }
     }
     let me = identity.identity();
-    Ok(Bundle {
+    let bundle = Bundle {
         made: Clock::start().wall(),
         role: config.role,
         identity: me,
         network: network.genesis_hash(),
         admission: setup::admission_line(config.role, &me, &config.address, config.family.as_deref()),
         files: held,
-    })
+    };
+    Ok((bundle, lacks(&config)))
 }
 
 fn write_new(to: &Path, encryptor: Encryptor, plain: &[u8]) -> Result<()> {
@@ -110,7 +112,7 @@ fn write_new(to: &Path, encryptor: Encryptor, plain: &[u8]) -> Result<()> {
 }
 
 /// Decrypts the backup `from` and makes the node's directory of it. A directory that holds a node is left alone.
-pub fn import(from: &Path, dir: &Path, lock: Lock) -> Result<(Bundle, Setup), Failure> {
+pub fn import(from: &Path, dir: &Path, lock: Lock) -> Result<Restored, Failure> {
     for name in NAMES {
         if dir.join(name).exists() {
             return Err(Failure::new(
@@ -120,12 +122,7 @@ pub fn import(from: &Path, dir: &Path, lock: Lock) -> Result<(Bundle, Setup), Fa
             ));
         }
     }
-    let bundle = open(from, lock)?;
-    check(from, &bundle)?;
-    write_all(dir, &bundle)
-        .map_err(|error| Failure::io(&error, "check the place, the disk and the owner, then import again"))?;
-    let setup = setup::load(dir)?;
-    Ok((bundle, setup))
+    restore(from, dir, open(from, lock)?)
 }
 
 /// Decrypts and reads a backup.
@@ -218,31 +215,6 @@ fn explain(error: &DecryptError) -> (String, &'static str) {
     }
 }
 
-/// What would be refused at the start is refused before anything is written.
-fn check(from: &Path, bundle: &Bundle) -> Result<(), Failure> {
-    let text = bundle.file("node.toml").and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
-    Config::parse(text).map(drop).map_err(|error| {
-        let message = format!("{}: the node.toml in it: {error}", from.display());
-        Failure::new(Kind::Configuration, message, "use the shoal-node that made the backup, or one that is newer")
-    })
-}
-
-fn write_all(dir: &Path, bundle: &Bundle) -> Result<()> {
-    files::private_dir(dir)?;
-    // node.toml last: a directory without it is not a node yet
-    let mut names: Vec<&str> = NAMES.into_iter().filter(|name| *name != "node.toml").collect();
-    names.push("node.toml");
-    for name in names {
-        let Some(content) = bundle.file(name) else { continue };
-        let path = dir.join(name);
-        if let Some(parent) = path.parent() {
-            files::private_dir(parent)?;
-        }
-        files::write_private(&path, content)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,14 +268,16 @@ mod tests {
         let machine = Machine::new();
         let (close, key) = recipient();
         let backup = machine.at("node.age");
-        let made = export(&machine.at("node"), &backup, close).expect("exported");
-        assert_eq!(made.files.len(), 4);
+        let (made, lacking) = export(&machine.at("node"), &backup, close).expect("exported");
+        assert_eq!((made.files.len(), lacking.len()), (4, 0));
         assert_eq!(fs::metadata(&backup).expect("there").permissions().mode() & 0o777, 0o600);
         let again = export(&machine.at("node"), &backup, recipient().0).map(drop).expect_err("it is there");
         assert_eq!(again.kind, Kind::Usage);
 
         let elsewhere = machine.at("elsewhere");
-        let (back, setup) = import(&backup, &elsewhere, Lock::Identities(key.clone())).expect("imported");
+        let restored = import(&backup, &elsewhere, Lock::Identities(key.clone())).expect("imported");
+        let Restored { bundle: back, setup, notes } = restored;
+        assert!(notes.is_empty() && setup.dir == elsewhere, "{notes:?}");
         assert_eq!(setup.identity.identity(), made.identity);
         assert_eq!((back.made, back.admission.as_str()), (made.made, made.admission.as_str()));
         for name in ["identity.key", "node.toml", "network.toml", "consensus"] {
@@ -315,6 +289,77 @@ mod tests {
         let twice = import(&backup, &elsewhere, Lock::Identities(key)).map(drop).expect_err("a node is there");
         assert_eq!(twice.kind, Kind::Usage);
         assert!(twice.message.contains("identity.key"), "{twice}");
+    }
+
+    /// What was changed in a bundle before it is imported into `dir`.
+    fn import_changed(machine: &Machine, dir: &Path, change: impl FnOnce(&mut Bundle)) -> Result<Restored, Failure> {
+        let (mut bundle, _) = gather(&machine.at("node")).expect("a node");
+        change(&mut bundle);
+        let (close, key) = recipient();
+        let backup = machine.at("changed.age");
+        let _ = fs::remove_file(&backup);
+        write_new(&backup, encryptor(close).expect("a recipient"), &bundle.to_bytes()).expect("written");
+        import(&backup, dir, Lock::Identities(key))
+    }
+
+    fn replace(bundle: &mut Bundle, name: &str, content: Vec<u8>) {
+        let file = bundle.files.iter_mut().find(|(held, _)| *held == name).expect("is in it");
+        file.1 = Zeroizing::new(content);
+    }
+
+    #[test]
+    fn what_does_not_make_the_node_that_it_says_leaves_nothing_behind() {
+        let machine = Machine::new();
+        let there = machine.at("there");
+        fs::create_dir(&there).expect("made");
+        for dir in [machine.at("elsewhere"), there] {
+            let before = fs::read_dir(&dir).map(|entries| entries.count()).ok();
+            let said = |change: fn(&mut Bundle)| {
+                let failure = import_changed(&machine, &dir, change).map(drop).expect_err("refused");
+                assert_eq!(fs::read_dir(&dir).map(|entries| entries.count()).ok(), before, "{failure}");
+                assert!(!machine.at("elsewhere.restoring").exists());
+                failure.to_string()
+            };
+            let other_key = said(|bundle| replace(bundle, "identity.key", b"ab".repeat(32)));
+            assert!(other_key.contains("identity key is not the one"), "{other_key}");
+            assert!(said(|bundle| replace(bundle, "identity.key", b"torn".to_vec())).contains("identity.key"));
+            assert!(said(|bundle| replace(bundle, "network.toml", b"torn".to_vec())).contains("network.toml"));
+            assert!(said(|bundle| replace(bundle, "node.toml", b"torn".to_vec())).contains("node.toml"));
+            assert!(
+                said(|bundle| bundle.network = shoal_protocol::types::Hash::from_bytes([9; 32]))
+                    .contains("network file")
+            );
+            import_changed(&machine, &dir, |_| {}).expect("and this one is whole");
+            assert!(!dir.join(".restoring").exists());
+            assert_eq!(setup::load(&dir).expect("a node").dir, dir);
+        }
+    }
+
+    #[test]
+    fn a_network_file_of_another_name_is_found_and_what_is_missing_is_said() {
+        let machine = Machine::new();
+        let node = machine.at("node");
+        fs::rename(node.join("network.toml"), machine.at("shared.toml")).expect("moved");
+        let text = fs::read_to_string(node.join("node.toml")).expect("reads");
+        let text = text.replace("network = \"network.toml\"", "network = \"../shared.toml\" # for all of them");
+        let text = text
+            + "\n[store.postgres]\nurl = \"postgres://shoal@db.example.org/shoal\"\n\
+                           password_file = \"/etc/shoal/password\"\nca_file = \"ca.pem\"\n";
+        fs::write(node.join("node.toml"), &text).expect("written");
+        let (close, key) = recipient();
+        let (_, lacking) = export(&node, &machine.at("node.age"), close).expect("exported");
+        assert_eq!(lacking, ["store.postgres.password_file (/etc/shoal/password)", "store.postgres.ca_file (ca.pem)"]);
+        // another machine, where that file is not
+        fs::remove_file(machine.at("shared.toml")).expect("removed");
+        let elsewhere = machine.at("elsewhere");
+        let restored = import(&machine.at("node.age"), &elsewhere, Lock::Identities(key)).expect("imported");
+        assert_eq!(restored.notes.len(), 3, "{:?}", restored.notes);
+        for part in ["../shared.toml", "/etc/shoal/password", "ca.pem"] {
+            assert!(restored.notes.iter().any(|note| note.contains(part)), "{part}: {:?}", restored.notes);
+        }
+        let setup = setup::load(&elsewhere).expect("a node");
+        assert_eq!(setup.config.network, Path::new("network.toml"));
+        assert!(fs::read_to_string(elsewhere.join("node.toml")).expect("reads").contains("# for all of them"));
     }
 
     #[test]

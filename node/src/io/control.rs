@@ -159,7 +159,7 @@ async fn moving(status: &Status, what: impl FnOnce(&StoreMoves) -> Result<()> + 
     let done = tokio::task::spawn_blocking(move || what(&moves).map(|()| json!(moves.mover().progress()))).await;
     match done {
         Ok(Ok(progress)) => progress,
-        Ok(Err(error)) => failed(format!("{error:#}"), "see ops/runbooks/store.md; nothing has changed"),
+        Ok(Err(error)) => failed(format!("{error:#}"), "see ops/runbooks/store.md"),
         Err(_) => failed("the node is ending".to_owned(), "ask again when it runs"),
     }
 }

@@ -1,12 +1,13 @@
 //! The files of a store as the redb engine needs them: a small seam, so that tests can put a disk underneath that tears
 //! writes, loses what was not flushed and fails on demand.
 
+use super::files;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,12 @@ pub trait Disk: Send {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Length of a file, in bytes.
     fn size(&self, name: &str) -> io::Result<u64>;
+    /// Which folder it is, by whatever path it is reached.
+    fn identity(&self) -> io::Result<String>;
+    /// A small file's content; `None` if there is none.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Replaces a small file, whole or not at all. On an error it has one of the two contents.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
 }
 
 /// A folder of the file system.
@@ -89,6 +96,23 @@ impl Disk for Folder {
 
     fn size(&self, name: &str) -> io::Result<u64> {
         Ok(fs::metadata(self.path.join(name))?.len())
+    }
+
+    fn identity(&self) -> io::Result<String> {
+        let folder = fs::metadata(&self.path)?;
+        Ok(format!("folder {} of device {}", folder.ino(), folder.dev()))
+    }
+
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        files::write_private(&self.path.join(name), bytes).map_err(io::Error::other)
     }
 }
 

@@ -78,6 +78,11 @@ impl Moving {
         self.target
     }
 
+    /// The new engine.
+    pub fn target(&mut self) -> &mut dyn Engine {
+        &mut *self.target
+    }
+
     /// How far it is.
     pub fn extent(&self) -> Extent {
         Extent { buckets_done: self.done.len(), buckets: self.buckets, records: self.records }
@@ -112,9 +117,14 @@ impl Moving {
             self.target.import(&records)
         });
         if taken.is_err() {
-            let from = self.newest.unwrap_or(FIRST);
-            self.behind = Some(self.behind.map_or(from, |behind| behind.min(from)));
+            self.doubt();
         }
+    }
+
+    /// The old engine may hold something that the new one did not take: of a batch that failed there part may be found later.
+    pub fn doubt(&mut self) {
+        let from = self.newest.unwrap_or(FIRST);
+        self.behind = Some(self.behind.map_or(from, |behind| behind.min(from)));
     }
 
     /// Copies and compares a page.

@@ -15,15 +15,15 @@ pub enum Doing {
     Write,
     /// Reading.
     Read,
-    /// Erasing what is over.
-    Erase,
 }
 
 /// What works. One does not speak for the other: from a full disk one can read.
 #[derive(Debug, Default)]
 pub struct Works {
     /// Why not; `None`: it works, as far as anybody knows.
-    failing: [Option<String>; 4],
+    failing: [Option<String>; 3],
+    /// What is over cannot be erased, which keeps nobody from being answered.
+    unerased: bool,
     /// When the log was last written.
     said: Option<Duration>,
 }
@@ -41,6 +41,12 @@ impl Works {
         }
         let now = self.first();
         (before.is_ok() != now.is_ok()).then_some(now)
+    }
+
+    /// Takes whether what is over could be erased; says so if that has changed.
+    pub fn erased(&mut self, erased: bool) -> Option<bool> {
+        let before = std::mem::replace(&mut self.unerased, !erased);
+        (before == erased).then_some(erased)
     }
 
     fn first(&self) -> Result<(), String> {

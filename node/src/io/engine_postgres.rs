@@ -8,21 +8,22 @@
 //! pause that grows to 5 s the next one tries anew. Every call has a deadline, so that the queue before it is worked off,
 //! with errors if need be: replicas answer after `answer_ms` and forget what comes later (decision 0002).
 
-use super::engine_postgres_batch::{self as batch, body};
+use super::engine_postgres_batch as batch;
+use super::engine_postgres_lookup::{get_all, read_all};
 use super::engine_postgres_moving as moving;
-use super::engine_postgres_schema::{self as schema, BUCKETS, Made, Shelf, shelves};
+use super::engine_postgres_schema::{self as schema, Made};
 use super::engine_postgres_session::{self as session, CONNECT_MAX, Fault, FaultKind, Place};
+use super::engine_postgres_upkeep as upkeep;
 use super::host::{Clock, generator};
 use crate::engine::{Bucket, Engine, EngineError, Entry, Key, Limits, Record, Totals, Write, Written};
+use crate::engine_mark::Mark;
 use deadpool_postgres::{Object, Pool};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{BoxBody, BoxId};
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long one call may wait for the database. The engine's thread works for nobody else meanwhile: 1,024 tasks that
@@ -36,18 +37,6 @@ const FIRST_MAX: Duration = Duration::from_secs(30);
 /// back do not ask at one moment.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Look-ups that are worth a connection of their own.
-const CHUNK: usize = 32;
-
-const GET: &str = "SELECT id, body FROM boxes WHERE id = ANY($1)";
-const READ: &str = "SELECT q.place, e.number, e.body \
-                    FROM unnest($1::bytea[], $2::bigint[]) WITH ORDINALITY AS q(inbox, after, place), \
-                    LATERAL (SELECT number, body FROM entries WHERE entries.inbox = q.inbox AND entries.number > q.after \
-                             ORDER BY number LIMIT 1) AS e";
-const TOTALS: &str = "SELECT (SELECT coalesce(sum(records), 0)::bigint FROM buckets), \
-                      (SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint FROM pg_inherits \
-                       WHERE inhparent IN ('boxes'::regclass, 'entries'::regclass))";
-
 /// Boxes and inboxes in a database. Not shared: one thread owns it.
 pub struct PostgresEngine {
     pool: Pool,
@@ -116,20 +105,51 @@ impl PostgresEngine {
         };
         let result = match runtime {
             Some(runtime) => runtime.block_on(attempt(pool, within, once)),
-            None => Err(Fault::later("the engine has ended")),
+            None => Err(ended()),
         };
         match result {
             Ok(value) => {
                 self.failure = None;
                 Ok(value)
             }
-            Err(fault) => {
-                self.is_ready = false;
-                let pause = self.failure.as_ref().map_or(PAUSE_MIN, |failure| (failure.pause * 2).min(PAUSE_MAX));
-                let until = self.clock.monotonic() + pause.mul_f64(self.rng.random_range(0.5..1.0));
-                self.failure = Some(Failure { fault: fault.clone(), pause, until });
-                Err(fault.into())
+            Err(fault) => Err(self.fail(fault)),
+        }
+    }
+
+    /// From now on calls fail, for a pause.
+    fn fail(&mut self, fault: Fault) -> EngineError {
+        self.is_ready = false;
+        let pause = self.failure.as_ref().map_or(PAUSE_MIN, |failure| (failure.pause * 2).min(PAUSE_MAX));
+        let until = self.clock.monotonic() + pause.mul_f64(self.rng.random_range(0.5..1.0));
+        self.failure = Some(Failure { fault: fault.clone(), pause, until });
+        fault.into()
+    }
+
+    /// Carries out a piece of upkeep on one connection. It is not done while calls fail, and what it fails with is its own: calls
+    /// go on. Only a database that is silent is so for everybody.
+    fn aside<T>(&mut self, work: impl AsyncFn(&Object) -> Result<T, Fault>) -> Result<T, EngineError> {
+        if !self.is_ready {
+            self.check()?;
+        }
+        let Self { pool, runtime, .. } = self;
+        let Some(runtime) = runtime else { return Err(ended().into()) };
+        let done = runtime.block_on(async {
+            let once = async || connected(pool, async |client| work(client).await).await;
+            let done = timeout(SELDOM_MAX, twice(pool, once)).await;
+            match &done {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => settle().await,
+                // its connection went back with a transaction in it
+                Err(_) => {
+                    let _ = pool.retain(|_, _| false);
+                    settle().await;
+                }
             }
+            done
+        });
+        match done {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(self.fail(silent(SELDOM_MAX))),
         }
     }
 }
@@ -144,32 +164,39 @@ impl Drop for PostgresEngine {
 }
 
 /// Tries once, and once more if that may help; gives up every connection after a failure.
-async fn attempt<T>(
-    pool: &Pool,
-    within: Duration,
-    mut once: impl AsyncFnMut() -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    let both = async {
-        match once().await {
-            Err(Fault { kind: FaultKind::Again, .. }) => {
-                // the other connections of a server that went away are as dead as this one
-                let _ = pool.retain(|_, _| false);
-                once().await
-            }
-            result => result,
-        }
-    };
-    let result = timeout(within, both)
-        .await
-        .unwrap_or_else(|_| Err(Fault::later(format!("the database does not answer within {within:?}"))));
+async fn attempt<T>(pool: &Pool, within: Duration, once: impl AsyncFnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    let result = timeout(within, twice(pool, once)).await.unwrap_or_else(|_| Err(silent(within)));
     if result.is_err() {
         let _ = pool.retain(|_, _| false);
-        // what drives a connection runs on this thread only: let it close what was given up, and with it the transaction
-        for _ in 0..8 {
-            tokio::task::yield_now().await;
-        }
+        settle().await;
     }
     result
+}
+
+async fn twice<T>(pool: &Pool, mut once: impl AsyncFnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    match once().await {
+        Err(Fault { kind: FaultKind::Again, .. }) => {
+            // the other connections of a server that went away are as dead as this one
+            let _ = pool.retain(|_, _| false);
+            once().await
+        }
+        result => result,
+    }
+}
+
+/// What drives a connection runs on this thread only: lets it close what was given up, and with it the transaction.
+async fn settle() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn ended() -> Fault {
+    Fault::later("the engine has ended")
+}
+
+fn silent(within: Duration) -> Fault {
+    Fault::later(format!("the database does not answer within {within:?}"))
 }
 
 /// Works on one connection, which is given up unless all went well.
@@ -180,75 +207,6 @@ pub async fn connected<T>(pool: &Pool, work: impl AsyncFnOnce(&Object) -> Result
         session::discard(client);
     }
     result
-}
-
-/// Looks boxes up on one connection.
-async fn get(pool: Pool, ids: Vec<BoxId>) -> Result<BTreeMap<BoxId, BoxBody>, Fault> {
-    connected(&pool, async |client| {
-        let names: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
-        let statement = client.prepare_cached(GET).await?;
-        let rows = client.query(&statement, &[&names]).await?;
-        rows.iter().map(|row| Ok((batch::id(row.try_get(0)?)?, body(row.try_get(1)?)?))).collect()
-    })
-    .await
-}
-
-/// Looks boxes up on as many connections as are worth it.
-async fn get_all(pool: &Pool, ids: &[BoxId], connections: usize) -> Result<BTreeMap<BoxId, BoxBody>, Fault> {
-    let chunk = ids.len().div_ceil(connections.max(1)).max(CHUNK);
-    if ids.len() <= chunk {
-        return get(pool.clone(), ids.to_vec()).await;
-    }
-    let mut looking = JoinSet::new();
-    for ids in ids.chunks(chunk) {
-        looking.spawn(get(pool.clone(), ids.to_vec()));
-    }
-    let mut found = BTreeMap::new();
-    while let Some(result) = looking.join_next().await {
-        found.extend(result.map_err(|_| Fault::later("a look-up was cut off"))??);
-    }
-    Ok(found)
-}
-
-async fn read_all(client: &Object, wanted: &[(BoxId, u64)]) -> Result<Vec<Option<Entry>>, Fault> {
-    let inboxes: Vec<&[u8]> = wanted.iter().map(|(inbox, _)| inbox.as_bytes().as_slice()).collect();
-    // no number is above the largest that the database holds
-    let after: Vec<i64> = wanted.iter().map(|(_, after)| i64::try_from(*after).unwrap_or(i64::MAX)).collect();
-    let statement = client.prepare_cached(READ).await?;
-    let mut entries = vec![None; wanted.len()];
-    for row in client.query(&statement, &[&inboxes, &after]).await? {
-        let place = usize::try_from(row.try_get::<_, i64>(0)?).ok().and_then(|place| place.checked_sub(1));
-        let number = u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0);
-        if let Some(entry) = place.and_then(|place| entries.get_mut(place)) {
-            *entry = Some(Entry { number, body: body(row.try_get(2)?)? });
-        }
-    }
-    Ok(entries)
-}
-
-/// Drops what is over. Looks first, because there is something to drop only once a bucket.
-async fn expire(client: &Object, now: UnixMillis, retention: Duration) -> Result<usize, Fault> {
-    let over = async || -> Result<Vec<Shelf>, Fault> {
-        let statement = client.prepare_cached(BUCKETS).await?;
-        let mut shelves = shelves(&client.query(&statement, &[]).await?)?;
-        shelves.retain(|shelf| shelf.bucket.is_over(now, retention));
-        Ok(shelves)
-    };
-    if over().await?.is_empty() {
-        return Ok(0);
-    }
-    client.batch_execute(schema::BEGIN).await?;
-    let shelves = over().await?;
-    schema::drop_buckets(client, &shelves).await?;
-    client.batch_execute("COMMIT").await?;
-    Ok(shelves.len())
-}
-
-async fn totals(client: &Object) -> Result<Totals, Fault> {
-    let statement = client.prepare_cached(TOTALS).await?;
-    let row = client.query_one(&statement, &[]).await?;
-    let number = |column| -> Result<u64, Fault> { Ok(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0)) };
-    Ok(Totals { records: number(0)?, bytes: number(1)? })
 }
 
 impl Engine for PostgresEngine {
@@ -276,12 +234,15 @@ impl Engine for PostgresEngine {
 
     fn expire(&mut self, now: UnixMillis) -> Result<usize, EngineError> {
         let retention = self.limits.retention;
-        self.call(SELDOM_MAX, async |pool| connected(pool, async |client| expire(client, now, retention).await).await)
+        if let Err(error) = self.aside(upkeep::make_ahead) {
+            // a bucket that begins without makes its own
+            tracing::debug!(%error, "partitions ahead");
+        }
+        self.aside(async |client| upkeep::expire(client, now, retention).await)
     }
 
     fn totals(&mut self) -> Totals {
-        let counted = self.call(SELDOM_MAX, async |pool| connected(pool, totals).await);
-        if let Ok(totals) = counted {
+        if let Ok(totals) = self.aside(upkeep::totals) {
             self.totals = totals;
         }
         self.totals
@@ -325,6 +286,24 @@ impl Engine for PostgresEngine {
 
     fn import(&mut self, records: &[Record]) -> Result<(), EngineError> {
         self.call(SELDOM_MAX, async |pool| connected(pool, async |client| moving::import(client, records).await).await)
+    }
+
+    fn place(&mut self) -> Result<String, EngineError> {
+        // reached: by then it is known which it is
+        self.check()?;
+        self.made.as_ref().map(|made| format!("database {made}")).ok_or_else(|| ended().into())
+    }
+
+    fn mark(&mut self) -> Result<Option<Mark>, EngineError> {
+        self.call(CALL_MAX, async |pool| connected(pool, moving::mark).await)
+    }
+
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), EngineError> {
+        self.call(SELDOM_MAX, async |pool| connected(pool, async |client| moving::set_mark(client, mark).await).await)
+    }
+
+    fn wipe(&mut self) -> Result<(), EngineError> {
+        self.call(SELDOM_MAX, async |pool| connected(pool, upkeep::wipe).await)
     }
 }
 

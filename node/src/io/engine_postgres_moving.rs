@@ -5,6 +5,7 @@ use super::engine_postgres_schema::{self as schema, BUCKETS, Shelf, shelves, sig
 use super::engine_postgres_session::Fault;
 use crate::engine::{Bucket, Key, Record, Write};
 use crate::engine_batch::{Inserts, NewEntry};
+use crate::engine_mark::Mark;
 use deadpool_postgres::Object;
 use shoal_protocol::boxes::BoxId;
 use std::collections::BTreeMap;
@@ -19,6 +20,21 @@ const FIND_ENTRIES: &str = "SELECT b.starts, b.ends, e.inbox, e.hash, e.number, 
                             FROM unnest($1::bytea[], $2::bytea[]) AS q(inbox, hash) \
                             JOIN entries e ON e.inbox = q.inbox AND e.hash = q.hash \
                             JOIN buckets b ON b.id = e.bucket";
+
+/// The schema's mark.
+pub async fn mark(client: &Object) -> Result<Option<Mark>, Fault> {
+    let row = client.query_one("SELECT mark FROM state", &[]).await?;
+    let text: Option<&str> = row.try_get(0)?;
+    text.map(|text| Mark::parse(text).map_err(|error| Fault::refused(error.to_string()))).transpose()
+}
+
+/// Sets the schema's mark, or takes it away. Behind every write that is under way, whoever makes it.
+pub async fn set_mark(client: &Object, mark: Option<&Mark>) -> Result<(), Fault> {
+    let text = mark.map(Mark::to_text).transpose().map_err(|error| Fault::refused(error.to_string()))?;
+    client.batch_execute(schema::BEGIN).await?;
+    client.execute("UPDATE state SET mark = $1", &[&text]).await?;
+    Ok(client.batch_execute("COMMIT").await?)
+}
 
 /// The buckets, oldest first.
 pub async fn buckets(client: &Object) -> Result<Vec<Bucket>, Fault> {

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 /// Layouts in their order; number n of the table `versions` is after the n-th. One that was released is never changed: the
 /// next one is added.
-const LAYOUTS: [&str; 1] = [
+const LAYOUTS: [&str; 2] = [
     // `STORAGE PLAIN`: bodies are random bytes, which neither shrink nor belong into another table.
     // A box is looked for in all buckets, so the id comes first in its index.
     "CREATE TABLE state (
@@ -40,6 +40,9 @@ const LAYOUTS: [&str; 1] = [
         UNIQUE (inbox, hash, bucket)
      ) PARTITION BY LIST (bucket);
      ALTER TABLE entries ALTER COLUMN body SET STORAGE PLAIN;",
+    // `mark`: see `engine_mark.rs`. `spares`: partitions that no bucket has begun in.
+    "ALTER TABLE state ADD COLUMN mark text;
+     CREATE TABLE spares (id integer PRIMARY KEY);",
 ];
 
 /// Begins a transaction that nobody else who writes to this store works beside. The next statement sees everything that
@@ -131,25 +134,37 @@ pub async fn prepare(client: &Object, schema: &str, identity: &[u8; 32], before:
     Ok(made)
 }
 
-/// Makes the partitions of a bucket, inside of a transaction.
+/// Begins a bucket, inside of a transaction: in partitions that were made ahead, so that it needs no lock on the tables, or in
+/// new ones.
 pub async fn make(client: &Object, bucket: Bucket) -> Result<Shelf, Fault> {
-    const INSERT: &str = "INSERT INTO buckets (starts, ends) VALUES ($1, $2) RETURNING id";
-    let row = client.query_one(INSERT, &[&signed(bucket.start)?, &signed(bucket.end)?]).await?;
-    let id: i32 = row.try_get(0)?;
-    client
-        .batch_execute(&format!(
-            "CREATE TABLE boxes_{id} PARTITION OF boxes FOR VALUES IN ({id}); \
-             CREATE TABLE entries_{id} PARTITION OF entries FOR VALUES IN ({id})"
-        ))
-        .await?;
+    const SPARE: &str = "DELETE FROM spares WHERE id = (SELECT min(id) FROM spares) RETURNING id";
+    const INSERT: &str = "INSERT INTO buckets (id, starts, ends) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)";
+    let id = match client.query_opt(SPARE, &[]).await? {
+        Some(row) => row.try_get(0)?,
+        None => partitions(client).await?,
+    };
+    client.execute(INSERT, &[&id, &signed(bucket.start)?, &signed(bucket.end)?]).await?;
     Ok(Shelf { id, bucket, records: 0 })
 }
 
-/// Drops buckets with everything in them. The files go when it returns, not when somebody cleans up.
-pub async fn drop_buckets(client: &Object, shelves: &[Shelf]) -> Result<(), Fault> {
-    let mut sql = String::new();
-    for Shelf { id, .. } in shelves {
-        sql.push_str(&format!("DROP TABLE boxes_{id}, entries_{id}; DELETE FROM buckets WHERE id = {id}; "));
-    }
+/// Makes partitions for a bucket that may begin later, inside of a transaction; says their number. As tables of their own that
+/// are attached then: `CREATE TABLE … PARTITION OF` would wait for everybody who reads, and keep everybody waiting who comes.
+pub async fn partitions(client: &Object) -> Result<i32, Fault> {
+    const NEXT: &str = "SELECT nextval(pg_get_serial_sequence('buckets', 'id')::regclass)::integer";
+    let id: i32 = client.query_one(NEXT, &[]).await?.try_get(0)?;
+    let table = |name: &str| {
+        format!(
+            "CREATE TABLE {name}_{id} (LIKE {name} INCLUDING ALL); \
+             ALTER TABLE {name} ATTACH PARTITION {name}_{id} FOR VALUES IN ({id}); "
+        )
+    };
+    client.batch_execute(&(table("boxes") + &table("entries"))).await?;
+    Ok(id)
+}
+
+/// Drops a bucket with everything in it, inside of a transaction. The files go when that is committed, not when somebody
+/// cleans up. Waits for everybody who reads the tables.
+pub async fn drop_bucket(client: &Object, id: i32) -> Result<(), Fault> {
+    let sql = format!("DROP TABLE IF EXISTS boxes_{id}, entries_{id}; DELETE FROM buckets WHERE id = {id}");
     Ok(client.batch_execute(&sql).await?)
 }

@@ -87,7 +87,8 @@ fn meaning(code: &str) -> (FaultKind, &'static str) {
     match (code.get(..2).unwrap_or_default(), code) {
         (_, "57P01" | "57P02") => (FaultKind::Again, "it stops or has crashed"),
         (_, "57P03") => (FaultKind::Later, "it is starting"),
-        (_, "57014" | "55P03") => (FaultKind::Later, "a statement took too long"),
+        (_, "57014") => (FaultKind::Later, "a statement took too long"),
+        (_, "55P03") => (FaultKind::Later, "another session holds a table for too long"),
         (_, "42501") => (FaultKind::Refused, "the user lacks a permission"),
         (_, "25006") => (FaultKind::Later, "it only reads"),
         (_, "53100") => (FaultKind::Later, "its disk is full"),

@@ -7,6 +7,7 @@ use crate::engine::{
     Bucket, Decision, Engine, EngineError, Entry, Held, Key, Limits, Record, Totals, Write, Written, decide_append,
     decide_confirm, decide_put,
 };
+use crate::engine_mark::Mark;
 use crate::inbox;
 use redb::{ReadableTable as _, StorageError};
 use shoal_protocol::UnixMillis;
@@ -28,7 +29,6 @@ pub struct RedbEngine {
 impl RedbEngine {
     /// Opens every file of the folder; repairs what a crash left behind.
     pub fn open(disk: Box<dyn Disk>, limits: Limits) -> Result<Self, EngineError> {
-        let unavailable = |error: std::io::Error| EngineError::Unavailable(error.to_string());
         let mut names: Vec<BucketName> = Vec::new();
         for name in disk.list().map_err(unavailable)? {
             if name.ends_with(UNFINISHED) {
@@ -264,7 +264,7 @@ impl Engine for RedbEngine {
             if let Err(error) = self.disk.remove(&file.name.to_string()) {
                 // still there: keep it in the list and try again at the next call
                 self.files.insert(at, file);
-                return Err(EngineError::Unavailable(error.to_string()));
+                return Err(unavailable(error));
             }
             erased += 1;
         }
@@ -304,6 +304,33 @@ impl Engine for RedbEngine {
             moving::import(&*engine.disk, &mut engine.files, records)
         })
     }
+
+    fn place(&mut self) -> Result<String, EngineError> {
+        self.disk.identity().map_err(unavailable)
+    }
+
+    fn mark(&mut self) -> Result<Option<Mark>, EngineError> {
+        moving::mark(&*self.disk)
+    }
+
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), EngineError> {
+        moving::set_mark(&*self.disk, mark)
+    }
+
+    fn wipe(&mut self) -> Result<(), EngineError> {
+        while let Some(mut file) = self.files.pop() {
+            file.close(&*self.disk);
+            if let Err(error) = self.disk.remove(&file.name.to_string()) {
+                self.files.push(file);
+                return Err(unavailable(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unavailable(error: std::io::Error) -> EngineError {
+    EngineError::Unavailable(error.to_string())
 }
 
 #[cfg(test)]

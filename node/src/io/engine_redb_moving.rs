@@ -4,10 +4,34 @@ use super::bucket_file::{BucketFile, BucketName, Desk, Shelf, failed, inbox_stat
 use super::disk::Disk;
 use super::engine_redb::{FILES_MAX, body};
 use crate::engine::{Bucket, EngineError, Key, Record, Write};
+use crate::engine_mark::Mark;
 use redb::{ReadableTable as _, StorageError};
 use shoal_protocol::boxes::BoxId;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+/// The file with the mark of a folder that is not the one in force.
+const MARK: &str = "moved.toml";
+
+/// The folder's mark.
+pub fn mark(disk: &dyn Disk) -> Result<Option<Mark>, EngineError> {
+    let bytes = disk.read(MARK).map_err(|error| EngineError::Unavailable(format!("{MARK}: {error}")))?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    let text = String::from_utf8_lossy(&bytes);
+    Mark::parse(&text).map(Some).map_err(|error| EngineError::Refused(format!("{MARK}: {error}")))
+}
+
+/// Sets the folder's mark, or takes it away.
+pub fn set_mark(disk: &dyn Disk, mark: Option<&Mark>) -> Result<(), EngineError> {
+    let done = match mark {
+        Some(mark) => {
+            let text = mark.to_text().map_err(|error| EngineError::Refused(error.to_string()))?;
+            disk.replace(MARK, text.as_bytes())
+        }
+        None => disk.remove(MARK),
+    };
+    done.map_err(|error| EngineError::Unavailable(format!("{MARK}: {error}")))
+}
 
 /// The buckets, oldest first. A bucket may have several files, after failed flushes.
 pub fn buckets(files: &[BucketFile]) -> Vec<Bucket> {

@@ -194,7 +194,7 @@ impl Worker {
 
     fn step(&mut self) {
         let begun = self.clock.monotonic();
-        self.seat.step();
+        self.seat.step(self.clock.wall());
         self.rest = self.clock.monotonic().saturating_sub(begun).max(REST_MIN);
     }
 
@@ -297,9 +297,27 @@ impl Worker {
     }
 
     fn tend(&mut self, now: UnixMillis, limits: Limits) {
+        let works = self.seat.check();
+        let answers = self.noted(Doing::Answer, works).is_some();
         let expired = self.seat.tend(now, limits);
-        if let Some(erased @ 1..) = self.noted(Doing::Erase, expired) {
-            info!(erased, "erased buckets whose retention is over");
+        match &expired {
+            Ok(0) => {}
+            Ok(erased) => info!(erased, "erased buckets whose retention is over"),
+            Err(_) => {}
+        }
+        // an engine that does not even answer has said so
+        if answers {
+            match self.works.erased(expired.is_ok()) {
+                None => {}
+                Some(true) => info!("what is over is erased again"),
+                Some(false) => {
+                    let error = expired.err().map(|error| error.to_string());
+                    warn!(
+                        error,
+                        "what is over cannot be erased, and stays until it can; it is tried every few seconds"
+                    );
+                }
+            }
         }
         self.report_size();
         if let Some(slow) = self.pace.judge() {

@@ -1,26 +1,42 @@
 //! What the control socket and the engine's thread say to each other about a move of the store.
+//!
+//! Each move has an id, and everything that is said of a move is said under this desk's lock: who was called off, or has ended,
+//! speaks no more, and cannot be taken for the one that was asked for after it.
 
 use super::engine_moving::Extent;
 use crate::config_store::EngineKind;
 use crate::engine::BoxedEngine;
+use crate::engine_mark::MoveId;
 use serde::Serialize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Where the rest of the node keeps which engine is in force.
+pub trait Record: Send {
+    /// Writes down that the new engine is in force, where a start looks. May be tried again.
+    fn changed(&mut self) -> anyhow::Result<()>;
+    /// The move has failed: a start is not to go on with it.
+    fn failed(&mut self);
+}
+
 /// A move that was asked for.
 pub struct Move {
-    /// The engine that is to take over; taken out when the move begins.
-    pub target: Option<BoxedEngine>,
+    /// Which.
+    pub id: MoveId,
+    /// The engine that is to take over.
+    pub target: BoxedEngine,
     /// What it is.
     pub to: EngineKind,
-    /// Records the change where a start looks; the move is carried out exactly if this succeeds.
-    pub finish: Box<dyn FnOnce() -> anyhow::Result<()> + Send>,
+    /// Where it is, for people.
+    pub place: String,
+    /// Told when it ends.
+    pub record: Box<dyn Record>,
 }
 
 /// Where a move stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stand {
-    /// Nobody asked for one since the node started.
+    /// Nobody asked for one since the node started, or it was called off.
     #[default]
     Idle,
     /// Pages are copied.
@@ -55,10 +71,28 @@ pub struct Progress {
     pub problem: Option<String>,
 }
 
+/// Why a move cannot be called off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooLate {
+    /// There is none.
+    #[error("the store is not moving")]
+    NotMoving,
+    /// The store has left its place.
+    #[error("it is too late: everything was copied, and the store is changing over")]
+    Decided,
+    /// It has ended.
+    #[error("it is too late: the store has moved; to have it where it was, move it back")]
+    Done,
+}
+
 #[derive(Default)]
 struct State {
+    /// The move that is asked for or under way.
+    current: Option<MoveId>,
+    /// Handed over until the engine's thread takes it.
     asked: Option<Move>,
-    cancelled: bool,
+    /// The current one can not be called off any more.
+    decided: bool,
     progress: Progress,
 }
 
@@ -77,33 +111,62 @@ impl Mover {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for a move; `false` while there is one.
-    pub fn ask(&self, asked: Move) -> bool {
+    /// Keeps the place for a move that will be asked for; `false` while there is one.
+    pub fn reserve(&self, id: &MoveId, to: EngineKind) -> bool {
         let mut state = self.state();
-        if matches!(state.progress.state, Stand::Copying | Stand::Waiting) {
+        if state.current.is_some() {
             return false;
         }
-        let progress = Progress { state: Stand::Copying, to: Some(asked.to.to_string()), ..Progress::default() };
-        *state = State { asked: Some(asked), cancelled: false, progress };
+        let progress = Progress { state: Stand::Copying, to: Some(to.to_string()), ..Progress::default() };
+        *state = State { current: Some(id.clone()), progress, ..State::default() };
         true
     }
 
-    /// Calls a move off; what was copied stays in the new place.
-    pub fn cancel(&self) {
+    /// Asks for the move that the place was kept for; `false` if it was called off meanwhile.
+    pub fn ask(&self, asked: Move) -> bool {
         let mut state = self.state();
-        state.asked = None;
-        state.cancelled = true;
-        state.progress = Progress::default();
+        let is_current = state.current.as_ref() == Some(&asked.id);
+        if is_current {
+            state.asked = Some(asked);
+        }
+        is_current
     }
 
-    /// Whether the move in hand is called off.
-    pub fn is_cancelled(&self) -> bool {
-        self.state().cancelled
+    /// Calls the move off; what was copied stays in the new place. Says which it was.
+    pub fn cancel(&self) -> Result<MoveId, TooLate> {
+        let mut state = self.state();
+        if state.progress.state == Stand::Done {
+            return Err(TooLate::Done);
+        }
+        if state.decided {
+            return Err(TooLate::Decided);
+        }
+        let id = state.current.take().ok_or(TooLate::NotMoving)?;
+        *state = State::default();
+        Ok(id)
     }
 
-    /// The move that was asked for, once.
+    /// Whether this is the move in hand. One that was called off is not.
+    pub fn is_current(&self, id: &MoveId) -> bool {
+        self.state().current.as_ref() == Some(id)
+    }
+
+    /// Whether there is a move in hand.
+    pub fn is_moving(&self) -> bool {
+        self.state().current.is_some()
+    }
+
+    /// The move that was asked for, once. Only who moves nothing takes one.
     pub fn take(&self) -> Option<Move> {
         self.state().asked.take()
+    }
+
+    /// Everything is copied: from a `true` on the move cannot be called off. `false` if it was.
+    pub fn decide(&self, id: &MoveId) -> bool {
+        let mut state = self.state();
+        let is_current = state.current.as_ref() == Some(id);
+        state.decided |= is_current;
+        is_current
     }
 
     /// What is to be said.
@@ -111,35 +174,95 @@ impl Mover {
         self.state().progress.clone()
     }
 
-    fn set(&self, extent: Option<Extent>, new: Stand, problem: Option<&str>) {
+    /// Changes what is said of the move `id`; `false`, and nothing is said, if it is not the one in hand.
+    fn say(&self, id: &MoveId, extent: Option<Extent>, stand: Stand, problem: Option<&str>) -> bool {
         let mut state = self.state();
-        if state.cancelled {
-            return;
+        if state.current.as_ref() != Some(id) {
+            return false;
         }
-        let progress = &mut state.progress;
-        progress.state = new;
-        progress.problem = problem.map(str::to_owned);
+        state.progress.state = stand;
+        state.progress.problem = problem.map(str::to_owned);
         if let Some(Extent { buckets_done, buckets, records }) = extent {
+            let progress = &mut state.progress;
             (progress.buckets_done, progress.buckets, progress.records) = (buckets_done, buckets, records);
         }
+        if matches!(stand, Stand::Done | Stand::Failed) {
+            (state.current, state.decided) = (None, false);
+        }
+        true
     }
 
     /// A page more.
-    pub fn copying(&self, extent: Extent) {
-        self.set(Some(extent), Stand::Copying, None);
+    pub fn copying(&self, id: &MoveId, extent: Extent) {
+        self.say(id, Some(extent), Stand::Copying, None);
     }
-    /// An engine does not work at the moment.
-    pub fn waiting(&self, extent: Extent, problem: &str) {
-        self.set(Some(extent), Stand::Waiting, Some(problem));
+    /// Something does not work at the moment.
+    pub fn waiting(&self, id: &MoveId, extent: Extent, problem: &str) {
+        self.say(id, Some(extent), Stand::Waiting, Some(problem));
     }
-    /// The old engine stays.
-    pub fn failed(&self, problem: &str) {
-        self.set(None, Stand::Failed, Some(problem));
+    /// The old engine stays. `false` if the move was called off before.
+    pub fn failed(&self, id: &MoveId, problem: &str) -> bool {
+        self.say(id, None, Stand::Failed, Some(problem))
     }
     /// The new engine is in force.
-    pub fn done(&self, extent: Extent, hash: &str) {
-        // before the state: whoever sees that it is done looks no more
-        self.state().progress.hash = Some(hash.to_owned());
-        self.set(Some(extent), Stand::Done, None);
+    pub fn done(&self, id: &MoveId, extent: Extent, hash: &str) {
+        let mut state = self.state();
+        if state.current.as_ref() == Some(id) {
+            // before the state: whoever sees that it is done looks no more
+            state.progress.hash = Some(hash.to_owned());
+            drop(state);
+            self.say(id, Some(extent), Stand::Done, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::engine_conformance::LIMITS;
+    use crate::io::engine_redb::RedbEngine;
+    use crate::io::torn_disk::TornDisk;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    struct Nobody;
+
+    impl Record for Nobody {
+        fn changed(&mut self) -> anyhow::Result<()> {
+            Ok(())
+        }
+        fn failed(&mut self) {}
+    }
+
+    fn asked(id: &MoveId) -> Move {
+        let target = RedbEngine::open(Box::new(TornDisk::default()), LIMITS).expect("opens");
+        let (target, record) = (Box::new(target), Box::new(Nobody));
+        Move { id: id.clone(), target, to: EngineKind::Redb, place: "elsewhere".to_owned(), record }
+    }
+
+    #[test]
+    fn who_was_called_off_speaks_no_more() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let (first, second) = (MoveId::draw(&mut rng), MoveId::draw(&mut rng));
+        let mover = Mover::default();
+        assert_eq!(mover.cancel(), Err(TooLate::NotMoving));
+        assert!(mover.reserve(&first, EngineKind::Redb) && !mover.reserve(&second, EngineKind::Redb));
+        assert!(mover.ask(asked(&first)));
+        assert_eq!(mover.cancel(), Ok(first.clone()));
+        // not even one that nobody had taken yet
+        assert!(mover.take().is_none() && !mover.decide(&first));
+        assert!(mover.reserve(&second, EngineKind::Postgres) && mover.ask(asked(&second)));
+        assert!(!mover.ask(asked(&first)), "the place was kept for another");
+        mover.copying(&first, Extent { buckets_done: 9, buckets: 9, records: 9 });
+        assert!(!mover.failed(&first, "nobody hears it"));
+        mover.done(&first, Extent::default(), "hash");
+        let said = mover.progress();
+        assert_eq!((said.state, said.to.as_deref(), said.records), (Stand::Copying, Some("postgres"), 0));
+        assert_eq!(mover.take().map(|asked| asked.id), Some(second.clone()));
+        assert!(mover.decide(&second));
+        assert_eq!(mover.cancel(), Err(TooLate::Decided));
+        mover.done(&second, Extent::default(), "hash");
+        assert_eq!(mover.cancel(), Err(TooLate::Done));
+        assert!(!mover.is_moving() && mover.reserve(&first, EngineKind::Redb));
     }
 }

@@ -15,7 +15,7 @@ use crate::io::phase::{self, Phase};
 use crate::io::protection::Protection;
 use crate::io::reload::Reload;
 use crate::io::runtime_dir;
-use crate::io::setup::{self, Setup};
+use crate::io::setup::{DirectoryLock, Setup};
 use shoal_protocol::quic::Endpoint;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +27,10 @@ use tokio::time::timeout;
 /// How long peers of closed links are waited for.
 pub const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs a node until it is told to stop. `set_filter` changes the log when the configuration is read again; `backlog` is
-/// that of the runtime it runs on.
-pub async fn run(setup: Setup, set_filter: SetFilter, backlog: Backlog) -> Result<(), Failure> {
+/// Runs a node until it is told to stop. `setup` was read under `lock`; `set_filter` changes the log when the configuration is
+/// read again; `backlog` is that of the runtime it runs on.
+pub async fn run(setup: Setup, lock: DirectoryLock, set_filter: SetFilter, backlog: Backlog) -> Result<(), Failure> {
+    let _lock = lock;
     let runtime_dir = setup.config.runtime_path(&setup.dir);
     let retry = "check the node's directory and its owner";
     files::private_dir(&runtime_dir).map_err(|error| Failure::io(&error, retry))?;
@@ -44,7 +45,6 @@ pub async fn run(setup: Setup, set_filter: SetFilter, backlog: Backlog) -> Resul
             tracing::info!(found = lack.found, next = lack.next, "keys could be safer still");
         }
     }
-    let _lock = setup::lock(&setup.dir).await?;
     let _claim = runtime_dir::claim(&runtime_dir, &setup.identity.identity())?;
     config_file::bring_up_to_date(&setup.dir)?;
     let failed = Arc::new(AtomicBool::new(false));

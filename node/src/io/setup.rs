@@ -158,6 +158,16 @@ pub fn load(dir: &Path) -> Result<Setup, Failure> {
     Ok(Setup { dir: dir.to_owned(), config, upgrade, network, identity })
 }
 
+/// Takes the lock of a node's directory, waiting for a process that is just ending, and reads the directory then: that
+/// process may have moved the store and written into `node.toml` where it is now.
+pub async fn load_locked(dir: &Path) -> Result<(DirectoryLock, Setup), Failure> {
+    // a directory that holds no node is left as it is, and is not waited for
+    load_config(dir)?;
+    let lock = lock(dir).await?;
+    let setup = load(dir)?;
+    Ok((lock, setup))
+}
+
 /// Reads `node.toml` alone.
 pub fn load_config(dir: &Path) -> Result<Config, Failure> {
     config_file::read(dir).map(|read| read.config)
@@ -269,6 +279,44 @@ mod tests {
         let held = lock(dir.path()).await.expect("free");
         drop(held);
         lock(dir.path()).await.expect("free again");
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_what_the_last_holder_of_the_lock_left() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let network = dir.path().join("given.toml");
+        std::fs::write(&network, crate::testing::network(Vec::new()).to_toml()).expect("written");
+        let node = dir.path().join("node");
+        let request = InitRequest {
+            network,
+            role: Role::Store,
+            address: "127.0.0.1:4433".into(),
+            listen: None,
+            metrics: None,
+            family: None,
+            dir: node.clone(),
+        };
+        let before = init(&request).expect("made").config.store;
+        let held = lock(&node).await.expect("free");
+        let mut starting = std::pin::pin!(load_locked(&node));
+        // it waits for the lock
+        assert!(look_once(starting.as_mut()).await.is_none());
+        let after = StoreConfig { dir: "elsewhere".into(), ..before };
+        config_file::record_store(&node, &after).expect("the store has moved");
+        drop(held);
+        let (_lock, setup) = starting.await.expect("starts");
+        assert_eq!(setup.config.store, after);
+    }
+
+    /// Looks once whether something is done.
+    async fn look_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(match future.as_mut().poll(context) {
+                std::task::Poll::Ready(output) => Some(output),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
     }
 
     #[test]

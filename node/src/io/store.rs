@@ -134,7 +134,9 @@ async fn start_engine(context: &StoreContext, done: mpsc::Sender<Done>) -> Resul
     let engine = loop {
         let (store, dir) = (context.store.clone(), context.dir.clone());
         let identity = *context.identity.identity().as_bytes();
-        let opened = tokio::task::spawn_blocking(move || store_engine::open(&store, &dir, &identity, limits(None, 0)))
+        // a move that goes on may have left this place already: who holds the seat looks before anything is acknowledged
+        let open = if context.mover.is_moving() { store_engine::open_marked } else { store_engine::open };
+        let opened = tokio::task::spawn_blocking(move || open(&store, &dir, &identity, limits(None, 0)))
             .await
             .context("opening the store")?;
         match opened {

@@ -4,14 +4,37 @@ use super::disk::Folder;
 use super::engine_postgres::PostgresEngine;
 use super::engine_postgres_session::Place;
 use super::engine_redb::RedbEngine;
+use super::engine_redb_moving;
 use super::files;
 use crate::config_store::{EngineKind, PostgresConfig, StoreConfig};
 use crate::engine::{BoxedEngine, Engine as _, EngineError, Limits};
+use crate::engine_mark::Mark;
 use std::path::Path;
+use std::time::Duration;
+
+/// Of an engine that is only looked at.
+const LIMITS: Limits = Limits { retention: Duration::MAX, records_max: 0, append_bits: u8::MAX };
 
 /// Opens the engine of the store with this identity key. A database that does not answer now is no reason not to start:
-/// nothing is acknowledged until it does. One that must not be used is.
+/// nothing is acknowledged until it does. One that must not be used is; so is a place that the store has left.
 pub fn open(store: &StoreConfig, dir: &Path, identity: &[u8; 32], limits: Limits) -> Result<BoxedEngine, EngineError> {
+    let mut engine = open_marked(store, dir, identity, limits)?;
+    match engine.mark() {
+        Ok(None) => Ok(engine),
+        Ok(Some(mark)) => Err(EngineError::Refused(mark.refusal())),
+        // whoever seats it asks again before it is used
+        Err(EngineError::Unavailable(_)) => Ok(engine),
+        Err(error @ (EngineError::Damaged { .. } | EngineError::InUse | EngineError::Refused(_))) => Err(error),
+    }
+}
+
+/// Opens a place whatever mark it bears: the goal of a move, or what a move that is noted may have left.
+pub fn open_marked(
+    store: &StoreConfig,
+    dir: &Path,
+    identity: &[u8; 32],
+    limits: Limits,
+) -> Result<BoxedEngine, EngineError> {
     match (store.engine, &store.postgres) {
         (EngineKind::Redb, _) => {
             let path = store.path(dir);
@@ -28,6 +51,22 @@ pub fn open(store: &StoreConfig, dir: &Path, identity: &[u8; 32], limits: Limits
             }
         }
         (EngineKind::Postgres, None) => Err(EngineError::Refused("store.postgres is missing in node.toml".to_owned())),
+    }
+}
+
+/// The mark of a place, without opening it for anything else.
+pub fn mark(store: &StoreConfig, dir: &Path, identity: &[u8; 32]) -> Result<Option<Mark>, EngineError> {
+    match store.engine {
+        EngineKind::Redb => engine_redb_moving::mark(&Folder::new(store.path(dir))),
+        EngineKind::Postgres => open_marked(store, dir, identity, LIMITS)?.mark(),
+    }
+}
+
+/// A place in words, for its mark. Neither host nor user: a mark outlives both, and others may read it.
+pub fn place(store: &StoreConfig, dir: &Path, identity: &[u8; 32]) -> String {
+    match (store.engine, &store.postgres) {
+        (EngineKind::Postgres, Some(postgres)) => format!("postgres, schema {}", postgres.schema_of(identity)),
+        (kind, _) => format!("{kind}, folder {}", store.path(dir).display()),
     }
 }
 

@@ -3,15 +3,16 @@
 
 use super::config_file;
 use super::control::{self, Command};
-use super::engine_moving::{Moving, Step};
-use super::host::Clock;
+use super::engine_transfer::{Transfer, Turn};
+use super::host::{Clock, generator};
 use super::mover::{Progress, Stand};
-use super::setup;
+use super::setup::{self, Setup};
 use super::store_engine;
-use super::store_moves::{noted, remove_note, write_note};
-use crate::config::Config;
+use super::store_moves::record;
+use super::store_note::Note;
 use crate::config_store::{DatabaseUrl, EngineKind, PostgresConfig, StoreConfig};
 use crate::engine::{EngineError, Limits};
+use crate::engine_mark::MoveId;
 use crate::failure::{Failure, Kind};
 use serde_json::{Value, json};
 use shoal_protocol::types::Role;
@@ -27,6 +28,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const LIMITS: Limits = Limits { retention: Duration::MAX, records_max: 0, append_bits: u8::MAX };
 /// How long an engine that does not work is waited for when the node does not run.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// What to do about a move that nothing came of.
+const STAYS: &str = "see ops/runbooks/store.md; the store stays where it was";
+/// What to do about one that is decided and not written down.
+const AGAIN: &str =
+    "the store has left its old place: run this command again, or start the node, and it goes on from there";
 
 /// Where to.
 #[derive(Debug, clap::Args)]
@@ -118,23 +124,51 @@ pub async fn migrate(dir: &Path, options: &MigrateOptions, tell: &mut dyn Tell) 
     }
     let runtime = config.runtime_path(dir);
     let runs = control::ask(&runtime, Command::Moving).await.is_ok();
-    if options.cancel {
-        return if runs { asked(control::ask(&runtime, Command::Stay).await) } else { called_off(dir) };
-    }
-    let to = destination(&config.store, options)?;
-    if to == config.store {
-        return Err(usage(format!("the store is kept there already ({})", to.engine)));
-    }
-    if runs {
-        asked(control::ask_with(&runtime, Command::Move, Some(to.clone())).await)?;
-        follow(dir, &runtime, &config, tell).await
-    } else {
-        alone(dir, &config, &to, tell).await
+    match (runs, options.cancel) {
+        (true, true) => asked(control::ask(&runtime, Command::Stay).await),
+        (false, true) => called_off(dir).await,
+        (true, false) => {
+            let to = destination(&config.store, options)?;
+            refuse_same(&config.store, &to)?;
+            asked(control::ask_with(&runtime, Command::Move, Some(to.clone())).await)?;
+            follow(dir, &runtime, &to, tell).await
+        }
+        (false, false) => alone(dir, options, tell).await,
     }
 }
 
-fn called_off(dir: &Path) -> Result<Value, Failure> {
-    remove_note(dir).map_err(|error| Failure::io(&error, "check the node's directory and its owner"))?;
+fn refuse_same(now: &StoreConfig, to: &StoreConfig) -> Result<(), Failure> {
+    if now == to { Err(usage(format!("the store is kept there already ({})", to.engine))) } else { Ok(()) }
+}
+
+fn refused(error: &anyhow::Error) -> Failure {
+    Failure::io(error, "check the node's directory and its owner")
+}
+
+/// Calls off the move that a node which does not run has noted.
+async fn called_off(dir: &Path) -> Result<Value, Failure> {
+    let (_lock, Setup { config, identity, .. }) = setup::load_locked(dir).await?;
+    let note = Note::read(dir).map_err(|error| refused(&error))?;
+    let Some(note) = note.filter(|note| note.store != config.store) else {
+        return Err(usage("the store is not moving"));
+    };
+    let (dir_owned, store) = (dir.to_owned(), config.store.clone());
+    let identity = *identity.identity().as_bytes();
+    let mark = tokio::task::spawn_blocking(move || store_engine::mark(&store, &dir_owned, &identity)).await;
+    let mark = mark.unwrap_or_else(|_| Err(EngineError::Unavailable("it was cut off".to_owned())));
+    match mark {
+        Ok(mark) if !mark.as_ref().is_some_and(|mark| mark.is_left_by(&note.id)) => {}
+        Ok(_) => {
+            let next =
+                "start the node, which goes on from where the store is now; to have it where it was, move it back";
+            return Err(Failure::new(Kind::Temporary, "it is too late: the store has left its old place", next));
+        }
+        Err(error) => {
+            let message = format!("whether it is too late cannot be seen: {error}");
+            return Err(Failure::new(Kind::Temporary, message, "try again when the store's place can be reached"));
+        }
+    }
+    Note::remove(dir, &note.id).map_err(|error| refused(&error))?;
     Ok(json!(Progress::default()))
 }
 
@@ -152,8 +186,8 @@ fn ended(to: &str, progress: &Value) -> Value {
     json!({"migrated": true, "to": to, "records": field("records"), "hash": field("hash")})
 }
 
-/// Watches a node that moves its store.
-async fn follow(dir: &Path, runtime: &Path, before: &Config, tell: &mut dyn Tell) -> Result<Value, Failure> {
+/// Watches a node that moves its store to `to`.
+async fn follow(dir: &Path, runtime: &Path, to: &StoreConfig, tell: &mut dyn Tell) -> Result<Value, Failure> {
     let mut silent = Duration::ZERO;
     loop {
         sleep(LOOK_EVERY).await;
@@ -172,65 +206,34 @@ async fn follow(dir: &Path, runtime: &Path, before: &Config, tell: &mut dyn Tell
         let state = progress.get("state").and_then(Value::as_str).unwrap_or_default().to_owned();
         if state == json!(Stand::Done) || state == json!(Stand::Idle) {
             // a node that was restarted at the very end has forgotten the move, but not where the store is
-            let now = setup::load_config(dir)?.store;
-            if now != before.store {
-                return Ok(ended(&now.engine.to_string(), &progress));
+            if setup::load_config(dir)?.store == *to {
+                return Ok(ended(&to.engine.to_string(), &progress));
             }
-            if noted(dir).ok().flatten().is_none() {
+            if Note::read(dir).ok().flatten().is_none() {
                 return Err(Failure::new(Kind::Temporary, "the move was called off", "run the command again"));
             }
         } else if state == json!(Stand::Failed) {
             let problem = progress.get("problem").and_then(Value::as_str).unwrap_or_default().to_owned();
-            return Err(Failure::new(
-                Kind::Temporary,
-                problem,
-                "the store stays where it was; see ops/runbooks/store.md",
-            ));
+            return Err(Failure::new(Kind::Temporary, problem, STAYS));
         }
         tell.progress(&progress);
     }
 }
 
-/// Moves the store of a node that does not run.
-async fn alone(dir: &Path, config: &Config, to: &StoreConfig, tell: &mut dyn Tell) -> Result<Value, Failure> {
-    let _lock = setup::lock(dir).await?;
+/// Moves the store of a node that does not run. What `node.toml` says is read under the lock: a node that was just ending may
+/// have moved the store.
+async fn alone(dir: &Path, options: &MigrateOptions, tell: &mut dyn Tell) -> Result<Value, Failure> {
+    let (_lock, _) = setup::load_locked(dir).await?;
     config_file::bring_up_to_date(dir)?;
-    let (dir_owned, from, to_owned) = (dir.to_owned(), config.store.clone(), to.clone());
-    let identity = *setup::load(dir)?.identity.identity().as_bytes();
-    let retry = "see ops/runbooks/store.md; the store stays where it was";
-    let failed = move |error: EngineError| match error {
-        EngineError::Refused(text) => Failure::new(Kind::Configuration, text, retry),
-        error @ (EngineError::Unavailable(_) | EngineError::Damaged { .. } | EngineError::InUse) => {
-            Failure::new(Kind::Temporary, error.to_string(), retry)
-        }
-    };
-    write_note(dir, to).map_err(|error| Failure::io(&error, retry))?;
+    let Setup { config, identity, .. } = setup::load(dir)?;
+    let to = destination(&config.store, options)?;
+    refuse_same(&config.store, &to)?;
+    let noted = Note::read(dir).map_err(|error| Failure::io(&error, STAYS))?;
+    let noted = noted.filter(|note| note.store == to);
+    let note = noted.unwrap_or_else(|| Note { id: MoveId::draw(&mut generator()), store: to });
+    let alone = Alone { dir: dir.to_owned(), from: config.store, note, identity: *identity.identity().as_bytes() };
     let (lines, mut said) = tokio::sync::mpsc::channel::<Value>(1);
-    let work = tokio::task::spawn_blocking(move || -> Result<Value, Failure> {
-        let mut source = store_engine::open(&from, &dir_owned, &identity, LIMITS).map_err(failed)?;
-        let mut target = store_engine::open(&to_owned, &dir_owned, &identity, LIMITS).map_err(failed)?;
-        target.check().map_err(failed)?;
-        let mut moving = Moving::new(target);
-        let clock = Clock::start();
-        let mut worked = clock.monotonic();
-        loop {
-            match moving.step(&mut *source) {
-                Step::On => worked = clock.monotonic(),
-                Step::Waiting(error) if clock.monotonic() > worked + WAIT_MAX => return Err(failed(error)),
-                Step::Waiting(_) => std::thread::sleep(Duration::from_millis(100)),
-                Step::Failed(problem) => return Err(Failure::new(Kind::Temporary, problem, retry)),
-                Step::Complete => break,
-            }
-            let extent = moving.extent();
-            // who looks slower than we copy misses a line
-            let _ = lines.try_send(json!({"state": "copying", "to": to_owned.engine.to_string(),
-                "buckets_done": extent.buckets_done, "buckets": extent.buckets, "records": extent.records}));
-        }
-        config_file::record_store(&dir_owned, &to_owned).map_err(|error| Failure::io(&error, retry))?;
-        remove_note(&dir_owned).map_err(|error| Failure::io(&error, retry))?;
-        let (extent, hash) = (moving.extent(), moving.hash());
-        Ok(ended(&to_owned.engine.to_string(), &json!({"records": extent.records, "hash": hash.to_hex().as_str()})))
-    });
+    let work = tokio::task::spawn_blocking(move || alone.run(&lines));
     let clock = Clock::start();
     let mut next = Duration::ZERO;
     while let Some(line) = said.recv().await {
@@ -239,5 +242,82 @@ async fn alone(dir: &Path, config: &Config, to: &StoreConfig, tell: &mut dyn Tel
             next = clock.monotonic() + LOOK_EVERY;
         }
     }
-    work.await.unwrap_or_else(|_| Err(Failure::new(Kind::Temporary, "the move was cut off", retry)))
+    work.await.unwrap_or_else(|_| Err(Failure::new(Kind::Temporary, "the move was cut off", AGAIN)))
+}
+
+/// A move that the command carries out by itself.
+struct Alone {
+    dir: PathBuf,
+    identity: [u8; 32],
+    from: StoreConfig,
+    note: Note,
+}
+
+impl Alone {
+    fn run(self, lines: &tokio::sync::mpsc::Sender<Value>) -> Result<Value, Failure> {
+        let Self { dir, identity, from, note } = self;
+        let open = |store: &StoreConfig| {
+            store_engine::open_marked(store, &dir, &identity, LIMITS).map_err(|e| failed(e, STAYS))
+        };
+        let mut source = open(&from)?;
+        let mut target = open(&note.store)?;
+        target.check().map_err(|error| failed(error, STAYS))?;
+        // a place that was left stays so, and the note of who left it is needed
+        match source.mark().map_err(|error| failed(error, STAYS))? {
+            Some(mark) if !mark.is_left_by(&note.id) => {
+                return Err(Failure::new(Kind::Configuration, mark.refusal(), STAYS));
+            }
+            Some(_) | None => {}
+        }
+        note.write(&dir).map_err(|error| Failure::io(&error, STAYS))?;
+        let place = store_engine::place(&note.store, &dir, &identity);
+        let mut transfer = Transfer::new(note.id.clone(), place, target);
+        let to = note.store.engine.to_string();
+        let clock = Clock::start();
+        let mut worked = clock.monotonic();
+        loop {
+            match transfer.step(&mut *source, clock.wall(), || true) {
+                Turn::On => worked = clock.monotonic(),
+                Turn::Waiting(error) if clock.monotonic() > worked + WAIT_MAX => {
+                    if transfer.is_decided() {
+                        return Err(failed(error, AGAIN));
+                    }
+                    forget(&dir, &note.id);
+                    return Err(failed(error, STAYS));
+                }
+                Turn::Waiting(_) => std::thread::sleep(Duration::from_millis(100)),
+                Turn::Failed(problem) => {
+                    forget(&dir, &note.id);
+                    return Err(Failure::new(Kind::Temporary, problem, STAYS));
+                }
+                // nobody but this process can call it off
+                Turn::Over | Turn::CalledOff => break,
+            }
+            let extent = transfer.extent();
+            // who looks slower than we copy misses a line
+            let _ = lines.try_send(json!({"state": "copying", "to": to,
+                "buckets_done": extent.buckets_done, "buckets": extent.buckets, "records": extent.records}));
+        }
+        if record(&dir, &note.store).map_err(|error| Failure::io(&error, AGAIN))? {
+            forget(&dir, &note.id);
+        }
+        let (extent, hash) = (transfer.extent(), transfer.hash());
+        Ok(ended(&to, &json!({"records": extent.records, "hash": hash.to_hex().as_str()})))
+    }
+}
+
+/// Removes the note of a move that has ended. One that stays does no harm: a start finds that out.
+fn forget(dir: &Path, id: &MoveId) {
+    if let Err(error) = Note::remove(dir, id) {
+        tracing::warn!(error = format!("{error:#}"), "the note of a move that has ended stays");
+    }
+}
+
+fn failed(error: EngineError, next: &str) -> Failure {
+    match error {
+        EngineError::Refused(text) => Failure::new(Kind::Configuration, text, next),
+        error @ (EngineError::Unavailable(_) | EngineError::Damaged { .. } | EngineError::InUse) => {
+            Failure::new(Kind::Temporary, error.to_string(), next)
+        }
+    }
 }

@@ -1,19 +1,19 @@
-//! A move of the store inside of the running node: asked for over the control socket, noted in the node's directory so that a
-//! restart goes on with it, and written into `node.toml` when it is done.
+//! Moves of the store inside of the running node: asked for over the control socket, noted in the node's directory so that a
+//! restart goes on with them, and written into `node.toml` when they are done.
 
 use super::config_file;
-use super::files;
-use super::mover::{Move, Mover, Stand};
+use super::host::generator;
+use super::mover::{Move, Mover, Record};
 use super::store_engine;
+use super::store_note::Note;
 use crate::config_store::StoreConfig;
-use crate::engine::{EngineError, Limits};
-use anyhow::{Context as _, Result, ensure};
+use crate::engine::{BoxedEngine, EngineError, Limits};
+use crate::engine_mark::MoveId;
+use anyhow::{Context as _, Result, bail, ensure};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// Holds the `[store]` table that a move under way leads to.
-const NOTE: &str = "store-move.toml";
+use tracing::warn;
 
 /// What holds until the store's task says otherwise: nothing may be erased, nothing is written.
 const LIMITS: Limits = Limits { retention: Duration::MAX, records_max: 0, append_bits: u8::MAX };
@@ -21,52 +21,83 @@ const LIMITS: Limits = Limits { retention: Duration::MAX, records_max: 0, append
 /// Moves of one store.
 #[derive(Debug)]
 pub struct StoreMoves {
-    dir: PathBuf,
+    shared: Arc<Shared>,
     identity: [u8; 32],
-    /// What is in force.
-    store: Arc<Mutex<StoreConfig>>,
     mover: Arc<Mover>,
 }
 
-fn note(dir: &Path) -> PathBuf {
-    dir.join(NOTE)
+/// What the engine's thread needs of it, too.
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    /// What is in force. Held also while the note is changed.
+    store: Mutex<StoreConfig>,
 }
 
-/// Where a move that was cut off leads to.
-pub fn noted(dir: &Path) -> Result<Option<StoreConfig>> {
-    let path = note(dir);
-    let Some(bytes) = files::read_optional(&path)? else { return Ok(None) };
-    let text = std::str::from_utf8(&bytes).with_context(|| format!("{} is not text", path.display()))?;
-    toml::from_str(text).map(Some).with_context(|| format!("{} cannot be understood", path.display()))
+impl Shared {
+    fn store(&self) -> MutexGuard<'_, StoreConfig> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the note. One that stays does no harm: a start finds that the move has ended, or that nothing came of it.
+    fn forget(&self, id: &MoveId) {
+        let _store = self.store();
+        if let Err(error) = Note::remove(&self.dir, id) {
+            warn!(error = format!("{error:#}"), "the note of a move that has ended stays");
+        }
+    }
 }
 
-/// Notes where a move leads to.
-pub fn write_note(dir: &Path, to: &StoreConfig) -> Result<()> {
-    files::write_private(&note(dir), toml::to_string(to)?.as_bytes())
+/// Writes `store` into `node.toml`; says whether the file says so then, and is on the disk. An error behind which it says so all
+/// the same, as after a directory that could not be flushed, is none: what a start reads decides.
+pub fn record(dir: &Path, store: &StoreConfig) -> Result<bool> {
+    let Err(error) = config_file::record_store(dir, store) else { return Ok(true) };
+    let said = config_file::read(dir).map_err(|failure| anyhow::anyhow!("{failure}"));
+    if said.is_ok_and(|read| read.config.store == *store) {
+        warn!(
+            error = format!("{error:#}"),
+            "node.toml says where the store is now, but its folder could not be flushed"
+        );
+        return Ok(false);
+    }
+    Err(error)
 }
 
-/// Removes the note of a move that has ended.
-pub fn remove_note(dir: &Path) -> Result<()> {
-    match std::fs::remove_file(note(dir)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("removing store-move.toml"),
-        Ok(()) | Err(_) => Ok(()),
+/// Ends of one move.
+struct Ending {
+    shared: Arc<Shared>,
+    note: Note,
+}
+
+impl Record for Ending {
+    fn changed(&mut self) -> Result<()> {
+        // in force whatever becomes of the file: its place says so
+        self.shared.store().clone_from(&self.note.store);
+        if record(&self.shared.dir, &self.note.store)? {
+            self.shared.forget(&self.note.id);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self) {
+        self.shared.forget(&self.note.id);
     }
 }
 
 impl StoreMoves {
     /// Moves of the store in `dir`, which is kept as `store` says now.
     pub fn new(dir: PathBuf, identity: [u8; 32], store: StoreConfig, mover: Arc<Mover>) -> Self {
-        Self { dir, identity, store: Arc::new(Mutex::new(store)), mover }
+        Self { shared: Arc::new(Shared { dir, store: Mutex::new(store) }), identity, mover }
     }
 
     /// Where boxes are, for the operator.
     pub fn location(&self) -> Vec<String> {
-        store_engine::location(&self.now(), &self.dir, &self.identity)
+        store_engine::location(&self.now(), &self.shared.dir, &self.identity)
     }
 
     /// What is in force.
     pub fn now(&self) -> StoreConfig {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.store().clone()
     }
 
     /// What is said of moves.
@@ -74,50 +105,93 @@ impl StoreMoves {
         &self.mover
     }
 
-    /// Goes on with a move that the last process did not end.
+    /// Goes on with a move that the last process did not end. One that cannot go on is over, and the store serves from where
+    /// it is; an error only if it has left there.
     pub fn resume(&self) -> Result<()> {
-        let Some(to) = noted(&self.dir)? else { return Ok(()) };
-        if to == self.now() {
+        let dir = &self.shared.dir;
+        let note = match Note::read(dir) {
+            Ok(Some(note)) => note,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "a move of the store is noted, and not gone on with");
+                return Ok(());
+            }
+        };
+        let now = self.now();
+        if note.store == now {
             // it had ended
-            return remove_note(&self.dir);
+            self.shared.forget(&note.id);
+            return Ok(());
         }
-        self.ask(to)
+        match self.open(&note.store) {
+            Ok(target) => {
+                self.mover.reserve(&note.id, note.store.engine);
+                self.ask(note, target);
+                Ok(())
+            }
+            Err(error) => {
+                let mark = store_engine::mark(&now, dir, &self.identity);
+                if mark.is_ok_and(|mark| mark.is_some_and(|mark| mark.is_left_by(&note.id))) {
+                    return Err(error).with_context(|| {
+                        let to = store_engine::describe(&note.store, dir);
+                        format!("the store has moved, and the place where it is now does not open: {to}")
+                    });
+                }
+                warn!(%error, "the move of the store that was under way cannot go on; the store stays where it is");
+                self.mover.reserve(&note.id, note.store.engine);
+                self.shared.forget(&note.id);
+                self.mover.failed(&note.id, &error.to_string());
+                Ok(())
+            }
+        }
     }
 
     /// Begins a move. May block: the new place is opened, and has to answer.
     pub fn begin(&self, to: StoreConfig) -> Result<()> {
         to.check().map_err(|(key, problem)| anyhow::anyhow!("{key}: {problem}"))?;
         ensure!(to != self.now(), "the store is kept there already");
-        let under_way = matches!(self.mover.progress().state, Stand::Copying | Stand::Waiting);
-        ensure!(!under_way, "the store is moving already");
+        let note = Note { id: MoveId::draw(&mut generator()), store: to };
+        ensure!(self.mover.reserve(&note.id, note.store.engine), "the store is moving already");
+        self.begin_reserved(&note).inspect_err(|error| {
+            self.mover.failed(&note.id, &format!("{error:#}"));
+        })
+    }
+
+    fn begin_reserved(&self, note: &Note) -> Result<()> {
         // what cannot be reached now is told at once, not noted for the next start
-        let mut target = self.open(&to)?;
+        let mut target = self.open(&note.store)?;
         target.check()?;
-        drop(target);
-        write_note(&self.dir, &to)?;
-        self.ask(to)
+        {
+            let _store = self.shared.store();
+            note.write(&self.shared.dir)?;
+        }
+        if !self.ask(note.clone(), target) {
+            self.shared.forget(&note.id);
+            bail!("the move was called off");
+        }
+        Ok(())
     }
 
     /// Calls a move off.
     pub fn cancel(&self) -> Result<()> {
-        self.mover.cancel();
-        remove_note(&self.dir)
+        let id = self.mover.cancel()?;
+        let _store = self.shared.store();
+        // a note that stays would be gone on with by the next start
+        Note::remove(&self.shared.dir, &id).context("the move is called off, but the next start would go on with it")
     }
 
-    fn open(&self, to: &StoreConfig) -> Result<crate::engine::BoxedEngine, EngineError> {
-        store_engine::open(to, &self.dir, &self.identity, LIMITS)
+    fn open(&self, to: &StoreConfig) -> Result<BoxedEngine, EngineError> {
+        store_engine::open_marked(to, &self.shared.dir, &self.identity, LIMITS)
     }
 
-    fn ask(&self, to: StoreConfig) -> Result<()> {
-        let target = self.open(&to)?;
-        let kind = to.engine;
-        let (dir, store) = (self.dir.clone(), Arc::clone(&self.store));
-        let finish = Box::new(move || {
-            config_file::record_store(&dir, &to)?;
-            *store.lock().unwrap_or_else(PoisonError::into_inner) = to;
-            remove_note(&dir)
-        });
-        ensure!(self.mover.ask(Move { target: Some(target), to: kind, finish }), "the store is moving already");
-        Ok(())
+    fn ask(&self, note: Note, target: BoxedEngine) -> bool {
+        let to = note.store.engine;
+        let place = store_engine::place(&note.store, &self.shared.dir, &self.identity);
+        let id = note.id.clone();
+        let record = Box::new(Ending { shared: Arc::clone(&self.shared), note });
+        self.mover.ask(Move { id, target, to, place, record })
     }
 }
+
+#[cfg(test)]
+mod tests;

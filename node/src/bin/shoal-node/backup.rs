@@ -8,8 +8,10 @@ use shoal_node::bundle::Bundle;
 use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::backup::{self, Lock};
 use shoal_node::io::stopped::{self, Stopped};
+use shoal_node::io::restoring::Restored;
 use shoal_node::io::{files, passphrase};
 use shoal_node::report::utc;
+use std::io::Write as _;
 use std::path::Path;
 
 pub(crate) fn run(keys: Keys, json: bool) -> Result<(), Failure> {
@@ -20,7 +22,8 @@ pub(crate) fn run(keys: Keys, json: bool) -> Result<(), Failure> {
                 None if recipient.is_empty() => Lock::Passphrase(passphrase::from_terminal(true)?),
                 None => Lock::Recipients(recipient),
             };
-            exported(&backup::export(&dir, &to, lock)?, &to, json);
+            let (bundle, lacking) = backup::export(&dir, &to, lock)?;
+            exported(&bundle, &lacking, &to, json);
         }
         Keys::Import(Import { from, passphrase_file, identity, dir: Dir { dir } }) => {
             let lock = match (passphrase_file, identity) {
@@ -28,10 +31,12 @@ pub(crate) fn run(keys: Keys, json: bool) -> Result<(), Failure> {
                 (None, Some(file)) => Lock::Identities(identities(&file)?),
                 (None, None) => Lock::Passphrase(passphrase::from_terminal(false)?),
             };
-            let (bundle, setup) = backup::import(&from, &dir, lock)?;
+            let Restored { bundle, setup, notes } = backup::import(&from, &dir, lock)?;
             if !json {
                 say(&format!("from the backup of {}", utc(bundle.made)));
             }
+            // nothing can be done about a standard error that is closed
+            notes.iter().for_each(|note| drop(writeln!(std::io::stderr(), "note: {note}")));
             let then = "next: stop this node on the other machine for good; correct `address` and `listen` in node.toml\n\
                         then: shoal-node doctor, which finds who else answers with its identity; then: ";
             output::admission(&setup, json, "restored", then);
@@ -59,7 +64,7 @@ fn erase(dir: &Path, all: bool, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn exported(bundle: &Bundle, to: &Path, json: bool) {
+fn exported(bundle: &Bundle, lacking: &[String], to: &Path, json: bool) {
     let names: Vec<&str> = bundle.files.iter().map(|(name, _)| *name).collect();
     if json {
         let answer = json!({
@@ -67,12 +72,16 @@ fn exported(bundle: &Bundle, to: &Path, json: bool) {
             "identity": bundle.identity.to_string(),
             "role": bundle.role.to_string(),
             "holds": names,
+            "lacks": lacking,
         });
         say(&answer.to_string());
         return;
     }
     say(&format!("the {} {} is in {}", bundle.role, bundle.identity, to.display()));
     say(&format!("it holds {}; no mix keys, no boxes", names.join(", ")));
+    if !lacking.is_empty() {
+        say(&format!("it does not hold the files of {}: keep them yourself", lacking.join(" and ")));
+    }
     say("keep it off this machine, and the passphrase or age identity elsewhere; try it once:");
     say(&format!(
         "  shoal-node keys import {} --dir SOME_EMPTY_DIR && shoal-node check-config --dir SOME_EMPTY_DIR",

@@ -52,10 +52,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Run(Dir { dir }) => {
             // first thing: what is read from now on must not reach a swap device
             memory::lock_memory();
-            let setup = setup::load(&dir)?;
-            let set_filter = logging::start(&setup.config.log);
             let backlog = Backlog::default();
-            node_runtime(&backlog)?.block_on(run::run(setup, set_filter, backlog))
+            node_runtime(&backlog)?.block_on(async {
+                let (lock, setup) = setup::load_locked(&dir).await?;
+                let set_filter = logging::start(&setup.config.log);
+                run::run(setup, lock, set_filter, backlog).await
+            })
         }
         Command::Status(Dir { dir }) => ask(&dir, Question::Status, json),
         Command::Drain(Dir { dir }) => ask(&dir, Question::Drain, json),

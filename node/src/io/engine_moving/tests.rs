@@ -1,5 +1,6 @@
 use super::*;
 use crate::engine::{BoxedEngine, Entry, Totals};
+use crate::engine_mark::Mark;
 use crate::io::engine_conformance::{LIMITS, NOW, Place, append, body, contents, fill, id, put};
 use crate::io::torn_disk::TornDisk;
 use shoal_protocol::boxes::{BoxBody, BoxId};
@@ -57,6 +58,18 @@ impl Engine for Unwilling {
             return Err(EngineError::Unavailable("not now".to_owned()));
         }
         self.0.import(records)
+    }
+    fn place(&mut self) -> Result<String, EngineError> {
+        self.0.place()
+    }
+    fn mark(&mut self) -> Result<Option<Mark>, EngineError> {
+        self.0.mark()
+    }
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), EngineError> {
+        self.0.set_mark(mark)
+    }
+    fn wipe(&mut self) -> Result<(), EngineError> {
+        self.0.wipe()
     }
 }
 

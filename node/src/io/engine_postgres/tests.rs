@@ -1,11 +1,14 @@
 use super::*;
-use crate::config_store::{DatabaseUrl, PostgresConfig};
+use crate::config_store::{DatabaseUrl, EngineKind, PostgresConfig, StoreConfig};
 use crate::engine::BoxedEngine;
+use crate::engine_mark::MoveId;
 use crate::io::disk::Folder;
 use crate::io::engine_conformance::{self, LIMITS, NOW, Place as _, append, body, contents, fill, id, put};
 use crate::io::engine_moving::{Moving, Step};
 use crate::io::engine_redb::RedbEngine;
+use crate::io::engine_transfer::{Transfer, Turn};
 use crate::io::postgres_server::Postgres;
+use crate::io::store_engine;
 use shoal_protocol::geometry::BOX_SIZE;
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,15 +28,18 @@ fn server(settings: &[&str]) -> Postgres {
     Postgres::start(settings).expect("a PostgreSQL server of one's own; `ops/test node` installs what it needs")
 }
 
-fn place(url: &str, schema: &str) -> Place {
-    let config = PostgresConfig {
+fn config(url: &str, schema: &str) -> PostgresConfig {
+    PostgresConfig {
         url: DatabaseUrl(url.to_owned()),
         schema: Some(schema.to_owned()),
         password_file: None,
         ca_file: None,
         connections: 3,
-    };
-    Place::of(&config, Path::new("/"), &ME).expect("a place")
+    }
+}
+
+fn place(url: &str, schema: &str) -> Place {
+    Place::of(&config(url, schema), Path::new("/"), &ME).expect("a place")
 }
 
 fn open(server: &Postgres, schema: &str) -> PostgresEngine {
@@ -364,6 +370,158 @@ fn nothing_of_a_box_is_in_an_error_or_in_the_servers_log() {
     // nothing of the batch is there
     server.sql("ALTER TABLE a.buckets DROP CONSTRAINT buckets_records_check1").expect("altered");
     assert_eq!(until("it works again", || engine.get_all(&[id(1), id(2)])), [Some(body(1)), None]);
+}
+
+/// A session of somebody else, who begins something and stays.
+struct Session {
+    client: Option<Object>,
+    engine: PostgresEngine,
+}
+
+impl Session {
+    fn begin(server: &Postgres, schema: &str, sql: &str) -> Self {
+        let engine = open(server, schema);
+        let runtime = engine.runtime.as_ref().expect("runs");
+        let client = runtime.block_on(engine.pool.get()).expect("a connection");
+        let sql = format!("SET idle_in_transaction_session_timeout = 0; BEGIN; {sql}");
+        runtime.block_on(client.batch_execute(&sql)).expect("begun");
+        Self { client: Some(client), engine }
+    }
+
+    fn end(mut self) {
+        let client = self.client.take().expect("there");
+        self.engine.runtime.as_ref().expect("runs").block_on(client.batch_execute("COMMIT")).expect("ended");
+    }
+}
+
+#[test]
+fn a_reader_that_stays_holds_nobody_up_while_buckets_begin_and_expire() {
+    let server = server(&[]);
+    let mut engine = open(&server, "a");
+    let written = engine.write(NOW, &[put(0, 0), append(7, 0)]).expect("works");
+    assert_eq!(written, [Written::Stored; 2]);
+    let reader = Session::begin(&server, "a", "SELECT count(*) FROM boxes; SELECT count(*) FROM entries");
+    let mut blocked = 0;
+    // one new bucket each time; from the tenth on there is one that is over
+    for n in 1..=14_u64 {
+        let now = NOW.plus(Duration::from_secs(80 * n));
+        let written = engine.write(now, &[put(n, n), append(7, n)]).expect("a bucket begins");
+        assert_eq!(written, [Written::Stored; 2], "bucket {n}");
+        match engine.expire(now) {
+            Ok(_) => {}
+            Err(EngineError::Unavailable(text)) => {
+                assert!(text.contains("another session") && text.contains("55P03"), "{text}");
+                blocked += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+        // at once, whatever became of that
+        engine.totals();
+        assert_eq!(engine.write(now, &[put(100 + n, n)]).expect("writes go on"), [Written::Stored]);
+        let found = engine.get_all(&[id(n), id(100 + n)]).expect("reads go on");
+        assert_eq!(found, [Some(body(n)), Some(body(n))]);
+        assert!(engine.read(&id(7), 0).expect("reads go on").is_some());
+    }
+    assert!(blocked > 0, "something was over, and could not be dropped");
+    assert_eq!(engine.get(&id(0)).expect("works"), Some(body(0)), "the bucket that the reader holds");
+    reader.end();
+    let now = NOW.plus(Duration::from_secs(80 * 14));
+    assert!(until("it is dropped", || engine.expire(now)) > 0);
+    assert_eq!(engine.get(&id(0)).expect("works"), None);
+}
+
+#[test]
+fn a_bucket_begins_in_tables_that_were_made_ahead() {
+    let server = server(&[]);
+    let mut engine = open(&server, "a");
+    engine.write(NOW, &[put(0, 0)]).expect("works");
+    let spares = || server.sql("SELECT count(*) FROM a.spares").expect("counts");
+    assert_eq!(spares(), "0");
+    for _ in 0..3 {
+        engine.expire(NOW).expect("works");
+        assert_eq!(spares(), "1");
+    }
+    let before = engine.totals();
+    assert_eq!((before.records, engine.buckets().expect("works").len()), (1, 1), "what is ahead does not show");
+    // as who vacuums, analyses or builds an index: nothing can be attached now
+    let busy = Session::begin(&server, "a", "LOCK TABLE boxes, entries IN SHARE UPDATE EXCLUSIVE MODE");
+    let now = NOW.plus(Duration::from_secs(100));
+    assert_eq!(engine.write(now, &[put(1, 1), append(7, 1)]).expect("works"), [Written::Stored; 2]);
+    assert_eq!(spares(), "0");
+    engine.expire(now).expect("what cannot be made ahead now is no failure");
+    assert_eq!(engine.get(&id(1)).expect("works"), Some(body(1)));
+    busy.end();
+    engine.expire(now).expect("works");
+    assert_eq!(spares(), "1");
+}
+
+#[test]
+fn tables_of_the_layout_before_are_brought_up_to_date() {
+    let server = server(&[]);
+    open(&server, "a").write(NOW, &[put(1, 1)]).expect("works");
+    server
+        .sql("ALTER TABLE a.state DROP COLUMN mark; DROP TABLE a.spares; DELETE FROM a.versions WHERE version = 2")
+        .expect("as an older program left them");
+    let mut engine = open(&server, "a");
+    assert_eq!(engine.get(&id(1)).expect("works"), Some(body(1)));
+    assert_eq!(engine.mark().expect("works"), None);
+    engine.write(NOW.plus(Duration::from_secs(100)), &[put(2, 2)]).expect("works");
+    assert_eq!(engine.totals().records, 2);
+}
+
+fn transfer(source: &mut dyn Engine, target: BoxedEngine) -> Result<BoxedEngine, String> {
+    let mut transfer = Transfer::new(MoveId::draw(&mut generator()), "postgres, elsewhere".to_owned(), target);
+    for _ in 0..1_000 {
+        match transfer.step(source, NOW, || true) {
+            Turn::On => {}
+            Turn::Over => return Ok(transfer.into_target()),
+            Turn::Failed(problem) => return Err(problem),
+            other @ (Turn::Waiting(_) | Turn::CalledOff) => panic!("{other:?}"),
+        }
+    }
+    panic!("does not end")
+}
+
+#[test]
+fn a_schema_that_the_store_left_does_not_open_until_it_comes_back() {
+    let server = server(&[]);
+    let stored = |schema: &str| StoreConfig {
+        engine: EngineKind::Postgres,
+        postgres: Some(config(&server.url(), schema)),
+        ..StoreConfig::default()
+    };
+    let opened = |schema: &str| store_engine::open(&stored(schema), Path::new("/"), &ME, LIMITS);
+    let marked = |schema: &str| store_engine::open_marked(&stored(schema), Path::new("/"), &ME, LIMITS).expect("opens");
+    let left = |schema: &str| match opened(schema).map(drop) {
+        Err(EngineError::Refused(text)) => assert!(text.contains("left this place"), "{text}"),
+        other => panic!("{other:?}"),
+    };
+    let mut first = opened("a").expect("opens");
+    fill(&mut *first);
+    let mut second = transfer(&mut *first, marked("b")).expect("moves");
+    left("a");
+    // time passes where the store is now, and nothing is erased where it was
+    let over = second.buckets().expect("works")[0].end + 600_000;
+    assert_eq!(second.expire(UnixMillis(over)).expect("works"), 1);
+    second.write(UnixMillis(over), &[put(500, 5)]).expect("works");
+    let mut back = transfer(&mut *second, marked("a")).expect("moves back");
+    left("b");
+    assert_eq!(contents(&mut *back, 100), contents(&mut *second, 100));
+    drop(back);
+    assert_eq!(opened("a").expect("opens").get(&id(500)).expect("works"), Some(body(5)));
+}
+
+#[test]
+fn the_same_tables_by_another_way_are_no_goal_of_a_move() {
+    let server = server(&[]);
+    let mut engine = open(&server, "a");
+    engine.write(NOW, &[put(1, 1)]).expect("works");
+    let url = format!("postgres://shoal@127.0.0.1:{}/postgres", server.port());
+    let other = PostgresEngine::new(&place(&url, "a"), ME, LIMITS).expect("opens");
+    let problem = transfer(&mut engine, Box::new(other)).map(drop).expect_err("refused");
+    assert!(problem.contains("under another name"), "{problem}");
+    assert_eq!(engine.mark().expect("works"), None);
+    assert_eq!(engine.get(&id(1)).expect("works"), Some(body(1)));
 }
 
 fn openssl(folder: &Path, arguments: &str) {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::{Bucket, Engine, Entry, Key, Record, Totals, Written};
+use crate::engine_mark::Mark;
 use crate::io::engine_conformance::{LIMITS, NOW, body, id, put};
 use crate::io::engine_redb::RedbEngine;
 use crate::io::torn_disk::{Fault, TornDisk};
@@ -196,6 +197,18 @@ impl Engine for Gate {
         Ok(vec![None; writes.len()])
     }
     fn import(&mut self, _: &[Record]) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn place(&mut self) -> Result<String, EngineError> {
+        Ok("gate".to_owned())
+    }
+    fn mark(&mut self) -> Result<Option<Mark>, EngineError> {
+        Ok(None)
+    }
+    fn set_mark(&mut self, _: Option<&Mark>) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn wipe(&mut self) -> Result<(), EngineError> {
         Ok(())
     }
 }

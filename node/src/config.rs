@@ -76,7 +76,8 @@ pub struct Limits {
     /// core of the machine.
     pub workers: usize,
     /// Packets waiting to be unwrapped, per worker. 4,096 × 2.8 kB = 11.5 MB; half a second of work, of which one link gets a
-    /// third: a datagram lost on its way holds a link up, and then everything comes at once.
+    /// third: a datagram lost on its way holds a link up, and then everything comes at once. At a gateway one half is for
+    /// what comes from nodes and one for what comes from clients.
     pub worker_queue_packets: usize,
     /// Packets in the delay queues of all workers. 65,536 × 2.9 kB = 190 MB at most; 16,000 packets/s at 500 ms mean fill an eighth.
     pub delay_queue_packets: usize,

@@ -42,9 +42,9 @@ pub enum Taken {
 }
 
 impl Lane {
-    /// A lane with room for `capacity` packets.
-    pub fn new(capacity: usize) -> Self {
-        let inside = Inside { intake: Intake::new(capacity), asleep: false, closed: false };
+    /// A lane with room for `capacity` packets; `clients`: whether any of them may come from clients.
+    pub fn new(capacity: usize, clients: bool) -> Self {
+        let inside = Inside { intake: Intake::new(capacity, clients), asleep: false, closed: false };
         Self { inside: Mutex::new(inside), filled: Condvar::new() }
     }
 

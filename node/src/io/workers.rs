@@ -131,7 +131,7 @@ pub fn start(size: Size, context: &WorkerContext) -> std::io::Result<(Workers, V
     let mut lanes = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     for number in 0..count {
-        let lane = Arc::new(Lane::new(size.intake_packets));
+        let lane = Arc::new(Lane::new(size.intake_packets, context.egress.sessions.is_some()));
         let worker = Worker {
             context: context.clone(),
             onion: OneByOne,

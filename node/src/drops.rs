@@ -65,8 +65,6 @@ reasons! {
     NoSession => "no_session",
     /// The queue to the client is full: it reads too slowly.
     SessionQueueFull => "session_queue_full",
-    /// The client sends more than its rate class allows.
-    RateLimited => "rate_limited",
     /// The payload's integrity check failed at the final hop.
     TamperedPayload => "tampered_payload",
     /// The courier's queue is full.

@@ -48,6 +48,7 @@ pub mod standing;
 pub mod tally;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod unwrap;
 pub mod verdict;
 pub mod view;

@@ -14,6 +14,7 @@ mod refusals;
 mod replay;
 mod replay_log;
 mod replay_restart;
+mod seats;
 mod tagging;
 mod timing;
 

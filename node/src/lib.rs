@@ -38,6 +38,7 @@ pub mod needs;
 pub mod onion;
 pub mod pacer;
 pub mod places;
+pub mod portions;
 pub mod replay;
 pub mod replica;
 pub mod report;

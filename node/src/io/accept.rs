@@ -9,7 +9,7 @@ use crate::io::host::Clock;
 use crate::io::links::label;
 use crate::io::phase::{self, Phase};
 use crate::io::workers::Workers;
-use crate::unwrap::Origin;
+use crate::portions::Party;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::quic::{Arrival, CloseReason, Endpoint, FrameError, Link, Protocol};
@@ -178,7 +178,7 @@ impl Acceptor {
         match (self.decide(link)?, &self.clients, &self.stores) {
             (Admission::Mix(peer), _, _) => {
                 self.links.enter_if_still(peer, link, || self.decide(link))?;
-                let reason = self.read_packets(link).await;
+                let reason = self.read_packets(peer, link).await;
                 link.close(reason);
                 self.links.leave(peer, link);
             }
@@ -199,10 +199,10 @@ impl Acceptor {
     }
 
     /// Reads packets of another node until its stream or link ends.
-    async fn read_packets(&self, link: &Link) -> CloseReason {
+    async fn read_packets(&self, peer: Identity, link: &Link) -> CloseReason {
         // it arrives with the first packet, which may take its time on a quiet network
         let Ok(mut frames) = link.accept_frames::<PACKET_SIZE>().await else { return CloseReason::Done };
-        let mut way_in = self.workers.way_in(Origin::Node);
+        let mut way_in = self.workers.way_in(Party::Node(peer));
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             match frames.next().await {

@@ -10,7 +10,7 @@ use crate::io::handing::Handing;
 use crate::io::host::Clock;
 use crate::io::phase::{self, Phase};
 use crate::io::workers::Workers;
-use crate::unwrap::Origin;
+use crate::portions::Party;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::{Attach, STREAM_PACKETS};
@@ -166,7 +166,7 @@ impl ClientService {
 
     /// Reads packets until the link ends or is silent for longer than any client. Which of them are real shows nowhere here.
     async fn read(&self, address: &[u8; 32], frames: &mut FrameReader<PACKET_SIZE>) -> CloseReason {
-        let mut way_in = self.workers.way_in(Origin::Client);
+        let mut way_in = self.workers.way_in(Party::Clients);
         loop {
             match timeout(self.by_parameters(silence_max), frames.next()).await {
                 Ok(Ok(Some(frame))) => {

@@ -1,6 +1,7 @@
 //! The way from links to one worker: a bounded intake and a wake-up.
 
 use crate::intake::Intake;
+use crate::portions::Party;
 use crate::unwrap::Origin;
 use shoal_protocol::sphinx::Packet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,18 @@ pub struct Incoming {
     pub packet: Packet,
     /// When it was read from the link (monotonic): its mixing delay counts from here.
     pub arrived: Duration,
-    /// Whose link.
-    pub origin: Origin,
+    /// Who brought it.
+    pub party: Party,
+}
+
+impl Incoming {
+    /// Whose link it came on.
+    pub const fn origin(&self) -> Origin {
+        match self.party {
+            Party::Clients => Origin::Client,
+            Party::Node(_) | Party::Courier(_) => Origin::Node,
+        }
+    }
 }
 
 /// What waits for one worker.
@@ -56,7 +67,7 @@ impl Lane {
     /// Puts in what came on link `link`; says how many found no room.
     pub fn push(&self, link: u64, packets: impl Iterator<Item = Incoming>) -> u64 {
         let mut inside = self.lock();
-        let refused = packets.filter_map(|packet| inside.intake.push(packet.origin, link, packet).err()).count();
+        let refused = packets.filter_map(|packet| inside.intake.push(packet.origin(), link, packet).err()).count();
         let wake = std::mem::take(&mut inside.asleep);
         drop(inside);
         if wake {

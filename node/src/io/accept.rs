@@ -16,6 +16,7 @@ use shoal_protocol::quic::{Arrival, CloseReason, Endpoint, FrameError, Link, Pro
 use shoal_protocol::sphinx::Packet;
 use shoal_protocol::types::{Identity, Role};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 
@@ -85,6 +86,8 @@ pub struct Acceptor {
     pub before: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
     /// Where packets go.
     pub workers: Workers,
+    /// Where authorities are by the network file: they dial a node before any document lists it.
+    pub hinted: Arc<[IpAddr]>,
     /// Open links of nodes.
     pub links: Arc<NodeLinks>,
     /// Who serves clients and those who ask for documents; gateways only.
@@ -107,6 +110,7 @@ impl Acceptor {
     /// Accepts until the endpoint is closed. How many at a time is capped by the endpoint's limits.
     pub async fn run(mut self) {
         let mut phase = self.phase.clone();
+        self.expect();
         loop {
             tokio::select! {
                 arrival = self.endpoint.accept() => match arrival {
@@ -114,7 +118,10 @@ impl Acceptor {
                     None => return,
                 },
                 changed = self.consensus.changed() => match changed {
-                    Ok(()) => self.recheck(),
+                    Ok(()) => {
+                        self.expect();
+                        self.recheck();
+                    }
                     Err(_) => return,
                 },
                 changed = self.before.changed() => match changed {
@@ -128,6 +135,13 @@ impl Acceptor {
                 () = phase::reached(&mut phase, Phase::Stopping) => return,
             }
         }
+    }
+
+    /// Tells the endpoint where nodes and authorities are, so that no flood of handshakes shuts them out.
+    fn expect(&self) {
+        let consensus = self.consensus.borrow().clone();
+        let listed = consensus.iter().flat_map(|document| document.listed_addresses());
+        self.endpoint.expect_from(listed.chain(self.hinted.iter().copied()));
     }
 
     fn take(&self, arrival: Arrival) {

@@ -305,6 +305,7 @@ pub async fn assemble(setup: Setup, set_filter: SetFilter, failed: Arc<AtomicBoo
         consensus: serving.clone(),
         before: before.clone(),
         workers,
+        hinted: network.hints.authorities.iter().map(|hint| hint.address.ip()).collect(),
         links: node_links,
         clients,
         stores: (role == Role::Store).then_some(stores),

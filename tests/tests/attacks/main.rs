@@ -15,6 +15,7 @@ mod replay;
 mod replay_log;
 mod replay_restart;
 mod seats;
+mod silent;
 mod tagging;
 mod timing;
 

@@ -76,19 +76,25 @@ pub struct Limits {
     /// core of the machine.
     pub workers: usize,
     /// Packets waiting to be unwrapped, per worker. 4,096 × 2.8 kB = 11.5 MB; half a second of work, of which one link gets a
-    /// third: a datagram lost on its way holds a link up, and then everything comes at once.
+    /// third: a datagram lost on its way holds a link up, and then everything comes at once. At a gateway one half is for
+    /// what comes from nodes and one for what comes from clients.
     pub worker_queue_packets: usize,
     /// Packets in the delay queues of all workers. 65,536 × 2.9 kB = 190 MB at most; 16,000 packets/s at 500 ms mean fill an eighth.
     pub delay_queue_packets: usize,
     /// Packets waiting for one outgoing link. 1,024 × 2.8 kB = 2.9 MB a link.
     pub link_queue_packets: usize,
-    /// Packets accepted under one mix key. 8 million × at most 36.6 bytes = 293 MB; 6,600 packets/s for a 20-minute epoch.
+    /// Packets accepted under one mix key. 12 million × at most 36.6 bytes = 440 MB; at a mix or store 10,000 packets/s for a
+    /// 20-minute epoch, but 5,000 packets/s if none of them is to depend on what a flooding neighbour leaves
+    /// ([`crate::portions`]). At a gateway what its sessions may bring: with the rates of a public network 11,180 for each
+    /// ([`crate::needs::packets_of_seat`]). `check-config` and `doctor` compare.
     pub replay_capacity_packets: usize,
     /// Client sessions of a gateway, and links of clients: raised above what it was at the start, a SIGHUP is not enough.
-    /// Each has a queue of at most 64 packets: 4,096 × 180 kB = 740 MB if all clients
-    /// stopped reading at once.
+    /// Each has a queue of at most 64 packets: 1,024 × 190 kB = 190 MB if all clients
+    /// stopped reading at once. With what they bring under two mix keys a session costs 1 MB.
     pub sessions: usize,
-    /// Links at a time per address prefix (/24, /48); loopback is not counted.
+    /// Links at a time per address prefix (/24, /48), and four times as many per /16 of IPv4 or /32 of IPv6: a quarter of
+    /// the sessions. 127.0.0.0/24 and ::1 are not counted, nor are nodes and authorities at their listed addresses, each of
+    /// which has as many by itself.
     pub links_per_prefix: usize,
     /// Links at a time.
     pub links: usize,
@@ -101,10 +107,10 @@ impl Default for Limits {
             worker_queue_packets: 4_096,
             delay_queue_packets: 65_536,
             link_queue_packets: 1_024,
-            replay_capacity_packets: 8_000_000,
-            sessions: 4_096,
-            links_per_prefix: 256,
-            links: 6_144,
+            replay_capacity_packets: 12_000_000,
+            sessions: 1_024,
+            links_per_prefix: 64,
+            links: 3_072,
         }
     }
 }

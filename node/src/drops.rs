@@ -37,6 +37,8 @@ reasons! {
     Replayed => "replayed",
     /// The replay set of the mix key is at its capacity: nothing is evicted, new packets are refused.
     ReplaySetFull => "replay_set_full",
+    /// The memory of the key is more than half full, and the neighbour the packet (or envelope) came from has had its portion.
+    PortionTaken => "portion_taken",
     /// The replay tag could not be written to the log, so the packet must not leave.
     ReplayLogFailed => "replay_log_failed",
     /// The payload or the routing information could not be unwrapped.
@@ -65,8 +67,6 @@ reasons! {
     NoSession => "no_session",
     /// The queue to the client is full: it reads too slowly.
     SessionQueueFull => "session_queue_full",
-    /// The client sends more than its rate class allows.
-    RateLimited => "rate_limited",
     /// The payload's integrity check failed at the final hop.
     TamperedPayload => "tampered_payload",
     /// The courier's queue is full.

@@ -2,9 +2,11 @@
 //!
 //! A worker takes from the links in turn, one packet each, and from nodes and clients alternately when both have some: a
 //! link that sends more than its share waits behind itself, not before the others, and clients by their number cannot
-//! hold up the replies that come from the mixes. Room is shared by a dynamic threshold (Choudhury and Hahne, 1998): a link
-//! may hold half of what is free, a third of all when it is alone, so that one that floods leaves most of the room to others,
-//! and several that flood together still leave some.
+//! hold up the replies that come from the mixes. Nor can they by their number take the room: nodes and clients have each a
+//! room of their own and borrow nothing, because what is lent comes back only when a worker has emptied it, and who floods
+//! gives it back last. Where there are no clients, nodes have it all. A room is shared among its links by a dynamic
+//! threshold (Choudhury and Hahne, 1998): a link may hold half of what is free, a third of the room when it is alone, so
+//! that one that floods leaves most of it to others, and several that flood together still leave some.
 //!
 //! Polling contract: [`Intake::push`] never waits, it gives back what does not fit; [`Intake::pop`] gives `None` when
 //! nothing waits.
@@ -25,7 +27,6 @@ pub struct Intake<T> {
     clients: Class<T>,
     /// Whose turn it is when both wait.
     clients_next: bool,
-    capacity: usize,
 }
 
 #[derive(Debug)]
@@ -35,13 +36,9 @@ struct Class<T> {
     /// The same links in the order of their turns.
     turns: VecDeque<u64>,
     waiting: usize,
+    /// What may wait of all its links together.
+    room: usize,
     spares: Vec<VecDeque<T>>,
-}
-
-impl<T> Default for Class<T> {
-    fn default() -> Self {
-        Self { links: BTreeMap::new(), turns: VecDeque::new(), waiting: 0, spares: Vec::new() }
-    }
 }
 
 /// There is no room for more from this link; what did not fit comes back.
@@ -50,18 +47,20 @@ impl<T> Default for Class<T> {
 pub struct NoRoom<T>(pub T);
 
 impl<T> Intake<T> {
-    /// Room for `capacity` packets of all links together.
-    pub fn new(capacity: usize) -> Self {
-        Self { nodes: Class::default(), clients: Class::default(), clients_next: false, capacity }
+    /// Room for `capacity` packets of all links together: half of it for nodes and half for clients, or all of it for nodes
+    /// where no client comes.
+    pub fn new(capacity: usize, clients: bool) -> Self {
+        let for_clients = if clients { capacity / 2 } else { 0 };
+        Self { nodes: Class::new(capacity - for_clients), clients: Class::new(for_clients), clients_next: false }
     }
 
     /// Puts in what came on link `link` (a number that names it).
     pub fn push(&mut self, origin: Origin, link: u64, item: T) -> Result<(), NoRoom<T>> {
-        let free = self.capacity.saturating_sub(self.len());
         let class = match origin {
             Origin::Node => &mut self.nodes,
             Origin::Client => &mut self.clients,
         };
+        let free = class.room.saturating_sub(class.waiting);
         let held = class.links.get(&link).map_or(0, VecDeque::len);
         if free == 0 || held >= (free / SHARE).max(1) {
             return Err(NoRoom(item));
@@ -94,6 +93,10 @@ impl<T> Intake<T> {
 }
 
 impl<T> Class<T> {
+    fn new(room: usize) -> Self {
+        Self { links: BTreeMap::new(), turns: VecDeque::new(), waiting: 0, room, spares: Vec::new() }
+    }
+
     fn push(&mut self, link: u64, item: T) {
         let (spares, turns) = (&mut self.spares, &mut self.turns);
         let queue = self.links.entry(link).or_insert_with(|| {
@@ -132,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_link_that_floods_leaves_room_and_turns_to_others() {
-        let mut intake = Intake::new(500);
+        let mut intake = Intake::new(500, false);
         // a third: x = (500 − x) / 2
         assert_eq!(flood(&mut intake, Origin::Node, 1), 167);
         let more: usize = (2..10).map(|link| flood(&mut intake, Origin::Node, link)).sum();
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn many_clients_do_not_hold_up_what_comes_from_nodes() {
-        let mut intake = Intake::new(1_000);
+        let mut intake = Intake::new(1_000, true);
         for client in 0..300 {
             intake.push(Origin::Client, client, (client, 0)).expect("room");
         }
@@ -157,8 +160,24 @@ mod tests {
     }
 
     #[test]
+    fn neither_clients_nor_nodes_take_the_room_of_the_others() {
+        // a link with one packet is below every threshold: many of them fill what there is
+        for (many, few) in [(Origin::Client, Origin::Node), (Origin::Node, Origin::Client)] {
+            let mut intake = Intake::new(1_000, true);
+            let taken = (0..10_000).filter(|link| intake.push(many, *link, (*link, 0)).is_ok()).count();
+            assert_eq!(taken, 500);
+            assert_eq!(flood(&mut intake, few, 1), 167, "as in a room that nobody else uses");
+            assert!(flood(&mut intake, few, 2) > 80);
+        }
+        // where no client comes, nothing is kept for one
+        let mut intake = Intake::new(1_000, false);
+        assert_eq!((0..10_000).filter(|link| intake.push(Origin::Node, *link, (*link, 0)).is_ok()).count(), 1_000);
+        assert!(intake.push(Origin::Client, 1, (1, 0)).is_err());
+    }
+
+    #[test]
     fn without_room_nothing_is_lost_that_waits() {
-        let mut intake = Intake::new(2);
+        let mut intake = Intake::new(2, true);
         assert_eq!(intake.push(Origin::Node, 1, 'a'), Ok(()));
         assert_eq!(intake.push(Origin::Node, 1, 'b'), Err(NoRoom('b')));
         assert_eq!(intake.push(Origin::Client, 1, 'c'), Ok(()));
@@ -170,7 +189,7 @@ mod tests {
         /// Whatever comes and goes: within the capacity, everything out once, each link's packets in their order.
         #[test]
         fn everything_comes_out_once_and_in_order(steps in proptest::collection::vec((any::<bool>(), 0u64..6, any::<bool>()), 0..600)) {
-            let mut intake = Intake::new(40);
+            let mut intake = Intake::new(40, true);
             let mut inside: BTreeMap<(bool, u64), VecDeque<usize>> = BTreeMap::new();
             for (number, (client, link, push)) in steps.into_iter().enumerate() {
                 let origin = if client { Origin::Client } else { Origin::Node };

@@ -39,6 +39,7 @@ pub mod needs;
 pub mod onion;
 pub mod pacer;
 pub mod places;
+pub mod portions;
 pub mod replay;
 pub mod replica;
 pub mod report;
@@ -49,6 +50,7 @@ pub mod standing;
 pub mod tally;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod unwrap;
 pub mod verdict;
 pub mod view;

@@ -3,8 +3,10 @@
 
 use crate::config::Limits;
 use crate::config_store::StoreConfig;
+use crate::gateway::{self, BUCKET_DEPTH, FIRST_TOKENS};
 use crate::replica::SEEN_MAX;
 use shoal_protocol::geometry::PACKET_SIZE;
+use shoal_protocol::parameters::Parameters;
 use shoal_protocol::types::Role;
 
 /// What was found, and what to do. In this order: whether it is as it should be, what was found, what to do.
@@ -63,6 +65,42 @@ pub fn memory(role: Role, limits: &Limits, cores: usize) -> Vec<Part> {
         Role::Mix => {}
     }
     parts
+}
+
+/// Packets that one seat of a gateway brings under one mix key at most, whoever sits there and however often it changes
+/// hands, and as many that answer them. A key is accepted from the skew tolerance before its epoch to the grace time after
+/// it: 120 + 1,200 + 320 s with the parameters of a public network. In this time the seat's tokens flow at 1.25 × 2.5/s, a
+/// sixteenth more goes to sessions that are new, and three buckets are there at its beginning: of whoever has the seat, of
+/// whoever left it, and what is kept for the next. 5,589 packets, 11,179 with their answers; an honest client of the normal
+/// class brings 2.5/s × 1,200 s = 3,000, 6,000 with their answers.
+pub fn packets_of_seat(parameters: &Parameters) -> u64 {
+    let window = parameters.skew() + parameters.epoch() + parameters.grace();
+    let flow = gateway::fill_rate(parameters) * (1.0 + gateway::NEW_SHARE) * window.as_secs_f64();
+    (2.0 * (flow + 2.0 * BUCKET_DEPTH + FIRST_TOKENS)).ceil() as u64
+}
+
+/// Whether the replay set of a mix key holds what a gateway's sessions may bring. `None`: not a gateway; what a mix or store
+/// is brought does not follow from its configuration.
+pub fn of_replay_set(role: Role, limits: &Limits, parameters: &Parameters) -> Option<Verdict> {
+    if role != Role::Gateway {
+        return None;
+    }
+    let (each, capacity) = (packets_of_seat(parameters).max(1), limits.replay_capacity_packets as u64);
+    let (needed, held) = ((limits.sessions as u64).saturating_mul(each), capacity / each);
+    let found = format!(
+        "{} sessions may bring {needed} packets under one mix key ({each} each, answers included); its replay set takes {capacity}",
+        limits.sessions
+    );
+    Some(if needed <= capacity {
+        (true, found, String::new())
+    } else {
+        let next = format!(
+            "set limits.replay_capacity_packets to {needed} in node.toml ({} for each of two keys), or limits.sessions to {held}: \
+             else packets are refused towards the end of an epoch when all sessions are taken",
+            bytes(needed.saturating_mul(TAG_MEMORY_BYTES)),
+        );
+        (false, found, next)
+    })
 }
 
 /// What the runtime directory takes when the replay logs are full.
@@ -173,11 +211,31 @@ mod tests {
         let near = |found: Option<u64>, said: u64| found.is_some_and(|found| found.abs_diff(said) < said / 20);
         // the figures of `config::Limits`
         assert!(near(of(Role::Mix, "delay queue"), 190_000_000));
-        assert!(near(of(Role::Mix, "replay sets"), 2 * 293_000_000));
-        assert!(near(of(Role::Gateway, "sessions"), 765_000_000));
+        assert!(near(of(Role::Mix, "replay sets"), 2 * 440_000_000));
+        assert!(near(of(Role::Gateway, "sessions"), 190_000_000));
+        let whole: u64 = memory(Role::Gateway, &limits, 2).iter().map(|part| part.bytes).sum();
+        assert!(whole < 2_000_000_000, "{whole}");
         assert_eq!(of(Role::Mix, "sessions"), None);
         assert!(near(Some(boxes(&StoreConfig::default())), 44_000_000_000));
-        assert!(near(Some(logs(Role::Mix, &limits)), 256_000_000));
+        assert!(near(Some(logs(Role::Mix, &limits)), 384_000_000));
+    }
+
+    #[test]
+    fn the_replay_set_of_a_gateway_holds_what_its_sessions_may_bring() {
+        let (limits, parameters) = (Limits::default(), Parameters::production());
+        assert_eq!(packets_of_seat(&parameters), 11_179);
+        for parameters in [parameters, Parameters::test_network()] {
+            let (ok, found, next) = of_replay_set(Role::Gateway, &limits, &parameters).expect("a gateway");
+            assert!(ok && next.is_empty(), "the defaults fit together: {found}");
+        }
+        // what they were before
+        let before = Limits { sessions: 4_096, replay_capacity_packets: 8_000_000, ..limits };
+        let (ok, found, next) = of_replay_set(Role::Gateway, &before, &parameters).expect("a gateway");
+        assert!(!ok && found.contains("4096 sessions") && next.contains("limits.sessions to 715"), "{found} {next}");
+        let packets: usize = next.split(' ').find_map(|word| word.parse().ok()).expect("a number");
+        let mended = Limits { replay_capacity_packets: packets, ..before };
+        assert!(of_replay_set(Role::Gateway, &mended, &parameters).is_some_and(|(ok, ..)| ok), "{packets}");
+        assert_eq!(of_replay_set(Role::Mix, &before, &parameters), None);
     }
 
     #[test]

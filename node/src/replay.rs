@@ -61,6 +61,8 @@ pub enum Insertion {
     Repeated,
     /// The set is at its capacity and did not take it.
     Full,
+    /// Who brought it has had its portion of the set ([`crate::portions`]); not asked whether it was seen before.
+    PortionTaken,
 }
 
 /// The set of one mix key. Shared by all workers.
@@ -112,6 +114,11 @@ impl ReplaySet {
     /// Whether no packet was seen.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Packets it takes.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Packets seen ÷ capacity, 0 to 1.

@@ -31,7 +31,8 @@ pub const WAITING_MAX: usize = 8_192;
 
 /// Ephemeral keys remembered for one envelope key: what fills 2^22 slots of 16 bytes to 7/8, 67 MB, and 59 MB of log. An
 /// envelope key lives for an epoch, its grace and the skew, 27 minutes by default, and at most three are accepted at a
-/// time; so this is reached at 2,200 envelopes a second. Beyond it envelopes are refused, never forgotten.
+/// time; so this is reached at 2,200 envelopes a second. Beyond it envelopes are refused, never forgotten; from half of it on
+/// each courier has its portion, so that one that floods leaves the others theirs.
 pub const SEEN_MAX: usize = (1 << 22) / 8 * 7;
 
 /// Epochs by which the clocks of a client and this store, and the time on the way, may differ: an inbox operation made
@@ -227,6 +228,7 @@ impl Replica {
             Insertion::Fresh => return Some(open),
             Insertion::Repeated => DropReason::RepeatedEnvelope,
             Insertion::Full => DropReason::ReplaySetFull,
+            Insertion::PortionTaken => DropReason::PortionTaken,
         };
         self.drops.count(reason);
         None

@@ -139,22 +139,23 @@ fn next_hop(next: [u8; 32], origin: Origin, view: &View) -> Result<Next, DropRea
 }
 
 /// All steps for some packets. `insert` puts the replay tag into the set (and, before the packet leaves, the log) of the key
-/// that fitted, which it is given by its place in `keys`. One result a packet, in the same order: what is to be done with
+/// that fitted; it is given the places of the packet in `packets` and of the key in `keys`. One result a packet, in the same order: what is to be done with
 /// it, and the place of its key.
 pub fn unwrap<O: Onion, K: MixKey>(
     onion: &O,
     packets: &[(&Packet, Origin)],
     keys: &[&K],
     view: &View,
-    mut insert: impl FnMut(usize, &[u8; 32]) -> Result<(), DropReason>,
+    mut insert: impl FnMut(usize, usize, &[u8; 32]) -> Result<(), DropReason>,
 ) -> Vec<Result<(Outcome, usize), DropReason>> {
     let only: Vec<&Packet> = packets.iter().map(|(packet, _)| *packet).collect();
     let mut fresh = Vec::with_capacity(packets.len());
     let checked: Vec<Result<usize, DropReason>> = open(onion, &only, keys)
         .into_iter()
-        .map(|opened| {
+        .enumerate()
+        .map(|(at, opened)| {
             let (header, key) = opened?;
-            insert(key, &O::replay_tag(&header))?;
+            insert(at, key, &O::replay_tag(&header))?;
             fresh.push(header);
             Ok(key)
         })

@@ -1,6 +1,7 @@
 //! What a node knows about the network while it handles packets: where it stands itself, where every other node
 //! stands, and the delay cap. Made once per consensus, so that a packet costs one look-up.
 
+use crate::portions::Parties;
 use shoal_protocol::consensus::{Consensus, NodeEntry};
 use shoal_protocol::topology::{Place, allowed_step};
 use shoal_protocol::types::{Epoch, Identity};
@@ -37,6 +38,7 @@ pub struct View {
     pub delay_cap: Duration,
     /// By the newest document and, while packets built under it are under way, by the one before. At least one.
     layouts: Vec<Layout>,
+    parties: Parties,
 }
 
 impl View {
@@ -46,7 +48,7 @@ impl View {
         let documents = std::iter::once(consensus).chain(before);
         let layouts: Vec<_> = documents.filter_map(|document| Layout::of(document, me)).collect();
         let delay_cap = consensus.parameters.delay_cap(consensus.previous_mean_delay_ms);
-        (!layouts.is_empty()).then_some(Self { delay_cap, layouts })
+        (!layouts.is_empty()).then(|| Self { delay_cap, parties: parties(&layouts), layouts })
     }
 
     /// A view from its parts, for tests and simulations: where this node and others stand, by one document or two.
@@ -55,7 +57,13 @@ impl View {
             place: *place,
             places: nodes.iter().copied().collect(),
         };
-        Self { delay_cap, layouts: layouts.iter().map(layout).collect() }
+        let layouts: Vec<_> = layouts.iter().map(layout).collect();
+        Self { delay_cap, parties: parties(&layouts), layouts }
+    }
+
+    /// Who may bring packets here.
+    pub const fn parties(&self) -> Parties {
+        self.parties
     }
 
     /// The newest document's first.
@@ -67,6 +75,16 @@ impl View {
     pub fn is_store(&self) -> bool {
         self.layouts.iter().any(|layout| layout.place == Place::Store)
     }
+}
+
+/// Who may send packets to this node, by any of these.
+fn parties(layouts: &[Layout]) -> Parties {
+    let before = |layout: &Layout, from: Place| allowed_step(from, layout.place);
+    let nodes: BTreeSet<Identity> = layouts
+        .iter()
+        .flat_map(|layout| layout.places.iter().filter(|(_, from)| before(layout, **from)).map(|(node, _)| *node))
+        .collect();
+    Parties { nodes: nodes.len(), clients: layouts.iter().any(|layout| layout.place == Place::Gateway) }
 }
 
 /// The nodes that `me` sends packets to and keeps links to: a gateway and a store to all of L1, a mix to all of the next
@@ -88,4 +106,23 @@ pub fn first_hops(consensus: &Consensus, epoch: Epoch, me: &Identity) -> BTreeSe
     let hops = next_hops(consensus, me);
     let nodes = hops.iter().filter_map(|hop| consensus.node(hop));
     nodes.filter(usable).map(|node| node.identity).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_protocol::types::Layer;
+
+    #[test]
+    fn who_may_send_here_is_counted_once_over_both_documents() {
+        let id = |n| Identity::from_bytes([n; 32]);
+        let l1 = Place::Mix(Layer::L1);
+        let newest = [(id(1), Place::Gateway), (id(2), Place::Store), (id(3), Place::Mix(Layer::L2))];
+        let before = [(id(1), Place::Gateway), (id(4), Place::Gateway)];
+        let view = View::from_parts(Duration::ZERO, &[(l1, &newest), (l1, &before)]);
+        assert_eq!(view.parties(), Parties { nodes: 3, clients: false });
+        let behind = [(id(1), Place::Mix(Layer::L3)), (id(2), Place::Store), (id(3), l1)];
+        let view = View::from_parts(Duration::ZERO, &[(Place::Gateway, &behind)]);
+        assert_eq!(view.parties(), Parties { nodes: 1, clients: true });
+    }
 }

@@ -262,7 +262,8 @@ async fn a_dialler_whose_key_does_not_fit_the_protocol_is_refused() {
 
 #[tokio::test]
 async fn under_load_addresses_validate_themselves_and_a_full_endpoint_says_so() {
-    let limits = Limits { connections: 2, guests: 2, handshakes: 8, retry_above: 0, per_prefix: 8 };
+    let limits =
+        Limits { connections: 2, guests: 2, handshakes: 8, retry_above: 0, per_prefix: 8, handshakes_per_prefix: 8 };
     let server = Endpoint::bind_with(loopback(), &key(1), &[Protocol::Client], limits).unwrap();
     let address = server.local_addr().unwrap();
     let accepting = tokio::spawn({

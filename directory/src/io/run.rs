@@ -181,9 +181,13 @@ async fn keep_time(shared: Arc<Shared>, endpoint: Endpoint) -> Failure {
     let mut waiting_for: Option<(String, UnixMillis)> = None;
     let mut logged = false;
     loop {
-        // authorities get in however many guests there are
-        let set = shared.authority().set();
+        // authorities get in however many guests there are, and nodes however many others knock
+        let (set, listed) = {
+            let authority = shared.authority();
+            (authority.set(), authority.listed_addresses())
+        };
         endpoint.reserve(set);
+        endpoint.expect_from(listed);
         let worker = Arc::clone(&shared);
         // verifies, signs, and waits for the disk
         let ticked = tokio::task::spawn_blocking(move || {

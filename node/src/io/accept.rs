@@ -9,13 +9,14 @@ use crate::io::host::Clock;
 use crate::io::links::label;
 use crate::io::phase::{self, Phase};
 use crate::io::workers::Workers;
-use crate::unwrap::Origin;
+use crate::portions::Party;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::quic::{Arrival, CloseReason, Endpoint, FrameError, Link, Protocol};
 use shoal_protocol::sphinx::Packet;
 use shoal_protocol::types::{Identity, Role};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 
@@ -85,6 +86,8 @@ pub struct Acceptor {
     pub before: watch::Receiver<Option<Arc<VerifiedConsensus>>>,
     /// Where packets go.
     pub workers: Workers,
+    /// Where authorities are by the network file: they dial a node before any document lists it.
+    pub hinted: Arc<[IpAddr]>,
     /// Open links of nodes.
     pub links: Arc<NodeLinks>,
     /// Who serves clients and those who ask for documents; gateways only.
@@ -107,6 +110,7 @@ impl Acceptor {
     /// Accepts until the endpoint is closed. How many at a time is capped by the endpoint's limits.
     pub async fn run(mut self) {
         let mut phase = self.phase.clone();
+        self.expect();
         loop {
             tokio::select! {
                 arrival = self.endpoint.accept() => match arrival {
@@ -114,7 +118,10 @@ impl Acceptor {
                     None => return,
                 },
                 changed = self.consensus.changed() => match changed {
-                    Ok(()) => self.recheck(),
+                    Ok(()) => {
+                        self.expect();
+                        self.recheck();
+                    }
                     Err(_) => return,
                 },
                 changed = self.before.changed() => match changed {
@@ -128,6 +135,13 @@ impl Acceptor {
                 () = phase::reached(&mut phase, Phase::Stopping) => return,
             }
         }
+    }
+
+    /// Tells the endpoint where nodes and authorities are, so that no flood of handshakes shuts them out.
+    fn expect(&self) {
+        let consensus = self.consensus.borrow().clone();
+        let listed = consensus.iter().flat_map(|document| document.listed_addresses());
+        self.endpoint.expect_from(listed.chain(self.hinted.iter().copied()));
     }
 
     fn take(&self, arrival: Arrival) {
@@ -178,7 +192,7 @@ impl Acceptor {
         match (self.decide(link)?, &self.clients, &self.stores) {
             (Admission::Mix(peer), _, _) => {
                 self.links.enter_if_still(peer, link, || self.decide(link))?;
-                let reason = self.read_packets(link).await;
+                let reason = self.read_packets(peer, link).await;
                 link.close(reason);
                 self.links.leave(peer, link);
             }
@@ -199,10 +213,10 @@ impl Acceptor {
     }
 
     /// Reads packets of another node until its stream or link ends.
-    async fn read_packets(&self, link: &Link) -> CloseReason {
+    async fn read_packets(&self, peer: Identity, link: &Link) -> CloseReason {
         // it arrives with the first packet, which may take its time on a quiet network
         let Ok(mut frames) = link.accept_frames::<PACKET_SIZE>().await else { return CloseReason::Done };
-        let mut way_in = self.workers.way_in(Origin::Node);
+        let mut way_in = self.workers.way_in(Party::Node(peer));
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             match frames.next().await {

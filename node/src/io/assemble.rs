@@ -312,6 +312,7 @@ pub async fn assemble(
         consensus: serving.clone(),
         before: before.clone(),
         workers,
+        hinted: network.hints.authorities.iter().map(|hint| hint.address.ip()).collect(),
         links: node_links,
         clients,
         stores: (role == Role::Store).then_some(stores),

@@ -53,6 +53,7 @@ pub fn examine(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
         memory(setup, &allowed),
         Finding::of("socket buffers", needs::of_socket_buffers(kernel("rmem_max"), kernel("wmem_max"))),
     ];
+    findings.extend(replay_set(setup));
     match told {
         Some(told) => findings.extend(protection(&told.protection)),
         None => findings.push(good("keys in memory", "seen when the node runs")),
@@ -121,6 +122,12 @@ fn memory(setup: &Setup, allowed: &Allowed) -> Finding {
     };
     let parts = needs::memory(setup.config.role, &setup.config.limits, cores());
     Finding::of("memory", needs::of_memory(&parts, total, field("MemAvailable:")))
+}
+
+/// Whether the replay set takes what clients may bring; gateways only.
+pub fn replay_set(setup: &Setup) -> Option<Finding> {
+    let verdict = needs::of_replay_set(setup.config.role, &setup.config.limits, &setup.network.parameters)?;
+    Some(Finding::of("replay set", verdict))
 }
 
 fn kernel(name: &str) -> Option<u64> {

@@ -3,14 +3,14 @@
 //! Nothing here is logged about a client, at any level: not that it came, not its address, not its session.
 
 use crate::drops::DropReason;
-use crate::gateway::{Sessions, fill_rate};
+use crate::gateway::{Sessions, fill_rate, silence_max};
 use crate::io::counters::Counters;
 use crate::io::fetch_state::{FetchState, contradicted};
 use crate::io::handing::Handing;
 use crate::io::host::Clock;
 use crate::io::phase::{self, Phase};
 use crate::io::workers::Workers;
-use crate::unwrap::Origin;
+use crate::portions::Party;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::geometry::PACKET_SIZE;
 use shoal_protocol::link::{Attach, STREAM_PACKETS};
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Packets waiting for one client: as deep as its token bucket, because every packet is answered by one.
 const SESSION_QUEUE: usize = 64;
@@ -164,33 +164,46 @@ impl ClientService {
         }
     }
 
+    /// Reads packets until the link ends or is silent for longer than any client. Which of them are real shows nowhere here.
     async fn read(&self, address: &[u8; 32], frames: &mut FrameReader<PACKET_SIZE>) -> CloseReason {
-        let mut way_in = self.workers.way_in(Origin::Client);
+        let mut way_in = self.workers.way_in(Party::Clients);
         loop {
-            match frames.next().await {
-                Ok(Some(frame)) => {
-                    let arrived = self.clock.monotonic();
-                    let admitted = self.sessions.sessions().admit(address, arrived, self.fill());
-                    if admitted {
-                        way_in.submit(arrived, std::iter::once(Packet::from_array(frame)));
-                    } else {
-                        self.counters.drops.count(DropReason::RateLimited);
-                    }
+            match timeout(self.by_parameters(silence_max), frames.next()).await {
+                Ok(Ok(Some(frame))) => {
+                    let arrived = self.token(address).await;
+                    way_in.submit(arrived, std::iter::once(Packet::from_array(frame)));
                 }
-                Err(FrameError::WrongLength) => {
+                Ok(Err(FrameError::WrongLength)) => {
                     self.counters.drops.count(DropReason::WrongLength);
                     return CloseReason::Malformed;
                 }
-                Ok(None) | Err(FrameError::Closed) => return CloseReason::Done,
+                Ok(Ok(None) | Err(FrameError::Closed)) | Err(_) => return CloseReason::Done,
+            }
+        }
+    }
+
+    /// Waits for the session's next token, and says when that was. Nothing is read meanwhile: the link's window of 93
+    /// packets fills, and then the sender waits.
+    async fn token(&self, address: &[u8; 32]) -> Duration {
+        loop {
+            let now = self.clock.monotonic();
+            let admitted = self.sessions.sessions().admit(address, now, self.fill());
+            match admitted {
+                Ok(()) => return now,
+                Err(wait) => sleep(wait).await,
             }
         }
     }
 
     fn fill(&self) -> f64 {
-        self.consensus
-            .borrow()
-            .as_ref()
-            .map_or_else(|| fill_rate(&self.genesis), |consensus| fill_rate(&consensus.parameters))
+        self.by_parameters(fill_rate)
+    }
+
+    fn by_parameters<T>(&self, of: impl FnOnce(&Parameters) -> T) -> T {
+        match &*self.consensus.borrow() {
+            Some(consensus) => of(&consensus.parameters),
+            None => of(&self.genesis),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::intake::Intake;
 use crate::io::backlog::Backlog;
+use crate::portions::Party;
 use crate::unwrap::Origin;
 use shoal_protocol::sphinx::Packet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,8 +15,18 @@ pub struct Incoming {
     pub packet: Packet,
     /// When it was read from the link (monotonic): its mixing delay counts from here.
     pub arrived: Duration,
-    /// Whose link.
-    pub origin: Origin,
+    /// Who brought it.
+    pub party: Party,
+}
+
+impl Incoming {
+    /// Whose link it came on.
+    pub const fn origin(&self) -> Origin {
+        match self.party {
+            Party::Clients => Origin::Client,
+            Party::Node(_) | Party::Courier(_) => Origin::Node,
+        }
+    }
 }
 
 /// What waits for one worker.
@@ -47,9 +58,10 @@ pub enum Taken {
 }
 
 impl Lane {
-    /// A lane with room for `capacity` packets, which are counted in `backlog` too.
-    pub fn new(capacity: usize, backlog: Backlog) -> Self {
-        let inside = Inside { intake: Intake::new(capacity), asleep: false, closed: false };
+    /// A lane with room for `capacity` packets, which are counted in `backlog` too; `clients`: whether any of them may come
+    /// from clients.
+    pub fn new(capacity: usize, clients: bool, backlog: Backlog) -> Self {
+        let inside = Inside { intake: Intake::new(capacity, clients), asleep: false, closed: false };
         Self { inside: Mutex::new(inside), filled: Condvar::new(), backlog }
     }
 
@@ -62,7 +74,7 @@ impl Lane {
     pub fn push(&self, link: u64, packets: impl Iterator<Item = Incoming>) -> u64 {
         let mut inside = self.lock();
         let before = inside.intake.len();
-        let refused = packets.filter_map(|packet| inside.intake.push(packet.origin, link, packet).err()).count();
+        let refused = packets.filter_map(|packet| inside.intake.push(packet.origin(), link, packet).err()).count();
         self.backlog.add(inside.intake.len() - before);
         let wake = std::mem::take(&mut inside.asleep);
         drop(inside);

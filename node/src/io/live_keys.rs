@@ -5,6 +5,7 @@ use crate::io::key_files::{KeyFiles, Memories};
 use crate::io::phase::{self, Phase};
 use crate::io::tag_log::{LogError, Memory};
 use crate::keys::{EpochKeys, KeyRing, OfEpoch, Window, in_order};
+use crate::portions::{Parties, Party};
 use crate::replay::{Insertion, Tag};
 use crate::scrub;
 use crate::unwrap::MixKey;
@@ -57,9 +58,14 @@ impl LiveKey {
         self.seen.as_ref()
     }
 
-    /// Inserts a packet's replay tag. Atomic: of two packets with one tag exactly one is fresh.
-    pub fn insert(&self, replay_tag: &[u8; 32]) -> (Insertion, Tag) {
-        self.replay.insert(replay_tag)
+    /// Inserts the replay tag of a packet that `party` brought. Atomic: of two packets with one tag exactly one is fresh.
+    pub fn insert(&self, party: Party, among: Parties, replay_tag: &[u8; 32]) -> (Insertion, Tag) {
+        self.replay.insert_from(party, among, replay_tag)
+    }
+
+    /// Whether `party` may bring any packet more under this key.
+    pub fn has_room_for(&self, party: Party, among: Parties) -> bool {
+        self.replay.has_room_for(party, among)
     }
 
     /// Writes the tags of fresh packets to the log; only then may they leave.
@@ -269,7 +275,7 @@ impl KeyKeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_protocol::types::Hash;
+    use shoal_protocol::types::{Hash, StoreIndex};
     use std::fs;
     use std::path::Path;
 
@@ -332,7 +338,9 @@ mod tests {
         let see = |keeper: &KeyKeeper| {
             let all = keeper.task.live.all();
             let first = *LiveKeys::accepted(&all, at(5), Epoch(5)).first().expect("a key");
-            (first.epoch(), first.insert(&[1; 32]).0, first.seen().expect("a store's").insert(&[1; 32]).0)
+            let among = Parties { nodes: 1, clients: false };
+            let inserted = first.insert(Party::Courier(StoreIndex(1)), among, &[1; 32]).0;
+            (first.epoch(), inserted, first.seen().expect("a store's").insert(&[1; 32]).0)
         };
         let (fresh, repeated) = (Insertion::Fresh, Insertion::Repeated);
         assert_eq!(see(&keeper), (Epoch(5), fresh, fresh));

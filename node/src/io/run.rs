@@ -38,6 +38,9 @@ pub async fn run(setup: Setup, lock: DirectoryLock, set_filter: SetFilter, backl
     if !memory.ok {
         tracing::warn!(found = memory.found, next = memory.next, "mix keys do not live in memory only");
     }
+    if let Some(small) = doctor_machine::replay_set(&setup).filter(|finding| !finding.ok) {
+        tracing::warn!(found = small.found, next = small.next, "limits in node.toml do not fit together");
+    }
     for lack in Protection::read().lacks() {
         if lack.is_open {
             tracing::warn!(found = lack.found, next = lack.next, "keys are not as safe as they could be");

@@ -17,6 +17,7 @@ use crate::drops::Drops;
 use crate::engine::{EngineError, Limits, Outcome};
 use crate::io::links::LinkSender;
 use crate::keys::OfEpoch as _;
+use crate::portions::{Parties, Party};
 use crate::replay::Insertion;
 use crate::replica::{Network, Question, Replica};
 use anyhow::{Context as _, Result, anyhow};
@@ -263,11 +264,13 @@ impl Store {
                 let keys: Vec<_> = accepted.iter().map(|key| Arc::clone(key.keys())).collect();
                 let question = Question { courier: incoming.from, ticket, envelope: &envelope, receipt: &receipt };
                 let mut opened = None;
+                let party = Party::Courier(incoming.from);
+                let among = Parties { nodes: consensus.stores().count(), clients: false };
                 let work = rooms.replica.on_request(incoming.at, epoch, question, &keys, |epoch, ephemeral| {
                     let memory = accepted.iter().find(|key| key.epoch() == epoch).and_then(|key| key.seen());
                     // an envelope key without a memory cannot be: both are made and read back together
                     let Some(memory) = memory else { return Insertion::Full };
-                    let (insertion, tag) = memory.insert(ephemeral);
+                    let (insertion, tag) = memory.insert_from(party, among, ephemeral);
                     if insertion == Insertion::Fresh {
                         opened = Some(Opened { epoch, memory: Arc::clone(memory), tag, task: None });
                     }

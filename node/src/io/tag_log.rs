@@ -5,6 +5,7 @@
 //! the counted tags was never acted upon and is cut off; a log that lacks one of them, or holds another, or is missing, or
 //! belongs to another key, is an error, and its key must go.
 
+use crate::portions::{Parties, Party, Portions};
 use crate::replay::{Insertion, ReplaySet, TAG_SIZE, Tag};
 use anyhow::{Context as _, Result, bail, ensure};
 use shoal_protocol::types::Hash;
@@ -12,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// First bytes of a log; the digit is the format's version.
 const MAGIC: &[u8; 8] = b"SHOALRL2";
@@ -37,19 +38,48 @@ pub enum LogError {
 #[derive(Debug)]
 pub struct Memory {
     set: ReplaySet,
+    /// Held for the look at a number, never while the set grows.
+    portions: Mutex<Portions>,
     log: Mutex<TagLog>,
 }
 
 impl Memory {
     /// An empty memory with a fresh log at `path` for the key named `id`.
     pub fn create(path: &Path, id: &Hash, set: ReplaySet) -> Result<Self> {
-        Ok(Self { set, log: Mutex::new(TagLog::create(path, id)?) })
+        Ok(Self::of(set, TagLog::create(path, id)?))
     }
 
     /// The memory that the log at `path` holds, read into the empty `set`.
     pub fn reopen(path: &Path, id: &Hash, set: ReplaySet) -> Result<Self> {
         let log = TagLog::reopen(path, id, &set)?;
-        Ok(Self { set, log: Mutex::new(log) })
+        Ok(Self::of(set, log))
+    }
+
+    fn of(set: ReplaySet, log: TagLog) -> Self {
+        let portions = Mutex::new(Portions::new(set.capacity(), set.len()));
+        Self { set, portions, log: Mutex::new(log) }
+    }
+
+    fn portions(&self) -> MutexGuard<'_, Portions> {
+        // every operation on the portions is one step
+        self.portions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `party` may bring anything more.
+    pub fn has_room_for(&self, party: Party, among: Parties) -> bool {
+        self.portions().may(party, among).is_some()
+    }
+
+    /// As [`Memory::insert`], of what `party` brought, if it has not had its portion.
+    pub fn insert_from(&self, party: Party, among: Parties, name: &[u8; 32]) -> (Insertion, Tag) {
+        let Some(taken) = self.portions().take(party, among) else {
+            return (Insertion::PortionTaken, self.set.tag(name));
+        };
+        let (insertion, tag) = self.insert(name);
+        if insertion != Insertion::Fresh {
+            self.portions().give_back(party, taken);
+        }
+        (insertion, tag)
     }
 
     /// Inserts what names a packet or an envelope for good. Atomic: of two that are equal exactly one is fresh.

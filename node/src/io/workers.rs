@@ -20,9 +20,10 @@ use crate::io::tag_log::LogError;
 use crate::loops::Loops;
 use crate::mix::{DelayQueue, Released};
 use crate::onion::{OneByOne, Onion};
+use crate::portions::Party;
 use crate::replay::{Insertion, Tag};
 use crate::scrub;
-use crate::unwrap::{Next, Origin, Outcome, unwrap};
+use crate::unwrap::{Next, Outcome, unwrap};
 use crate::view::View;
 use arc_swap::ArcSwapOption;
 use shoal_protocol::epoch::Schedule;
@@ -60,10 +61,10 @@ impl Drop for Lanes {
 }
 
 impl Workers {
-    /// The way in for one link.
-    pub fn way_in(&self, origin: Origin) -> WayIn {
+    /// The way in for one link, of `party`.
+    pub fn way_in(&self, party: Party) -> WayIn {
         let link = self.0.links.fetch_add(1, Ordering::Relaxed);
-        WayIn { workers: self.clone(), origin, link, turn: link as usize }
+        WayIn { workers: self.clone(), party, link, turn: link as usize }
     }
 }
 
@@ -71,7 +72,7 @@ impl Workers {
 #[derive(Debug)]
 pub struct WayIn {
     workers: Workers,
-    origin: Origin,
+    party: Party,
     link: u64,
     turn: usize,
 }
@@ -84,8 +85,8 @@ impl WayIn {
         counters.received.fetch_add(packets.len() as u64, Ordering::Relaxed);
         self.turn = self.turn.wrapping_add(1);
         let Some(lane) = lanes.get(self.turn % lanes.len().max(1)) else { return };
-        let origin = self.origin;
-        let refused = lane.push(self.link, packets.map(|packet| Incoming { packet, arrived, origin }));
+        let party = self.party;
+        let refused = lane.push(self.link, packets.map(|packet| Incoming { packet, arrived, party }));
         counters.drops.count_many(DropReason::WorkerQueueFull, refused);
     }
 }
@@ -134,7 +135,8 @@ pub fn start(size: Size, context: &WorkerContext) -> std::io::Result<(Workers, V
     let mut lanes = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     for number in 0..count {
-        let lane = Arc::new(Lane::new(size.intake_packets, context.backlog.clone()));
+        let clients = context.egress.sessions.is_some();
+        let lane = Arc::new(Lane::new(size.intake_packets, clients, context.backlog.clone()));
         let worker = Worker {
             context: context.clone(),
             onion: OneByOne,
@@ -239,6 +241,7 @@ impl<O: Onion> Worker<O> {
             self.context.counters.drops.count_many(DropReason::NoConsensus, batch.len() as u64);
             return;
         };
+        let batch = self.with_room(batch, &keys, view);
         let mut tags: Vec<Vec<Tag>> = vec![Vec::new(); keys.len()];
         let mut passed = Vec::with_capacity(batch.len());
         for (number, part) in batch.chunks(O::WIDTH.max(1)).enumerate() {
@@ -258,6 +261,16 @@ impl<O: Onion> Worker<O> {
         }
     }
 
+    /// Those whose neighbour may bring something more under any key; the others are not worth the arithmetic.
+    fn with_room(&self, batch: Vec<Incoming>, keys: &[&LiveKey], view: &View) -> Vec<Incoming> {
+        let whole = batch.len();
+        let among = view.parties();
+        let may = |party| keys.is_empty() || keys.iter().any(|key| key.has_room_for(party, among));
+        let kept: Vec<_> = batch.into_iter().filter(|incoming| may(incoming.party)).collect();
+        self.context.counters.drops.count_many(DropReason::PortionTaken, (whole - kept.len()) as u64);
+        kept
+    }
+
     /// Unwraps some packets: those that pass are added to `passed`, their tags to those of their key.
     fn check(
         &self,
@@ -267,16 +280,18 @@ impl<O: Onion> Worker<O> {
         tags: &mut [Vec<Tag>],
         passed: &mut Vec<Passed>,
     ) {
-        let insert = |key: usize, replay_tag: &[u8; 32]| {
+        let insert = |at: usize, key: usize, replay_tag: &[u8; 32]| {
             let fitted = keys.get(key).ok_or(DropReason::Internal)?;
-            match fitted.insert(replay_tag) {
+            let party = part.get(at).ok_or(DropReason::Internal)?.party;
+            match fitted.insert(party, view.parties(), replay_tag) {
                 (Insertion::Fresh, tag) => tags.get_mut(key).ok_or(DropReason::Internal)?.push(tag),
                 (Insertion::Repeated, _) => return Err(DropReason::Replayed),
                 (Insertion::Full, _) => return Err(DropReason::ReplaySetFull),
+                (Insertion::PortionTaken, _) => return Err(DropReason::PortionTaken),
             }
             Ok(())
         };
-        let packets: Vec<_> = part.iter().map(|incoming| (&incoming.packet, incoming.origin)).collect();
+        let packets: Vec<_> = part.iter().map(|incoming| (&incoming.packet, incoming.origin())).collect();
         for (result, incoming) in unwrap(&self.onion, &packets, keys, view, insert).into_iter().zip(part) {
             match result {
                 Ok((outcome, key)) => passed.push(Passed { key, arrived: incoming.arrived, outcome }),

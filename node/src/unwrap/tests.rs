@@ -49,6 +49,7 @@ fn insert(key: &Key, tag: &[u8; 32]) -> Result<(), DropReason> {
         Insertion::Fresh => Ok(()),
         Insertion::Repeated => Err(DropReason::Replayed),
         Insertion::Full => Err(DropReason::ReplaySetFull),
+        Insertion::PortionTaken => Err(DropReason::PortionTaken),
     }
 }
 
@@ -86,7 +87,7 @@ fn run(bytes: &[u8], origin: Origin, keys: &[&Key], place: Place) -> Result<Outc
 }
 
 fn one(packet: &Packet, origin: Origin, keys: &[&Key], view: &View) -> Result<Outcome, DropReason> {
-    let mut results = unwrap(&OneByOne, &[(packet, origin)], keys, view, |key, tag| insert(keys[key], tag));
+    let mut results = unwrap(&OneByOne, &[(packet, origin)], keys, view, |_, key, tag| insert(keys[key], tag));
     assert_eq!(results.len(), 1);
     results.remove(0).map(|(outcome, _)| outcome)
 }
@@ -343,7 +344,7 @@ fn packets_of_a_batch_are_judged_as_if_each_came_alone() {
     let judged = |width: usize, keys: &[Key]| {
         let keys: Vec<&Key> = keys.iter().collect();
         let judge = |part: &[(&Packet, Origin)]| {
-            unwrap(&OneByOne, part, &keys, &view(AT_L1), |key, tag| insert(keys[key], tag))
+            unwrap(&OneByOne, part, &keys, &view(AT_L1), |_, key, tag| insert(keys[key], tag))
         };
         let results = batch.chunks(width).flat_map(judge);
         results.map(|result| result.map(|(_, key)| key)).collect::<Vec<_>>()

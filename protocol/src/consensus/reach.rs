@@ -1,7 +1,7 @@
 //! Where authorities are reached: as the newest document says, else as the network file hints.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
@@ -39,6 +39,12 @@ impl AuthorityAddress {
 }
 
 impl Consensus {
+    /// Where the nodes of this document and the authorities are, one or more each: whoever comes from there may be one of them.
+    pub fn listed_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let nodes = self.nodes.iter().flat_map(|node| &node.addresses);
+        nodes.chain(self.addresses.iter().map(|entry| &entry.address)).map(SocketAddr::ip)
+    }
+
     /// Where an authority that certifies the next document is reached, if this one says.
     #[must_use]
     pub fn address_of(&self, authority: &Identity) -> Option<SocketAddr> {

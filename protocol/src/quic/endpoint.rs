@@ -2,7 +2,7 @@
 
 use quinn::{Incoming, TokioRuntime};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -81,6 +81,13 @@ impl Endpoint {
     /// named before.
     pub fn reserve(&self, identities: impl IntoIterator<Item = Identity>) {
         self.gate.reserve(identities);
+    }
+
+    /// Keeps half of the handshakes for these addresses, once they have proved to be there, and counts each by itself, not by its
+    /// prefix: where nodes and authorities are. Replaces those named before. Says nothing of who may come: that is
+    /// decided by identity.
+    pub fn expect_from(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.gate.expect_from(addresses);
     }
 
     /// Where the port is, with the number that the system chose if none was asked for.

@@ -1,11 +1,12 @@
-//! Who gets in when many knock: caps on connections, on handshakes and per address prefix, and when an unvalidated
-//! address has to prove itself by QUIC Retry. Pure: it is told what knocks and answers.
+//! Who gets in when many knock: caps on connections, on handshakes and per address prefix, places kept for addresses that
+//! the network lists, and when an unvalidated address has to prove itself by QUIC Retry. Pure: it is told what knocks and answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::group::{Group, Groups, Held, groups};
 use crate::types::Identity;
 
 /// Caps of an accepting endpoint.
@@ -17,18 +18,33 @@ pub struct Limits {
     /// Links at a time whose protocol asks for no identity: clients, and who asks a directory. About 100 KB each of
     /// QUIC state and half-filled windows: 400 MB.
     pub guests: usize,
-    /// Handshakes at a time. One costs about 1 ms of CPU: 1,024 are a second of a core.
+    /// Handshakes at a time. One costs about 1 ms of CPU: 1,024 are a second of a core. Half of them are for addresses that
+    /// are listed ([`super::Endpoint::expect_from`]) and have proved themselves: whoever fills the other half keeps out no
+    /// node.
     pub handshakes: usize,
     /// Handshakes at a time from which on every new address must validate itself first.
     pub retry_above: usize,
-    /// Connections at a time per prefix: /24 of IPv4, /48 of IPv6. Loopback is not counted. Beyond half of it, an
+    /// Connections at a time per prefix: /24 of IPv4, /48 of IPv6; and four times as many per /16 of IPv4 or /32 of IPv6,
+    /// which is what a provider has. 127.0.0.0/24 and ::1 are not counted: a whole test network is there. A listed address that has proved
+    /// itself counts by itself, whatever its neighbours do. Beyond half of it, an
     /// address must validate itself, so that nobody can fill a prefix that is not his.
     pub per_prefix: usize,
+    /// As [`Limits::per_prefix`], of handshakes, and twice as many per /16 or /32. A stalled one holds its place for
+    /// [`super::HANDSHAKE_TIMEOUT`], so to fill the half of 512 somebody has to have addresses of 16 providers. One that goes
+    /// on takes two round trips: 16 at a time are 50 a second at a round trip of 160 ms.
+    pub handshakes_per_prefix: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 6_144, guests: 4_096, handshakes: 1_024, retry_above: 64, per_prefix: 256 }
+        Self {
+            connections: 6_144,
+            guests: 4_096,
+            handshakes: 1_024,
+            retry_above: 64,
+            per_prefix: 256,
+            handshakes_per_prefix: 16,
+        }
     }
 }
 
@@ -68,43 +84,51 @@ pub(super) struct Gate {
     counts: Mutex<Counts>,
     /// Identities that are no guests where an identity is optional. At most 64 authorities.
     reserved: Mutex<BTreeSet<Identity>>,
+    /// Where nodes and authorities are. At most what documents list: some thousand addresses of 17 bytes.
+    listed: Mutex<BTreeSet<IpAddr>>,
     turned_away: Arc<TurnedAway>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     handshakes: usize,
+    /// Of these, those of addresses that are not listed, or have not proved themselves.
+    unlisted: usize,
     guests: usize,
-    /// At most one entry per open connection, so `Limits::connections` entries of some 30 bytes.
-    per_prefix: BTreeMap<Prefix, usize>,
+    /// At most two entries per open connection, so 2 × `Limits::connections` entries of some 50 bytes.
+    groups: BTreeMap<Group, Held>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Prefix {
-    V4([u8; 3]),
-    V6([u8; 6]),
-}
-
-fn prefix(address: IpAddr) -> Option<Prefix> {
-    let address = address.to_canonical();
-    if address.is_loopback() {
-        return None;
+impl Counts {
+    /// Whether any of these groups has `share` of its caps, 1 ÷ `share`.
+    fn reached(&self, groups: &Groups, limits: &Limits, share: usize) -> bool {
+        groups.iter().flatten().any(|group| {
+            let (held, caps) = (self.groups.get(group).copied().unwrap_or_default(), group.caps(limits));
+            held.connections.saturating_mul(share) >= caps.connections
+                || held.handshakes.saturating_mul(share) >= caps.handshakes
+        })
     }
-    Some(match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
-            Prefix::V4([a, b, c])
+
+    fn change(&mut self, groups: &Groups, change: impl Fn(&mut Held)) {
+        for group in groups.iter().flatten() {
+            let held = self.groups.entry(*group).or_default();
+            change(held);
+            if *held == Held::default() {
+                self.groups.remove(group);
+            }
         }
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, e, f, ..] = v6.octets();
-            Prefix::V6([a, b, c, d, e, f])
-        }
-    })
+    }
 }
 
 impl Gate {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, counts: Mutex::default(), reserved: Mutex::default(), turned_away: Arc::default() })
+        Arc::new(Self {
+            limits,
+            counts: Mutex::default(),
+            reserved: Mutex::default(),
+            listed: Mutex::default(),
+            turned_away: Arc::default(),
+        })
     }
 
     pub(super) fn turned_away(&self) -> &Arc<TurnedAway> {
@@ -114,6 +138,15 @@ impl Gate {
     pub(super) fn reserve(&self, identities: impl IntoIterator<Item = Identity>) {
         let identities = identities.into_iter().collect();
         *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = identities;
+    }
+
+    pub(super) fn expect_from(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let addresses = addresses.into_iter().map(|address| address.to_canonical()).collect();
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn is_listed(&self, address: IpAddr) -> bool {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).contains(&address.to_canonical())
     }
 
     pub(super) fn is_reserved(&self, identity: &Identity) -> bool {
@@ -139,34 +172,40 @@ impl Gate {
 
     fn decide(self: &Arc<Self>, from: IpAddr, validated: bool, open: usize) -> Verdict {
         let limits = self.limits;
-        let prefix = prefix(from);
+        // who has not proved where it is may be anywhere
+        let listed = validated && self.is_listed(from);
+        let groups = groups(from, listed);
         let mut counts = self.counts();
         if open >= limits.connections || counts.handshakes >= limits.handshakes {
             return Verdict::Refuse;
         }
-        let near = prefix.and_then(|prefix| counts.per_prefix.get(&prefix).copied()).unwrap_or(0);
+        let taken = counts.unlisted.saturating_mul(2) >= limits.handshakes;
         let loaded = counts.handshakes >= limits.retry_above
+            || taken
             || open.saturating_mul(4) >= limits.connections.saturating_mul(3)
-            || (prefix.is_some() && near.saturating_mul(2) >= limits.per_prefix);
+            || counts.reached(&groups, &limits, 2);
         if loaded && !validated {
             return Verdict::Retry;
         }
-        if prefix.is_some() && near >= limits.per_prefix {
+        if counts.reached(&groups, &limits, 1) || (taken && !listed) {
             return Verdict::Refuse;
         }
         counts.handshakes += 1;
-        if let Some(prefix) = prefix {
-            *counts.per_prefix.entry(prefix).or_default() += 1;
-        }
-        Verdict::Admit(Seat { gate: self.clone(), prefix, guest: false }, Handshaking { gate: self.clone() })
+        counts.unlisted += usize::from(!listed);
+        counts.change(&groups, |held| {
+            held.connections += 1;
+            held.handshakes += 1;
+        });
+        let seat = Seat { gate: self.clone(), groups, guest: false };
+        Verdict::Admit(seat, Handshaking { gate: self.clone(), groups, listed })
     }
 }
 
-/// One connection's place in the count of its prefix, and of the guests if it is one.
+/// One connection's place in the counts of its groups, and of the guests if it is one.
 #[derive(Debug)]
 pub(super) struct Seat {
     gate: Arc<Gate>,
-    prefix: Option<Prefix>,
+    groups: Groups,
     guest: bool,
 }
 
@@ -193,13 +232,7 @@ impl Drop for Seat {
         if self.guest {
             counts.guests = counts.guests.saturating_sub(1);
         }
-        let Some(prefix) = self.prefix else { return };
-        if let Some(count) = counts.per_prefix.get_mut(&prefix) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.per_prefix.remove(&prefix);
-            }
-        }
+        counts.change(&self.groups, |held| held.connections = held.connections.saturating_sub(1));
     }
 }
 
@@ -207,89 +240,18 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub(super) struct Handshaking {
     gate: Arc<Gate>,
+    groups: Groups,
+    listed: bool,
 }
 
 impl Drop for Handshaking {
     fn drop(&mut self) {
         let mut counts = self.gate.counts();
         counts.handshakes = counts.handshakes.saturating_sub(1);
+        counts.unlisted = counts.unlisted.saturating_sub(usize::from(!self.listed));
+        counts.change(&self.groups, |held| held.handshakes = held.handshakes.saturating_sub(1));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::Ipv4Addr;
-
-    const LIMITS: Limits = Limits { connections: 100, guests: 2, handshakes: 10, retry_above: 5, per_prefix: 8 };
-
-    fn address(a: u8, d: u8) -> IpAddr {
-        Ipv4Addr::new(a, 0, 0, d).into()
-    }
-
-    fn admit(gate: &Arc<Gate>, from: IpAddr, validated: bool, open: usize) -> Option<(Seat, Handshaking)> {
-        match gate.judge(from, validated, open) {
-            Verdict::Admit(seat, handshaking) => Some((seat, handshaking)),
-            Verdict::Retry | Verdict::Refuse => None,
-        }
-    }
-
-    #[test]
-    fn a_quiet_gate_admits_and_a_full_one_refuses() {
-        let gate = Gate::new(LIMITS);
-        assert!(matches!(gate.judge(address(10, 1), false, 0), Verdict::Admit(..)));
-        assert!(matches!(gate.judge(address(10, 1), true, 100), Verdict::Refuse));
-    }
-
-    #[test]
-    fn many_handshakes_demand_validation_and_then_refuse() {
-        let gate = Gate::new(LIMITS);
-        let mut held = Vec::new();
-        for n in 0..5 {
-            held.push(admit(&gate, address(n, 1), false, 0).expect("below the mark"));
-        }
-        assert!(matches!(gate.judge(address(99, 1), false, 0), Verdict::Retry));
-        for n in 5..10 {
-            held.push(admit(&gate, address(n, 1), true, 0).expect("validated"));
-        }
-        assert!(matches!(gate.judge(address(99, 1), true, 0), Verdict::Refuse));
-        assert_eq!((gate.turned_away().asked_to_retry(), gate.turned_away().refused()), (1, 1));
-        held.clear();
-        assert!(matches!(gate.judge(address(99, 1), false, 0), Verdict::Admit(..)));
-    }
-
-    #[test]
-    fn a_prefix_has_its_share_and_nobody_fills_it_without_validation() {
-        let gate = Gate::new(LIMITS);
-        let mut seats = Vec::new();
-        for n in 0..4 {
-            seats.push(admit(&gate, address(10, n), false, 0).expect("below half").0);
-        }
-        assert!(matches!(gate.judge(address(10, 9), false, 0), Verdict::Retry));
-        for n in 4..8 {
-            seats.push(admit(&gate, address(10, n), true, 0).expect("validated").0);
-        }
-        assert!(matches!(gate.judge(address(10, 9), true, 0), Verdict::Refuse));
-        assert!(matches!(gate.judge(address(11, 9), false, 0), Verdict::Admit(..)));
-        seats.clear();
-        assert!(gate.counts().per_prefix.is_empty());
-    }
-
-    #[test]
-    fn guests_have_a_cap_of_their_own() {
-        let gate = Gate::new(LIMITS);
-        let mut seats: Vec<_> = (0..3).map(|n| admit(&gate, address(n, 1), false, 0).expect("quiet").0).collect();
-        assert!(seats[0].seat_guest() && seats[0].seat_guest() && seats[1].seat_guest());
-        assert!(!seats[2].seat_guest());
-        drop(seats.remove(0));
-        assert!(seats[1].seat_guest());
-    }
-
-    #[test]
-    fn loopback_is_not_counted_and_mapped_addresses_are_the_same() {
-        assert_eq!(prefix(Ipv4Addr::LOCALHOST.into()), None);
-        let plain: IpAddr = Ipv4Addr::new(192, 0, 2, 7).into();
-        let mapped: IpAddr = Ipv4Addr::new(192, 0, 2, 9).to_ipv6_mapped().into();
-        assert_eq!(prefix(plain), prefix(mapped));
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod frames;
 mod gate;
+mod group;
 mod link;
 mod pieces;
 mod protocol;

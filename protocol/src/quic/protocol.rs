@@ -77,8 +77,8 @@ impl Protocol {
     ///   the consensus lists get this far; 1,000 of them that all lie in wait could make us hold 4 GiB, but a reader
     ///   never waits: it takes a packet and drops it if the node is full.
     /// - Client: one question at a time, for the changes of the authorities; 256 KiB are 93 packets, more than the 64 that a client's token bucket lets through at once. To the
-    ///   client 512 KiB: a consensus of 1,000 nodes (400 KB) and 40 packets. 4,096 clients that acknowledge nothing
-    ///   could hold 2 GiB, for one idle timeout.
+    ///   client 512 KiB: a consensus of 1,000 nodes (400 KB) and 40 packets. 1,024 clients that acknowledge nothing
+    ///   could hold 512 MiB, for one idle timeout.
     /// - Store: 1 MiB are 491 frames, more than a second of the link's rate (400/s).
     /// - Directory: eight questions of 16 KiB are 128 KiB, and room for flow control to be generous; an answer is at
     ///   most 1 MiB.

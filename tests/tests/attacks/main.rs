@@ -14,6 +14,8 @@ mod refusals;
 mod replay;
 mod replay_log;
 mod replay_restart;
+mod seats;
+mod silent;
 mod tagging;
 mod timing;
 

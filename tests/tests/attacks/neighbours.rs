@@ -1,7 +1,7 @@
 //! A slow or hostile neighbour costs only itself.
 
 use crate::beside;
-use crate::replay::send;
+use crate::replay::{made, send};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::geometry::PACKET_SIZE;
@@ -87,6 +87,52 @@ async fn a_neighbour_that_stops_reading_costs_only_its_own_packets() {
         late.missing([next]).is_empty(),
     );
     assert_eq!(late.missing([next]), Vec::<u64>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_12_a_neighbour_that_fills_the_replay_set_leaves_the_others_their_portion() {
+    let _beside = beside().await;
+    const CAPACITY: usize = 2_000;
+    let mut plan = Plan { gateways: 2, ..Plan::small(Some(Layer::L1)) };
+    // one key for all of it
+    plan.parameters.epoch_ms = 120_000;
+    let paper = Paper::start_as(plan);
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start_with(&paper, Role::Mix, dir.path(), &[], &[("replay_capacity_packets", CAPACITY)]);
+    node.ready().await;
+    let record = Record::of(&paper.mixes[1]);
+    let (_flooding, mut flood) = node.dial(&paper.gateways[0]).await;
+    let (_link, mut frames) = node.dial(&paper.gateways[1]).await;
+
+    // good packets, each fresh, until the node takes no more of them
+    let (mut sent, mut refused) = (0, 0);
+    while refused == 0 {
+        let packets = made(&paper, sent, sent + 500, Duration::from_millis(5)).await;
+        send(&mut flood, &packets).await;
+        sent += packets.len() as u64;
+        assert!(sent < 20_000, "a neighbour may not bring as much as it likes");
+        let accounts = node.settled(sent).await;
+        assert_eq!(accounts.of_reason("replay_set_full"), 0, "the set is not full");
+        refused = accounts.of_reason("portion_taken");
+    }
+    // a link made anew is no new neighbour
+    let (_again, mut again) = node.dial(&paper.gateways[0]).await;
+    let packets = made(&paper, sent, sent + 50, Duration::from_millis(5)).await;
+    send(&mut again, &packets).await;
+    sent += 50;
+    let before = node.settled(sent).await;
+
+    // two gateways and three stores come before the first layer: a fifth of the other half is 200
+    let honest = made(&paper, 1 << 32, (1 << 32) + 150, Duration::from_millis(5)).await;
+    send(&mut frames, &honest).await;
+    record.reaches(before.forwarded.min(sent) + 150).await;
+    let missing = record.missing((1 << 32)..(1 << 32) + 150);
+    println!(
+        "row 12: of {sent} packets of a neighbour that floods a replay set of {CAPACITY} {} were refused; of 150 of another none \
+         but {missing:?}",
+        before.of_reason("portion_taken"),
+    );
+    assert_eq!(missing, Vec::<u64>::new(), "an honest neighbour's packets pass");
 }
 
 #[tokio::test(flavor = "multi_thread")]

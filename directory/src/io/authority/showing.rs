@@ -1,7 +1,7 @@
 //! What an authority shows of itself.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use shoal_protocol::authority::quorum;
@@ -52,6 +52,14 @@ impl Authority {
     pub fn known_at(&self) -> BTreeSet<SocketAddr> {
         let documented = self.chain.newest().and_then(|newest| newest.address_of(&self.identity()));
         documented.into_iter().chain(self.published).chain(self.address()).collect()
+    }
+
+    /// Where nodes and authorities are, by the newest document; authorities also by the network file.
+    #[must_use]
+    pub fn listed_addresses(&self) -> Vec<IpAddr> {
+        let documented = self.chain.newest().into_iter().flat_map(|newest| newest.listed_addresses());
+        let hinted = self.network.hints.authorities.iter().map(|hint| hint.address.ip());
+        documented.chain(hinted).collect()
     }
 
     /// What the newest document, or else its descriptor, says of a node.

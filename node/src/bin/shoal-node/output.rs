@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use shoal_node::config_versions::{CONFIG_VERSION, Upgraded};
 use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::doctor::Finding;
+use shoal_node::io::doctor_machine;
 use shoal_node::io::setup::{Setup, admission_line};
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ pub(crate) fn admission(setup: &Setup, json: bool, verb: &str, then: &str) {
     let identity = identity.identity();
     let line = admission_line(config.role, &identity, &config.address, config.family.as_deref());
     let hints = &network.hints.authorities;
+    let small = doctor_machine::replay_set(setup).filter(|finding| !finding.ok);
     if json {
         let send_to: Vec<Value> = hints
             .iter()
@@ -65,6 +67,7 @@ pub(crate) fn admission(setup: &Setup, json: bool, verb: &str, then: &str) {
             "config": {
                 "version": upgrade.as_ref().map_or(CONFIG_VERSION, |upgrade| upgrade.from),
                 "upgrade": upgrade.as_ref().map(|upgrade| json!({"to": CONFIG_VERSION, "changes": upgrade.changes})),
+                "warnings": small.into_iter().collect::<Vec<_>>(),
             },
         });
         say(&answer.to_string());
@@ -78,6 +81,9 @@ pub(crate) fn admission(setup: &Setup, json: bool, verb: &str, then: &str) {
         say(&format!("  {} at {}", hint.identity, hint.address));
     }
     say(&format!("\n{then}shoal-node run --dir {}", dir.display()));
+    if let Some(Finding { found, next, .. }) = small {
+        say(&format!("\nlimits in node.toml do not fit together: {found}\n  next: {next}"));
+    }
     if let Some(upgrade) = upgrade {
         say(&upgrade_note(upgrade));
     }

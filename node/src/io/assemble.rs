@@ -204,7 +204,7 @@ pub async fn assemble(
         metrics: Arc::clone(&metrics),
         phase: phases.clone(),
         identity_file: dir.join(IDENTITY_FILE),
-        runtime_dir,
+        runtime_dir: runtime_dir.clone(),
         moves,
     });
 
@@ -351,6 +351,7 @@ pub async fn assemble(
         phase,
         endpoint,
         reload,
+        runtime_dir,
         drain: Drain { me, schedule, grace, clock, newest: consensus, counters, files },
         ending,
     })

@@ -17,6 +17,7 @@ use crate::io::reload::Reload;
 use crate::io::runtime_dir;
 use crate::io::setup::{DirectoryLock, Setup};
 use shoal_protocol::quic::Endpoint;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -72,20 +73,33 @@ pub struct Running {
     pub drain: Drain,
     /// Carried out at SIGHUP.
     pub reload: Reload,
+    /// Where it notes that it leaves.
+    pub runtime_dir: PathBuf,
     /// Tasks in the order in which they are waited for.
     pub ending: Vec<(&'static str, JoinHandle<()>, Duration)>,
 }
 
 impl Running {
     async fn until_stopped(self) {
-        let Self { phase, endpoint, mut drain, reload, ending } = self;
+        let Self { phase, endpoint, mut drain, reload, runtime_dir, ending } = self;
         notify(&[sd_notify::NotifyState::Ready]);
         tokio::spawn(watchdog(Arc::clone(&drain.counters), drain.clock));
         tokio::spawn(signals(phase.clone(), reload));
+        let note_leaving = |leaving| {
+            if let Err(error) = runtime_dir::note_leaving(&runtime_dir, leaving) {
+                let error = format!("{error:#}");
+                tracing::warn!(error, leaving, "after a crash the node will not know whether it was leaving");
+            }
+        };
+        if runtime_dir::is_leaving(&runtime_dir) {
+            tracing::info!("the last process ended while the node was leaving the network: it goes on leaving");
+            phase::advance(&phase, Phase::Draining);
+        }
         let mut phases = phase.subscribe();
         phase::reached(&mut phases, Phase::Draining).await;
         let mut drained = false;
         if *phases.borrow() == Phase::Draining {
+            note_leaving(true);
             tracing::info!("draining: serving until the consensus lets this node go; a second signal stops now");
             tokio::select! {
                 // when the process stops, documents end, and with them the drain: then it was not carried out
@@ -108,6 +122,8 @@ impl Running {
         if drained {
             drain.erase();
         }
+        // whoever starts it after it was told to stop wants it to serve
+        note_leaving(false);
         tracing::info!("stopped");
     }
 }

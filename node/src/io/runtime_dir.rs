@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// File in a runtime directory that says whose it is: the identity, in hexadecimal digits. Locked while the node runs.
 pub const OWNER_FILE: &str = "owner";
+/// File in a runtime directory that says that its node leaves the network: after a crash it goes on with that.
+const LEAVING_FILE: &str = "leaving";
 /// More than an identity in digits has.
 const OWNER_MAX: u64 = 200;
 
@@ -52,6 +54,20 @@ pub fn claim(runtime_dir: &Path, me: &Identity) -> Result<DirectoryLock, Failure
         return Err(Failure::new(Kind::Configuration, message, next));
     }
     Ok(DirectoryLock::held(file))
+}
+
+/// Whether the node of this directory was leaving the network when its process ended without being told to.
+pub fn is_leaving(runtime_dir: &Path) -> bool {
+    runtime_dir.join(LEAVING_FILE).exists()
+}
+
+/// Notes that the node leaves, or that it does not any more.
+///
+/// # Errors
+/// The file cannot be written or removed.
+pub fn note_leaving(runtime_dir: &Path, leaving: bool) -> anyhow::Result<()> {
+    let path = runtime_dir.join(LEAVING_FILE);
+    if leaving { files::write_private(&path, b"") } else { files::erase(&path) }
 }
 
 fn owner(file: &mut File) -> std::io::Result<String> {

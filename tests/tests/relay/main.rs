@@ -98,8 +98,13 @@ async fn links_that_the_topology_or_the_consensus_forbids_are_closed() {
     paper.frozen.store(true, Ordering::Relaxed);
     node.signal("-TERM");
     node.wait("draining", |status| status["phase"] == "draining").await;
+    node.kill();
+    node.restart();
+    node.wait("a crash does not bring it back", |status| status["phase"] == "draining").await;
     assert_eq!(node.end("-TERM").await, Some(0));
     assert!(node.key_files().len() >= 2 * 4, "{:?}", node.key_files());
+    node.restart();
+    node.wait("whoever starts it wants it to serve", |status| status["phase"] == "running").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,14 +14,21 @@ pub struct Layout {
     /// Where this node stands.
     pub place: Place,
     places: HashMap<Identity, Place>,
+    /// Who may send packets here.
+    before: BTreeSet<Identity>,
 }
 
 impl Layout {
     /// `None` if the document does not list `me` or lets it stand by.
     fn of(consensus: &Consensus, me: &Identity) -> Option<Self> {
         let place = Place::of(consensus.node(me)?)?;
-        let places = consensus.nodes.iter().filter_map(|node| Some((node.identity, Place::of(node)?))).collect();
-        Some(Self { place, places })
+        let nodes: Vec<_> = consensus.nodes.iter().filter_map(|node| Some((node.identity, Place::of(node)?))).collect();
+        Some(Self::from_parts(place, &nodes))
+    }
+
+    fn from_parts(place: Place, nodes: &[(Identity, Place)]) -> Self {
+        let before = nodes.iter().filter(|(_, from)| allowed_step(*from, place)).map(|(node, _)| *node).collect();
+        Self { place, places: nodes.iter().copied().collect(), before }
     }
 
     /// Where a node stands.
@@ -53,11 +60,7 @@ impl View {
 
     /// A view from its parts, for tests and simulations: where this node and others stand, by one document or two.
     pub fn from_parts(delay_cap: Duration, layouts: &[(Place, &[(Identity, Place)])]) -> Self {
-        let layout = |(place, nodes): &(Place, &[(Identity, Place)])| Layout {
-            place: *place,
-            places: nodes.iter().copied().collect(),
-        };
-        let layouts: Vec<_> = layouts.iter().map(layout).collect();
+        let layouts: Vec<_> = layouts.iter().map(|(place, nodes)| Layout::from_parts(*place, nodes)).collect();
         Self { delay_cap, parties: parties(&layouts), layouts }
     }
 
@@ -79,11 +82,7 @@ impl View {
 
 /// Who may send packets to this node, by any of these.
 fn parties(layouts: &[Layout]) -> Parties {
-    let before = |layout: &Layout, from: Place| allowed_step(from, layout.place);
-    let nodes: BTreeSet<Identity> = layouts
-        .iter()
-        .flat_map(|layout| layout.places.iter().filter(|(_, from)| before(layout, **from)).map(|(node, _)| *node))
-        .collect();
+    let nodes: BTreeSet<&Identity> = layouts.iter().flat_map(|layout| &layout.before).collect();
     Parties { nodes: nodes.len(), clients: layouts.iter().any(|layout| layout.place == Place::Gateway) }
 }
 

@@ -137,8 +137,10 @@ async fn bad_client(gateway: &Party, packets: &[Packet], count: usize, known: &m
     while sent < count {
         let batch: Vec<_> = (0..16).map(|_| packets[rng.random_range(0..packets.len())].clone().into_array()).collect();
         sent += batch.len();
-        if frames.write_batch(batch).await.is_err() {
-            break;
+        // until the gateway holds it back: it takes fifteen a second, and sixteen are not taken within half a second
+        match tokio::time::timeout(Duration::from_millis(500), frames.write_batch(batch)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => break,
         }
     }
     drop(frames);

@@ -7,6 +7,7 @@ use rand::{Rng as _, SeedableRng as _};
 use shoal_protocol::boxes::BoxId;
 use shoal_protocol::geometry::{HEADER_SIZE, PACKET_SIZE, PLAINTEXT_SIZE};
 use shoal_protocol::link::{Attach, STREAM_PACKETS};
+use shoal_protocol::parameters::Rate;
 use shoal_protocol::quic::{Endpoint, FrameReader, Protocol};
 use shoal_protocol::request::{Operation, pack_request, seal_envelope};
 use shoal_protocol::sphinx::{Hop, Packet, Unwrapped, build, open_header};
@@ -44,6 +45,8 @@ fn chosen(range: std::ops::Range<usize>, rng: &mut StdRng) -> Vec<usize> {
 fn plan(place: Option<Layer>) -> Plan {
     let mut plan = Plan::small(place);
     plan.parameters.epoch_ms = 20_000;
+    // its client only listens, for less than the 640 s after which it would be none
+    plan.parameters.lambda_low = Rate(50);
     plan
 }
 

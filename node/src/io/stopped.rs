@@ -126,7 +126,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let stopped = stopped(dir.path());
         let network = &stopped.setup.network;
-        let end = |epoch| network.schedule().start(Epoch(epoch + 1)).plus(network.parameters.grace());
+        let end = |epoch: u64| network.schedule().start(Epoch(epoch + 1)).plus(network.parameters.grace());
         let left = |now| {
             let secrets = stopped.secrets(now).expect("listed");
             let all = secrets.get("secrets").and_then(Value::as_array).expect("a list").clone();

@@ -321,3 +321,6 @@ fn failed(error: EngineError, next: &str) -> Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 /// Connections at a time; further ones wait in the system's queue. A browser opens six, a scraper one.
 const CONNECTIONS: usize = 32;
@@ -89,7 +89,7 @@ impl Held {
     /// What an operation came to; when it waits, for not longer than the patience lasts.
     fn within<T>(&mut self, done: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if done.is_ready() {
-            self.patience.as_mut().reset(Instant::now() + IDLE);
+            self.patience.set(sleep(IDLE));
             return done;
         }
         self.patience.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))

@@ -6,7 +6,7 @@ use crate::io::control::{self, Command};
 use crate::io::evidence::Evidence;
 use crate::io::host::Clock;
 use crate::io::setup::{self, Setup};
-use crate::io::{doctor_authorities, doctor_machine, doctor_node};
+use crate::io::{doctor_authorities, doctor_machine, doctor_node, runtime_dir};
 use serde::Serialize;
 use shoal_protocol::quic::{Endpoint, QuicError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -62,7 +62,13 @@ pub async fn examine(dir: &Path) -> Vec<Finding> {
         vec![good("configuration", format!("{} of network `{}`", setup.config.role, setup.network.name))];
     // asked first: what the running node knows explains what the authorities say
     let socket = setup.config.runtime_path(dir);
-    let before = control::ask(&socket, Command::Status).await;
+    // what another node answers is not this one's
+    let foreign = runtime_dir::is_mine(&socket, &setup.identity.identity()).err();
+    let before = match &foreign {
+        None => control::ask(&socket, Command::Status).await,
+        Some(failure) => Err(anyhow::anyhow!("{}", failure.message)),
+    };
+    findings.extend(foreign.map(|Failure { message, next, .. }| bad("runtime directory", message, next)));
     let since = Clock::start();
     findings.extend(doctor_machine::examine(&setup, before.as_ref().ok()));
     findings.push(address(&setup.config).await);

@@ -2,9 +2,8 @@
 
 use crate::advice::listing;
 use crate::io::asking::{Authorities, NotFound};
-use crate::io::directory::CONSENSUS_FILE;
 use crate::io::doctor::{Finding, bad, dialler};
-use crate::io::files;
+use crate::io::documents::kept;
 use crate::io::host::Clock;
 use crate::io::setup::Setup;
 use crate::verdict::{self, Heard, Told};
@@ -12,7 +11,6 @@ use serde_json::Value;
 use shoal_protocol::consensus::{Consensus, DocumentError, Follower, Offered, VerifiedConsensus};
 use shoal_protocol::network::Hint;
 use shoal_protocol::types::{Identity, UnixMillis};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -29,7 +27,7 @@ pub async fn examine(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
         Err(error) => return vec![bad(CHECK, error.to_string(), "the system must allow UDP sockets")],
     };
     let authorities = Arc::new(Authorities::new(endpoint, &setup.network));
-    let (follower, own) = stands(&setup.dir, Follower::new(setup.network.trust_anchor()));
+    let (follower, own) = kept(&setup.dir, Follower::new(setup.network.trust_anchor()));
     if let Some(own) = &own {
         authorities.follow(Arc::clone(own));
     }
@@ -57,13 +55,6 @@ pub async fn examine(setup: &Setup, status: Option<&Value>) -> Vec<Finding> {
         findings.push(Finding::of(CHECK, (ok, found, next)));
     }
     findings
-}
-
-/// Where the node in `dir` stands: at the document that it kept, or at the network file.
-pub(super) fn stands(dir: &Path, mut follower: Follower) -> (Follower, Option<Arc<VerifiedConsensus>>) {
-    let bytes = files::read_optional(&dir.join(CONSENSUS_FILE)).ok().flatten();
-    let own = bytes.and_then(|bytes| follower.resume(&bytes).ok());
-    (follower, own.map(Arc::new))
 }
 
 /// What the running node knows.

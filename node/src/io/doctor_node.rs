@@ -5,7 +5,7 @@ use crate::advice::next_step;
 use crate::answers::{Answer, Why};
 use crate::config::Config;
 use crate::io::doctor::{Finding, bad, dialler, good};
-use crate::io::doctor_authorities::stands;
+use crate::io::documents::kept;
 use crate::io::setup::Setup;
 use crate::verdict;
 use serde_json::Value;
@@ -127,7 +127,7 @@ pub fn reached(config: &Config, status: &Value) -> Option<Finding> {
 pub async fn twin(setup: &Setup) -> Option<Finding> {
     const CHECK: &str = "another process";
     let me = setup.identity.identity();
-    let (_, document) = stands(&setup.dir, Follower::new(setup.network.trust_anchor()));
+    let (_, document) = kept(&setup.dir, Follower::new(setup.network.trust_anchor()));
     let mut addresses: BTreeSet<SocketAddr> =
         document.and_then(|document| Some(document.node(&me)?.addresses.iter().copied().collect())).unwrap_or_default();
     addresses.extend(tokio::net::lookup_host(&setup.config.address).await.into_iter().flatten());

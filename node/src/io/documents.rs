@@ -2,9 +2,10 @@
 
 use crate::io::asking::Authorities;
 use crate::io::changes::{Changes, Keeper};
-use crate::io::directory::ConsensusTask;
+use crate::io::directory::{CONSENSUS_FILE, ConsensusTask};
 use crate::io::drain::Newest;
 use crate::io::fetch_state::FetchState;
+use crate::io::files;
 use crate::io::host::Clock;
 use crate::roster::Roster;
 use anyhow::Result;
@@ -33,6 +34,13 @@ pub struct Documents {
     pub serving: watch::Sender<Option<Arc<VerifiedConsensus>>>,
     /// The one before it, for the grace time.
     pub before: watch::Sender<Option<Arc<VerifiedConsensus>>>,
+}
+
+/// Where the node in `dir` stands: at the document that it kept, or at the network file.
+pub fn kept(dir: &Path, mut follower: Follower) -> (Follower, Option<Arc<VerifiedConsensus>>) {
+    let bytes = files::read_optional(&dir.join(CONSENSUS_FILE)).ok().flatten();
+    let own = bytes.and_then(|bytes| follower.resume(&bytes).ok());
+    (follower, own.map(Arc::new))
 }
 
 impl Documents {

@@ -17,9 +17,11 @@ fn is_ours(target: &str) -> bool {
         .any(|package| target.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")))
 }
 
-/// Whether `text` is a filter.
+/// Whether `text` is a filter: levels, or modules with a level each. A word alone that is no level would be taken for the
+/// name of a module, and the log would be silent.
 pub fn is_filter(text: &str) -> bool {
-    EnvFilter::try_new(text).is_ok()
+    let level = |part: &str| part.rsplit_once('=').map_or(part, |(_, level)| level).parse::<filter::LevelFilter>();
+    EnvFilter::try_new(text).is_ok() && text.split(',').all(|part| level(part.trim()).is_ok())
 }
 
 /// Starts the log with `configured`, or with what the environment variable `SHOAL_LOG` says if it is set: then the
@@ -68,6 +70,6 @@ mod tests {
     #[test]
     fn filters_are_told_from_mistakes() {
         assert!(is_filter("info") && is_filter("warn,shoal_node::io::links=debug"));
-        assert!(!is_filter("shoal_node=loud"));
+        assert!(!is_filter("shoal_node=loud") && !is_filter("loud"), "no level");
     }
 }

@@ -55,7 +55,8 @@ impl Protection {
         if !self.undumpable && !self.no_core {
             lacks.push(lack(true, "a crash writes the node's memory to a core dump", "set LimitCORE=0 (ulimit -c 0)"));
         }
-        const LOCK: &str = "set LimitMEMLOCK=infinity in the unit (ulimit -l unlimited)";
+        const LOCK: &str = "set LimitMEMLOCK=infinity in the unit (ulimit -l unlimited); if it says so, the container or the \
+                            host allows no more";
         match (self.locked, self.swap) {
             (true, _) => {}
             (false, Some(false)) => lacks.push(lack(

@@ -7,6 +7,7 @@ use crate::io::backlog::Backlog;
 use crate::io::config_file;
 use crate::io::counters::Counters;
 use crate::io::doctor_machine;
+use crate::io::documents::kept;
 use crate::io::drain::Drain;
 use crate::io::files;
 use crate::io::host::Clock;
@@ -16,6 +17,7 @@ use crate::io::protection::Protection;
 use crate::io::reload::Reload;
 use crate::io::runtime_dir;
 use crate::io::setup::{DirectoryLock, Setup};
+use shoal_protocol::consensus::Follower;
 use shoal_protocol::quic::Endpoint;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +52,7 @@ pub async fn run(setup: Setup, lock: DirectoryLock, set_filter: SetFilter, backl
         }
     }
     let _claim = runtime_dir::claim(&runtime_dir, &setup.identity.identity())?;
+    as_listed(&setup)?;
     config_file::bring_up_to_date(&setup.dir)?;
     let failed = Arc::new(AtomicBool::new(false));
     let started = assemble(setup, set_filter, backlog, Arc::clone(&failed)).await;
@@ -61,6 +64,23 @@ pub async fn run(setup: Setup, lock: DirectoryLock, set_filter: SetFilter, backl
         return Err(Failure::new(Kind::Temporary, "a part of the node failed and it stopped", next));
     }
     Ok(())
+}
+
+/// Refuses a role that is not the one under which the newest document lists this identity: nobody would take the node for
+/// what it is, and it would destroy the keys of the one it was.
+///
+/// # Errors
+/// The roles differ.
+pub fn as_listed(setup: &Setup) -> Result<(), Failure> {
+    let (_, document) = kept(&setup.dir, Follower::new(setup.network.trust_anchor()));
+    let listed = document.and_then(|document| Some(document.node(&setup.identity.identity())?.role));
+    let Some(listed) = listed.filter(|listed| *listed != setup.config.role) else { return Ok(()) };
+    let message = format!("node.toml says {}, and the network lists this identity as a {listed}", setup.config.role);
+    let next = format!(
+        "set role = \"{listed}\"; a {} is a node of its own, with an identity of its own: `shoal-node init` in another directory",
+        setup.config.role
+    );
+    Err(Failure::new(Kind::Configuration, message, next))
 }
 
 /// A running node.

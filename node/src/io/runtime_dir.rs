@@ -32,28 +32,50 @@ pub fn claim(runtime_dir: &Path, me: &Identity) -> Result<DirectoryLock, Failure
     let mut options = OpenOptions::new();
     let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = opened.with_context(describe).map_err(io)?;
+    let owner = owner(&mut file).with_context(describe).map_err(io)?;
+    refuse_another(runtime_dir, &owner, me)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let message = format!("another node uses {} as its runtime directory", runtime_dir.display());
-            let next = "give each node of this machine a runtime_dir of its own in node.toml, such as /run/shoal-mix";
-            return Err(Failure::new(Kind::Temporary, message, next));
+            let message = format!("the node runs: it uses {}", runtime_dir.display());
+            return Err(Failure::new(Kind::Temporary, message, "stop it first"));
         }
         Err(TryLockError::Error(error)) => return Err(io(anyhow::Error::from(error).context(describe()))),
     }
-    let owner = owner(&mut file).with_context(describe).map_err(io)?;
-    let me = me.to_string();
     if owner.is_empty() {
-        file.write_all(me.as_bytes()).with_context(describe).map_err(io)?;
-    } else if owner != me {
-        let message = format!("{} holds the keys of another node, {owner}", runtime_dir.display());
-        let next = format!(
-            "give this node a runtime_dir of its own in node.toml; if the other one is gone for good, remove {}",
-            runtime_dir.display()
-        );
-        return Err(Failure::new(Kind::Configuration, message, next));
+        file.write_all(me.to_string().as_bytes()).with_context(describe).map_err(io)?;
     }
     Ok(DirectoryLock::held(file))
+}
+
+/// Refuses a runtime directory that is another node's: whoever asks there is answered by that node, and would drain it.
+///
+/// # Errors
+/// It is another node's, or who owns it cannot be read.
+pub fn is_mine(runtime_dir: &Path, me: &Identity) -> Result<(), Failure> {
+    let path = runtime_dir.join(OWNER_FILE);
+    let owner = match File::open(&path) {
+        Ok(mut file) => owner(&mut file),
+        // nobody's yet, or nobody runs
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+    };
+    let retry = "run this as root, or as the user that the node runs as";
+    let owner = owner.with_context(|| format!("cannot read {}", path.display())).map_err(|e| Failure::io(&e, retry))?;
+    refuse_another(runtime_dir, &owner, me)
+}
+
+fn refuse_another(runtime_dir: &Path, owner: &str, me: &Identity) -> Result<(), Failure> {
+    if owner.is_empty() || owner == me.to_string() {
+        return Ok(());
+    }
+    let message = format!("{} is the runtime directory of another node, {owner}", runtime_dir.display());
+    let next = format!(
+        "give each node of this machine a runtime_dir of its own in node.toml, such as /run/shoal-mix; if the other one is \
+         gone for good, remove {}",
+        runtime_dir.display()
+    );
+    Err(Failure::new(Kind::Configuration, message, next))
 }
 
 /// Whether the node of this directory was leaving the network when its process ended without being told to.
@@ -88,7 +110,9 @@ mod tests {
         let kind = |who| claim(&run, who).map(drop).map_err(|failure| failure.kind);
         let held = claim(&run, &me).expect("nobody's");
         assert_eq!(kind(&me), Err(Kind::Temporary), "it is in use");
-        assert_eq!(kind(&other), Err(Kind::Temporary));
+        assert_eq!(kind(&other), Err(Kind::Configuration), "another node's");
+        let asks = |who| is_mine(&run, who).map_err(|failure| failure.kind);
+        assert_eq!((asks(&me), asks(&other)), (Ok(()), Err(Kind::Configuration)));
         drop(held);
         assert_eq!(kind(&me), Ok(()), "its own again");
         assert_eq!(kind(&other), Err(Kind::Configuration), "another node's keys");

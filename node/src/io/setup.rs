@@ -163,9 +163,40 @@ pub fn load(dir: &Path) -> Result<Setup, Failure> {
 pub async fn load_locked(dir: &Path) -> Result<(DirectoryLock, Setup), Failure> {
     // a directory that holds no node is left as it is, and is not waited for
     load_config(dir)?;
+    refuse_stranger(dir)?;
     let lock = lock(dir).await?;
     let setup = load(dir)?;
     Ok((lock, setup))
+}
+
+/// How the node of a directory is started: the packaged one by its unit, as its own user.
+pub fn start_command(dir: &Path) -> String {
+    if dir == Path::new(PACKAGED_DIR) {
+        "systemctl start shoal-node".to_owned()
+    } else {
+        format!("shoal-node run --dir {}", dir.display())
+    }
+}
+
+/// Refuses to run a node as another user than the one who owns its directory: keys and logs would be that user's, and the
+/// owner could not erase them.
+fn refuse_stranger(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt as _;
+    // what cannot be looked at is told by the lock
+    let Ok(owner) = std::fs::metadata(dir).map(|held| held.uid()) else { return Ok(()) };
+    let me = rustix::process::geteuid().as_raw();
+    if owner == me {
+        return Ok(());
+    }
+    let message = format!("{} belongs to user {owner}, and this is user {me}", dir.display());
+    Err(Failure::new(
+        Kind::Permission,
+        message,
+        format!(
+            "{}, as its owner; or chown -R it, and its runtime directory, to the user that is to run it",
+            start_command(dir)
+        ),
+    ))
 }
 
 /// Reads `node.toml` alone.

@@ -6,6 +6,7 @@ use super::control::{self, Command};
 use super::engine_transfer::{Transfer, Turn};
 use super::host::{Clock, generator};
 use super::mover::{Progress, Stand};
+use super::runtime_dir;
 use super::setup::{self, Setup};
 use super::store_engine;
 use super::store_moves::record;
@@ -118,11 +119,12 @@ pub trait Tell {
 
 /// Moves the store of the node in `dir`; returns what to say at the end.
 pub async fn migrate(dir: &Path, options: &MigrateOptions, tell: &mut dyn Tell) -> Result<Value, Failure> {
-    let config = setup::load_config(dir)?;
+    let Setup { config, identity, .. } = setup::load(dir)?;
     if config.role != Role::Store {
         return Err(usage(format!("{} holds a {}, which keeps no boxes", dir.display(), config.role)));
     }
     let runtime = config.runtime_path(dir);
+    runtime_dir::is_mine(&runtime, &identity.identity())?;
     let runs = control::ask(&runtime, Command::Moving).await.is_ok();
     match (runs, options.cancel) {
         (true, true) => asked(control::ask(&runtime, Command::Stay).await),

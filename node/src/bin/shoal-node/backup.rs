@@ -47,17 +47,16 @@ pub(crate) fn run(keys: Keys, json: bool) -> Result<(), Failure> {
 }
 
 fn erase(dir: &Path, all: bool, json: bool) -> Result<(), Failure> {
-    let erased = match Stopped::of(dir) {
-        Ok(stopped) => stopped.erase(stopped::now(), all)?,
-        // a running node erases by itself
-        Err(failure) if failure.kind == Kind::Temporary && !all => Vec::new(),
+    let (erased, nothing) = match Stopped::of(dir) {
+        Ok(stopped) => (stopped.erase(stopped::now(), all)?, "nothing to erase"),
+        Err(failure) if failure.kind == Kind::Temporary && !all => (Vec::new(), "the node runs, and erases by itself"),
         Err(failure) => return Err(failure),
     };
     let epochs: Vec<String> = erased.iter().map(ToString::to_string).collect();
     if json {
         say(&json!({ "erased": erased.iter().map(|epoch| epoch.0).collect::<Vec<_>>() }).to_string());
     } else if epochs.is_empty() {
-        say("nothing to erase");
+        say(nothing);
     } else {
         say(&format!("erased: the keys and logs of epochs {}", epochs.join(", ")));
     }

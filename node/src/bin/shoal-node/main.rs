@@ -14,7 +14,7 @@ use shoal_node::io::control::{self, Command as Question};
 use shoal_node::io::host::{self, Clock};
 use shoal_node::io::setup::{self, InitRequest};
 use shoal_node::io::stopped::{self, Stopped};
-use shoal_node::io::{doctor, logging, run};
+use shoal_node::io::{doctor, logging, run, runtime_dir};
 use shoal_node::report;
 use shoal_protocol::memory;
 use std::path::Path;
@@ -46,7 +46,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::CheckConfig(Dir { dir }) => {
-            output::admission(&setup::load(&dir)?, json, "checked", "then: ");
+            let setup = setup::load(&dir)?;
+            run::as_listed(&setup)?;
+            output::admission(&setup, json, "checked", "then: ");
             Ok(())
         }
         Command::Run(Dir { dir }) => {
@@ -105,9 +107,11 @@ fn left_behind(dir: &Path, json: bool) -> Result<(), Failure> {
 
 /// Asks the running node and prints its answer.
 fn ask(dir: &Path, question: Question, json: bool) -> Result<(), Failure> {
-    let config = setup::load_config(dir)?;
-    let answer = runtime()?.block_on(control::ask(&config.runtime_path(dir), question)).map_err(|error| {
-        let next = format!("start it: shoal-node run --dir {}", dir.display());
+    let setup = setup::load(dir)?;
+    let runtime_dir = setup.config.runtime_path(dir);
+    runtime_dir::is_mine(&runtime_dir, &setup.identity.identity())?;
+    let answer = runtime()?.block_on(control::ask(&runtime_dir, question)).map_err(|error| {
+        let next = format!("start it: {}", setup::start_command(dir));
         // what only root or the node's user may ask is not a node that does not run
         match Failure::io(&error, &next) {
             failure if failure.kind == Kind::Permission => failure,

@@ -5,7 +5,7 @@ use shoal_node::config_versions::{CONFIG_VERSION, Upgraded};
 use shoal_node::failure::{Failure, Kind};
 use shoal_node::io::doctor::Finding;
 use shoal_node::io::doctor_machine;
-use shoal_node::io::setup::{Setup, admission_line};
+use shoal_node::io::setup::{Setup, admission_line, start_command};
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -80,7 +80,7 @@ pub(crate) fn admission(setup: &Setup, json: bool, verb: &str, then: &str) {
     for hint in hints {
         say(&format!("  {} at {}", hint.identity, hint.address));
     }
-    say(&format!("\n{then}shoal-node run --dir {}", dir.display()));
+    say(&format!("\n{then}{}", start_command(dir)));
     if let Some(Finding { found, next, .. }) = small {
         say(&format!("\nlimits in node.toml do not fit together: {found}\n  next: {next}"));
     }

@@ -1,6 +1,7 @@
 //! The control socket: a Unix socket only its owner can open. One JSON line in, one JSON line out.
 
 use crate::config_store::StoreConfig;
+use crate::io::drain;
 use crate::io::files;
 use crate::io::phase::{self, Phase};
 use crate::io::status::Status;
@@ -128,7 +129,7 @@ async fn answer(stream: UnixStream, status: &Status, phase: &watch::Sender<Phase
         Ok(Question { command: Command::Secrets, .. }) => status.secrets(),
         Ok(Question { command: Command::Descriptor, .. }) => status.descriptor(),
         Ok(Question { command: Command::Drain, .. }) => {
-            phase::advance(phase, Phase::Draining);
+            drain::begin(phase, &status.runtime_dir);
             json!({"draining": true})
         }
         Ok(Question { command: Command::Move, store }) => {

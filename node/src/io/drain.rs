@@ -4,11 +4,13 @@
 use crate::io::counters::Counters;
 use crate::io::host::Clock;
 use crate::io::key_files::KeyFiles;
-use crate::io::phase::Phase;
+use crate::io::phase::{self, Phase};
+use crate::io::runtime_dir;
 use crate::leaving::Leaving;
 use shoal_protocol::consensus::VerifiedConsensus;
 use shoal_protocol::epoch::Schedule;
 use shoal_protocol::types::Identity;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -95,6 +97,23 @@ pub struct Drain {
     pub counters: Arc<Counters>,
     /// What is erased at the end.
     pub files: KeyFiles,
+}
+
+/// Begins to leave the network. It is noted first: from whoever was told that the node leaves, a crash does not bring it
+/// back.
+pub fn begin(phase: &watch::Sender<Phase>, runtime_dir: &Path) {
+    if *phase.borrow() == Phase::Running {
+        note(runtime_dir, true);
+    }
+    phase::advance(phase, Phase::Draining);
+}
+
+/// Notes whether the node is leaving.
+pub fn note(runtime_dir: &Path, leaving: bool) {
+    if let Err(error) = runtime_dir::note_leaving(runtime_dir, leaving) {
+        let error = format!("{error:#}");
+        tracing::warn!(error, leaving, "after a crash the node will not know whether it was leaving");
+    }
 }
 
 impl Drain {

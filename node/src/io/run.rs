@@ -8,7 +8,7 @@ use crate::io::config_file;
 use crate::io::counters::Counters;
 use crate::io::doctor_machine;
 use crate::io::documents::kept;
-use crate::io::drain::Drain;
+use crate::io::drain::{self, Drain};
 use crate::io::files;
 use crate::io::host::Clock;
 use crate::io::logging::SetFilter;
@@ -104,22 +104,15 @@ impl Running {
         let Self { phase, endpoint, mut drain, reload, runtime_dir, ending } = self;
         notify(&[sd_notify::NotifyState::Ready]);
         tokio::spawn(watchdog(Arc::clone(&drain.counters), drain.clock));
-        tokio::spawn(signals(phase.clone(), reload));
-        let note_leaving = |leaving| {
-            if let Err(error) = runtime_dir::note_leaving(&runtime_dir, leaving) {
-                let error = format!("{error:#}");
-                tracing::warn!(error, leaving, "after a crash the node will not know whether it was leaving");
-            }
-        };
+        tokio::spawn(signals(phase.clone(), reload, runtime_dir.clone()));
         if runtime_dir::is_leaving(&runtime_dir) {
             tracing::info!("the last process ended while the node was leaving the network: it goes on leaving");
-            phase::advance(&phase, Phase::Draining);
+            drain::begin(&phase, &runtime_dir);
         }
         let mut phases = phase.subscribe();
         phase::reached(&mut phases, Phase::Draining).await;
         let mut drained = false;
         if *phases.borrow() == Phase::Draining {
-            note_leaving(true);
             tracing::info!("draining: serving until the consensus lets this node go; a second signal stops now");
             tokio::select! {
                 // when the process stops, documents end, and with them the drain: then it was not carried out
@@ -143,13 +136,13 @@ impl Running {
             drain.erase();
         }
         // whoever starts it after it was told to stop wants it to serve
-        note_leaving(false);
+        drain::note(&runtime_dir, false);
         tracing::info!("stopped");
     }
 }
 
 /// SIGTERM drains, a second one stops now; SIGINT (a terminal's Ctrl-C) stops now; SIGHUP reads the configuration again.
-async fn signals(phase: watch::Sender<Phase>, mut reload: Reload) {
+async fn signals(phase: watch::Sender<Phase>, mut reload: Reload, runtime_dir: PathBuf) {
     use tokio::signal::unix::{SignalKind, signal};
     let streams = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = streams else {
@@ -159,8 +152,12 @@ async fn signals(phase: watch::Sender<Phase>, mut reload: Reload) {
     loop {
         tokio::select! {
             _ = terminate.recv() => {
-                let next = if *phase.borrow() == Phase::Running { Phase::Draining } else { Phase::Stopping };
-                phase::advance(&phase, next);
+                let running = *phase.borrow() == Phase::Running;
+                if running {
+                    drain::begin(&phase, &runtime_dir);
+                } else {
+                    phase::advance(&phase, Phase::Stopping);
+                }
             }
             _ = interrupt.recv() => phase::advance(&phase, Phase::Stopping),
             _ = hangup.recv() => reload_told(&mut reload),

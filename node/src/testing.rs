@@ -1,11 +1,13 @@
 //! A document on paper, for unit tests.
 
+use crate::io::setup::{self, InitRequest};
 use rand::{SeedableRng as _, rngs::StdRng};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{Consensus, TrustAnchor, UnverifiedConsensus, VerifiedConsensus, certify};
 use shoal_protocol::network::{Founding, Hint, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
-use shoal_protocol::types::{Epoch, Hash, UnixMillis};
+use shoal_protocol::types::{Epoch, Hash, Role, UnixMillis};
+use std::path::{Path, PathBuf};
 
 /// The document of a height without a node, in an epoch of this number that begins at `start`.
 pub(crate) fn content(height: u64, start: UnixMillis) -> Consensus {
@@ -40,4 +42,22 @@ pub(crate) fn network(authorities: Vec<Hint>) -> NetworkFile {
         founding: Founding::default(),
         hints: Hints { authorities, gateways: Vec::new() },
     }
+}
+
+/// The directory of a store that was just made, inside of `folder`.
+pub(crate) fn store_node(folder: &Path) -> PathBuf {
+    let given = folder.join("given.toml");
+    std::fs::write(&given, network(Vec::new()).to_toml()).expect("written");
+    let dir = folder.join("node");
+    let request = InitRequest {
+        network: given,
+        role: Role::Store,
+        address: "127.0.0.1:4433".to_owned(),
+        listen: None,
+        metrics: None,
+        family: None,
+        dir: dir.clone(),
+    };
+    setup::init(&request).expect("made");
+    dir
 }

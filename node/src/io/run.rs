@@ -9,7 +9,6 @@ use crate::io::counters::Counters;
 use crate::io::doctor_machine;
 use crate::io::documents::kept;
 use crate::io::drain::{self, Drain};
-use crate::io::files;
 use crate::io::host::Clock;
 use crate::io::logging::SetFilter;
 use crate::io::phase::{self, Phase};
@@ -35,8 +34,7 @@ pub const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 pub async fn run(setup: Setup, lock: DirectoryLock, set_filter: SetFilter, backlog: Backlog) -> Result<(), Failure> {
     let _lock = lock;
     let runtime_dir = setup.config.runtime_path(&setup.dir);
-    let retry = "check the node's directory and its owner";
-    files::private_dir(&runtime_dir).map_err(|error| Failure::io(&error, retry))?;
+    let _claim = runtime_dir::claim(&runtime_dir, &setup.identity.identity())?;
     let memory = doctor_machine::runtime_dir(&runtime_dir);
     if !memory.ok {
         tracing::warn!(found = memory.found, next = memory.next, "mix keys do not live in memory only");
@@ -51,7 +49,6 @@ pub async fn run(setup: Setup, lock: DirectoryLock, set_filter: SetFilter, backl
             tracing::info!(found = lack.found, next = lack.next, "keys could be safer still");
         }
     }
-    let _claim = runtime_dir::claim(&runtime_dir, &setup.identity.identity())?;
     as_listed(&setup)?;
     config_file::bring_up_to_date(&setup.dir)?;
     let failed = Arc::new(AtomicBool::new(false));
@@ -63,6 +60,8 @@ pub async fn run(setup: Setup, lock: DirectoryLock, set_filter: SetFilter, backl
         let next = "see the log; start it again (a service manager does so by itself)";
         return Err(Failure::new(Kind::Temporary, "a part of the node failed and it stopped", next));
     }
+    // whoever starts it after it was told to stop wants it to serve; one that failed goes on where it was
+    drain::note(&runtime_dir, false);
     Ok(())
 }
 
@@ -135,8 +134,6 @@ impl Running {
         if drained {
             drain.erase();
         }
-        // whoever starts it after it was told to stop wants it to serve
-        drain::note(&runtime_dir, false);
         tracing::info!("stopped");
     }
 }

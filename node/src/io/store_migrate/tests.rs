@@ -3,29 +3,12 @@
 use super::*;
 use crate::engine::Written;
 use crate::io::engine_conformance::{self, NOW, body, id, put};
-use crate::io::setup::InitRequest;
+use crate::testing::store_node;
 
 struct Silent;
 
 impl Tell for Silent {
     fn progress(&mut self, _: &Value) {}
-}
-
-fn made(folder: &Path) -> PathBuf {
-    let network = folder.join("given.toml");
-    std::fs::write(&network, crate::testing::network(Vec::new()).to_toml()).expect("written");
-    let (dir, address) = (folder.join("node"), "127.0.0.1:4433".to_owned());
-    let request = InitRequest {
-        network,
-        role: Role::Store,
-        address,
-        listen: None,
-        metrics: None,
-        family: None,
-        dir: dir.clone(),
-    };
-    setup::init(&request).expect("made");
-    dir
 }
 
 fn to(folder: &str) -> MigrateOptions {
@@ -58,7 +41,7 @@ fn holds(dir: &Path, n: u64) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_does_not_run_moves_there_and_back() {
     let folder = tempfile::tempdir().expect("a directory");
-    let dir = made(folder.path());
+    let dir = store_node(folder.path());
     write(&dir, 1);
     for (goal, n) in [("other", 2), ("store", 3), ("other", 4)] {
         let ended = migrate(&dir, &to(goal), &mut Silent).await.expect("moves");
@@ -78,7 +61,7 @@ async fn a_store_that_does_not_run_moves_there_and_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_cut_off_at_the_change_is_ended_and_not_called_off() {
     let folder = tempfile::tempdir().expect("a directory");
-    let dir = made(folder.path());
+    let dir = store_node(folder.path());
     write(&dir, 1);
     // node.toml cannot be replaced: as if the process had ended just before it was
     std::fs::create_dir(dir.join("node.new")).expect("made");

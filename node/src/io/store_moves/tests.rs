@@ -3,8 +3,8 @@ use crate::engine::Written;
 use crate::io::engine_conformance::{LIMITS, NOW, body, id, put};
 use crate::io::engine_seat::Seat;
 use crate::io::mover::Stand;
-use crate::io::setup::{self, InitRequest, Setup};
-use shoal_protocol::types::Role;
+use crate::io::setup::{self, Setup};
+use crate::testing::store_node;
 
 /// A store's directory; what runs in it is made anew with each start.
 struct Node {
@@ -21,20 +21,7 @@ struct Running {
 impl Node {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a directory");
-        let network = folder.path().join("given.toml");
-        std::fs::write(&network, crate::testing::network(Vec::new()).to_toml()).expect("written");
-        let dir = folder.path().join("node");
-        let address = "127.0.0.1:4433".to_owned();
-        let request = InitRequest {
-            network,
-            role: Role::Store,
-            address,
-            listen: None,
-            metrics: None,
-            family: None,
-            dir: dir.clone(),
-        };
-        setup::init(&request).expect("made");
+        let dir = store_node(folder.path());
         Self { folder, dir }
     }
 

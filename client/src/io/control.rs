@@ -29,12 +29,43 @@ pub enum Call {
     Contacts,
     /// → list of conversations.
     Conversations,
-    /// Accepts a stranger's request → contact.
+    /// Founds a group → conversation.
+    GroupCreate {
+        /// Its name.
+        name: String,
+    },
+    /// Adds somebody to a group → conversation.
+    GroupAdd {
+        /// The group.
+        conversation: String,
+        /// Contact or address.
+        who: String,
+    },
+    /// Removes somebody from a group → conversation.
+    GroupRemove {
+        /// The group.
+        conversation: String,
+        /// Contact or address.
+        who: String,
+    },
+    /// Leaves a group → conversation.
+    GroupLeave {
+        /// The group.
+        conversation: String,
+    },
+    /// Gives a group another name → conversation.
+    GroupRename {
+        /// The group.
+        conversation: String,
+        /// The new name.
+        name: String,
+    },
+    /// Accepts a stranger's request → contact, or the group.
     Accept {
         /// Name, address or conversation.
         who: String,
     },
-    /// Wants nothing more from somebody → contact.
+    /// Wants nothing more from somebody → contact; refuses a group → conversation.
     Block {
         /// Name, address or conversation.
         who: String,

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::client::Client;
 use super::control::{Call, Page, PageEntry};
 use super::failure::{Exit, Failure};
-use super::lines::{ContactLine, ConversationLine, Parts, SentLine};
+use super::lines::{AcceptedLine, ContactLine, ConversationLine, Parts, SentLine};
 use super::mailroom::{Desk, MailRoom, Stopped};
 use super::network_file::{self, NetworkLine};
 use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
@@ -156,10 +156,31 @@ impl Daemon {
             }
             Call::Accept { who } => {
                 let accept = move |desk: &mut Desk<'_>| Ok(desk.mail.accept(&who, desk.now, desk.rng)?);
-                value(ContactLine::from(self.mail(accept).await?))
+                value(AcceptedLine::from(self.mail(accept).await?))
             }
             Call::Block { who } => {
-                value(ContactLine::from(self.mail(move |desk| Ok(desk.mail.block(&who, desk.now)?)).await?))
+                let block = move |desk: &mut Desk<'_>| Ok(desk.mail.block(&who, desk.now, desk.rng)?);
+                value(AcceptedLine::from(self.mail(block).await?))
+            }
+            Call::GroupCreate { name } => {
+                let create = move |desk: &mut Desk<'_>| Ok(desk.mail.group_create(&name, desk.now, desk.rng)?);
+                value(ConversationLine::from(self.mail(create).await?))
+            }
+            Call::GroupAdd { conversation, who } => {
+                let add = move |desk: &mut Desk<'_>| Ok(desk.mail.group_add(&conversation, &who, desk.now)?);
+                value(ConversationLine::from(self.mail(add).await?))
+            }
+            Call::GroupRemove { conversation, who } => {
+                let remove = move |desk: &mut Desk<'_>| Ok(desk.mail.group_remove(&conversation, &who)?);
+                value(ConversationLine::from(self.mail(remove).await?))
+            }
+            Call::GroupLeave { conversation } => {
+                let leave = move |desk: &mut Desk<'_>| Ok(desk.mail.group_leave(&conversation, desk.rng)?);
+                value(ConversationLine::from(self.mail(leave).await?))
+            }
+            Call::GroupRename { conversation, name } => {
+                let rename = move |desk: &mut Desk<'_>| Ok(desk.mail.group_rename(&conversation, &name)?);
+                value(ConversationLine::from(self.mail(rename).await?))
             }
             Call::Send { to, text } => {
                 let send = move |desk: &mut Desk<'_>| {

@@ -100,6 +100,11 @@ impl From<MailError> for Failure {
             MailError::Broken(_) => {
                 (Exit::Temporary, "conversation_broken", "agree with the contact on a new beginning")
             }
+            MailError::NotAMember(_) => {
+                (Exit::Permission, "not_a_member", "ask a member to add you again, or create a new group")
+            }
+            MailError::NoDocument => (Exit::Unreachable, "no_document", "try again when shoal status says connected"),
+            MailError::Group(_) => (Exit::Usage, "bad_group", "shoal group list shows groups and their members"),
             MailError::Unknown(_) => (
                 Exit::Usage,
                 "unknown_contact",

@@ -26,7 +26,10 @@ pub use control::{Call, Page, PageEntry, Reply, Request};
 pub use daemon::serve;
 pub use failure::{Exit, Failure};
 pub use health::{HealthError, serve_health};
-pub use lines::{ContactLine, ConversationLine, EventLine, FileLine, MessageLine, Parts, SentLine, WaitsFor};
+pub use lines::{
+    AcceptedLine, ContactLine, ConversationLine, EventLine, FileLine, Kind, MemberLine, MessageLine, Parts, SentLine,
+    WaitsFor,
+};
 pub use mailroom::{Desk, MailRoom, Stopped};
 pub use network_file::{
     GatewayLine, NetworkLine, newer_hints, parse as parse_network_file, usable as usable_network_file,

@@ -5,12 +5,12 @@ use super::parts::BlobIn;
 use super::writing::each;
 use super::{ContactInfo, Event, Mail, MailError, conversations, provider, stored};
 use crate::blobs::Manifest;
-use crate::blobs_store;
 use crate::card::{self, Card, CardPlace};
 use crate::contacts::{self, Contact};
 use crate::conversations::{Origin, requests_max};
 use crate::conversations_mls::{self, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
+use crate::{blobs_store, group_changes};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
@@ -68,7 +68,14 @@ impl Mail {
         let parts: Vec<Vec<u8>> = fetch.parts.values().cloned().collect();
         let contact = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?;
         match card::read(&contact.inbox, place, &parts) {
-            Ok(card) => self.found_conversation(&contact, &card, now, consensus, rng),
+            Ok(card) => {
+                self.card_for_groups(contact.row, &card)?;
+                if contact.wanted_at.is_some() {
+                    return self.found_conversation(&contact, &card, now, consensus, rng);
+                }
+                self.memory.cards.remove(&contact.row);
+                Ok(())
+            }
             Err(_) => {
                 if let Some(fetch) = self.memory.cards.get_mut(&contact.row) {
                     fetch.turn();
@@ -114,8 +121,7 @@ impl Mail {
             }
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
-        let conversation =
-            conversations::insert(&transaction, vault, contact.row, &begun, &writer, Origin::Founded, now)?;
+        let conversation = conversations::insert(&transaction, vault, &begun, &writer, Origin::Founded, now)?;
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
         let manifest = Manifest::of(&welcome, *secret);
@@ -131,7 +137,7 @@ impl Mail {
 
         self.refollow(conversation.row)?;
         self.memory.letters.insert(letter_row, letter);
-        self.memory.cards.remove(&contact.row);
+        self.drop_card_fetch(contact.row)?;
         self.memory.unsealed = true;
         self.adopt_blobs()?;
         let info = self.contact_info(contact.row)?;
@@ -152,54 +158,68 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let joined =
             conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), &inbox.public(), welcome);
-        let begun = match joined {
-            Ok(begun) => Some(begun),
+        let joined = match joined {
+            Ok(joined) => Some(joined),
             Err(GroupError::Refused(_)) => None,
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
-        let admitted = match begun {
+        let admitted = match joined {
             // nobody founds a second conversation in place of an old one
-            Some(begun) if conversations::known(&transaction, vault, &begun.group_id)? => None,
-            Some(begun) if begun.generation == blob.incoming.generation => {
+            Some((begun, _)) if conversations::known(&transaction, vault, &begun.group_id)? => None,
+            Some((begun, inviter)) if begun.context.generation == blob.incoming.generation => {
                 let writer = conversations_mls::own_writer(
                     &provider(&self.profile, &self.crypto, &transaction),
                     &begun.group_id,
                 )?;
-                let known = contacts::by_inbox(&transaction, vault, &begun.peer.inbox)?;
+                let known = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
+                let stranger = known.as_ref().is_none_or(|contact| !contact.known);
+                let people = conversations::requests(&transaction)?.saturating_add(begun.others.len() as u64);
                 let writer = self.card_writer(&transaction, &writer)?;
                 match (writer, known) {
                     (None, _) => None,
                     (_, Some(contact)) if contact.blocked => None,
-                    (_, None) if conversations::requests(&transaction)? >= most => None,
+                    _ if stranger && people > most => None,
                     (_, None) if contacts::full(&transaction)? => None,
-                    (Some(writer), known) => Some((begun, writer, known)),
+                    (Some(writer), _) => Some((begun, writer, stranger)),
                 }
             }
             _ => None,
         };
-        let Some((begun, writer, known)) = admitted else {
+        let Some((begun, writer, request)) = admitted else {
             // what joining wrote is undone with the transaction
             drop(transaction);
             blobs_store::delete_in(&self.profile.db, blob.incoming.row)?;
             return Ok(());
         };
-        let contact = match known {
-            Some(contact) => contact,
-            None => contacts::insert(&transaction, vault, &begun.peer.inbox, false)?,
-        };
-        let origin = Origin::Joined { request: !contact.known };
-        let conversation = conversations::insert(&transaction, vault, contact.row, &begun, &writer, origin, now)?;
-        stored::adopt(&transaction, contact.row, conversation.row)?;
-        contacts::set_wanted(&transaction, contact.row, None)?;
+        let origin = Origin::Joined { request };
+        let conversation = conversations::insert(&transaction, vault, &begun, &writer, origin, now)?;
+        if let Some(contact) = conversation.contact {
+            stored::adopt(&transaction, contact, conversation.row)?;
+            contacts::set_wanted(&transaction, contact, None)?;
+        }
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;
 
         self.refollow(conversation.row)?;
-        self.memory.cards.remove(&contact.row);
         self.memory.unsealed = true;
         self.memory.plan = true;
-        let info = self.contact_info(contact.row)?;
-        self.emit(Event::Contact(info));
+        match conversation.contact {
+            Some(contact) => {
+                self.drop_card_fetch(contact)?;
+                let info = self.contact_info(contact)?;
+                self.emit(Event::Contact(info));
+            }
+            None => self.tell_group(conversation.row)?,
+        }
+        Ok(())
+    }
+
+    /// Nobody writes to the contact for the first time any more: its card is looked for only if it is to be added to a
+    /// group.
+    fn drop_card_fetch(&mut self, contact: i64) -> Result<(), MailError> {
+        if !group_changes::without_card(&self.profile.db)?.contains(&contact) {
+            self.memory.cards.remove(&contact);
+        }
         Ok(())
     }
 

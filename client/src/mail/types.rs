@@ -44,7 +44,7 @@ pub struct SentMessage {
     pub id: MessageId,
     /// The conversation, once there is one.
     pub conversation: Option<ConversationId>,
-    /// The contact it goes to.
+    /// The contact or the group it goes to.
     pub to: String,
     /// How far it has come.
     pub state: MessageState,
@@ -110,20 +110,65 @@ pub struct ContactInfo {
 pub struct ConversationInfo {
     /// Its id.
     pub id: ConversationId,
-    /// The other member.
-    pub with: String,
-    /// The other member's address.
-    pub address: String,
+    /// Whether it is a group: of many, with a name of its own.
+    pub group: bool,
+    /// Name of the group, or of the other member.
+    pub name: String,
+    /// The other member's address; `None` in a group.
+    pub address: Option<String>,
+    /// The members, the own profile first; also those who are to be added.
+    pub members: Vec<MemberInfo>,
     /// `true` while it is an unanswered request of a stranger.
     pub request: bool,
     /// Own messages of it that are not delivered yet.
     pub undelivered: u64,
+    /// Whether this profile is in it.
+    pub standing: Standing,
     /// `true` when its members went on from different states and cannot read each other any more.
     pub broken: bool,
     /// Group epoch of the state here.
     pub epoch: u64,
     /// Generation of stores that keeps the boxes of that epoch.
     pub generation: u32,
+}
+
+/// A member of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// The name the user gave, else the address.
+    pub name: String,
+    /// `shoal1…`.
+    pub address: String,
+    /// Whether it is the own profile.
+    pub oneself: bool,
+    /// How far it is in it.
+    pub state: MemberState,
+}
+
+/// How far somebody is in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// To be added; its card is not found yet, or the commit is on its way.
+    Wanted,
+    /// Added; nothing was read of it yet.
+    Invited,
+    /// In it.
+    Member,
+    /// It said that it leaves, or is to be removed.
+    Leaving,
+}
+
+/// Whether the own profile is in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It is.
+    Member,
+    /// The user left; the others are told.
+    Left,
+    /// It was removed, or its leaving is done.
+    Removed,
 }
 
 /// A contact holds a document of the consensus that no chain holds beside those held here: one of the two is shown a
@@ -156,6 +201,8 @@ pub enum Event {
     Received(ReceivedMessage),
     /// A contact changed: a stranger wrote, a conversation began, a request was accepted.
     Contact(ContactInfo),
+    /// A group began, its members or its name changed, it was left.
+    Group(ConversationInfo),
     /// Something the user should know; `code` is stable, `message` is for people.
     Warning {
         /// Stable, lower case, words joined by `_` (for example `rolled_back`).
@@ -225,6 +272,15 @@ pub enum MailError {
     /// The members of the conversation went on from different states; nothing can be sent in it.
     #[error("conversation {0} is broken: its members cannot read each other any more")]
     Broken(ConversationId),
+    /// The own profile is not in the group any more.
+    #[error("you are not in group {0} any more")]
+    NotAMember(ConversationId),
+    /// No document of the network is held since the start.
+    #[error("no document of the network is here yet")]
+    NoDocument,
+    /// What only a group can do, or somebody who is not in it.
+    #[error("{0}")]
+    Group(&'static str),
     /// Neither a contact, nor an address, nor a conversation.
     #[error("no contact, address or conversation {0:?}")]
     Unknown(String),

@@ -10,5 +10,6 @@ mod epochs;
 mod faults;
 mod first_contact;
 mod forks;
+mod groups;
 mod messages;
 mod world;

@@ -16,6 +16,7 @@ Examples:
   shoal send bob 'hello' --wait stored    send, and wait until two stores have it on disk
   git log -1 | shoal send bob -           send what comes in
   shoal send-file bob holiday.jpg
+  shoal group create 'reef crew'          found a group; shoal group add 'reef crew' bob
   shoal read                              show what is new
   shoal read --follow --json | jq .text   for programs
   shoal status                            connection, anonymity now, queue
@@ -76,6 +77,11 @@ pub(crate) enum Command {
     Contacts,
     /// List conversations
     Conversations,
+    /// Groups: conversations of many
+    Group {
+        #[command(subcommand)]
+        command: GroupCommand,
+    },
     /// Accept a stranger's request: only then can they learn that you read it
     ///
     /// `shoal contacts` lists the requests, each with the command that accepts it.
@@ -135,6 +141,55 @@ pub(crate) enum Command {
     Status,
     /// Look for what may be wrong, and say what to do
     Doctor,
+}
+
+/// GROUP is a conversation as `group list` prints it, or the group's name.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Found a group; you are alone in it until you add others
+    Create {
+        /// Its name; all members see it
+        name: String,
+    },
+    /// Add somebody, and wait until they are invited
+    ///
+    /// Every member may add, remove and rename. Who is added sees what is written from then on.
+    Add {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+        /// Contact or address
+        who: String,
+        /// How long to wait; it is tried further after that
+        #[arg(long, default_value = "60s", value_parser = patience)]
+        timeout: Duration,
+    },
+    /// Remove a member
+    ///
+    /// They cannot read what is written after the removal. What they wrote before you read it is not shown to all.
+    Remove {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+        /// Contact or address
+        who: String,
+    },
+    /// Leave a group; the others are told
+    Leave {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+    },
+    /// Give a group another name, for all of its members
+    Rename {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+        /// The new name
+        name: String,
+    },
+    /// List groups and their members
+    List,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@
 
 mod args;
 mod daemon;
+mod groups;
 mod init;
 mod messages;
 mod network;
@@ -91,6 +92,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         | Command::Add { .. }
         | Command::Contacts
         | Command::Conversations
+        | Command::Group { .. }
         | Command::Accept { .. }
         | Command::Block { .. }
         | Command::Send { .. }
@@ -113,6 +115,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Add { name, address } => people::add(&profile, name, address, out).await,
             Command::Contacts => people::contacts(&profile, out).await,
             Command::Conversations => people::conversations(&profile, out).await,
+            Command::Group { command } => groups::group(&profile, command, out).await,
             Command::Accept { who } => people::accept(&profile, who, out).await,
             Command::Block { who } => people::block(&profile, who, out).await,
             Command::Send { to, text, patience } => messages::send(&profile, to, text, patience, out).await,

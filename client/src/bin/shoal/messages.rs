@@ -95,7 +95,11 @@ async fn follow(
                 EventLine::Warning { message, .. } if !out.json => {
                     line.suspend(|| tracing::warn!("{}", plain(&message)));
                 }
-                EventLine::State(_) | EventLine::Message(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
+                EventLine::State(_)
+                | EventLine::Message(_)
+                | EventLine::Contact(_)
+                | EventLine::Group(_)
+                | EventLine::Warning { .. } => {}
             },
             Err(_) if Instant::now() >= deadline => return Err(too_late(caller, sent, patience).await),
             Err(_) => {
@@ -230,7 +234,7 @@ async fn wait_for_message(caller: &mut Caller, out: &Out) -> Result<(), Problem>
         match caller.event().await? {
             EventLine::Message(_) | EventLine::Missed(_) => return Ok(()),
             EventLine::Warning { message, .. } if !out.json => tracing::warn!("{}", plain(&message)),
-            EventLine::State(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
+            EventLine::State(_) | EventLine::Contact(_) | EventLine::Group(_) | EventLine::Warning { .. } => {}
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
-use shoal_client::io::{Call, ContactLine, ConversationLine};
+use shoal_client::io::{AcceptedLine, Call, ContactLine, ConversationLine};
 
 use crate::daemon::reach;
 use crate::output::{Out, Problem, plain};
@@ -33,8 +33,12 @@ pub(crate) async fn block(profile: &Path, who: String, out: &Out) -> Result<(), 
 }
 
 async fn changed(profile: &Path, call: Call, done: &str, out: &Out) -> Result<(), Problem> {
-    let contact: ContactLine = reach(profile, out).await?.call(call).await?;
-    out.either(&contact, || {
+    let accepted: AcceptedLine = reach(profile, out).await?.call(call).await?;
+    out.either(&accepted, || {
+        let contact = match &accepted {
+            AcceptedLine::Contact(contact) => contact,
+            AcceptedLine::Group(group) => return format!("{done} group {}", plain(&group.name)),
+        };
         let name = plain(&contact.name);
         if contact.name == contact.address && !contact.blocked {
             format!("{done} {name}\n  to give it a name: shoal add NAME {name}")
@@ -98,7 +102,7 @@ pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Probl
                 0 => String::new(),
                 some => format!("  ({some} not delivered yet)"),
             };
-            format!("{}  {}{waiting}", conversation.conversation, plain(&conversation.with))
+            format!("{}  {}{waiting}", conversation.conversation, plain(&conversation.name))
         })?;
     }
     if conversations.is_empty() && !out.json {

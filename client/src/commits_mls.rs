@@ -1,12 +1,12 @@
 //! Commits of a conversation's group: staging an own one, merging it when it won, applying another member's.
 //!
 //! A commit renews the keys of its writer's leaf — encryption, signature and write key. When it is due it names a new
-//! generation of stores; in a group it also adds and removes members and changes the name. Nothing else is written, and
-//! nothing else is accepted.
+//! generation of stores; in a group it also adds and removes members and changes the name; and it adds again who was away for
+//! too long. Nothing else is written, and nothing else is accepted.
 
 use crate::commit_slots::ENTRY_CONTEXT;
 use crate::conversations_mls::{Begun, GroupError, Provider, begun, key_package_of, load, own_signer, state};
-use crate::leaves_mls::{Context, Member, OwnLeaf};
+use crate::leaves_mls::{Context, Member, OwnLeaf, verify_leaf};
 use crate::names::Name;
 use openmls::credentials::NewSignerBundle;
 use openmls::group::PastEpochDeletion;
@@ -168,6 +168,8 @@ pub enum Applied {
     On(Led),
     /// It removed the own leaf; nothing was changed.
     Out,
+    /// It removed the own leaf and adds its owner again: a Welcome will come. Nothing was changed.
+    Again,
 }
 
 /// Applies a commit of the member at `leaf`; an own one that was staged is forgotten.
@@ -206,7 +208,7 @@ pub fn apply(
     let group_of_many = before.context.name.is_some();
     let may = |proposal: &Proposal| {
         matches!(proposal, Proposal::GroupContextExtensions(_))
-            || (group_of_many && matches!(proposal, Proposal::Add(_) | Proposal::Remove(_)))
+            || matches!(proposal, Proposal::Add(_) | Proposal::Remove(_))
     };
     if !staged.queued_proposals().all(|queued| may(queued.proposal())) {
         return Err(GroupError::Refused("commit does more than it may"));
@@ -214,8 +216,16 @@ pub fn apply(
     if staged.add_proposals().count() > ADDED_MAX {
         return Err(GroupError::Refused("commit adds too many"));
     }
+    let added = staged
+        .add_proposals()
+        .map(|queued| verify_leaf(0, queued.add_proposal().key_package().leaf_node()).map(|member| member.inbox));
+    let added = added.collect::<Result<Vec<_>, _>>()?;
     if staged.self_removed() {
-        return Ok(Applied::Out);
+        return match added.contains(own) {
+            true => Ok(Applied::Again),
+            false if group_of_many => Ok(Applied::Out),
+            false => Err(GroupError::Refused("two cannot remove each other")),
+        };
     }
     let removed = removed_by(&staged);
     group.merge_staged_commit(provider, *staged).map_err(state)?;
@@ -225,6 +235,10 @@ pub fn apply(
         |member: &Member| after.others.iter().any(|other| (other.leaf, other.inbox) == (member.leaf, member.inbox));
     if !before.others.iter().filter(stays).all(kept) {
         return Err(GroupError::Refused("a leaf changed its owner"));
+    }
+    let same = |member: &Member| before.others.iter().any(|other| other.inbox == member.inbox);
+    if !group_of_many && !after.others.iter().all(same) {
+        return Err(GroupError::Refused("another person took the place of one of two"));
     }
     if group_of_many != after.context.name.is_some() {
         return Err(GroupError::Refused("a group became none, or the other way round"));

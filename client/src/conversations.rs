@@ -66,7 +66,7 @@ impl Conversation {
     }
     /// Whether what was written may still be sealed: who leaves says so last.
     pub(crate) fn speaks(&self) -> bool {
-        !self.broken && self.standing != Standing::Removed
+        !self.broken && matches!(self.standing, Standing::Member | Standing::Left)
     }
 }
 
@@ -100,7 +100,8 @@ impl Sealed for Conversation {
             standing: match standing {
                 0 => Standing::Member,
                 1 => Standing::Left,
-                _ => Standing::Removed,
+                2 => Standing::Removed,
+                _ => Standing::Away,
             },
             id: ConversationId(id.ok_or(DAMAGED)?),
             request,
@@ -255,11 +256,31 @@ fn insert_epoch(
     commits::insert_epoch(db, vault, row, begun.epoch, generation, &commit_secret(&begun.exported), now)
 }
 
+/// The profile was added to a conversation again that it could not follow: all but the row is new.
+pub(crate) fn rejoin(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+    begun: &Begun,
+    writer: &WriteKey,
+    now: UnixMillis,
+) -> Result<(), MailError> {
+    members::leave_all(db, row, now)?;
+    db.prepare_cached(
+        "UPDATE conversation SET epoch = ?2, generation = ?3, active_at = ?4, standing = 0, broken = 0, healed_at = 0,
+            commit_at = NULL, owing = 0 WHERE conversation = ?1",
+    )?
+    .execute((row, begun.epoch, begun.context.generation, now.0))?;
+    set_name(db, vault, row, begun.context.name.as_ref())?;
+    insert_epoch(db, vault, row, begun, writer, now)
+}
+
 pub(crate) fn set_standing(db: &Connection, row: i64, standing: Standing) -> Result<(), MailError> {
     let number = match standing {
         Standing::Member => 0,
         Standing::Left => 1,
         Standing::Removed => 2,
+        Standing::Away => 3,
     };
     db.prepare_cached("UPDATE conversation SET standing = ?2, commit_at = NULL WHERE conversation = ?1")?
         .execute((row, number))?;

@@ -21,6 +21,11 @@ pub(crate) enum Wanted {
         contact: i64,
         card: Option<Card>,
     },
+    /// A member was away for too long and is to be added again, once its newest card is found.
+    Readd {
+        contact: i64,
+        card: Option<Card>,
+    },
     /// A member is to be removed.
     Remove {
         contact: i64,
@@ -49,6 +54,7 @@ struct StoredCard {
 pub(crate) fn insert(db: &Connection, vault: &Vault, conversation: i64, wanted: &Wanted) -> Result<(), MailError> {
     let (kind, contact, name) = match wanted {
         Wanted::Add { contact, .. } => (0, Some(*contact), None),
+        Wanted::Readd { contact, .. } => (3, Some(*contact), None),
         Wanted::Remove { contact } => (1, Some(*contact), None),
         Wanted::Rename { name } => (2, None, Some(vault.seal(NAME, name.as_str().as_bytes()))),
     };
@@ -70,9 +76,9 @@ pub(crate) fn all(db: &Connection, vault: &Vault, conversation: i64) -> Result<V
     rows.into_iter()
         .map(|(row, kind, contact, name, card)| {
             let wanted = match (kind, contact, name) {
-                (0, Some(contact), _) => {
+                (0 | 3, Some(contact), _) => {
                     let card = card.map(|sealed| open_card(vault, &sealed)).transpose()?;
-                    Wanted::Add { contact, card }
+                    if kind == 0 { Wanted::Add { contact, card } } else { Wanted::Readd { contact, card } }
                 }
                 (1, Some(contact), _) => Wanted::Remove { contact },
                 (2, None, Some(sealed)) => {
@@ -100,7 +106,7 @@ pub(crate) fn set_card(db: &Connection, vault: &Vault, contact: i64, card: &Card
     let stored = StoredCard { key_package: card.key_package.clone(), pointer: card.pointer.to_bytes() };
     // writing to a Vec cannot fail
     let sealed = vault.seal(CARD, &minicbor::to_vec(stored).unwrap_or_default());
-    db.prepare_cached("UPDATE group_change SET card = ?2 WHERE contact = ?1 AND kind = 0")?
+    db.prepare_cached("UPDATE group_change SET card = ?2 WHERE contact = ?1 AND kind IN (0, 3)")?
         .execute((contact, sealed))?;
     Ok(())
 }
@@ -114,7 +120,7 @@ pub(crate) fn forget_card(db: &Connection, change: i64) -> Result<(), MailError>
 /// People whose card is looked for because they are to be added to a group.
 pub(crate) fn without_card(db: &Connection) -> Result<Vec<i64>, MailError> {
     let mut statement =
-        db.prepare_cached("SELECT DISTINCT contact FROM group_change WHERE kind = 0 AND card IS NULL")?;
+        db.prepare_cached("SELECT DISTINCT contact FROM group_change WHERE kind IN (0, 3) AND card IS NULL")?;
     Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
@@ -125,7 +131,14 @@ pub(crate) fn delete(db: &Connection, change: i64) -> Result<(), MailError> {
 
 /// Nobody is added any more who is not wanted.
 pub(crate) fn delete_adds_of(db: &Connection, contact: i64) -> Result<(), MailError> {
-    db.prepare_cached("DELETE FROM group_change WHERE contact = ?1 AND kind = 0")?.execute([contact])?;
+    db.prepare_cached("DELETE FROM group_change WHERE contact = ?1 AND kind IN (0, 3)")?.execute([contact])?;
+    Ok(())
+}
+
+/// Somebody who was to be added again follows after all.
+pub(crate) fn delete_readd(db: &Connection, conversation: i64, contact: i64) -> Result<(), MailError> {
+    db.prepare_cached("DELETE FROM group_change WHERE conversation = ?1 AND contact = ?2 AND kind = 3")?
+        .execute((conversation, contact))?;
     Ok(())
 }
 

@@ -20,11 +20,21 @@ pub(crate) struct MemberRow {
     pub(crate) leaving: bool,
     /// It went on from another commit than we: nothing of it is read, and nobody waits for it.
     pub(crate) astray: bool,
+    /// It may have been away for so long that what it would have to read is gone: no commit waits for it, and it is to be
+    /// added again.
+    pub(crate) lost: bool,
     told: Option<Place>,
 }
 
+impl MemberRow {
+    /// Whether a commit waits until it has followed.
+    pub(crate) fn follows(&self) -> bool {
+        !self.astray && !self.lost
+    }
+}
+
 const COLUMNS: &str = "SELECT member, conversation, contact, leaf, heard, leaving, astray, told_epoch,
-    told_boxes FROM member";
+    told_boxes, lost FROM member";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<MemberRow> {
     let told: (Option<u64>, Option<u64>) = (row.get(7)?, row.get(8)?);
@@ -36,6 +46,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<MemberRow> {
         heard: row.get(4)?,
         leaving: row.get(5)?,
         astray: row.get(6)?,
+        lost: row.get(9)?,
         told: told.0.zip(told.1).map(|(epoch, boxes)| Place { epoch, boxes }),
     })
 }
@@ -84,6 +95,19 @@ pub(crate) fn set_leaving(db: &Connection, member: i64) -> Result<(), MailError>
 pub(crate) fn set_astray(db: &Connection, member: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE member SET astray = 1 WHERE member = ?1")?.execute([member])?;
     db.prepare_cached("UPDATE chain SET ended = 1 WHERE member = ?1")?.execute([member])?;
+    Ok(())
+}
+
+/// The member may have been away for too long; or it is heard again, and was not.
+pub(crate) fn set_lost(db: &Connection, member: i64, lost: bool) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE member SET lost = ?2 WHERE member = ?1")?.execute((member, lost))?;
+    Ok(())
+}
+
+/// All members of a conversation are those of a state that is given up.
+pub(crate) fn leave_all(db: &Connection, conversation: i64, now: UnixMillis) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE member SET left_at = ?2 WHERE conversation = ?1 AND left_at IS NULL")?
+        .execute((conversation, now.0))?;
     Ok(())
 }
 

@@ -45,11 +45,14 @@ pub enum WaitsFor {
     Stores,
     /// The other side's client: it has to run, and the other side to accept.
     Reader,
+    /// That a member adds this profile again, which was away for too long.
+    Member,
 }
 
 impl From<SentMessage> for SentLine {
     fn from(message: SentMessage) -> Self {
         let waits_for = match (message.state, message.conversation) {
+            (state, Some(_)) if message.away && state != MessageState::Delivered => Some(WaitsFor::Member),
             (MessageState::Queued, None) => Some(WaitsFor::Card),
             (MessageState::Queued, Some(_)) => Some(WaitsFor::Turn),
             (MessageState::Sent, _) => Some(WaitsFor::Stores),

@@ -1,7 +1,7 @@
 //! What the user asks for. Each command is one transaction; what it promises is on disk when it returns.
 
 use super::flight::CardFetch;
-use super::groups::{Accepted, writable};
+use super::groups::{Accepted, accepts_messages};
 use super::showing::safe_name;
 use super::{
     ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MessageId, MessageState, READ_CURSOR,
@@ -211,7 +211,7 @@ impl Mail {
             Target::Person(contact, conversation) => (Some(contact), conversation),
             Target::Group(conversation) => (None, Some(conversation)),
         };
-        let conversation = conversation.map(writable).transpose()?;
+        let conversation = conversation.map(accepts_messages).transpose()?;
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
         match (&contact, &conversation) {
@@ -321,8 +321,9 @@ impl Mail {
             (Some(contact), _) => contacts::by_row(db, vault, contact)?.label(),
             (None, group) => group.unwrap_or_default(),
         };
+        let away = conversation.as_ref().is_some_and(|found| found.standing == Standing::Away);
         let conversation = conversation.map(|found| found.id);
-        Ok(SentMessage { id, conversation, to, state: message.state, sent_at })
+        Ok(SentMessage { id, conversation, to, state: message.state, away, sent_at })
     }
 
     /// Of an own file or long text: how many of its boxes both replicas have, and how many it has. `None`: it has none.
@@ -373,7 +374,7 @@ impl Mail {
             return Ok(Some(Target::Person(contact, conversation)));
         }
         let mut groups = conversations::groups_named(db, vault, who)?;
-        groups.retain(|group| group.standing == Standing::Member);
+        groups.retain(|group| matches!(group.standing, Standing::Member | Standing::Away));
         match groups.len() {
             0 | 1 => Ok(groups.pop().map(Target::Group)),
             _ => Err(MailError::Group("several groups have this name; name the conversation instead")),

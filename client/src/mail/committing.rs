@@ -103,7 +103,7 @@ impl Mail {
         let db = &self.profile.db;
         let reading = chains::reading(db, &self.profile.vault, conversation.row)?;
         let mut most = 0;
-        for member in members::current(db, conversation.row)?.iter().filter(|member| !member.astray && of(member)) {
+        for member in members::current(db, conversation.row)?.iter().filter(|member| member.follows() && of(member)) {
             let theirs = |chain: &&Chain| matches!(chain.side, Side::Peer { member: of, .. } if of == member.row);
             let Some(theirs) = reading.iter().find(theirs) else { return Ok(None) };
             most = most.max(conversation.epoch.saturating_sub(theirs.epoch));
@@ -135,6 +135,7 @@ impl Mail {
         let healed = conversation.healed_at;
         let stale = healed.plus(half) <= now && conversation.active_at > healed;
         let follow = match conversation.contact {
+            // who was lost follows nothing
             Some(_) => chains::reading(&self.profile.db, &self.profile.vault, conversation.row)?
                 .first()
                 .is_some_and(|theirs| theirs.epoch == conversation.epoch && theirs.next > 0),
@@ -331,13 +332,7 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let own = chains::writing(&transaction, vault, conversation.row)?;
         let sealed = self.seal_end(&transaction, &conversation, &own, commit.hash, rng)?;
-        let of_card = match &own.side {
-            Side::Own(writer) => {
-                self.card_writer(&transaction, &writer.public())?.is_some()
-                    || chains::writes_elsewhere(&transaction, vault, writer.seed().as_slice(), conversation.row)?
-            }
-            Side::OwnCard | Side::Peer { .. } => false,
-        };
+        let of_card = self.of_card(&transaction, &own, conversation.row)?;
         let led = commits_mls::merge_staged(
             &provider(&self.profile, &self.crypto, &transaction),
             &self.profile.inbox.public(),

@@ -6,7 +6,7 @@ use super::sending::Sealed;
 use super::slots::SlotReader;
 use super::writing::Confirmed;
 use super::{Mail, MailError, Standing, follow, provider};
-use crate::chains::{self, Chain};
+use crate::chains::{self, Chain, Side};
 use crate::commits::Cut;
 use crate::commits_mls::Led;
 use crate::conversations::Conversation;
@@ -60,9 +60,13 @@ impl Mail {
         let vault = &self.profile.vault;
         commits::set_applied(transaction, vault, conversation.row, conversation.epoch, commit)?;
         let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
+        let again = self.adds_again(transaction, conversation, led)?;
         self.uninvite(transaction, conversation, &led.removed, &mut entered.confirmed)?;
         conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
         self.changes_done(transaction, conversation.row)?;
+        if again {
+            self.seal_again(transaction, conversation.row, &mut entered.confirmed)?;
+        }
         if !led.removed.is_empty() {
             self.confirm_all(transaction, conversation.row, &mut entered.confirmed)?;
         }
@@ -219,28 +223,29 @@ impl Mail {
         Ok(())
     }
 
-    /// Stores forget what lies in a generation that is no longer listed. Of past epochs there: another's chain is left for
-    /// the next one, and own messages that nobody confirmed are sealed again in the current epoch.
+    /// Stores forget what lies in a generation that is no longer listed. Whoever still wrote in an epoch there before the
+    /// current one may not be able to follow any more, and we are not when it is the current one. Own messages of past epochs there
+    /// that nobody confirmed are sealed again in the current epoch.
     pub(super) fn leave_unlisted(&mut self, consensus: &Consensus) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let mut left = Vec::new();
         let mut again = false;
+        let mut away = Vec::new();
         for conversation in conversations::all(db, vault)? {
+            if conversation.lives() && !conversation.request && consensus.generation(conversation.generation).is_none()
+            {
+                away.push(conversation);
+                continue;
+            }
             chains::erase_past(db, conversation.row)?;
             let transaction = db.unchecked_transaction()?;
             let mut gone = false;
-            loop {
-                let unlisted = |theirs: &Chain| {
-                    theirs.epoch < conversation.epoch && consensus.generation(theirs.generation).is_none()
-                };
-                let mut theirs = chains::reading(&transaction, vault, conversation.row)?;
-                theirs.retain(unlisted);
-                for theirs in &theirs {
+            for theirs in chains::reading(&transaction, vault, conversation.row)? {
+                let Side::Peer { member, .. } = theirs.side else { continue };
+                if theirs.epoch < conversation.epoch && consensus.generation(theirs.generation).is_none() {
                     chains::end(&transaction, theirs.row)?;
+                    self.lose(&transaction, &conversation, member)?;
                     gone = true;
-                }
-                if theirs.is_empty() {
-                    break;
                 }
             }
             for (chain, generation) in chains::past_own(&transaction, conversation.row)? {
@@ -262,10 +267,13 @@ impl Mail {
             }
         }
         for (conversation, gone) in left {
-            self.went_on(conversation, Entered { gone, ..Entered::default() })?;
+            self.went_on(conversation, Entered { gone, regrouped: true, ..Entered::default() })?;
         }
         if again {
             self.reload()?;
+        }
+        for conversation in away {
+            self.gone_away(&conversation)?;
         }
         Ok(())
     }

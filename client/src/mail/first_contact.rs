@@ -1,16 +1,18 @@
 //! First contact: a peer's card, the founding of a conversation, and joining what others founded.
 
+use super::epochs::Entered;
 use super::letters::Letter;
 use super::parts::BlobIn;
 use super::writing::each;
-use super::{ContactInfo, Event, Mail, MailError, conversations, provider, stored};
+use super::{ContactInfo, ConversationId, Event, Mail, MailError, Standing, conversations, provider, stored};
 use crate::blobs::Manifest;
 use crate::card::{self, Card, CardPlace};
 use crate::contacts::{self, Contact};
 use crate::conversations::{Origin, requests_max};
-use crate::conversations_mls::{self, GroupError};
+use crate::conversations_mls::{self, Begun, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
-use crate::{blobs_store, group_changes};
+use crate::leaves_mls::Member;
+use crate::{blobs_store, chains, commits_mls, group_changes, members};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
@@ -164,8 +166,11 @@ impl Mail {
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
         let admitted = match joined {
-            // nobody founds a second conversation in place of an old one
-            Some((begun, _)) if conversations::known(&transaction, vault, &begun.group_id)? => None,
+            // nobody founds a second conversation in place of an old one; only members add again who was away for too long
+            Some((begun, inviter)) if conversations::known(&transaction, vault, &begun.group_id)? => {
+                drop(transaction);
+                return self.rejoin(blob, welcome, &begun, &inviter, now);
+            }
             Some((begun, inviter)) if begun.context.generation == blob.incoming.generation => {
                 let writer = conversations_mls::own_writer(
                     &provider(&self.profile, &self.crypto, &transaction),
@@ -211,6 +216,55 @@ impl Mail {
             }
             None => self.tell_group(conversation.row)?,
         }
+        Ok(())
+    }
+
+    /// A member adds us again to a conversation. It has to be one that we cannot follow any more, and the Welcome of a member
+    /// as we knew them.
+    fn rejoin(
+        &mut self,
+        blob: &BlobIn,
+        welcome: &[u8],
+        begun: &Begun,
+        inviter: &Member,
+        now: UnixMillis,
+    ) -> Result<(), MailError> {
+        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let transaction = db.unchecked_transaction()?;
+        let id = begun.group_id.as_slice().try_into().map(ConversationId);
+        let known = id.map_or(Ok(None), |id| conversations::by_id(&transaction, vault, id))?;
+        let away = known.filter(|known| known.standing == Standing::Away && begun.epoch > known.epoch);
+        let member = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
+        let joined = match (away, member) {
+            (Some(away), Some(member))
+                if begun.context.generation == blob.incoming.generation
+                    && begun.context.name.is_some() == away.contact.is_none()
+                    && members::of_contact(&transaction, away.row, member.row)?.is_some() =>
+            {
+                let provider = provider(&self.profile, &self.crypto, &transaction);
+                let own = chains::writing(&transaction, vault, away.row)?;
+                let keep = self.of_card(&transaction, &own, away.row)?;
+                commits_mls::forget(&provider, &away.id.0, keep)?;
+                let (begun, _) = conversations_mls::join(&provider, &inbox.public(), welcome)?;
+                let writer = conversations_mls::own_writer(&provider, &begun.group_id)?;
+                self.card_writer(&transaction, &writer)?.map(|writer| (away, begun, writer))
+            }
+            _ => None,
+        };
+        let Some((conversation, begun, writer)) = joined else {
+            drop(transaction);
+            return blobs_store::delete_in(&self.profile.db, blob.incoming.row);
+        };
+        let row = conversation.row;
+        let gone = self.forget_state(&transaction, &conversation)?;
+        stored::unseal_all(&transaction, row)?;
+        conversations::rejoin(&transaction, vault, row, &begun, &writer, now)?;
+        blobs_store::delete_in(&transaction, blob.incoming.row)?;
+        transaction.commit()?;
+        // what was on its way in the old state is not in memory any more
+        self.reload()?;
+        self.went_on(row, Entered { gone, regrouped: true, ..Entered::default() })?;
+        self.warn("added_again", format!("conversation {} goes on: a member has added you again", conversation.id));
         Ok(())
     }
 

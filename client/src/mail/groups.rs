@@ -129,7 +129,7 @@ impl Mail {
             None => return Err(MailError::Unknown(group.to_owned())),
         };
         let alone = members::current(&self.profile.db, conversation.row)?.is_empty();
-        if conversation.request || alone || conversation.broken {
+        if conversation.request || alone || conversation.broken || conversation.standing == Standing::Away {
             self.put_out(conversation.row)?;
         } else if conversation.standing == Standing::Member {
             let (db, vault) = (&self.profile.db, &self.profile.vault);
@@ -237,6 +237,7 @@ impl Mail {
             let address = Address::new(self.profile.inbox.public()).to_string();
             let state = match conversation.standing {
                 Standing::Member => MemberState::Member,
+                Standing::Away => MemberState::Away,
                 Standing::Left | Standing::Removed => MemberState::Leaving,
             };
             infos.push(MemberInfo { name: address.clone(), address, oneself: true, state });
@@ -252,6 +253,8 @@ impl Mail {
         for member in members::current(db, conversation.row)? {
             let state = if member.leaving || leaves(member.contact) {
                 MemberState::Leaving
+            } else if member.lost {
+                MemberState::Away
             } else if member.heard {
                 MemberState::Member
             } else {
@@ -268,8 +271,13 @@ impl Mail {
     }
 }
 
-/// The conversation, if anything may be written in it.
-pub(super) fn writable(conversation: Conversation) -> Result<Conversation, MailError> {
+/// The conversation, if messages may be given to it: where the own profile was away for too long they wait.
+pub(super) fn accepts_messages(conversation: Conversation) -> Result<Conversation, MailError> {
+    if conversation.standing == Standing::Away { Ok(conversation) } else { writable(conversation) }
+}
+
+/// The conversation, if anything may be changed in it.
+fn writable(conversation: Conversation) -> Result<Conversation, MailError> {
     if conversation.broken {
         return Err(MailError::Broken(conversation.id));
     }

@@ -160,6 +160,9 @@ impl Mail {
         };
         chain.next += 1;
         let over = chains::set_read(&transaction, chain.row, chain.next)?;
+        if member.lost {
+            self.found_again(&transaction, &conversation, &member)?;
+        }
         let word = self.listen(&transaction, &conversation, &member, record.mark, &record.content, now)?;
         let applied = self.apply(&transaction, &conversation, &member, &chain, record, now)?;
         let released = self.release(&transaction, &conversation, member.contact, now)?;

@@ -340,6 +340,10 @@ impl Mail {
                 drop(transaction);
                 return self.put_out(conversation.row);
             }
+            Ok(Applied::Again) => {
+                drop(transaction);
+                return self.gone_away(&conversation);
+            }
             Ok(Applied::On(_)) | Err(GroupError::Refused(_)) => {
                 drop(transaction);
                 return self.skip_slot(conversation.row, epoch, slot, rng);

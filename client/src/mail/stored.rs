@@ -2,6 +2,7 @@
 
 use super::letters::Letter;
 use super::{MailError, MessageId, MessageState};
+use crate::blobs_store;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
 use crate::records::Content;
@@ -190,6 +191,19 @@ pub(super) fn set_sealed(db: &Connection, row: i64) -> Result<(), MailError> {
 pub(super) fn unseal(db: &Connection, row: i64) -> Result<Option<i64>, MailError> {
     db.prepare_cached("UPDATE message_out SET sealed = 0 WHERE message = ?1")?.execute([row])?;
     Ok(db.prepare_cached("SELECT blob FROM message_out WHERE message = ?1")?.query_row([row], |row| row.get(0))?)
+}
+
+/// All messages of a conversation that were not delivered are sealed again; their blobs are written anew.
+pub(super) fn unseal_all(db: &Connection, conversation: i64) -> Result<(), MailError> {
+    let mut statement =
+        db.prepare_cached("SELECT message FROM message_out WHERE conversation = ?1 AND sealed = 1 AND state < 3")?;
+    let rows = statement.query_map([conversation], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    for row in rows {
+        if let Some(blob) = unseal(db, row)? {
+            blobs_store::restart_out(db, blob)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the messages that wait for a conversation with a contact to this one.

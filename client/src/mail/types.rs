@@ -48,6 +48,8 @@ pub struct SentMessage {
     pub to: String,
     /// How far it has come.
     pub state: MessageState,
+    /// Its conversation waits until a member adds the own profile again.
+    pub away: bool,
     /// When the user sent it.
     pub sent_at: UnixMillis,
 }
@@ -157,6 +159,8 @@ pub enum MemberState {
     Member,
     /// It said that it leaves, or is to be removed.
     Leaving,
+    /// It was away for longer than stores keep what it would have to read, and is added again when it comes back.
+    Away,
 }
 
 /// Whether the own profile is in a conversation.
@@ -169,6 +173,9 @@ pub enum Standing {
     Left,
     /// It was removed, or its leaving is done.
     Removed,
+    /// It was away for longer than stores keep what it would have to read. A member adds it again by itself when it sees
+    /// that it is back; what is written meanwhile waits.
+    Away,
 }
 
 /// A contact holds a document of the consensus that no chain holds beside those held here: one of the two is shown a

@@ -286,8 +286,8 @@ impl Mail {
 #[derive(Default)]
 pub(super) struct Confirmed {
     messages: Vec<super::MessageId>,
-    boxes: Vec<i64>,
-    blobs: Vec<i64>,
+    pub(super) boxes: Vec<i64>,
+    pub(super) blobs: Vec<i64>,
     letters: Vec<i64>,
 }
 

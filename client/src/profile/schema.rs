@@ -24,7 +24,7 @@ CREATE TABLE conversation (
     conversation INTEGER PRIMARY KEY,
     contact INTEGER REFERENCES contact,       -- the other member of two; NULL: a group
     name BLOB,                                -- sealed name of a group
-    standing INTEGER NOT NULL DEFAULT 0,      -- 0: a member, 1: left, the others were told, 2: removed
+    standing INTEGER NOT NULL DEFAULT 0,      -- 0: a member, 1: left, the others were told, 2: removed, 3: away for too long
     group_id BLOB NOT NULL UNIQUE,            -- sealed
     epoch INTEGER NOT NULL,                   -- group epoch of the MLS state
     generation INTEGER NOT NULL,              -- of that epoch
@@ -47,6 +47,7 @@ CREATE TABLE member (
     heard INTEGER NOT NULL DEFAULT 0,         -- 1: a record of its was read
     leaving INTEGER NOT NULL DEFAULT 0,       -- 1: it said that it leaves
     astray INTEGER NOT NULL DEFAULT 0,        -- 1: it went on from another commit: nothing of it is read
+    lost INTEGER NOT NULL DEFAULT 0,          -- 1: it was away for too long and is to be added again
     left_at INTEGER,                          -- when it was removed
     told_epoch INTEGER,                       -- what the last records of the own chain said of its chains
     told_boxes INTEGER
@@ -57,7 +58,7 @@ CREATE INDEX member_of_conversation ON member (conversation);
 CREATE TABLE group_change (
     change INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation INTEGER NOT NULL REFERENCES conversation,
-    kind INTEGER NOT NULL,                    -- 0: add, 1: remove, 2: rename
+    kind INTEGER NOT NULL,                    -- 0: add, 1: remove, 2: rename, 3: add again who was away for too long
     contact INTEGER REFERENCES contact,       -- whom to add or remove
     name BLOB,                                -- sealed new name
     card BLOB                                 -- sealed: key package and pointer key of whom to add; NULL: to be found

@@ -304,3 +304,67 @@ fn ten_people_agree_whatever_they_do_and_whoever_crashes() {
         commotion(seed);
     }
 }
+
+/// Somebody was away for so long that the stores forgot what they would have to read. They are told so, and are members again
+/// when a member's client sees that they are back; what was written meanwhile, on both sides, arrives.
+fn back_after_all(seed: u64, people: usize) {
+    let (mut world, id) = group_of_all(seed, people);
+    let all: Vec<usize> = (0..people).collect();
+    let (last, rest) = (people - 1, &all[..people - 1]);
+    world.run(MINUTE);
+    world.crash(last);
+    let mut talk = Talk::default();
+    talk.say(&mut world, 0, &id, "while you were away".to_owned());
+    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let listed = world.consensus.generations.len();
+    for _ in 0..3 {
+        world.draw();
+        world.run(retention);
+        world.retire();
+    }
+    assert!(listed == 1 && world.consensus.generations.len() < 4);
+    assert!(eventually(&mut world, 5 * MINUTE, |world| {
+        let lost = group(world, 0).unwrap().members.into_iter().filter(|member| member.state == MemberState::Away);
+        lost.count() == 1
+    }));
+    assert!(!talk.delivered(&mut world, &[0]), "nobody says delivered of what is not");
+    world.restart(last);
+    talk.say(&mut world, last, &id, "I am back".to_owned());
+    assert!(eventually(&mut world, 5 * MINUTE, |world| world.warnings(last).contains(&"away_too_long")));
+    let done = |world: &mut World| settled(world, &all) && talk.delivered(world, &[0, last]);
+    assert!(eventually(&mut world, 40 * MINUTE, done), "seed {seed}: not back");
+    world.run(MINUTE);
+    talk.exactly_once(&mut world, &all, seed);
+    assert!(world.warnings(last).contains(&"added_again"));
+    assert!(rest.iter().all(|who| world.warnings(*who).is_empty()));
+}
+
+#[test]
+fn who_was_away_for_too_long_is_added_again() {
+    back_after_all(605, 3);
+    back_after_all(606, 2);
+}
+
+#[test]
+fn two_people_find_each_other_again_after_the_stores_forgot_them() {
+    let seed = 607;
+    let mut world = crate::messages::acquainted(seed);
+    world.run(2 * MINUTE);
+    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    world.crash(1);
+    let before = world.shown(0).len();
+    let sent = world.send(0, "bob", "while you were away");
+    for _ in 0..3 {
+        world.draw();
+        world.run(retention);
+        world.retire();
+    }
+    world.restart(1);
+    let back = world.send(1, "alice", "I am back");
+    assert!(eventually(&mut world, 60 * MINUTE, |world| {
+        world.all_delivered(0, &[sent]) && world.all_delivered(1, &[back])
+    }));
+    assert_eq!(world.texts(1).iter().filter(|text| *text == "while you were away").count(), 1);
+    assert_eq!(world.shown(0).len(), before + 1);
+    assert_eq!(world.mail(0).conversations().unwrap().len(), 1);
+}

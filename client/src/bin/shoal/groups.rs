@@ -98,6 +98,9 @@ fn wanted(group: &ConversationLine, address: &str) -> bool {
 fn summary(group: &ConversationLine) -> String {
     let note = match (group.standing, group.request, group.broken) {
         (Standing::Left, ..) => "  (leaving: the others are told)",
+        (Standing::Away, ..) => {
+            "  (you were away for too long: a member adds you again by itself; what you write waits)"
+        }
         (Standing::Removed, ..) => "  (you are not in it any more)",
         (Standing::Member, _, true) => "  (broken: its members cannot read each other any more; create a new one)",
         (Standing::Member, true, false) => "  (a request: shoal accept or shoal block)",
@@ -117,6 +120,7 @@ fn describe(member: &MemberLine) -> String {
         MemberState::Wanted => "  (to be added: no card found yet, or the others are asked)",
         MemberState::Invited => "  (invited; nothing was heard of them yet)",
         MemberState::Leaving => "  (leaving)",
+        MemberState::Away => "  (away for too long; added again when they are back)",
         MemberState::Member => "",
     };
     format!("{name}{note}")

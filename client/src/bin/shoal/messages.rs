@@ -179,6 +179,10 @@ fn late(sent: &SentLine, status: Option<&Status>, waited: Duration) -> Failure {
              accepted you",
             "ask them to run shoal read, and to accept you or add your address; nothing is left to do here",
         ),
+        Some(WaitsFor::Member) => (
+            "you were away for longer than stores keep what the conversation needs, and no member has added you again yet",
+            "the client of a member does it by itself when it sees that you are back; keep the daemon running",
+        ),
         None => ("nobody says why", "see shoal status"),
     };
     let message = format!("after {waited} the message is {word}: {why}");

@@ -11,4 +11,5 @@ mod faults;
 mod first_contact;
 mod forks;
 mod messages;
+mod timeline;
 mod world;

@@ -53,7 +53,8 @@ pub fn estimate(load: Load, class: RateClass, parameters: &Parameters) -> Estima
     let service = Duration::from_millis(parameters.service_ms);
     let own = u32::try_from(load.boxes).unwrap_or(u32::MAX).max(1);
     // sends take at most three of four ticks while there are other things to ask; one box alone takes the next
-    let several = |count: u32, tick: Duration| tick.saturating_mul(count).mul_f64(if count > 1 { 4.0 / 3.0 } else { 1.0 });
+    let several =
+        |count: u32, tick: Duration| tick.saturating_mul(count).mul_f64(if count > 1 { 4.0 / 3.0 } else { 1.0 });
     let written = several(boxes, tick(class, parameters)).saturating_add(way);
     let stored = written.saturating_add(service).saturating_add(way);
     // the replicas have it within the service time; then the reader looks, waits for a tick, asks and is answered; the content

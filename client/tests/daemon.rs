@@ -198,7 +198,10 @@ async fn failures_say_what_to_do_and_the_connection_lives_on() {
     let replies = raw(&daemon, lines.map(str::to_owned).to_vec(), 6).await;
     let codes: Vec<&Value> = replies.iter().map(|reply| &reply["error"]["code"]).collect();
     assert_eq!(codes[..4], [&json!(-32_700), &json!(-32_600), &json!(-32_601), &json!(-32_602)]);
-    assert_eq!(replies[..4].iter().map(|reply| &reply["id"]).collect::<Vec<_>>(), [&json!(null), &json!(5), &json!(6), &json!(7)]);
+    assert_eq!(
+        replies[..4].iter().map(|reply| &reply["id"]).collect::<Vec<_>>(),
+        [&json!(null), &json!(5), &json!(6), &json!(7)]
+    );
     // what is no call loses nothing of what comes behind it, and a call without an id has no answer
     assert_eq!((&replies[4]["id"], &replies[4]["jsonrpc"]), (&json!("eight"), &json!("2.0")));
     let batch = replies[5].as_array().unwrap();

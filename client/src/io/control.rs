@@ -179,6 +179,7 @@ impl Call {
             return Err(NotACall::Method(method.to_owned()));
         }
         let none = params.is_empty();
+        let params: Map<String, Value> = params.into_iter().map(|(name, value)| (name, whole(value))).collect();
         let fields = |params: Option<Map<String, Value>>| {
             let mut fields = Map::from_iter([("method".to_owned(), Value::from(method))]);
             fields.extend(params.map(|params| ("params".to_owned(), Value::Object(params))));
@@ -190,6 +191,17 @@ impl Call {
             parsed => parsed,
         }
         .map_err(|error| NotACall::Params(error.to_string()))
+    }
+}
+
+/// JSON has one kind of number: `7.0` is 7. Beyond 2^53 such a number does not say which one it is, and is left as it came.
+fn whole(value: Value) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value.as_f64() {
+        Some(number) if value.is_f64() && number.fract() == 0.0 && (0.0..=EXACT).contains(&number) => {
+            Value::from(number as u64)
+        }
+        _ => value,
     }
 }
 
@@ -231,6 +243,10 @@ mod tests {
             parse("timeline", json!({"conversation": "bob", "before": 7})),
             Ok(Call::Timeline { conversation: "bob".into(), before: Some(7), after: None, limit: None })
         );
+        assert_eq!(parse("read_done", json!({"cursor": 7.0})), Ok(Call::ReadDone { cursor: 7 }));
+        for cursor in [json!(7.5), json!(-1.0), json!(1e300), json!("7")] {
+            assert!(matches!(parse("read_done", json!({ "cursor": cursor })), Err(NotACall::Params(_))));
+        }
         assert!(matches!(parse("format_disk", json!({})), Err(NotACall::Method(_))));
         for params in [json!({}), json!({"who": 7}), json!({"who": "bob", "how": "now"})] {
             assert!(matches!(parse("accept", params), Err(NotACall::Params(_))));

@@ -246,7 +246,11 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":3,"method":"format_disk"}"#, NO_METHOD, json!(3)),
             (r#"{"jsonrpc":"2.0","id":3,"method":"send"}"#, BAD_PARAMS, json!(3)),
             (r#"{"jsonrpc":"2.0","id":3,"method":"send","params":["bob",""]}"#, BAD_PARAMS, json!(3)),
-            (r#"{"jsonrpc":"2.0","id":3,"method":"send","params":{"to":"b","text":"","copy":1}}"#, BAD_PARAMS, json!(3)),
+            (
+                r#"{"jsonrpc":"2.0","id":3,"method":"send","params":{"to":"b","text":"","copy":1}}"#,
+                BAD_PARAMS,
+                json!(3),
+            ),
             (r#"{"jsonrpc":"2.0","id":3,"method":"address","params":{"of":"bob"}}"#, BAD_PARAMS, json!(3)),
         ] {
             let ask = one(text);
@@ -267,8 +271,7 @@ mod tests {
     fn replies_are_told_apart_and_a_failure_survives_the_socket() {
         let failure = Failure::new(Exit::Permission, "bad", "wrong", "do right");
         assert_eq!(Failure::from(Refusal::from(failure.clone())), failure);
-        let state =
-            SentLine { id: "x".into(), state: MessageState::Stored, waits_for: None, parts: None };
+        let state = SentLine { id: "x".into(), state: MessageState::Stored, waits_for: None, parts: None };
         for reply in [
             Reply::to(json!(3), Ok(json!({"address": "shoal1x"}))),
             Reply::to(json!(3), Ok(Value::Null)),

@@ -43,8 +43,8 @@ mod wants;
 mod writing;
 
 pub use timeline::{
-    Overview, OwnMessage, TIMELINE_ENTRIES_MAX, TIMELINE_TEXT_MAX, Timeline, TimelineEntry, TimelineMessage, TimelineSide,
-    UNSEEN_MAX,
+    Overview, OwnMessage, TIMELINE_ENTRIES_MAX, TIMELINE_TEXT_MAX, Timeline, TimelineEntry, TimelineMessage,
+    TimelineSide, UNSEEN_MAX,
 };
 pub use types::*;
 

@@ -162,12 +162,8 @@ impl Mail {
         let mut overview = Vec::with_capacity(rows.len());
         for (newest, conversation, contact) in rows {
             let (name, place) = match (conversation, contact) {
-                (Some(row), _) => {
-                    (conversations::by_row(db, vault, row)?.id.to_string(), Place::Conversation(row))
-                }
-                (None, Some(contact)) => {
-                    (contacts::by_row(db, vault, contact)?.address(), Place::Waiting(contact))
-                }
+                (Some(row), _) => (conversations::by_row(db, vault, row)?.id.to_string(), Place::Conversation(row)),
+                (None, Some(contact)) => (contacts::by_row(db, vault, contact)?.address(), Place::Waiting(contact)),
                 (None, None) => continue,
             };
             let Some(newest) = self.entry_at(newest)? else { continue };
@@ -248,12 +244,7 @@ impl Mail {
         String::from_utf8(text.to_vec()).map_err(|_| DAMAGED)
     }
 
-    fn entry(
-        &self,
-        cursor: u64,
-        sent: Option<i64>,
-        received: Option<i64>,
-    ) -> Result<Option<TimelineEntry>, MailError> {
+    fn entry(&self, cursor: u64, sent: Option<i64>, received: Option<i64>) -> Result<Option<TimelineEntry>, MailError> {
         let message = match (sent, received) {
             (Some(row), _) => self.own(row)?.map(TimelineMessage::Own),
             (None, Some(row)) => self.received("WHERE message = ?1", row)?.pop().map(TimelineMessage::Received),

@@ -55,7 +55,9 @@ mod tests {
                 assert!(rest.starts_with("http://www.w3.org/"), "{}: {rest:.40}", asset.path);
             }
             if asset.media_type == SCRIPT {
-                for dangerous in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+                for dangerous in
+                    ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"]
+                {
                     assert!(!text.contains(dangerous), "{}: {dangerous}", asset.path);
                 }
             }
@@ -64,7 +66,10 @@ mod tests {
                 assert!(!quiet.contains("<style") && !quiet.contains(" style="), "inline style");
                 let handler = |word: &str| word.starts_with("on") && word.contains('=');
                 assert!(!quiet.split_whitespace().any(handler), "inline script");
-                assert_eq!(quiet.matches("<script").count(), quiet.matches("<script type=\"module\" src=\"/page/").count());
+                assert_eq!(
+                    quiet.matches("<script").count(),
+                    quiet.matches("<script type=\"module\" src=\"/page/").count()
+                );
             }
         }
     }

@@ -65,8 +65,18 @@ mod tests {
             assert!(host(Some(good)), "{good}");
         }
         for bad in [
-            "", "127.0.0.1", "127.0.0.1:80", "localhost", "evil.example", "evil.example:4711", "127.0.0.1:4711.evil.example",
-            "127.0.0.2:4711", "[::1]:4711", "127.0.0.1:04711", " 127.0.0.1:4711", "127.0.0.1:4711,evil.example",
+            "",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "localhost",
+            "evil.example",
+            "evil.example:4711",
+            "127.0.0.1:4711.evil.example",
+            "127.0.0.2:4711",
+            "[::1]:4711",
+            "127.0.0.1:04711",
+            " 127.0.0.1:4711",
+            "127.0.0.1:4711,evil.example",
         ] {
             assert!(!host(Some(bad)), "{bad}");
         }
@@ -80,8 +90,15 @@ mod tests {
         assert!(same(None, None), "a program");
         assert!(same(Some("http://localhost:4711"), Some("same-origin")));
         for origin in [
-            "null", "", "http://evil.example", "http://localhost", "http://localhost:4712", "https://localhost:4711",
-            "http://127.0.0.1:4711", "http://localhost:4711/", "localhost:4711",
+            "null",
+            "",
+            "http://evil.example",
+            "http://localhost",
+            "http://localhost:4712",
+            "https://localhost:4711",
+            "http://127.0.0.1:4711",
+            "http://localhost:4711/",
+            "localhost:4711",
         ] {
             assert!(!same(Some(origin), None), "{origin}");
             assert!(!same(Some(origin), Some("same-origin")), "{origin}");

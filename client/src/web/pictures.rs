@@ -29,7 +29,9 @@ mod tests {
         assert_eq!(media_type(b"\xff\xd8\xff\xe0"), Some("image/jpeg"));
         assert_eq!(media_type(b"GIF89a"), Some("image/gif"));
         assert_eq!(media_type(b"RIFF\0\0\0\0WEBP"), Some("image/webp"));
-        for other in [&b""[..], b"<svg xmlns", b"<html>", b"<?xml", b"%PDF-1.7", b"RIFF\0\0\0\0WAVE", b"GIF90a", b"\x89PNG"] {
+        for other in
+            [&b""[..], b"<svg xmlns", b"<html>", b"<?xml", b"%PDF-1.7", b"RIFF\0\0\0\0WAVE", b"GIF90a", b"\x89PNG"]
+        {
             assert_eq!(media_type(other), None, "{other:?}");
         }
     }

@@ -17,6 +17,9 @@ struct LinkLine {
 pub(crate) async fn web(profile: &Path, out: &Out) -> Result<(), Problem> {
     let link: LinkLine = reach(profile, out).await?.call(Call::WebLink { address: None }).await?;
     out.either(&link, || {
-        format!("{}\n\nOpen it in a browser on this machine. It is good once, for ten minutes; show it to nobody.", link.url)
+        format!(
+            "{}\n\nOpen it in a browser on this machine. It is good once, for ten minutes; show it to nobody.",
+            link.url
+        )
     })
 }

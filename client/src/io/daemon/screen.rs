@@ -53,9 +53,8 @@ impl Daemon {
     }
 
     pub(super) async fn estimate(&self, of: String, bytes: Option<u64>) -> Result<EstimateLine, Failure> {
-        let facts = move |desk: &mut super::Desk<'_>| {
-            Ok((desk.mail.active_at(&of)?, desk.mail.queue_length()?, desk.now))
-        };
+        let facts =
+            move |desk: &mut super::Desk<'_>| Ok((desk.mail.active_at(&of)?, desk.mail.queue_length()?, desk.now));
         let (active_at, ahead, now) = self.mail(facts).await?;
         let (consensus, class) = {
             let snapshot = self.snapshot.borrow();

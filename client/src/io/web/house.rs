@@ -89,7 +89,8 @@ impl House {
                 return Err(Failure::new(Exit::Temporary, "no_profile", "there is no profile yet", next));
             }
         };
-        let stopped = || Failure::new(Exit::Temporary, "starting", "the daemon starts or stops", "ask again in a moment");
+        let stopped =
+            || Failure::new(Exit::Temporary, "starting", "the daemon starts or stops", "ask again in a moment");
         daemon.ok_or_else(stopped)
     }
 

@@ -53,7 +53,8 @@ async fn wrong_method(response: Response) -> Response {
         return response;
     }
     let allow = response.headers().get(header::ALLOW).cloned();
-    let error = json!({ "error": { "code": "method", "message": "not with this method", "next": "see /openapi.json" } });
+    let error =
+        json!({ "error": { "code": "method", "message": "not with this method", "next": "see /openapi.json" } });
     let mut refused = (StatusCode::METHOD_NOT_ALLOWED, Json(error)).into_response();
     refused.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     refused

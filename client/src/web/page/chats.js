@@ -61,7 +61,7 @@ function row(chat, isOpen, open) {
     {},
     el(
       "button",
-      { type: "button", class: "chat", "aria-current": isOpen ? "true" : null, on: { click: () => open(chat.key) } },
+      { type: "button", class: unseen > 0 ? "chat counted" : "chat", "aria-current": isOpen ? "true" : null, on: { click: () => open(chat.key) } },
       el("span", { class: `face ${chat.group ? "group" : ""}` }, icon(chat.group ? "group" : "person")),
       el("span", { class: "chat-name" }, title(chat)),
       el("span", { class: "chat-when" }, newest ? when(newest.received_at ?? newest.sent_at) : ""),

@@ -39,7 +39,7 @@ async function cleaned(file) {
 }
 
 export function composer(chat, app) {
-  const input = el("textarea", { rows: 1, id: "text", placeholder: "Write a message", "aria-label": `Message to ${chat.name}`, "aria-describedby": "estimate" });
+  const input = el("textarea", { rows: 1, id: "text", placeholder: "Write a message", "aria-label": `Message to ${app.titleOf(chat.key)}`, "aria-describedby": "estimate" });
   const chooser = el("input", { type: "file", id: "file", class: "unseen-words", tabindex: "-1", "aria-label": "Choose a file", multiple: true });
   const estimate = el("p", { id: "estimate", class: "hint" });
   const warning = el("p", { class: "caution", role: "status", hidden: true });
@@ -98,7 +98,7 @@ export function composer(chat, app) {
     const { arrives_ms: takes } = await call("estimate", { conversation: chat.key, bytes: file.size }).catch(() => ({ arrives_ms: null }));
     const url = cleanable || file.type === "image/gif" ? URL.createObjectURL(file) : null;
     const tick = el("input", { type: "checkbox", id: "clean", checked: true });
-    const chosen = await dialog(`Send to ${chat.name}`, (close) => [
+    const chosen = await dialog(`Send to ${app.titleOf(chat.key)}`, (close) => [
       url ? el("img", { class: "picture", src: url, alt: `Picture: ${file.name}` }) : null,
       el("p", {}, el("strong", {}, file.name), ` — ${size(file.size)}`),
       takes ? el("p", { class: "hint" }, `It takes about ${span(takes)} to arrive, if they are online. This is an estimate.`) : null,
@@ -148,9 +148,8 @@ export function composer(chat, app) {
     },
     async renew() {
       const { arrives_ms: takes } = await call("estimate", { conversation: chat.key }).catch(() => ({ arrives_ms: null }));
-      estimate.textContent = takes
-        ? `A text takes about ${span(takes)} to arrive, if they are online (an estimate). Enter sends, Shift+Enter begins a line.`
-        : "Enter sends, Shift+Enter begins a line.";
+      const keys = el("span", { class: "keys" }, " Enter sends, Shift+Enter begins a line.");
+      estimate.replaceChildren(takes ? `A text takes about ${span(takes)} to arrive, if they are online (an estimate).` : "", keys);
     },
   };
 }

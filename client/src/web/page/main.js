@@ -1,7 +1,7 @@
 // Puts the page together: asks, listens, draws.
 
 import { Refused, call, enter, hasSession, leave, listen, methods, setup, whenLost } from "./api.js";
-import { draw as drawChats, gather } from "./chats.js";
+import { draw as drawChats, gather, title } from "./chats.js";
 import { composer } from "./composer.js";
 import { complain, el, notice } from "./dom.js";
 import { addContact, head, newGroup, request, showAddress } from "./people.js";
@@ -27,6 +27,11 @@ const app = {
   contacts: [],
   open: null,
   knows: (method) => known.has(method),
+  /** What a conversation is called now. */
+  titleOf(key) {
+    const chat = chats.find((chat) => chat.key === key);
+    return chat ? title(chat) : "nobody";
+  },
   show,
   refresh,
   refreshSoon,
@@ -180,6 +185,8 @@ function takeDrops() {
 }
 
 async function begin() {
+  // a fresh link in the same tab changes only the fragment, which loads nothing by itself
+  window.addEventListener("hashchange", () => location.hash.length > 1 && location.reload());
   whenLost(() => stop("The session is over."));
   try {
     await enter();

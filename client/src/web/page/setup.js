@@ -4,12 +4,15 @@ import { setup } from "./api.js";
 import { button, el, field } from "./dom.js";
 import { size } from "./words.js";
 
+const logo = () => el("img", { class: "logo", src: "/page/icon.svg", alt: "" });
+
 /** What there is without a session. */
 export function outside(main, why) {
   main.replaceChildren(
     el(
       "section",
       { class: "card" },
+      logo(),
       el("h1", {}, "This page is for the owner of a Shoal profile"),
       why ? el("p", { class: "error", role: "alert" }, why) : null,
       el("p", {}, "It is opened by a link that is good once. Get one in a terminal:"),
@@ -74,6 +77,7 @@ export function first(main, profile) {
       el(
         "section",
         { class: "card" },
+        logo(),
         el("h1", {}, "Welcome to Shoal"),
         el("p", {}, "Messages travel so that nobody learns who writes to whom. Not hidden: that you use Shoal, and when you are online."),
         el("p", {}, "You need the network file, which the people who run a network give to its users."),

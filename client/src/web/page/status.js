@@ -8,10 +8,10 @@ function fact(name, value, title) {
 }
 
 function hiding(status) {
-  if (status.hiding_among === null) return ["unknown", "No document of the network is held yet."];
-  if (status.test_network) return ["none: test network", "This is a network for tests: there is nobody to hide among."];
+  if (status.hiding_among === null) return ["Anonymity", "unknown", "No document of the network is held yet."];
+  if (status.test_network) return ["Anonymity", "none (test network)", "This is a network for tests: there is nobody to hide among."];
   const among = new Intl.NumberFormat().format(status.hiding_among);
-  return [`among about ${among}`, `At most ${status.anonymity_bits} bits: an upper bound, made of the traffic that every client can count on.`];
+  return ["You hide", `among about ${among}, at most ${status.anonymity_bits} bits`, `At most ${status.anonymity_bits} bits: an upper bound, made of the traffic that every client can count on.`];
 }
 
 /** Draws the bar. `reachable`: the daemon answers. */
@@ -21,13 +21,13 @@ export function draw(bar, status, reachable, leave) {
   const chip = el("p", { class: `chip ${state}`, id: "condition" }, icon(state), el("strong", {}, word));
   const parts = [el("p", { class: "brand" }, "Shoal"), chip];
   if (status && reachable) {
-    const [value, title] = hiding(status);
+    const [name, value, title] = hiding(status);
     const loops = status.loop_survival === null ? "—" : `${Math.round(100 * status.loop_survival)} %`;
     parts.push(
       el(
         "dl",
         { class: "facts" },
-        fact("You hide", value, title),
+        fact(name, value, title),
         fact("Loops back", loops, "Share of the recent test packets that came back"),
         fact("Epoch", status.epoch ?? "—", "Epoch of the newest document of the network"),
         fact("Gateway", status.gateway ? status.gateway.slice(0, 8) : "none", status.gateway ?? "No link stands"),

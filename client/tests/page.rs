@@ -224,8 +224,7 @@ async fn other_pages_and_other_names_get_nothing_whatever_they_know() {
         assert_eq!(ask(daemon.address, "POST /api/call/contacts", &headers, b"{}").await.status, 415, "{kind}");
     }
     // asking first is of no use
-    let headers =
-        [("Host", &*host), ("Origin", "http://evil.example"), ("Access-Control-Request-Method", "POST")];
+    let headers = [("Host", &*host), ("Origin", "http://evil.example"), ("Access-Control-Request-Method", "POST")];
     let preflight = ask(daemon.address, "OPTIONS /api/call/contacts", &headers, b"").await;
     assert_eq!(preflight.status, 403);
     daemon.stop().await;
@@ -235,7 +234,15 @@ async fn other_pages_and_other_names_get_nothing_whatever_they_know() {
 async fn every_answer_shuts_the_page_off() {
     let daemon = running().await;
     let (session, host) = (daemon.session().await, daemon.host());
-    for line in ["GET /", "GET /page/main.js", "GET /openapi.json", "GET /nothing", "GET /api/address.svg", "GET /api/files/7", "POST /"] {
+    for line in [
+        "GET /",
+        "GET /page/main.js",
+        "GET /openapi.json",
+        "GET /nothing",
+        "GET /api/address.svg",
+        "GET /api/files/7",
+        "POST /",
+    ] {
         let answer = ask(daemon.address, line, &[("Host", &*host), ("Authorization", &*session)], b"").await;
         for header in [
             "content-security-policy: ",
@@ -364,7 +371,9 @@ async fn who_has_no_profile_makes_one_on_the_page() {
     let session = ask(address, "POST /api/session", &[("Host", &*host), json], body.as_bytes()).await.json();
     let session = format!("Bearer {}", session["session"].as_str().unwrap());
     let headers = [("Host", &*host), json, ("Authorization", &*session)];
-    let post = async |path: &str, body: Value| ask(address, &format!("POST {path}"), &headers, body.to_string().as_bytes()).await;
+    let post = async |path: &str, body: Value| {
+        ask(address, &format!("POST {path}"), &headers, body.to_string().as_bytes()).await
+    };
 
     assert_eq!(ask(address, "GET /api/setup", &headers, b"").await.json()["needed"], true);
     assert_eq!(post("/api/call/status", json!({})).await.code(), "no_profile");
@@ -381,7 +390,10 @@ async fn who_has_no_profile_makes_one_on_the_page() {
     let new = post("/api/setup", json!({ "file": file, "class": "low" })).await;
     assert_eq!(new.status, 200, "{new:?}");
     let (mail, _web) = made.await.unwrap();
-    assert_eq!((mail.address(), mail.rate_class()), (new.json()["address"].as_str().unwrap().to_owned(), RateClass::Low));
+    assert_eq!(
+        (mail.address(), mail.rate_class()),
+        (new.json()["address"].as_str().unwrap().to_owned(), RateClass::Low)
+    );
     assert_eq!(post("/api/setup", json!({ "file": file, "class": "low" })).await.code(), "profile_exists");
     assert!(profile.join("profile.key").exists());
 }
@@ -401,7 +413,12 @@ fn requests() -> impl Strategy<Value = (String, &'static str, Vec<u8>)> {
         .collect();
     let word = || {
         prop_oneof![
-            Just("bob".to_owned()), Just("0".repeat(32)), Just("shoal1".to_owned()), Just(String::new()), ".{0,40}", "[0-9a-f]{64}",
+            Just("bob".to_owned()),
+            Just("0".repeat(32)),
+            Just("shoal1".to_owned()),
+            Just(String::new()),
+            ".{0,40}",
+            "[0-9a-f]{64}",
             "-?[0-9]{1,25}",
         ]
     };
@@ -416,8 +433,8 @@ fn requests() -> impl Strategy<Value = (String, &'static str, Vec<u8>)> {
             1 => proptest::collection::vec(any::<u8>().prop_map(Value::from), 0..4).prop_map(Value::from),
         ]
     };
-    (0..operations.len(), proptest::collection::vec((value(), any::<u8>()), 6), word(), any::<[u8; 24]>(), 0..9u8).prop_map(
-        move |(at, values, text, bytes, turn)| {
+    (0..operations.len(), proptest::collection::vec((value(), any::<u8>()), 6), word(), any::<[u8; 24]>(), 0..9u8)
+        .prop_map(move |(at, values, text, bytes, turn)| {
             let (method, path, operation) = &operations[at];
             let escape = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02x}")).collect() };
             let mut path = path.replace("{cursor}", &escape(&text));
@@ -441,8 +458,7 @@ fn requests() -> impl Strategy<Value = (String, &'static str, Vec<u8>)> {
                 _ => Value::Object(params).to_string().into_bytes(),
             };
             (format!("{method} {path}"), if turn == 4 { "text/plain" } else { "application/json" }, body)
-        },
-    )
+        })
 }
 
 #[test]

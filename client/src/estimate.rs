@@ -1,5 +1,5 @@
-//! About how long a message takes: the sum of the mean waits on its way. Single messages differ, as they must: every wait is
-//! drawn at random.
+//! About how long a message takes: the sum of the mean waits on its way. Single messages differ, as they must: every
+//! wait is drawn at random.
 
 use std::time::Duration;
 
@@ -53,12 +53,14 @@ pub fn estimate(load: Load, class: RateClass, parameters: &Parameters) -> Estima
     let service = Duration::from_millis(parameters.service_ms);
     let own = u32::try_from(load.boxes).unwrap_or(u32::MAX).max(1);
     // sends take at most three of four ticks while there are other things to ask; one box alone takes the next
-    let several =
-        |count: u32, tick: Duration| tick.saturating_mul(count).mul_f64(if count > 1 { 4.0 / 3.0 } else { 1.0 });
+    let several = |count: u32, tick: Duration| {
+        let ticks = tick.saturating_mul(count);
+        if count > 1 { ticks.saturating_mul(4) / 3 } else { ticks }
+    };
     let written = several(boxes, tick(class, parameters)).saturating_add(way);
     let stored = written.saturating_add(service).saturating_add(way);
-    // the replicas have it within the service time; then the reader looks, waits for a tick, asks and is answered; the content
-    // of a long message is fetched box by box
+    // the replicas have it within the service time; then the reader looks, waits for a tick, asks and is answered; the
+    // content of a long message is fetched box by box
     let looked = mean_gap(load.reader, parameters).saturating_add(several(own, parameters.lambda_p.mean_gap()));
     let arrived = written.saturating_add(service / 2).saturating_add(looked).saturating_add(way * 2 + service);
     Estimate { stored, arrived }

@@ -194,7 +194,8 @@ impl Call {
     }
 }
 
-/// JSON has one kind of number: `7.0` is 7. Beyond 2^53 such a number does not say which one it is, and is left as it came.
+/// JSON has one kind of number: `7.0` is 7. Beyond 2^53 such a number does not say which one it is, and is left as it
+/// came.
 fn whole(value: Value) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value.as_f64() {

@@ -1,8 +1,9 @@
 //! JSON-RPC 2.0 on the daemon's socket: one message a line, a batch is one line too.
 //!
-//! A call is `{"jsonrpc":"2.0","id":1,"method":"send","params":{"to":"bob","text":"hi"}}`; parameters are named. Its answer
-//! is `{"jsonrpc":"2.0","id":1,"result":…}` or `{"jsonrpc":"2.0","id":1,"error":{"code","message","data"}}`; a call without an
-//! id gets none. After `subscribe`, events come as notifications of the method `event`. `client/README.md` lists all of it.
+//! A call is `{"jsonrpc":"2.0","id":1,"method":"send","params":{"to":"bob","text":"hi"}}`; parameters are named. Its
+//! answer is `{"jsonrpc":"2.0","id":1,"result":…}` or `{"jsonrpc":"2.0","id":1,"error":{"code","message","data"}}`; a
+//! call without an id gets none. After `subscribe`, events come as notifications of the method `event`.
+//! `client/README.md` lists all of it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,8 +31,8 @@ pub(super) enum Version {
     V2,
 }
 
-/// Why there is no result. What the daemon refuses has the exit code of a command as its code, which is positive; what it
-/// does not understand has one of the protocol's, which are negative.
+/// Why there is no result. What the daemon refuses has the exit code of a command as its code, which is positive; what
+/// it does not understand has one of the protocol's, which are negative.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Refusal {
     pub(super) code: i64,

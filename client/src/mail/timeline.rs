@@ -1,7 +1,7 @@
 //! What a screen shows of a conversation: own and others' messages in one order, and how far the user has seen it.
 //!
-//! The order is that in which messages were written or shown here (`profile/schema_timeline.rs`). Seeing is the user's own
-//! affair: nothing of it leaves this machine, and receipts do not wait for it.
+//! The order is that in which messages were written or shown here (`profile/schema_timeline.rs`). Seeing is the user's
+//! own affair: nothing of it leaves this machine, and receipts do not wait for it.
 
 use super::{Mail, MailError, MessageId, ReceivedMessage, SentMessage, stored};
 use crate::blobs::BLOB_SIZE_MAX;

@@ -1,7 +1,8 @@
 //! Tables of what a screen shows: the order of own and others' messages, and how far the user has seen it.
 //!
 //! The order is kept by the database itself: whatever writes a message, and whatever gives one its place in the reading
-//! order, the entry is made in the same transaction. Nobody can forget it, and a clock that is set back changes nothing.
+//! order, the entry is made in the same transaction. Nobody can forget it, and a clock that is set back changes
+//! nothing.
 
 /// Beside those of `schema`.
 pub(super) const TABLES: &str = "

@@ -23,7 +23,10 @@ macro_rules! asset {
 /// All of them.
 pub(crate) const ASSETS: &[Asset] = &[
     asset!("/", HTML, "page/index.html"),
-    asset!("/page/style.css", CSS, "page/style.css"),
+    asset!("/page/base.css", CSS, "page/base.css"),
+    asset!("/page/frame.css", CSS, "page/frame.css"),
+    asset!("/page/talk.css", CSS, "page/talk.css"),
+    asset!("/page/last.css", CSS, "page/last.css"),
     asset!("/page/main.js", SCRIPT, "page/main.js"),
     asset!("/page/api.js", SCRIPT, "page/api.js"),
     asset!("/page/dom.js", SCRIPT, "page/dom.js"),

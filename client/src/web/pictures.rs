@@ -1,6 +1,7 @@
 //! Which files are shown as pictures: few kinds, known by their first bytes and never by what their sender calls them.
 //!
-//! Only raster formats that every browser decodes in a sandbox. SVG is a document that can carry scripts, and is not among them.
+//! Only raster formats that every browser decodes in a sandbox. SVG is a document that can carry scripts, and is not
+//! among them.
 
 /// Bytes that decide: the longest beginning below.
 pub(crate) const HEAD: usize = 12;

@@ -1,8 +1,8 @@
 //! Who may use the web page: links that are good once, and the sessions they are exchanged for.
 //!
-//! A link's token stands in the fragment of its address, which no browser sends anywhere; the page exchanges it for a session's
-//! secret and shows that with every request in a header. There is no cookie: cookies do not know ports, and whatever else
-//! listens on this machine would be sent them.
+//! A link's token stands in the fragment of its address, which no browser sends anywhere; the page exchanges it for a
+//! session's secret and shows that with every request in a header. There is no cookie: cookies do not know ports, and
+//! whatever else listens on this machine would be sent them.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -69,6 +69,7 @@ fn somebody_begins_and_writes_in_a_browser() {
     a_contact_is_added_by_keyboard(&mut browser, &tab, &net, folder.path());
     let complaints = browser.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
+    a_warning_comes_before_what_is_sent(&mut browser, &tab, &mut net, &bob);
     offline_and_back(&mut browser, &tab, &mut net, &bob);
     the_session_ends(&mut browser, &tab, &page);
     eprintln!("pictures of the page: {}", pictures().display());
@@ -213,10 +214,40 @@ fn a_contact_is_added_by_keyboard(browser: &mut Browser, tab: &Tab, net: &Testne
     draw(browser, tab, "7-list");
 }
 
-fn offline_and_back(browser: &mut Browser, tab: &Tab, net: &mut Testnet, bob: &Person) {
-    eprintln!("offline and back");
+/// A layer is gone: packets go out and none comes back.
+fn a_warning_comes_before_what_is_sent(browser: &mut Browser, tab: &Tab, net: &mut Testnet, bob: &Person) {
+    eprintln!("a warning");
     let named = "[...document.querySelectorAll('.chat')].find((chat) => chat.textContent.includes('bob'))";
     browser.evaluate(tab, &format!("{named}.click()"));
+    let mixes = net.nodes("mix", Some("L2"));
+    for mix in &mixes {
+        net.kill(mix.pid);
+    }
+    browser.until(tab, "the bar warns", ARRIVAL, "document.querySelector('#condition.warn, #condition.pause')");
+    browser.until(tab, "and so does the place where one writes", SOON, "!document.querySelector('.caution').hidden");
+    write(browser, tab, "Not now.");
+    browser.until(tab, "it is asked about", SOON, "document.querySelector('dialog')?.innerText.includes('Send now?')");
+    draw(browser, tab, "8-warning");
+    // the focus is on the careful answer
+    browser.key(tab, "Enter");
+    browser.until(tab, "the dialog is gone", SOON, "!document.querySelector('dialog')");
+    assert_eq!(browser.evaluate(tab, "document.querySelector('#text').value"), "Not now.", "it is kept");
+    assert_eq!(
+        browser.evaluate(tab, "[...document.querySelectorAll('.own')].at(-1).innerText.includes('Not now')"),
+        false
+    );
+    for mix in &mixes {
+        net.run_again(&mix.dir, "shoal-node");
+    }
+    browser.until(tab, "it is over", 2 * ARRIVAL, "document.querySelector('#condition.good')");
+    browser.until(tab, "the caution is gone", SOON, "document.querySelector('.caution').hidden");
+    browser.key(tab, "Enter");
+    browser.until(tab, "now it goes without a question", ARRIVAL, &last_own("Delivered"));
+    until("bob reads it", ARRIVAL, || bob.read().iter().any(|m| m["text"] == "Not now.").then_some(()));
+}
+
+fn offline_and_back(browser: &mut Browser, tab: &Tab, net: &mut Testnet, bob: &Person) {
+    eprintln!("offline and back");
     let gateways = net.nodes("gateway", None);
     for gateway in &gateways {
         net.kill(gateway.pid);
@@ -224,7 +255,7 @@ fn offline_and_back(browser: &mut Browser, tab: &Tab, net: &mut Testnet, bob: &P
     browser.until(tab, "the bar says offline", ARRIVAL, "document.querySelector('#condition.offline')");
     write(browser, tab, "Written while nothing goes.");
     browser.until(tab, "it waits", SOON, &last_own("Queued"));
-    draw(browser, tab, "8-offline");
+    draw(browser, tab, "9-offline");
     for gateway in &gateways {
         net.run_again(&gateway.dir, "shoal-node");
     }
@@ -243,7 +274,7 @@ fn the_session_ends(browser: &mut Browser, tab: &Tab, page: &Page) {
     browser.until(tab, "it is there after a reload", SOON, "document.querySelector('#my-address')");
     let other = browser.open(&url, (800, 600));
     browser.until(&other, "another tab has no session", SOON, &says("opened by a link"));
-    draw(browser, &other, "9-outside");
+    draw(browser, &other, "10-outside");
     browser.click(tab, ".leave");
     browser.until(tab, "the page is shut", SOON, &says("The session is over"));
     browser.go(&other, &page.link());

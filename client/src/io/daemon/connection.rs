@@ -23,8 +23,8 @@ struct Connection {
     events: Option<broadcast::Receiver<Event>>,
 }
 
-/// Serves one connection: calls in order, events in between once subscribed. What is no call is refused and loses nothing:
-/// neither the calls behind it nor events.
+/// Serves one connection: calls in order, events in between once subscribed. What is no call is refused and loses
+/// nothing: neither the calls behind it nor events.
 pub(super) async fn converse(daemon: &Arc<Daemon>, stream: UnixStream) {
     let mut connection = Connection { daemon: Arc::clone(daemon), events: None };
     let mut lines = Lines::new(BufReader::new(stream));

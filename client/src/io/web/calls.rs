@@ -36,8 +36,8 @@ pub(super) const CALLS: &[&str] = &[
     "network_update",
 ];
 
-/// Calls that no session may make: `send_file` reads any file that the daemon may read (the page uploads what it is given);
-/// a session must not make sessions, nor end the cover traffic; events have a stream of their own.
+/// Calls that no session may make: `send_file` reads any file that the daemon may read (the page uploads what it is
+/// given); a session must not make sessions, nor end the cover traffic; events have a stream of their own.
 #[cfg(test)]
 const NOT_HERE: &[&str] = &["send_file", "web_link", "shutdown", "subscribe"];
 

@@ -1,7 +1,7 @@
 //! Received files and pictures, and the own address as a QR code.
 //!
-//! What others sent is never a page: a file is an attachment without a kind, a picture is one of four raster formats by its
-//! first bytes, and both are shut off from everything by a policy of their own.
+//! What others sent is never a page: a file is an attachment without a kind, a picture is one of four raster formats by
+//! its first bytes, and both are shut off from everything by a policy of their own.
 
 use std::io;
 use std::sync::Arc;

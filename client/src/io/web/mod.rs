@@ -1,9 +1,9 @@
 //! The local web page: the calls of the socket over HTTP, for one person's browser on this machine.
 //!
-//! Whoever may use a loopback port is not whoever owns the profile: any user of the machine can connect, and any page in the
-//! browser can make it ask. So nothing but the empty page is given without a session, whose secret begins with a link that
-//! only the owner's daemon makes; and what another page asks for is refused by its headers (`gate`). Calls go to the same
-//! dispatcher as those of the socket (`calls`); there is no second one.
+//! Whoever may use a loopback port is not whoever owns the profile: any user of the machine can connect, and any page
+//! in the browser can make it ask. So nothing but the empty page is given without a session, whose secret begins with a
+//! link that only the owner's daemon makes; and what another page asks for is refused by its headers (`gate`). Calls go
+//! to the same dispatcher as those of the socket (`calls`); there is no second one.
 
 mod calls;
 mod downloads;
@@ -108,7 +108,8 @@ impl Web {
         self.address
     }
 
-    /// A link that opens the page once, within ten minutes. Who has it can read and write everything: it is for the owner.
+    /// A link that opens the page once, within ten minutes. Who has it can read and write everything: it is for the
+    /// owner.
     #[must_use]
     pub fn link(&self) -> String {
         self.house.link()

@@ -114,6 +114,18 @@ export function upload(to, name, content, progress) {
   });
 }
 
+let stream = null;
+let wanted = Promise.resolve();
+let want = () => {};
+
+/** Ends the stream until it is wanted again: a browser has six connections for all tabs, and each stream holds one. */
+export function hush(quiet) {
+  want();
+  if (!quiet) return;
+  wanted = new Promise((again) => (want = again));
+  stream?.abort();
+}
+
 /**
  * Events, for as long as the page is open: `onEvent` is told each, `onState` whether the stream stands. After a break it is
  * tried again, less and less often; `onState(true)` then means that something may have been missed.
@@ -121,13 +133,15 @@ export function upload(to, name, content, progress) {
 export async function listen(onEvent, onState) {
   let pause = 500;
   while (hasSession()) {
+    await wanted;
     try {
-      const response = await ask("/api/events");
+      stream = new AbortController();
+      const response = await ask("/api/events", { signal: stream.signal });
       onState(true);
       pause = 500;
       await read(response.body, onEvent);
     } catch (error) {
-      if (!(error instanceof Refused) && error.name !== "TypeError") console.error(error);
+      if (!(error instanceof Refused) && !["AbortError", "TypeError"].includes(error.name)) console.error(error);
     }
     onState(false);
     await new Promise((wake) => setTimeout(wake, pause));

@@ -1,6 +1,6 @@
 // Puts the page together: asks, listens, draws.
 
-import { Refused, call, enter, hasSession, leave, listen, methods, setup, whenLost } from "./api.js";
+import { Refused, call, enter, hasSession, hush, leave, listen, methods, setup, whenLost } from "./api.js";
 import { draw as drawChats, gather, title } from "./chats.js";
 import { composer } from "./composer.js";
 import { complain, el, notice } from "./dom.js";
@@ -11,6 +11,9 @@ import { timeline } from "./timeline.js";
 
 /** How often the bar is brought up to date, in ms. */
 const STATUS = 2000;
+/** A tab that nobody sees for so long hears no events any more, and looks from time to time instead; both in ms. */
+const UNSEEN = 30000;
+const GLANCE = 20000;
 
 const bar = document.getElementById("status");
 const nav = document.getElementById("chats");
@@ -207,7 +210,14 @@ async function begin() {
     return;
   }
   takeDrops();
-  setInterval(lookAtStatus, STATUS);
+  setInterval(() => document.hidden || lookAtStatus(), STATUS);
+  setInterval(() => document.hidden && hasSession() && Promise.all([lookAtStatus(), refresh()]).catch(() => {}), GLANCE);
+  let hushing = null;
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(hushing);
+    if (document.hidden) hushing = setTimeout(() => hush(true), UNSEEN);
+    else hush(false);
+  });
   listen(happened, (stands) => {
     if (stands) again();
     lookAtStatus();

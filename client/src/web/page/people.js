@@ -64,6 +64,19 @@ export function addMember(conversation, contacts) {
   return ask("Add to the group", [field("Contact or address", who), list], "Add", () => call("group_add", { conversation, to: who.value.trim() }));
 }
 
+export function renameGroup(conversation, old) {
+  const name = el("input", { autocomplete: "off", required: true, maxlength: 64, value: old });
+  return ask("Rename the group", [field("Name", name, "All members see it.")], "Rename", () => call("group_rename", { conversation, name: name.value.trim() }));
+}
+
+/** Asks once more before a group is left. */
+function leaveGroup(chat) {
+  return dialog(`Leave ${chat.name}?`, (close) => [
+    el("p", {}, "You get none of its messages any more. What you have stays here."),
+    el("div", { class: "buttons" }, button("Stay", () => close(null), { class: "second", autofocus: true }), button("Leave", () => call("group_leave", { conversation: chat.key }).then(() => close(true), complain), { class: "first" })),
+  ]);
+}
+
 /** What a stranger's conversation begins with. */
 export function request(chat, app) {
   const answer = async (method) => {
@@ -91,6 +104,7 @@ export function head(chat, app) {
   const facts = [];
   if (chat.group) facts.push(members(chat));
   else if (chat.name !== chat.address) facts.push(short(chat.address));
+  if (chat.verified) facts.push("verified");
   if (chat.waiting) facts.push("not found yet: they must have run Shoal once on this network");
   if (chat.broken) facts.push("broken: its members cannot read each other any more");
   if (chat.state !== "active" && chat.state !== "broken") facts.push(`you are not in it (${chat.state})`);
@@ -98,11 +112,22 @@ export function head(chat, app) {
     if (await addContact({ address: chat.address, name: chat.name === chat.address ? "" : chat.name })) await app.refresh();
   };
   const block = async () => {
-    await call(chat.blocked ? "accept" : "block", { who: chat.key }).then(() => app.refresh(), complain);
-    app.show(chat.key);
+    try {
+      await call(chat.blocked ? "accept" : "block", { who: chat.key });
+      await app.refresh();
+      app.show(chat.key);
+    } catch (error) {
+      complain(error);
+    }
   };
   const invite = async () => {
     if (await addMember(chat.key, app.contacts)) await app.refresh();
+  };
+  const named = async () => {
+    if (await renameGroup(chat.key, chat.name)) await app.refresh();
+  };
+  const part = async () => {
+    if (await leaveGroup(chat)) await app.refresh();
   };
   return el(
     "header",
@@ -113,6 +138,8 @@ export function head(chat, app) {
       "div",
       { class: "tools" },
       chat.group && app.knows("group_add") ? button("Add member", invite, { class: "second" }, "plus") : null,
+      chat.group && app.knows("group_rename") ? button("Rename", named, { class: "second" }) : null,
+      chat.group && app.knows("group_leave") ? button("Leave", part, { class: "second" }) : null,
       chat.group ? null : button(chat.name === chat.address ? "Name" : "Rename", rename, { class: "second" }),
       chat.group || chat.request ? null : button(chat.blocked ? "Unblock" : "Block", block, { class: "second" }),
     ),

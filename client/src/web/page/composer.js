@@ -13,6 +13,12 @@ const CLEANABLE = ["image/jpeg", "image/png", "image/webp"];
 
 /** Texts that were begun, by conversation: they stay while one looks elsewhere. */
 const drafts = new Map();
+/** A conversation that began has another key than the address that was written to. */
+export function moveDraft(from, to) {
+  if (drafts.has(from)) drafts.set(to, drafts.get(from));
+  drafts.delete(from);
+}
+
 /** The caution that was last waved through. */
 let waved = null;
 

@@ -2,7 +2,7 @@
 
 import { Refused, call, enter, hasSession, hush, leave, listen, methods, setup, whenLost } from "./api.js";
 import { draw as drawChats, gather, title } from "./chats.js";
-import { composer } from "./composer.js";
+import { composer, moveDraft } from "./composer.js";
 import { complain, el, notice } from "./dom.js";
 import { addContact, head, newGroup, request, showAddress } from "./people.js";
 import { first, outside } from "./setup.js";
@@ -80,7 +80,10 @@ async function refresh() {
   const before = shown?.chat;
   if (before && !chats.some((chat) => chat.key === before.key)) {
     const now = chats.find((chat) => chat.address && chat.address === before.address);
-    if (now) show(now.key);
+    if (now) {
+      moveDraft(before.key, now.key);
+      show(now.key);
+    }
   }
   redrawHead();
   drawList();

@@ -65,6 +65,8 @@ export function button(words, press, properties = {}, drawing) {
 /** A word in passing; it stays for as long as it takes to read. */
 export function notice(words, kind = "info") {
   const box = document.getElementById("notices");
+  // the same again is said once
+  if ([...box.children].some((line) => line.textContent === words)) return;
   const line = el("p", { class: `notice ${kind}` }, words);
   box.append(line);
   while (box.childElementCount > 3) box.firstElementChild.remove();

@@ -37,6 +37,16 @@ export function timeline(chat, app) {
   const earlier = button("Earlier messages", () => load(), { class: "second earlier", hidden: true });
   const box = el("div", { class: "timeline", tabindex: "0", "aria-label": "Messages, scrolls" }, earlier, list);
   const atEnd = () => box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+  // who is at the end stays there when a keyboard takes the room, or a picture comes later than its place
+  let end = true;
+  let measure = "";
+  const size = () => `${box.clientHeight} ${box.scrollHeight}`;
+  const stay = new ResizeObserver(() => {
+    if (end) box.scrollTop = box.scrollHeight;
+    measure = size();
+  });
+  stay.observe(box);
+  stay.observe(list);
 
   function draw() {
     const nodes = [];
@@ -71,6 +81,7 @@ export function timeline(chat, app) {
       more = page.more;
       seen = Math.max(seen, page.seen);
       draw();
+      end = !before;
       box.scrollTop = before ? box.scrollHeight - height : box.scrollHeight;
       if (!before) setTimeout(() => list.setAttribute("aria-live", "polite"), 500);
       await look();
@@ -86,14 +97,14 @@ export function timeline(chat, app) {
         const after = entries.at(-1)?.cursor ?? 0;
         const page = await call("timeline", { conversation: chat.key, after, limit: 200 });
         if (ended) return;
-        const end = atEnd();
         put(page.entries);
         if (entries.length > KEPT) {
           entries = entries.slice(-KEPT);
           more = true;
         }
         draw();
-        if (end || page.entries.some((entry) => entry.own)) box.scrollTop = box.scrollHeight;
+        if (page.entries.some((entry) => entry.own)) end = true;
+        if (end) box.scrollTop = box.scrollHeight;
         if (!page.more) break;
       }
       await look();
@@ -113,7 +124,6 @@ export function timeline(chat, app) {
   function change(entry) {
     const at = entries.findIndex((one) => one.cursor === entry.cursor);
     if (at < 0) return;
-    const end = atEnd();
     entries[at] = entry;
     draw();
     if (end) box.scrollTop = box.scrollHeight;
@@ -139,13 +149,11 @@ export function timeline(chat, app) {
   const onVisible = () => look();
   document.addEventListener("visibilitychange", onVisible);
   box.addEventListener("scroll", () => {
+    // a scroll that comes of another size was nobody's wish
+    if (measure === size()) end = atEnd();
     look();
     if (box.scrollTop === 0 && more) load();
   }, { passive: true });
-  // pictures come later than their place
-  box.addEventListener("load", () => {
-    if (box.scrollHeight - box.scrollTop - box.clientHeight < 700) box.scrollTop = box.scrollHeight;
-  }, { capture: true });
 
   return {
     box,
@@ -155,6 +163,7 @@ export function timeline(chat, app) {
     raise,
     end() {
       ended = true;
+      stay.disconnect();
       clearInterval(looking);
       document.removeEventListener("visibilitychange", onVisible);
     },

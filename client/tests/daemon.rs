@@ -70,6 +70,21 @@ impl Running {
     }
 }
 
+/// Says lines on a connection of their own and hears so many.
+async fn raw(daemon: &Running, lines: Vec<String>, count: usize) -> Vec<Value> {
+    let profile = daemon.profile.clone();
+    let talk = move || {
+        let mut stream = UnixStream::connect(socket_path(&profile)).unwrap();
+        for line in lines {
+            stream.write_all(line.as_bytes()).unwrap();
+            stream.write_all(b"\n").unwrap();
+        }
+        let lines = BufReader::new(stream).lines().take(count);
+        lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()).collect()
+    };
+    tokio::task::spawn_blocking(talk).await.unwrap()
+}
+
 async fn running(dir: &TempDir) -> Running {
     let profile = dir.path().join("ann");
     start(create(&profile, 2), &profile).await
@@ -171,16 +186,29 @@ async fn failures_say_what_to_do_and_the_connection_lives_on() {
         assert!(!failure.next.is_empty());
     }
 
-    let profile = daemon.profile.clone();
-    let raw = tokio::task::spawn_blocking(move || {
-        let mut stream = UnixStream::connect(socket_path(&profile)).unwrap();
-        stream.write_all(b"rubbish\n{\"id\":5,\"method\":\"address\"}\n").unwrap();
-        let lines = BufReader::new(stream).lines().take(2);
-        lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()).collect::<Vec<_>>()
-    });
-    let replies = raw.await.unwrap();
-    assert_eq!((&replies[0]["id"], &replies[0]["error"]["code"]), (&Value::Null, &json!("bad_request")));
-    assert_eq!(replies[1]["id"], json!(5));
+    let lines = [
+        "rubbish",
+        r#"{"id":5,"method":"address"}"#,
+        r#"{"jsonrpc":"2.0","id":6,"method":"fly"}"#,
+        r#"{"jsonrpc":"2.0","id":7,"method":"state","params":{"id":1}}"#,
+        r#"{"jsonrpc":"2.0","method":"subscribe"}"#,
+        r#"{"jsonrpc":"2.0","id":"eight","method":"address"}"#,
+        r#"[{"jsonrpc":"2.0","id":9,"method":"state","params":{"id":"x"}},7,{"jsonrpc":"2.0","method":"status"}]"#,
+    ];
+    let replies = raw(&daemon, lines.map(str::to_owned).to_vec(), 6).await;
+    let codes: Vec<&Value> = replies.iter().map(|reply| &reply["error"]["code"]).collect();
+    assert_eq!(codes[..4], [&json!(-32_700), &json!(-32_600), &json!(-32_601), &json!(-32_602)]);
+    assert_eq!(
+        replies[..4].iter().map(|reply| &reply["id"]).collect::<Vec<_>>(),
+        [&json!(null), &json!(5), &json!(6), &json!(7)]
+    );
+    // what is no call loses nothing of what comes behind it, and a call without an id has no answer
+    assert_eq!((&replies[4]["id"], &replies[4]["jsonrpc"]), (&json!("eight"), &json!("2.0")));
+    let batch = replies[5].as_array().unwrap();
+    assert_eq!(batch.iter().map(|reply| &reply["id"]).collect::<Vec<_>>(), [&json!(9), &json!(null)]);
+    assert_eq!(batch[0]["error"]["code"], json!(64), "the exit code of the command");
+    assert_eq!(batch[0]["error"]["data"]["code"], json!("bad_id"));
+    assert!(batch[0]["error"]["data"]["next"].is_string());
     daemon.stop().await;
 }
 
@@ -194,6 +222,24 @@ async fn events_reach_who_subscribed() {
     let _: Value = daemon.caller().call(add).await.unwrap();
     let event = tokio::time::timeout(Duration::from_secs(10), listener.event()).await.unwrap().unwrap();
     assert!(matches!(event, EventLine::Contact(contact) if contact.name == "bob"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_too_long_is_passed_over_and_events_are_notifications() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = running(&dir).await;
+    let add = json!({"jsonrpc": "2.0", "id": 2, "method": "add", "params": {"name": "bob", "address": bob(&dir)}});
+    let lines = vec![
+        "x".repeat((16 << 20) + 1),
+        r#"{"jsonrpc":"2.0","id":1,"method":"subscribe"}"#.to_owned(),
+        add.to_string(),
+    ];
+    let replies = raw(&daemon, lines, 4).await;
+    assert_eq!((&replies[0]["error"]["code"], &replies[0]["id"]), (&json!(-32_600), &json!(null)));
+    assert_eq!((&replies[1]["id"], &replies[2]["id"]), (&json!(1), &json!(2)));
+    assert_eq!((&replies[3]["method"], replies[3].get("id")), (&json!("event"), None));
+    assert_eq!(replies[3]["params"]["contact"]["name"], json!("bob"));
     daemon.stop().await;
 }
 

@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod black_hole;
+pub mod browser;
 pub mod faketime;
 #[cfg(target_os = "linux")]
 pub mod hosts;

@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
-use super::control::{Call, Reply, Request};
+use super::control::Call;
 use super::failure::Failure;
 use super::lines::EventLine;
+use super::rpc::{Reply, Request};
 use super::socket;
 
 /// Events that come while a reply is awaited are kept; a caller that subscribes and then calls for minutes loses the
@@ -57,21 +58,24 @@ impl Caller {
     pub async fn call<R: DeserializeOwned>(&mut self, call: Call) -> Result<R, CallerError> {
         let id = self.next_id;
         self.next_id += 1;
-        let mut line = serde_json::to_vec(&Request { id, call })?;
+        let mut line = serde_json::to_vec(&Request::new(id, call))?;
         line.push(b'\n');
         self.stream.write_all(&line).await?;
         loop {
             match self.receive().await? {
-                Reply::Result { id: of, result } if of == id => return Ok(serde_json::from_value(result)?),
-                Reply::Error { id: of, error } if of.is_none_or(|of| of == id) => return Err(error.into()),
-                Reply::Event { event } => {
+                Reply::Result { id: of, result, .. } if of == id => return Ok(serde_json::from_value(result)?),
+                // what the daemon could not even read has no id
+                Reply::Error { id: of, error, .. } if of == id || of.is_null() => {
+                    return Err(Failure::from(error).into());
+                }
+                Reply::Event { params, .. } => {
                     if self.events.len() >= EVENTS_MAX {
                         self.events.pop_front();
                     }
-                    self.events.push_back(event);
+                    self.events.push_back(params);
                 }
-                // the reply to a call whose caller gave up
-                Reply::Result { .. } | Reply::Error { .. } => {}
+                // the reply to a call whose caller gave up; batches are not asked for
+                Reply::Result { .. } | Reply::Error { .. } | Reply::Batch(_) => {}
             }
         }
     }
@@ -85,8 +89,8 @@ impl Caller {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
-            if let Reply::Event { event } = self.receive().await? {
-                return Ok(event);
+            if let Reply::Event { params, .. } = self.receive().await? {
+                return Ok(params);
             }
         }
     }

@@ -1,20 +1,19 @@
-//! What is spoken on the daemon's socket and printed with `--json`: one JSON object a line.
+//! What can be asked of the daemon, whatever the way: over its socket (`rpc`) and by its web page (`web`).
 //!
-//! A request is `{"id":1,"method":"send","params":{"to":"bob","text":"hi"}}`; its reply `{"id":1,"result":…}` or
-//! `{"id":1,"error":{"code","message","next"}}`; after `subscribe`, events come as `{"event":…}`. Times are Unix
-//! milliseconds. Field names are a contract: `client/README.md` lists them all.
+//! Times are Unix milliseconds. Field names are a contract: `client/README.md` lists them all.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::failure::Failure;
-use super::lines::{EventLine, MessageLine};
+use super::failure::{Exit, Failure};
+use super::lines::MessageLine;
 
 /// What can be asked of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "method", content = "params", rename_all = "snake_case")]
+#[serde(tag = "method", content = "params", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Call {
     /// The own address → `{"address"}`.
     Address,
@@ -103,6 +102,37 @@ pub enum Call {
         /// The message.
         id: String,
     },
+    /// Own and others' messages of a conversation as a screen shows them → [`super::TimelinePage`].
+    Timeline {
+        /// Conversation, contact or address.
+        conversation: String,
+        /// Those before this entry, the newest of them; without `before` and `after` the newest of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+        /// Those after this entry, the oldest of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        /// How many at most; 50 unless said, never more than 200.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+    },
+    /// Every conversation that has entries → list of [`super::OverviewLine`], the one with the newest first.
+    Overview,
+    /// The user has seen a conversation up to an entry; says nothing to anybody → `{}`.
+    Seen {
+        /// Conversation, contact or address.
+        conversation: String,
+        /// The entry.
+        cursor: u64,
+    },
+    /// About how long a message would take now → [`super::EstimateLine`].
+    Estimate {
+        /// Conversation, contact or address.
+        conversation: String,
+        /// Length of text or file; one box unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+    },
     /// → [`super::Status`].
     Status,
     /// The profile's network → [`super::NetworkLine`].
@@ -112,45 +142,99 @@ pub enum Call {
         /// The file's text.
         file: String,
     },
-    /// Events from now on → `{}`, then `{"event":…}` lines.
+    /// A link to the web page, good for one use; the page is served from then on → `{"url"}`.
+    WebLink {
+        /// Where to serve it, if it is not served yet; loopback only, a free port unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<SocketAddr>,
+    },
+    /// Events from now on → `{}`, then notifications of the method `event`.
     Subscribe,
     /// Stops the daemon → `{}`; the connection ends when it has stopped.
     Shutdown,
 }
 
-/// A call and the number that its reply will carry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// Chosen by the caller.
-    pub id: u64,
-    /// What is asked.
-    #[serde(flatten)]
-    pub call: Call,
+/// Why a method and its parameters are no call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotACall {
+    /// No such method.
+    #[error("there is no method {0:?}")]
+    Method(String),
+    /// The parameters are not those of the method.
+    #[error("the parameters do not fit: {0}")]
+    Params(String),
 }
 
-/// What the daemon writes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Reply {
-    /// Something happened.
-    Event {
-        /// What.
-        event: EventLine,
-    },
-    /// A call failed.
-    Error {
-        /// Of the request; `null` when the line was no request.
-        id: Option<u64>,
-        /// Why.
-        error: Failure,
-    },
-    /// A call succeeded.
-    Result {
-        /// Of the request.
-        id: u64,
-        /// What was asked for.
-        result: Value,
-    },
+impl From<NotACall> for Failure {
+    fn from(problem: NotACall) -> Self {
+        let code = match problem {
+            NotACall::Method(_) => "unknown_method",
+            NotACall::Params(_) => "bad_params",
+        };
+        Self::new(Exit::Usage, code, problem.to_string(), "see client/README.md; this may be another version of shoal")
+    }
+}
+
+impl Call {
+    /// Names of all calls, as they are spoken.
+    pub const METHODS: &[&str] = &[
+        "address",
+        "add",
+        "contacts",
+        "conversations",
+        "accept",
+        "block",
+        "send",
+        "send_file",
+        "read",
+        "read_done",
+        "state",
+        "timeline",
+        "overview",
+        "seen",
+        "estimate",
+        "status",
+        "network",
+        "network_update",
+        "web_link",
+        "subscribe",
+        "shutdown",
+    ];
+
+    /// The call of a name with named parameters. Unknown parameters are refused: a misspelt one must not be ignored.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn parse(method: &str, params: Map<String, Value>) -> Result<Self, NotACall> {
+        if !Self::METHODS.contains(&method) {
+            return Err(NotACall::Method(method.to_owned()));
+        }
+        let none = params.is_empty();
+        let params: Map<String, Value> = params.into_iter().map(|(name, value)| (name, whole(value))).collect();
+        let fields = |params: Option<Map<String, Value>>| {
+            let mut fields = Map::from_iter([("method".to_owned(), Value::from(method))]);
+            fields.extend(params.map(|params| ("params".to_owned(), Value::Object(params))));
+            serde_json::from_value::<Self>(Value::Object(fields))
+        };
+        match fields(Some(params)) {
+            // a call without parameters may be given none, or an empty object
+            Err(error) if none => fields(None).map_err(|_| error),
+            parsed => parsed,
+        }
+        .map_err(|error| NotACall::Params(error.to_string()))
+    }
+}
+
+/// JSON has one kind of number: `7.0` is 7. Beyond 2^53 such a number does not say which one it is, and is left as it
+/// came.
+fn whole(value: Value) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value.as_f64() {
+        Some(number) if value.is_f64() && number.fract() == 0.0 && (0.0..=EXACT).contains(&number) => {
+            Value::from(number as u64)
+        }
+        _ => value,
+    }
 }
 
 /// Some messages, in reading order; when `entries` is empty there are no more.
@@ -171,67 +255,35 @@ pub struct PageEntry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::failure::Exit;
-    use super::super::lines::SentLine;
     use super::*;
-    use crate::mail::MessageState;
-    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
-    fn calls_have_the_documented_form() {
-        for (text, call) in [
-            (r#"{"id":1,"method":"address"}"#, Call::Address),
-            (
-                r#"{"id":1,"method":"send","params":{"to":"bob","text":""}}"#,
-                Call::Send { to: "bob".into(), text: String::new() },
-            ),
-            (r#"{"id":1,"method":"read","params":{}}"#, Call::Read { since: None, after: None }),
-            (r#"{"id":1,"method":"read_done","params":{"cursor":9}}"#, Call::ReadDone { cursor: 9 }),
-            (r#"{"id":1,"method":"subscribe"}"#, Call::Subscribe),
-        ] {
-            assert_eq!(serde_json::from_str::<Request>(text).unwrap(), Request { id: 1, call });
-        }
-        assert!(serde_json::from_str::<Request>(r#"{"id":1,"method":"format_disk"}"#).is_err());
-        assert!(serde_json::from_str::<Request>(r#"{"method":"address"}"#).is_err());
+    fn the_list_of_methods_is_complete() {
+        // serde names all variants when it meets a wrong one
+        let error = serde_json::from_value::<Call>(json!({"method": "x"})).unwrap_err().to_string();
+        let all: Vec<String> = Call::METHODS.iter().map(|method| format!("`{method}`")).collect();
+        assert!(error.ends_with(&format!("expected one of {}", all.join(", "))), "{error}");
     }
 
     #[test]
-    fn replies_are_told_apart() {
-        let failure = Failure::new(Exit::Usage, "bad", "wrong", "do right");
-        for reply in [
-            Reply::Result { id: 3, result: json!({"address": "shoal1x"}) },
-            Reply::Result { id: 3, result: Value::Null },
-            Reply::Error { id: Some(3), error: failure.clone() },
-            Reply::Error { id: None, error: failure },
-            Reply::Event {
-                event: EventLine::State(SentLine {
-                    id: "x".into(),
-                    state: MessageState::Stored,
-                    waits_for: None,
-                    parts: None,
-                }),
-            },
-            Reply::Event { event: EventLine::Missed(2) },
-        ] {
-            let text = serde_json::to_string(&reply).unwrap();
-            assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply, "{text}");
+    fn calls_are_made_of_a_name_and_named_parameters() {
+        let parse = |method: &str, params: Value| Call::parse(method, params.as_object().unwrap().clone());
+        assert_eq!(parse("status", json!({})), Ok(Call::Status));
+        assert_eq!(parse("read", json!({})), Ok(Call::Read { since: None, after: None }));
+        assert_eq!(
+            parse("timeline", json!({"conversation": "bob", "before": 7})),
+            Ok(Call::Timeline { conversation: "bob".into(), before: Some(7), after: None, limit: None })
+        );
+        assert_eq!(parse("read_done", json!({"cursor": 7.0})), Ok(Call::ReadDone { cursor: 7 }));
+        for cursor in [json!(7.5), json!(-1.0), json!(1e300), json!("7")] {
+            assert!(matches!(parse("read_done", json!({ "cursor": cursor })), Err(NotACall::Params(_))));
         }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_survives_the_socket(to in ".*", text in "(?s).{0,300}", id: u64) {
-            let request = Request { id, call: Call::Send { to, text } };
-            let line = serde_json::to_string(&request).unwrap();
-            prop_assert!(!line.contains('\n'));
-            prop_assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+        assert!(matches!(parse("format_disk", json!({})), Err(NotACall::Method(_))));
+        for params in [json!({}), json!({"who": 7}), json!({"who": "bob", "how": "now"})] {
+            assert!(matches!(parse("accept", params), Err(NotACall::Params(_))));
         }
-
-        #[test]
-        fn any_line_is_parsed_or_refused(line in "(?s).{0,200}") {
-            let _ = serde_json::from_str::<Request>(&line);
-            let _ = serde_json::from_str::<Reply>(&line);
-        }
+        let missing = Call::parse("accept", Map::new()).unwrap_err().to_string();
+        assert!(missing.contains("`who`"), "{missing}");
     }
 }

@@ -1,13 +1,14 @@
 //! The daemon: a running client behind a Unix socket that only its owner may use.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::client::Client;
@@ -18,14 +19,16 @@ use super::mailroom::{Desk, MailRoom, Stopped};
 use super::network_file::{self, NetworkLine};
 use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
 use super::socket;
+use super::web::{WEB_ADDRESS, Web};
 use crate::mail::{ContactInfo, Event, MessageId};
 use connection::converse;
-use files::{media_type, read_file};
+use files::read_file;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::network::Hints;
 
 mod connection;
 mod files;
+mod screen;
 
 /// Connections at a time. Each may hold one line: 64 × 16 MiB would be too much, but only the owner can connect.
 const CONNECTIONS_MAX: usize = 64;
@@ -34,7 +37,7 @@ const PAGE_MESSAGES: usize = 64;
 const PAGE_TEXT: usize = 1 << 20;
 
 /// A client that is being served.
-struct Daemon {
+pub(super) struct Daemon {
     snapshot: watch::Receiver<Snapshot>,
     mail: MailRoom,
     events: broadcast::Sender<Event>,
@@ -42,6 +45,10 @@ struct Daemon {
     owner: u32,
     /// Takes the connection that asked for the end; it stays open until the client has stopped.
     shutdown: mpsc::Sender<UnixStream>,
+    /// The web page, once somebody wanted it.
+    web: Mutex<Option<Web>>,
+    /// For the page, which must not hold the daemon.
+    own: Weak<Self>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -62,6 +69,20 @@ pub async fn serve(
     ready: impl FnOnce(),
     stopped: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    serve_with(None, client, profile, ready, stopped).await
+}
+
+/// As [`serve`], with a web page that was opened before.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with(
+    web: Option<Web>,
+    client: Client,
+    profile: &Path,
+    ready: impl FnOnce(),
+    stopped: impl Future<Output = ()>,
+) -> io::Result<()> {
     let Some(mail) = client.mail_room() else {
         return Err(io::Error::other("a client without a profile has nothing to serve"));
     };
@@ -69,7 +90,11 @@ pub async fn serve(
     let listener = socket::bind(profile)?;
     let (shutdown, mut shut_down) = mpsc::channel(1);
     let events = mail.announcer();
-    let daemon = Arc::new(Daemon { snapshot: client.watch(), mail, events, hints: client.hints(), owner, shutdown });
+    let daemon = Arc::new_cyclic(|own| {
+        web.iter().for_each(|web| web.put(Weak::clone(own)));
+        let (snapshot, hints) = (client.watch(), client.hints());
+        Daemon { snapshot, mail, events, hints, owner, shutdown, web: Mutex::new(web), own: Weak::clone(own) }
+    });
     ready();
     let mut connections = JoinSet::new();
     let last = tokio::select! {
@@ -82,7 +107,11 @@ pub async fn serve(
     let _ = std::fs::remove_file(socket::socket_path(profile));
     // commands that have begun take effect on the mail thread, whoever still listens
     connections.shutdown().await;
+    let web = daemon.web.lock().await.take();
     drop(daemon);
+    if let Some(web) = web {
+        web.close().await;
+    }
     client.stop().await;
     drop(last);
     Ok(())
@@ -135,7 +164,18 @@ impl Daemon {
         self.mail.run(command).await?
     }
 
-    async fn call(&self, call: Call) -> Result<Value, Failure> {
+    /// A link to the page, which is served from now on if it was not.
+    async fn web_link(&self, address: Option<SocketAddr>) -> Result<String, Failure> {
+        let mut web = self.web.lock().await;
+        if let Some(web) = &*web {
+            return Ok(web.link());
+        }
+        let opened = Web::open(address.unwrap_or(WEB_ADDRESS)).await?;
+        opened.put(Weak::clone(&self.own));
+        Ok(web.insert(opened).link())
+    }
+
+    pub(super) async fn call(&self, call: Call) -> Result<Value, Failure> {
         match call {
             Call::Address => self.mail(|desk| Ok(json!({ "address": desk.mail.address() }))).await,
             Call::Add { name, address } => {
@@ -191,12 +231,7 @@ impl Daemon {
             }
             Call::SendFile { to, path } => {
                 let (name, content) = read_file(path).await?;
-                let send = move |desk: &mut Desk<'_>| {
-                    let mime = media_type(&name);
-                    let id = desk.mail.send_file(&to, &name, mime, &content, desk.now, desk.rng)?;
-                    Ok(SentLine::from(desk.mail.state(id)?))
-                };
-                value(self.mail(send).await?)
+                self.send_content(to, name, content).await
             }
             Call::Read { since, after } => value(self.mail(move |desk| page(desk, since.as_deref(), after)).await?),
             Call::ReadDone { cursor } => {
@@ -211,6 +246,16 @@ impl Daemon {
                 };
                 value(self.mail(line).await?)
             }
+            Call::Timeline { conversation, before, after, limit } => {
+                value(self.timeline(conversation, (before, after), limit).await?)
+            }
+            Call::Overview => value(self.overview().await?),
+            Call::Seen { conversation, cursor } => {
+                self.seen(conversation, cursor).await?;
+                Ok(json!({}))
+            }
+            Call::Estimate { conversation, bytes } => value(self.estimate(conversation, bytes).await?),
+            Call::WebLink { address } => Ok(json!({ "url": self.web_link(address).await? })),
             Call::Status => {
                 let asked = |desk: &mut Desk<'_>| {
                     let older_copy = desk.mail.rolled_back().map(|conversation| conversation.to_string());

@@ -26,6 +26,10 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All of them.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Usage, Self::Unreachable, Self::Io, Self::Temporary, Self::Permission, Self::Configuration];
+
     /// The process's exit code.
     #[must_use]
     pub const fn code(self) -> u8 {

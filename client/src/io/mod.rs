@@ -14,16 +14,19 @@ mod health;
 mod lines;
 mod mailroom;
 mod network_file;
+mod rpc;
 mod schedule;
+mod screen;
 mod snapshot;
 mod socket;
+mod web;
 
 pub use caller::{Caller, CallerError};
 pub use client::{Client, StartError, system_rng};
 pub use clock::Clock;
 pub use condition::Condition;
-pub use control::{Call, Page, PageEntry, Reply, Request};
-pub use daemon::serve;
+pub use control::{Call, NotACall, Page, PageEntry};
+pub use daemon::{serve, serve_with};
 pub use failure::{Exit, Failure};
 pub use health::{HealthError, serve_health};
 pub use lines::{
@@ -34,5 +37,7 @@ pub use mailroom::{Desk, MailRoom, Stopped};
 pub use network_file::{
     GatewayLine, NetworkLine, newer_hints, parse as parse_network_file, usable as usable_network_file,
 };
+pub use screen::{EntryFile, EntryLine, EstimateLine, OverviewLine, TimelinePage};
 pub use snapshot::{DisputeLine, LoopReport, OLDER_COPY_NEXT, Snapshot, Status, WaitingLine};
 pub use socket::{SOCKET_NAME, socket_path};
+pub use web::{WEB_ADDRESS, Web, WebError};

@@ -153,7 +153,9 @@ impl Mail {
         check_length(text.len() as u64, TEXT_SIZE_MAX)?;
         let manifest = Manifest::of(text.as_bytes(), *fresh_secret(rng));
         let content = Content::Blob { id: id.0, sent_at: now, kind: BlobKind::Text, manifest };
-        self.enqueue(to, id, content, Some(text.as_bytes()), now)
+        let id = self.enqueue(to, id, content, Some(text.as_bytes()), now)?;
+        self.keep_own_text(id, text)?;
+        Ok(id)
     }
 
     /// Sends a file: its name (the last component counts), media type and content.

@@ -38,12 +38,17 @@ mod sending;
 mod showing;
 mod slots;
 mod stored;
+mod timeline;
 mod types;
 mod upkeep;
 mod wants;
 mod writing;
 
 pub use groups::Accepted;
+pub use timeline::{
+    Overview, OwnMessage, TIMELINE_ENTRIES_MAX, TIMELINE_TEXT_MAX, Timeline, TimelineEntry, TimelineMessage,
+    TimelineSide, UNSEEN_MAX,
+};
 pub use types::*;
 
 use crate::budget::Budget;

@@ -79,6 +79,10 @@ pub(super) fn open_in_id(vault: &Vault, sealed: &[u8]) -> Result<MessageId, Mail
     open_id(vault, IN_ID, sealed)
 }
 
+pub(super) fn seal_out_id(vault: &Vault, id: MessageId) -> Vec<u8> {
+    vault.seal(OUT_ID, &id.0)
+}
+
 fn open_id(vault: &Vault, context: &'static str, sealed: &[u8]) -> Result<MessageId, MailError> {
     vault
         .open(context, sealed)

@@ -12,6 +12,7 @@
 pub(crate) mod evidence;
 pub(crate) mod rows;
 mod schema;
+mod schema_timeline;
 mod vault;
 
 pub use vault::{Entered, NotSealedHere, SealedJson, SealedJsonError, Vault};
@@ -241,6 +242,7 @@ fn prepare(db: &mut Connection) -> Result<(), MailError> {
     if found == 0 {
         let transaction = db.transaction()?;
         transaction.execute_batch(schema::TABLES)?;
+        transaction.execute_batch(schema_timeline::TABLES)?;
         transaction.pragma_update(None, "user_version", schema::FORMAT)?;
         transaction.commit()?;
     }

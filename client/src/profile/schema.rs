@@ -4,7 +4,7 @@
 /// Format that this version writes; kept in SQLite's `user_version`.
 pub(super) const FORMAT: u32 = 5;
 
-/// Everything of format 5.
+/// Everything of format 5 but what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,

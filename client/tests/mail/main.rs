@@ -12,4 +12,5 @@ mod first_contact;
 mod forks;
 mod groups;
 mod messages;
+mod timeline;
 mod world;

@@ -20,6 +20,7 @@ Examples:
   shoal read                              show what is new
   shoal read --follow --json | jq .text   for programs
   shoal status                            connection, anonymity now, queue
+  shoal web                               a link to all of it in a browser
 
 The first command that needs it starts a daemon in the background; it keeps sending cover
 traffic until `shoal down`. Exit codes: 0 done, 64 wrong use, 69 not reachable, 74 file or profile missing
@@ -61,7 +62,16 @@ pub(crate) enum Command {
         /// Serve /livez, /readyz and /metrics here; loopback only
         #[arg(long, value_name = "HOST:PORT")]
         metrics: Option<SocketAddr>,
+        /// Serve the web page; loopback only, a free port unless one is named
+        ///
+        /// The line that says ready then has a link, good for one use. Without a profile the page makes one.
+        #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
+        web: Option<SocketAddr>,
     },
+    /// Print a link to the web page, for a browser on this machine
+    ///
+    /// The link is good once, for ten minutes, and opens everything: it is for you alone.
+    Web,
     /// Stop the daemon (its cover traffic stops too)
     Down,
     /// Print your address: what you give to others

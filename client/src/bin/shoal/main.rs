@@ -15,6 +15,7 @@ mod people;
 mod status;
 mod time;
 mod up;
+mod web;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -88,6 +89,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         Command::Up { .. } => tokio::runtime::Builder::new_multi_thread(),
         Command::Init { .. }
         | Command::Down
+        | Command::Web
         | Command::Address
         | Command::Add { .. }
         | Command::Contacts
@@ -109,7 +111,8 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
     runtime.block_on(async {
         match args.command {
             Command::Init { network, low } => init::init(&profile, &network, low, out).await,
-            Command::Up { metrics } => up::up(&profile, metrics, out).await,
+            Command::Up { metrics, web } => up::up(&profile, metrics, web, out).await,
+            Command::Web => web::web(&profile, out).await,
             Command::Down => daemon::down(&profile, out).await,
             Command::Address => people::address(&profile, out).await,
             Command::Add { name, address } => people::add(&profile, name, address, out).await,

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
-use shoal_client::io::{Caller, Client, Exit, Failure, HealthError, StartError, serve, serve_health};
+use serde_json::{Value, json};
+use shoal_client::io::{Caller, Client, Exit, Failure, HealthError, StartError, Web, serve_health, serve_with};
 use shoal_client::mail::{Mail, MailError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
@@ -18,8 +18,17 @@ const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// How long `ready` waits for the network. Commands are served before, and without a network too.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -> Result<(), Problem> {
-    let mail = open(profile).await?;
+pub(crate) async fn up(
+    profile: &Path,
+    metrics: Option<SocketAddr>,
+    web: Option<SocketAddr>,
+    out: &Out,
+) -> Result<(), Problem> {
+    let web = match web {
+        Some(address) => Some(Web::open(address).await.map_err(Failure::from)?),
+        None => None,
+    };
+    let Some(mail) = open_or_make(profile, web.as_ref(), *out).await? else { return Ok(()) };
     let client = Client::start(mail).map_err(|error| match error {
         StartError::Profile(error) => Failure::from(error),
         StartError::Thread(error) => Failure::new(Exit::Temporary, "resources", error.to_string(), "try again"),
@@ -33,6 +42,11 @@ pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -
     }
     let snapshot = client.watch();
     let out = *out;
+    // made before anybody can ask for one: it is the first
+    let mut word = json!({ "ready": true });
+    if let (Some(web), Value::Object(word)) = (&web, &mut word) {
+        word.insert("web".to_owned(), web.link().into());
+    }
     let ready = move || {
         tokio::spawn(async move {
             let mut snapshot = snapshot;
@@ -41,10 +55,10 @@ pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -
                 tracing::info!("no connection yet; it goes on being tried");
             }
             // whoever started this may be gone: then nobody waits for the word
-            let _ = out.object(&json!({ "ready": true })).and_then(|()| out.flush());
+            let _ = out.object(&word).and_then(|()| out.flush());
         });
     };
-    let served = serve(client, profile, ready, interrupted()).await;
+    let served = serve_with(web, client, profile, ready, interrupted()).await;
     if let Some((_, task)) = health {
         task.abort();
     }
@@ -52,6 +66,22 @@ pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -
         let message = format!("the control socket in {}: {error}", profile.display());
         Failure::new(Exit::Io, "control_socket", message, "check the profile's folder").into()
     })
+}
+
+/// The profile; where there is none and a page is served, the one that is made there. `None`: interrupted before that.
+async fn open_or_make(profile: &Path, web: Option<&Web>, out: Out) -> Result<Option<Mail>, Problem> {
+    let missing = match (open(profile).await, web) {
+        (Ok(mail), _) => return Ok(Some(mail)),
+        (Err(failure), Some(web)) if failure.code == "no_profile" => web,
+        (Err(failure), _) => return Err(failure.into()),
+    };
+    out.object(&json!({ "ready": false, "web": missing.link() }))?;
+    out.flush()?;
+    tracing::info!("there is no profile in {}: open the link to make one", profile.display());
+    tokio::select! {
+        mail = missing.make_profile(profile) => Ok(Some(mail)),
+        () = interrupted() => Ok(None),
+    }
 }
 
 async fn open(profile: &Path) -> Result<Mail, Failure> {

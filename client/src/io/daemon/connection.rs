@@ -1,66 +1,84 @@
 //! One connection to the control socket: calls in order, events in between.
 
 use std::io;
+use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 
 use super::Daemon;
-use crate::io::control::{Call, Reply, Request};
-use crate::io::failure::{Exit, Failure};
+use crate::io::control::Call;
 use crate::io::lines::EventLine;
+use crate::io::rpc::{Ask, Incoming, Refusal, Reply};
 use crate::mail::Event;
 
 /// Longest line of a request: a text of 2 MiB in which every byte is escaped.
 const LINE_MAX: usize = 16 << 20;
 
-/// Serves one connection: calls in order, events in between once subscribed.
-pub(super) async fn converse(daemon: &Daemon, stream: UnixStream) {
-    let mut stream = BufReader::new(stream);
-    let mut events: Option<broadcast::Receiver<Event>> = None;
-    let mut line = Vec::new();
+/// What a connection has become.
+struct Connection {
+    daemon: Arc<Daemon>,
+    events: Option<broadcast::Receiver<Event>>,
+}
+
+/// Serves one connection: calls in order, events in between once subscribed. What is no call is refused and loses
+/// nothing: neither the calls behind it nor events.
+pub(super) async fn converse(daemon: &Arc<Daemon>, stream: UnixStream) {
+    let mut connection = Connection { daemon: Arc::clone(daemon), events: None };
+    let mut lines = Lines::new(BufReader::new(stream));
     loop {
         let reply = tokio::select! {
-            event = next_event(&mut events) => Reply::Event { event },
-            read = read_line(&mut stream, &mut line) => match read {
-                Ok(true) => {
-                    let request = serde_json::from_slice::<Request>(&line);
-                    line.clear();
-                    match request {
-                        Ok(Request { id, call: Call::Shutdown }) => {
-                            let _ = write_line(&mut stream, &Reply::Result { id, result: json!({}) }).await;
-                            // a second one comes too late to be waited for
-                            let _ = daemon.shutdown.try_send(stream.into_inner());
-                            return;
+            event = next_event(&mut connection.events) => Some(Reply::event(event)),
+            read = lines.next() => match read {
+                Ok(Line::Whole(line)) => match Incoming::parse(&line) {
+                    Incoming::One(Ask { id, call: Ok(Call::Shutdown) }) => {
+                        if let Some(id) = id {
+                            let _ = write_line(&mut lines.stream, &Reply::to(id, Ok(json!({})))).await;
                         }
-                        Ok(Request { id, call: Call::Subscribe }) => {
-                            events = Some(daemon.events.subscribe());
-                            Reply::Result { id, result: json!({}) }
-                        }
-                        Ok(Request { id, call }) => match daemon.call(call).await {
-                            Ok(result) => Reply::Result { id, result },
-                            Err(error) => Reply::Error { id: Some(id), error },
-                        },
-                        Err(error) => Reply::Error { id: None, error: bad_request(&error.to_string()) },
+                        // a second one comes too late to be waited for
+                        let _ = daemon.shutdown.try_send(lines.stream.into_inner());
+                        return;
                     }
-                }
-                Ok(false) => return,
-                Err(error) => {
-                    let _ = write_line(&mut stream, &Reply::Error { id: None, error: bad_request(&error.to_string()) }).await;
-                    return;
-                }
+                    Incoming::One(ask) => connection.answer(ask).await,
+                    Incoming::Batch(asks) => connection.answer_all(asks).await,
+                },
+                Ok(Line::TooLong) => Some(Reply::to(Value::Null, Err(Refusal::too_long(LINE_MAX)))),
+                Ok(Line::End) | Err(_) => return,
             },
         };
-        if write_line(&mut stream, &reply).await.is_err() {
+        if let Some(reply) = reply
+            && write_line(&mut lines.stream, &reply).await.is_err()
+        {
             return;
         }
     }
 }
 
-fn bad_request(what: &str) -> Failure {
-    Failure::new(Exit::Usage, "bad_request", format!("not a request: {what}"), "see client/README.md")
+impl Connection {
+    /// Carries one call out. A call without an id takes effect and has no answer.
+    async fn answer(&mut self, Ask { id, call }: Ask) -> Option<Reply> {
+        let result = match call {
+            Ok(Call::Shutdown) => Err(Refusal::alone()),
+            Ok(Call::Subscribe) => {
+                self.events = Some(self.daemon.events.subscribe());
+                Ok(json!({}))
+            }
+            Ok(call) => self.daemon.call(call).await.map_err(Refusal::from),
+            Err(refusal) => Err(refusal),
+        };
+        id.map(|id| Reply::to(id, result))
+    }
+
+    /// One after the other: the order of a batch is the order in which its calls take effect.
+    async fn answer_all(&mut self, asks: Vec<Ask>) -> Option<Reply> {
+        let mut answers = Vec::new();
+        for ask in asks {
+            answers.extend(self.answer(ask).await);
+        }
+        (!answers.is_empty()).then_some(Reply::Batch(answers))
+    }
 }
 
 /// Never resolves before the connection has subscribed.
@@ -73,22 +91,50 @@ async fn next_event(events: &mut Option<broadcast::Receiver<Event>>) -> EventLin
     }
 }
 
-/// Reads up to a newline into `line`; `false` at the end. Cancel safe: what was read stays in `line`.
-async fn read_line(stream: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> io::Result<bool> {
-    loop {
-        let chunk = stream.fill_buf().await?;
-        if chunk.is_empty() {
-            return Ok(false);
-        }
-        let end = chunk.iter().position(|byte| *byte == b'\n');
-        let taken = end.unwrap_or(chunk.len());
-        line.extend(chunk.iter().take(taken));
-        stream.consume(end.map_or(taken, |end| end + 1));
-        if line.len() > LINE_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long"));
-        }
-        if end.is_some() {
-            return Ok(true);
+/// What came next.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Whole(Vec<u8>),
+    /// It was longer than [`LINE_MAX`] and is gone, to its end.
+    TooLong,
+    End,
+}
+
+/// Lines of a stream, bounded.
+struct Lines<S> {
+    stream: S,
+    line: Vec<u8>,
+    /// Of the line that is being read, everything is passed over.
+    over: bool,
+}
+
+impl<S: AsyncBufRead + Unpin> Lines<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, line: Vec::new(), over: false }
+    }
+
+    /// The next line. Cancel safe: what was read of it is kept.
+    async fn next(&mut self) -> io::Result<Line> {
+        loop {
+            let chunk = self.stream.fill_buf().await?;
+            if chunk.is_empty() {
+                return Ok(Line::End);
+            }
+            let end = chunk.iter().position(|byte| *byte == b'\n');
+            let taken = end.unwrap_or(chunk.len());
+            if self.over || self.line.len() + taken > LINE_MAX {
+                self.over = true;
+                // the memory of a huge line is not kept for as long as the connection lives
+                self.line = Vec::new();
+            } else {
+                self.line.extend(chunk.iter().take(taken));
+            }
+            self.stream.consume(end.map_or(taken, |end| end + 1));
+            if end.is_some() {
+                let line = std::mem::take(&mut self.line);
+                let over = std::mem::take(&mut self.over);
+                return Ok(if over { Line::TooLong } else { Line::Whole(line) });
+            }
         }
     }
 }
@@ -105,16 +151,14 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_read_whole_and_bounded() {
-        let mut line = Vec::new();
-        let mut stream: &[u8] = b"one\ntwo\nrest";
-        assert!(read_line(&mut stream, &mut line).await.unwrap());
-        assert_eq!(line, b"one");
-        line.clear();
-        assert!(read_line(&mut stream, &mut line).await.unwrap());
-        assert_eq!(line, b"two");
-        line.clear();
-        assert!(!read_line(&mut stream, &mut line).await.unwrap());
-        let endless = vec![b'x'; LINE_MAX + 1];
-        assert!(read_line(&mut endless.as_slice(), &mut Vec::new()).await.is_err());
+        let mut lines = Lines::new(&b"one\ntwo\nrest"[..]);
+        assert_eq!(lines.next().await.unwrap(), Line::Whole(b"one".to_vec()));
+        assert_eq!(lines.next().await.unwrap(), Line::Whole(b"two".to_vec()));
+        assert_eq!(lines.next().await.unwrap(), Line::End);
+        let mut endless = vec![b'x'; LINE_MAX + 1];
+        endless.extend(b"\nnext\n");
+        let mut lines = Lines::new(endless.as_slice());
+        assert_eq!(lines.next().await.unwrap(), Line::TooLong);
+        assert_eq!(lines.next().await.unwrap(), Line::Whole(b"next".to_vec()), "what comes behind it is not lost");
     }
 }

@@ -3,10 +3,30 @@
 use std::io;
 use std::path::PathBuf;
 
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::{Daemon, Desk, value};
 use crate::io::failure::{Exit, Failure};
+use crate::io::lines::SentLine;
 use crate::mail::MailError;
+
+impl Daemon {
+    /// Queues a file of which all is here.
+    pub(in crate::io) async fn send_content(
+        &self,
+        to: String,
+        name: String,
+        content: Vec<u8>,
+    ) -> Result<Value, Failure> {
+        let send = move |desk: &mut Desk<'_>| {
+            let mime = media_type(&name);
+            let id = desk.mail.send_file(&to, &name, mime, &content, desk.now, desk.rng)?;
+            Ok(SentLine::from(desk.mail.state(id)?))
+        };
+        value(self.mail(send).await?)
+    }
+}
 
 /// Largest file that is read into memory to be sent; the profile may allow less.
 const FILE_MAX: u64 = 64 << 20;
@@ -41,7 +61,7 @@ async fn bounded(reader: impl AsyncRead + Unpin, limit: u64) -> io::Result<Optio
 }
 
 /// A hint for the reader, by the file's ending; nobody trusts it.
-pub(super) fn media_type(name: &str) -> &'static str {
+fn media_type(name: &str) -> &'static str {
     let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     match ending.as_deref() {
         Some("png") => "image/png",

@@ -1,0 +1,153 @@
+// Addresses, contacts, requests, groups.
+
+import { blob, call } from "./api.js";
+import { button, complain, dialog, el, field, icon, notice } from "./dom.js";
+import { short } from "./words.js";
+
+/** The own address, to be given to others. */
+export async function showAddress(address) {
+  const code = el("img", { class: "code", alt: "Your address as a QR code", width: 240, height: 240 });
+  const url = await blob("/api/address.svg").then((content) => URL.createObjectURL(content)).catch(() => null);
+  if (url) code.src = url;
+  await dialog("My address", (close) => [
+    el("p", {}, "Give it to people who shall write to you. Who has it can send you a request; you decide."),
+    url ? code : null,
+    el("p", { class: "address", id: "own-address" }, address),
+    el(
+      "div",
+      { class: "buttons" },
+      button("Copy", () => navigator.clipboard.writeText(address).then(() => notice("Copied"), () => notice("It cannot be copied here: mark it and copy it by hand", "bad")), { class: "first", autofocus: true }),
+      button("Done", () => close(), { class: "second" }),
+    ),
+  ].filter(Boolean));
+  if (url) URL.revokeObjectURL(url);
+}
+
+/** A form in a dialog: `submit` is given the values; what it refuses is shown there. */
+function ask(title, fields, words, submit) {
+  return dialog(title, (close) => {
+    const error = el("p", { class: "error", role: "alert", hidden: true });
+    const send = el("button", { type: "submit", class: "first" }, words);
+    const form = el("form", { novalidate: true }, ...fields, error, el("div", { class: "buttons" }, button("Cancel", () => close(), { class: "second" }), send));
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      send.disabled = true;
+      try {
+        close(await submit());
+      } catch (problem) {
+        error.hidden = false;
+        error.textContent = problem.next ? `${problem.message}. ${problem.next}.` : problem.message;
+        send.disabled = false;
+      }
+    });
+    return [form];
+  });
+}
+
+/** Adds a contact, or names one; the promise has it, or `null`. */
+export function addContact({ address = "", name = "" } = {}) {
+  const named = el("input", { autocomplete: "off", required: true, maxlength: 64, value: name });
+  const whose = el("input", { autocomplete: "off", required: true, spellcheck: "false", value: address, readonly: address !== "" });
+  const fields = [field("Name", named, "Your name for them. They do not learn it."), field("Address", whose, "shoal1… as they gave it to you")];
+  return ask(address ? "Give a name" : "Add contact", fields, address ? "Save" : "Add", () => call("add", { name: named.value.trim(), address: whose.value.trim() }));
+}
+
+export function newGroup() {
+  const name = el("input", { autocomplete: "off", required: true, maxlength: 64 });
+  return ask("New group", [field("Name", name, "All members see it.")], "Create", () => call("group_create", { name: name.value.trim() }));
+}
+
+export function addMember(conversation, contacts) {
+  const options = contacts.filter((contact) => !contact.blocked).map((contact) => el("option", { value: contact.name }));
+  const list = el("datalist", { id: "contact-names" }, options);
+  const who = el("input", { autocomplete: "off", required: true, list: "contact-names" });
+  return ask("Add to the group", [field("Contact or address", who), list], "Add", () => call("group_add", { conversation, to: who.value.trim() }));
+}
+
+export function renameGroup(conversation, old) {
+  const name = el("input", { autocomplete: "off", required: true, maxlength: 64, value: old });
+  return ask("Rename the group", [field("Name", name, "All members see it.")], "Rename", () => call("group_rename", { conversation, name: name.value.trim() }));
+}
+
+/** Asks once more before a group is left. */
+function leaveGroup(chat) {
+  return dialog(`Leave ${chat.name}?`, (close) => [
+    el("p", {}, "You get none of its messages any more. What you have stays here."),
+    el("div", { class: "buttons" }, button("Stay", () => close(null), { class: "second", autofocus: true }), button("Leave", () => call("group_leave", { conversation: chat.key }).then(() => close(true), complain), { class: "first" })),
+  ]);
+}
+
+/** What a stranger's conversation begins with. */
+export function request(chat, app) {
+  const answer = async (method) => {
+    try {
+      await call(method, { who: chat.key });
+      notice(method === "accept" ? "Accepted" : "Blocked");
+      await app.refresh();
+      app.show(chat.key);
+    } catch (error) {
+      complain(error);
+    }
+  };
+  return el(
+    "section",
+    { class: "request", "aria-label": "Request of a stranger" },
+    el("h2", {}, chat.group ? "A stranger added you to a group" : "A stranger wrote to you"),
+    chat.address ? el("p", { class: "address" }, chat.address) : null,
+    el("p", {}, "Until you accept, they cannot learn that you read this. Writing back accepts too. When you block, they do not learn of it."),
+    el("div", { class: "buttons" }, button("Accept", () => answer("accept"), { class: "first", id: "accept" }), button("Block", () => answer("block"), { class: "second", id: "block" })),
+  );
+}
+
+/** The head of a conversation, and what can be done with it. */
+export function head(chat, app) {
+  const facts = [];
+  if (chat.group) facts.push(members(chat));
+  else if (chat.name !== chat.address) facts.push(short(chat.address));
+  if (chat.verified) facts.push("verified");
+  if (chat.waiting) facts.push("not found yet: they must have run Shoal once on this network");
+  if (chat.broken) facts.push("broken: its members cannot read each other any more");
+  if (chat.state !== "active" && chat.state !== "broken") facts.push(`you are not in it (${chat.state})`);
+  const rename = async () => {
+    if (await addContact({ address: chat.address, name: chat.name === chat.address ? "" : chat.name })) await app.refresh();
+  };
+  const block = async () => {
+    try {
+      await call(chat.blocked ? "accept" : "block", { who: chat.key });
+      await app.refresh();
+      app.show(chat.key);
+    } catch (error) {
+      complain(error);
+    }
+  };
+  const invite = async () => {
+    if (await addMember(chat.key, app.contacts)) await app.refresh();
+  };
+  const named = async () => {
+    if (await renameGroup(chat.key, chat.name)) await app.refresh();
+  };
+  const part = async () => {
+    if (await leaveGroup(chat)) await app.refresh();
+  };
+  return el(
+    "header",
+    { class: "head" },
+    el("button", { type: "button", class: "plain back", "aria-label": "Back to the conversations", on: { click: () => app.show(null) } }, icon("back")),
+    el("div", { class: "titles" }, el("h1", { id: "chat-title" }, chat.name === chat.address ? short(chat.name) : chat.name), el("p", { class: "quiet" }, facts.join(" — "))),
+    el(
+      "div",
+      { class: "tools" },
+      chat.group && app.knows("group_add") ? button("Add member", invite, { class: "second" }, "plus") : null,
+      chat.group && app.knows("group_rename") ? button("Rename", named, { class: "second" }) : null,
+      chat.group && app.knows("group_leave") ? button("Leave", part, { class: "second" }) : null,
+      chat.group ? null : button(chat.name === chat.address ? "Name" : "Rename", rename, { class: "second" }),
+      chat.group || chat.request ? null : button(chat.blocked ? "Unblock" : "Block", block, { class: "second" }),
+    ),
+  );
+}
+
+function members(chat) {
+  if (!chat.members) return "group";
+  const names = chat.members.map((member) => (member.self ? "you" : short(member.name)));
+  return `${names.length} members: ${names.join(", ")}`;
+}

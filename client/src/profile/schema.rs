@@ -2,9 +2,9 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 4;
+pub(super) const FORMAT: u32 = 5;
 
-/// Everything of format 4.
+/// Everything of format 5 but [`VERIFIED`].
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
@@ -222,4 +222,12 @@ CREATE TABLE proof_in (
     part BLOB NOT NULL,                       -- sealed
     PRIMARY KEY (conversation, number)
 ) WITHOUT ROWID;
+";
+
+/// Contacts whose safety number the user compared.
+pub(super) const VERIFIED: &str = "
+CREATE TABLE contact_verified (
+    contact INTEGER PRIMARY KEY REFERENCES contact,
+    number BLOB NOT NULL                      -- sealed: the safety number that was compared
+);
 ";

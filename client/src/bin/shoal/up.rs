@@ -1,15 +1,17 @@
 //! `shoal up`: the daemon itself.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
 use shoal_client::io::{Caller, Client, Exit, Failure, HealthError, StartError, serve, serve_health};
 use shoal_client::mail::{Mail, MailError};
+use shoal_client::profile::{KeyFile, Opener, Protection};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::asking::{self, Opening};
 use crate::output::{Out, Problem};
 
 /// How long a lock that is still held is waited for: a daemon that is stopping.
@@ -18,8 +20,16 @@ const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// How long `ready` waits for the network. Commands are served before, and without a network too.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -> Result<(), Problem> {
-    let mail = open(profile).await?;
+pub(crate) async fn up(
+    profile: &Path,
+    metrics: Option<SocketAddr>,
+    handed_over: bool,
+    out: &Out,
+) -> Result<(), Problem> {
+    let mut mail = unlock(profile, handed_over, out).await?;
+    if let Some(folder) = copies(profile)? {
+        mail.set_copies(folder)?;
+    }
     let client = Client::start(mail).map_err(|error| match error {
         StartError::Profile(error) => Failure::from(error),
         StartError::Thread(error) => Failure::new(Exit::Temporary, "resources", error.to_string(), "try again"),
@@ -54,11 +64,39 @@ pub(crate) async fn up(profile: &Path, metrics: Option<SocketAddr>, out: &Out) -
     })
 }
 
-async fn open(profile: &Path) -> Result<Mail, Failure> {
+/// Opens the profile with whatever opens it.
+async fn unlock(profile: &Path, handed_over: bool, out: &Out) -> Result<Mail, Failure> {
+    if handed_over {
+        return open(profile, &Opener::Passphrase(asking::from_standard_input()?)).await;
+    }
+    // nobody is asked for what is of no use
+    if Caller::connect(profile).is_ok() {
+        return open(profile, &Opener::File).await;
+    }
+    for left in (0..asking::TRIES).rev() {
+        let Opening { opener, typed } = asking::opening(profile, out).await?;
+        match open(profile, &opener).await {
+            Err(failure) if typed && left > 0 && failure.code == "wrong_passphrase" => {
+                tracing::warn!("that was not the passphrase");
+            }
+            opened => return opened,
+        }
+    }
+    Err(MailError::WrongKey { profile: profile.to_owned(), protection: Protection::Passphrase }.into())
+}
+
+/// Where copies of sealed files are best: in memory, and gone when the person logs out.
+fn copies(profile: &Path) -> Result<Option<PathBuf>, Failure> {
+    let id = KeyFile::read(profile)?.id();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    Ok(runtime.filter(|path| path.is_absolute() && path.is_dir()).map(|path| path.join("shoal").join(id.to_string())))
+}
+
+async fn open(profile: &Path, opener: &Opener) -> Result<Mail, Failure> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     let mut said = false;
     loop {
-        match Mail::open(profile) {
+        match Mail::open_with(profile, opener) {
             // one that answers does not stop by itself; one that is stopping has taken its socket away first
             Err(MailError::Locked(_)) if Caller::connect(profile).is_ok() => {
                 let message = format!("a daemon runs for {} already", profile.display());

@@ -11,6 +11,7 @@ use shoal_protocol::inbox::InboxPublic;
 
 const INBOX: &str = "contact.inbox";
 const NAME: &str = "contact.name";
+const VERIFIED: &str = "contact.verified";
 /// Most contacts: each conversation costs a poll every 10 minutes even when idle, 17 a second at this number.
 pub const CONTACTS_MAX: u64 = 10_000;
 
@@ -112,6 +113,8 @@ pub(crate) fn forget_orphans(db: &Connection) -> Result<(), MailError> {
             AND NOT EXISTS (SELECT 1 FROM chain c WHERE c.member = member.member);
          DELETE FROM mark_heard WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
             AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
+         DELETE FROM contact_verified WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
+            AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
          DELETE FROM contact WHERE known = 0 AND blocked = 0 AND name IS NULL
             AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = contact.contact)
             AND NOT EXISTS (SELECT 1 FROM conversation v WHERE v.contact = contact.contact)
@@ -146,5 +149,18 @@ pub(crate) fn set_blocked(db: &Connection, contact: i64, blocked: bool) -> Resul
 pub(crate) fn set_wanted(db: &Connection, contact: i64, since: Option<UnixMillis>) -> Result<(), MailError> {
     db.prepare_cached("UPDATE contact SET wanted_at = ?2 WHERE contact = ?1")?
         .execute((contact, since.map(|at| at.0)))?;
+    Ok(())
+}
+
+/// Whether the user has compared the contact's safety number.
+pub(crate) fn is_verified(db: &Connection, contact: i64) -> Result<bool, MailError> {
+    let found = "SELECT EXISTS (SELECT 1 FROM contact_verified WHERE contact = ?1)";
+    Ok(db.prepare_cached(found)?.query_row([contact], |row| row.get(0))?)
+}
+
+/// Notes that the user has compared this safety number.
+pub(crate) fn set_verified(db: &Connection, vault: &Vault, contact: i64, number: &str) -> Result<(), MailError> {
+    db.prepare_cached("INSERT OR REPLACE INTO contact_verified (contact, number) VALUES (?1, ?2)")?
+        .execute((contact, vault.seal(VERIFIED, number.as_bytes())))?;
     Ok(())
 }

@@ -69,6 +69,22 @@ pub enum Call {
         /// Name, address or conversation.
         who: String,
     },
+    /// The safety number of somebody, compared and noted as compared if that is asked → [`super::VerifyLine`].
+    Verify {
+        /// Name or address.
+        who: String,
+        /// What the other side sees: digits, words, or the content of its QR code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+        /// Note that it was compared.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        confirm: bool,
+    },
+    /// Makes sure that the file of a message is at the path returned → [`super::PathLine`].
+    OpenFile {
+        /// The message.
+        id: String,
+    },
     /// Queues a text → `{"id","state"}`.
     Send {
         /// Contact, address or conversation.

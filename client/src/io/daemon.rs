@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::client::Client;
 use super::control::{Call, Page, PageEntry};
 use super::failure::{Exit, Failure};
-use super::lines::{AcceptedLine, ContactLine, ConversationLine, Parts, SentLine};
+use super::lines::{AcceptedLine, ContactLine, ConversationLine, Parts, PathLine, SentLine, VerifyLine};
 use super::mailroom::{Desk, MailRoom, Stopped};
 use super::network_file::{self, NetworkLine};
 use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
@@ -25,6 +25,7 @@ use connection::converse;
 use files::read_file;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::network::Hints;
+use shoal_protocol::safety_number::Claimed;
 
 mod connection;
 mod files;
@@ -222,6 +223,13 @@ impl Daemon {
                 let rename = move |desk: &mut Desk<'_>| Ok(desk.mail.group_rename(&conversation, &name)?);
                 value(ConversationLine::from(self.mail(rename).await?))
             }
+            Call::Verify { who, code, confirm } => {
+                value(self.mail(move |desk| verify(desk, &who, code, confirm)).await?)
+            }
+            Call::OpenFile { id } => {
+                let id: MessageId = id.parse()?;
+                value(self.mail(move |desk| Ok(PathLine { path: desk.mail.open_file(id)? })).await?)
+            }
             Call::Send { to, text } => {
                 let send = move |desk: &mut Desk<'_>| {
                     let id = desk.mail.send(&to, &text, desk.now, desk.rng)?;
@@ -287,6 +295,13 @@ impl Daemon {
             Call::Subscribe | Call::Shutdown => Ok(json!({})),
         }
     }
+}
+
+fn verify(desk: &mut Desk<'_>, who: &str, code: Option<String>, confirm: bool) -> Result<VerifyLine, Failure> {
+    let claimed = code.map(|code| code.parse::<Claimed>()).transpose()?;
+    let found =
+        if confirm { desk.mail.verify(who, claimed.as_ref())? } else { desk.mail.compare(who, claimed.as_ref())? };
+    Ok(VerifyLine::new(found, claimed.is_some()))
 }
 
 fn page(desk: &mut Desk<'_>, since: Option<&str>, after: Option<u64>) -> Result<Page, Failure> {

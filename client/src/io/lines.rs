@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::{
     Accepted, ContactInfo, ConversationInfo, Event, MemberInfo, MemberState, MessageState, ReceivedMessage,
-    SentMessage, Standing,
+    SentMessage, Standing, Verification,
 };
 
 /// An own message.
@@ -124,6 +124,9 @@ pub struct ContactLine {
     pub request: bool,
     /// Nothing is wanted from this contact.
     pub blocked: bool,
+    /// The safety number was compared (`shoal verify`).
+    #[serde(default)]
+    pub verified: bool,
     /// Since when messages wait for the contact's card, in Unix ms, or `null`.
     #[serde(default)]
     pub waiting_since: Option<u64>,
@@ -137,9 +140,54 @@ impl From<ContactInfo> for ContactLine {
             conversation: contact.conversation.map(|id| id.to_string()),
             request: contact.request,
             blocked: contact.blocked,
+            verified: contact.verified,
             waiting_since: None,
         }
     }
+}
+
+/// The safety number of a contact, as `verify --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyLine {
+    /// The given name, else the address.
+    pub name: String,
+    /// `shoal1…`.
+    pub address: String,
+    /// The number in 16 groups of four digits.
+    pub digits: String,
+    /// The number in 13 words.
+    pub words: String,
+    /// The number as the other side's QR code has it, `shoal-verify1…`.
+    pub code: String,
+    /// It was compared before, or now.
+    pub verified: bool,
+    /// `true`, and only then present, when it was compared with what the other side sees.
+    #[serde(default, rename = "match", skip_serializing_if = "std::ops::Not::not")]
+    pub matches: bool,
+}
+
+impl VerifyLine {
+    /// The line of a number that was, or was not, compared with another.
+    #[must_use]
+    pub fn new(found: Verification, compared: bool) -> Self {
+        let Verification { contact, number } = found;
+        Self {
+            name: contact.name,
+            address: contact.address,
+            digits: number.digits(),
+            words: number.words(),
+            code: number.code(),
+            verified: contact.verified,
+            matches: compared,
+        }
+    }
+}
+
+/// Where a file is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathLine {
+    /// Its path.
+    pub path: PathBuf,
 }
 
 /// A conversation.

@@ -2,12 +2,11 @@
 //! rename.
 
 use super::parts::BlobIn;
-use super::showing::file_path;
 use super::stored::Received;
 use super::writing::each;
 use super::{Mail, MailError, conversations, stored};
 use crate::blobs_store::{self, Purpose};
-use crate::profile::{private_dir, write_private};
+use crate::profile::received_files::Place;
 use crate::want::Rank;
 use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
@@ -125,11 +124,9 @@ impl Mail {
             },
             Received::File { sent_at, name, mime, size } => {
                 // the file is in its place before the message says so; a crash in between repeats the same rename
-                let path = file_path(self, conversation.id, stored::open_in_id(vault, &id)?, &name);
-                let folder = path.parent().unwrap_or(self.profile.dir());
-                private_dir(folder)?;
-                write_private(&path, &content)?;
-                Received::File { sent_at, name, mime, size }
+                let place = Place { conversation: conversation.id, message: stored::open_in_id(vault, &id)?, name };
+                self.profile.files.keep(&place, vault, &content)?;
+                Received::File { sent_at, name: place.name, mime, size }
             }
             whole @ Received::Text { .. } => whole,
         };

@@ -301,6 +301,7 @@ impl Mail {
             conversation: conversations.first().map(|conversation| conversation.id),
             request: conversations.iter().any(|conversation| conversation.request),
             blocked: contact.blocked,
+            verified: contacts::is_verified(db, contact.row)?,
         })
     }
 }

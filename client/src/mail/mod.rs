@@ -41,6 +41,7 @@ mod stored;
 mod timeline;
 mod types;
 mod upkeep;
+mod verifying;
 mod wants;
 mod writing;
 
@@ -50,12 +51,13 @@ pub use timeline::{
     TimelineSide, UNSEEN_MAX,
 };
 pub use types::*;
+pub use verifying::Verification;
 
 use crate::budget::Budget;
 use crate::chains::{self, Chain};
 use crate::conversations_mls::{GroupError, Provider};
 use crate::marks::Marks;
-use crate::profile::{Profile, evidence};
+use crate::profile::{Opener, Profile, ProfileId, Protector, evidence};
 use crate::want::{Ticket, Want};
 use crate::{blobs_store, contacts, conversations, group_changes, marks_heard, members, proofs_owed};
 use flight::{CardFetch, Flight, Memory, PendingBox, Purpose, Reader};
@@ -108,16 +110,54 @@ impl Mail {
         class: RateClass,
         rng: &mut impl CryptoRng,
     ) -> Result<Self, MailError> {
-        Self::over(Profile::create(dir, network, class, rng)?)
+        Self::create_with(dir, network, class, &Protector::File, rng)
+    }
+
+    /// As [`Mail::create`], protected by something else than the mode of a file.
+    ///
+    /// # Errors
+    /// As [`Mail::create`]; [`MailError::NoMemory`].
+    pub fn create_with(
+        dir: &Path,
+        network: &NetworkFile,
+        class: RateClass,
+        protector: &Protector,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, MailError> {
+        let id = ProfileId::random(rng);
+        Self::create_as(dir, id, network, class, protector, rng)
+    }
+
+    /// As [`Mail::create_with`], under an id that a keyring knows already.
+    ///
+    /// # Errors
+    /// As [`Mail::create_with`].
+    pub fn create_as(
+        dir: &Path,
+        id: ProfileId,
+        network: &NetworkFile,
+        class: RateClass,
+        protector: &Protector,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, MailError> {
+        Self::over(Profile::create(dir, network, class, id, protector, rng)?)
     }
 
     /// Opens the profile in `dir` and locks it until this is dropped.
     ///
     /// # Errors
-    /// [`MailError::Missing`], [`MailError::Locked`], [`MailError::Newer`], [`MailError::Damaged`], and what the disk
-    /// says.
+    /// [`MailError::Missing`], [`MailError::Locked`], [`MailError::Moved`], [`MailError::Sealed`],
+    /// [`MailError::Newer`], [`MailError::Damaged`], and what the disk says.
     pub fn open(dir: &Path) -> Result<Self, MailError> {
-        Self::over(Profile::open(dir)?)
+        Self::open_with(dir, &Opener::File)
+    }
+
+    /// As [`Mail::open`], for a profile that a passphrase or a keyring closes. A passphrase takes about a second.
+    ///
+    /// # Errors
+    /// As [`Mail::open`]; [`MailError::WrongKey`].
+    pub fn open_with(dir: &Path, opener: &Opener) -> Result<Self, MailError> {
+        Self::over(Profile::open(dir, opener)?)
     }
 
     fn over(profile: Profile) -> Result<Self, MailError> {

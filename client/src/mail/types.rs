@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::profile::{BadKeyFile, Moved, Protection};
 use serde::{Deserialize, Serialize};
 use shoal_protocol::{Hash, UnixMillis};
 
@@ -105,6 +106,8 @@ pub struct ContactInfo {
     pub request: bool,
     /// `true` when the user wants nothing from this contact.
     pub blocked: bool,
+    /// `true` when the user has compared the safety number.
+    pub verified: bool,
 }
 
 /// A conversation as the user sees it.
@@ -249,6 +252,15 @@ hex_id!(ConversationId);
 #[error("an id has 32 hexadecimal digits")]
 pub struct NotAnId;
 
+/// What closes a profile, in a sentence.
+fn word(protection: Protection) -> &'static str {
+    match protection {
+        Protection::File => "its key file",
+        Protection::Passphrase => "its passphrase",
+        Protection::Keyring => "the key in the desktop's keyring",
+    }
+}
+
 /// Why a command or a step of the state failed, by what the caller can do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -276,6 +288,41 @@ pub enum MailError {
     /// An older copy of the profile came back: it must not send from its state again.
     #[error("this profile is an older copy of itself; conversation {0} was continued elsewhere")]
     RolledBack(ConversationId),
+    /// The profile is closed, and nothing was given that opens it.
+    #[error("the profile {profile} is closed by {}", word(*protection))]
+    Sealed {
+        /// Which profile.
+        profile: PathBuf,
+        /// What closes it.
+        protection: Protection,
+    },
+    /// What was given does not open the profile.
+    #[error("the profile {profile} does not open: {} is wrong, or profile.key was changed", word(*protection))]
+    WrongKey {
+        /// Which profile.
+        profile: PathBuf,
+        /// What closes it.
+        protection: Protection,
+    },
+    /// The key file cannot be used.
+    #[error("the profile {profile}: {why}")]
+    BadKey {
+        /// Which profile.
+        profile: PathBuf,
+        /// What is wrong.
+        why: BadKeyFile,
+    },
+    /// The memory that a passphrase's work takes cannot be had.
+    #[error("there is not enough memory to work on the passphrase")]
+    NoMemory,
+    /// The profile was exported: it lives elsewhere, and must not be used here.
+    #[error("the profile {profile} was moved away to {}", moved.to.display())]
+    Moved {
+        /// Which profile.
+        profile: PathBuf,
+        /// Where it went.
+        moved: Box<Moved>,
+    },
     /// The members of the conversation went on from different states; nothing can be sent in it.
     #[error("conversation {0} is broken: its members cannot read each other any more")]
     Broken(ConversationId),
@@ -297,6 +344,9 @@ pub enum MailError {
     /// The contact is blocked.
     #[error("{0} is blocked")]
     Blocked(String),
+    /// The other side sees another safety number.
+    #[error("the safety number of {0} is another one here")]
+    Mismatch(String),
     /// The own address where another's is needed.
     #[error("this is your own address")]
     Oneself,
@@ -336,4 +386,12 @@ pub enum MailError {
     /// The network file does not parse.
     #[error("network.toml: {0}")]
     Network(String),
+}
+
+impl MailError {
+    /// An error of the file system, with its place.
+    #[must_use]
+    pub fn from_io(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
 }

@@ -4,7 +4,7 @@
 /// Format that this version writes; kept in SQLite's `user_version`.
 pub(super) const FORMAT: u32 = 5;
 
-/// Everything of format 5 but what a screen shows (`schema_timeline`).
+/// Everything of format 5 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
@@ -264,4 +264,12 @@ CREATE TABLE proof_in (
     part BLOB NOT NULL,                       -- sealed
     PRIMARY KEY (member, number)
 ) WITHOUT ROWID;
+";
+
+/// Contacts whose safety number the user compared.
+pub(super) const VERIFIED: &str = "
+CREATE TABLE contact_verified (
+    contact INTEGER PRIMARY KEY REFERENCES contact,
+    number BLOB NOT NULL                      -- sealed: the safety number that was compared
+);
 ";

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use shoal_client::io::{
-    Call, Caller, CallerError, Condition, EventLine, Exit, Failure, MessageLine, Page, PageEntry, Parts, SentLine,
-    Status, WaitsFor,
+    Call, Caller, CallerError, Condition, EventLine, Exit, Failure, MessageLine, Page, PageEntry, Parts, PathLine,
+    SentLine, Status, WaitsFor,
 };
 use shoal_client::mail::MessageState;
 use shoal_protocol::duration;
@@ -213,8 +213,9 @@ pub(crate) async fn read(
     let mut after = None;
     loop {
         let since_now = if after.is_none() { since.clone() } else { None };
-        let Page { entries } = caller.call(Call::Read { since: since_now, after }).await?;
-        for PageEntry { cursor, message } in &entries {
+        let Page { mut entries } = caller.call(Call::Read { since: since_now, after }).await?;
+        for PageEntry { cursor, message } in &mut entries {
+            lay_out(&mut caller, message).await?;
             out.either(message, || if ids { format!("{}  {}", message.id, human(message)) } else { human(message) })?;
             after = Some(*cursor);
         }
@@ -231,6 +232,18 @@ pub(crate) async fn read(
             let _: Value = caller.call(Call::ReadDone { cursor }).await?;
         }
     }
+}
+
+/// Has the daemon lay out a copy of a file that is sealed at rest.
+async fn lay_out(caller: &mut Caller, message: &mut MessageLine) -> Result<(), Problem> {
+    let Some(file) = message.file.as_mut().filter(|file| !file.path.exists()) else { return Ok(()) };
+    match caller.call::<PathLine>(Call::OpenFile { id: message.id.clone() }).await {
+        Ok(line) => file.path = line.path,
+        // one file that is lost does not hide the messages after it
+        Err(CallerError::Refused(failure)) => tracing::warn!("{}: {}", plain(&file.name), plain(&failure.message)),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 async fn wait_for_message(caller: &mut Caller, out: &Out) -> Result<(), Problem> {

@@ -8,6 +8,7 @@ use shoal_client::io::{AcceptedLine, Call, ContactLine, ConversationLine};
 
 use crate::daemon::reach;
 use crate::output::{Out, Problem, plain};
+use crate::qr;
 use crate::time::readable;
 
 #[derive(Deserialize)]
@@ -15,9 +16,16 @@ struct AddressLine {
     address: String,
 }
 
-pub(crate) async fn address(profile: &Path, out: &Out) -> Result<(), Problem> {
+pub(crate) async fn address(profile: &Path, drawn: bool, out: &Out) -> Result<(), Problem> {
     let AddressLine { address } = reach(profile, out).await?.call(Call::Address).await?;
-    out.either(&json!({ "address": address }), || address.clone())
+    if !drawn {
+        return out.either(&json!({ "address": address }), || address.clone());
+    }
+    // what the code holds: in capitals it is smaller, and an address all the same
+    out.either(&json!({ "address": address, "qr": address.to_uppercase() }), || match qr::drawn(&address) {
+        Ok(drawn) => format!("{drawn}\n\n{address}"),
+        Err(too_small) => format!("{address}\n({too_small})"),
+    })
 }
 
 pub(crate) async fn add(profile: &Path, name: String, address: String, out: &Out) -> Result<(), Problem> {
@@ -66,6 +74,7 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
                 }
                 (false, false, None) => String::new(),
             };
+            let note = if contact.verified { format!("  (verified){note}") } else { note };
             let name = if contact.name == contact.address { "a stranger" } else { &contact.name };
             format!("{:<20} {}{note}", plain(name), contact.address)
         })?;

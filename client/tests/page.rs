@@ -472,7 +472,9 @@ fn whatever_is_asked_the_answer_is_no_fault() {
         (daemon, session)
     });
     let host = daemon.host();
-    let mut runner = TestRunner::new(Config { cases: 1_500, failure_persistence: None, ..Config::default() });
+    // the full size is in tests/README.md
+    let cases = std::env::var("SHOAL_REQUESTS").ok().and_then(|count| count.parse().ok()).unwrap_or(1_500);
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let asked = runner.run(&requests(), |(line, kind, body)| {
         let headers = [("Host", &*host), ("Content-Type", kind), ("Authorization", &*session)];
         let answer = runtime.block_on(ask(daemon.address, &line, &headers, &body));

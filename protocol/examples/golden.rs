@@ -159,8 +159,8 @@ fn safety_number() -> Value {
     let (seeds, network) = ([[5; 32], [6; 32]], Hash::from_bytes([9; 32]));
     let [one, other] = seeds.map(|seed| InboxKey::from_seed(&seed).public());
     let number = SafetyNumber::of(&one, &other, &network);
-    json!({"inbox_seeds": seeds.map(hex::encode), "network": hex::encode(network.as_bytes()),
-        "addresses": [one, other].map(|inbox| Address::new(inbox).to_string()),
+    let addresses = [one, other].map(|inbox| Address::new(inbox).to_string());
+    json!({"inbox_seeds": seeds.map(hex::encode), "network": hex::encode(network.as_bytes()), "addresses": addresses,
         "number": hex::encode(number.as_bytes()), "digits": number.digits(), "words": number.words(),
         "code": number.code()})
 }

@@ -58,11 +58,15 @@ impl From<KeyringError> for Failure {
 
 impl From<Error> for KeyringError {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Locked | Error::Prompt | Error::PromptDisconnected => Self::Locked,
-            Error::NoResult => Self::NoEntry,
-            Error::Unavailable => Self::NoService("there is no session bus with a Secret Service".to_owned()),
-            error => Self::Refused(error.to_string()),
+        // what else the library may say, now or later, is passed on as it says it
+        if matches!(error, Error::Locked | Error::Prompt | Error::PromptDisconnected) {
+            Self::Locked
+        } else if matches!(error, Error::NoResult) {
+            Self::NoEntry
+        } else if matches!(error, Error::Unavailable) {
+            Self::NoService("there is no session bus with a Secret Service".to_owned())
+        } else {
+            Self::Refused(error.to_string())
         }
     }
 }
@@ -74,7 +78,11 @@ impl From<Error> for KeyringError {
 pub async fn keep(profile: ProfileId, entry: KeyringEntry, key: &WrappingKey) -> Result<(), KeyringError> {
     let keep = async {
         let service = connect().await?;
-        let collection = service.get_default_collection().await?;
+        // never another one: that of the session alone forgets the key when the person logs out
+        let collection = service.get_default_collection().await.map_err(|error| match KeyringError::from(error) {
+            KeyringError::NoEntry => KeyringError::Refused("it has no default collection".to_owned()),
+            known @ (KeyringError::NoService(_) | KeyringError::Locked | KeyringError::Refused(_)) => known,
+        })?;
         if collection.is_locked().await? {
             collection.unlock().await?;
         }
@@ -139,9 +147,9 @@ async fn entry_of(item: &Item<'_>) -> Result<Option<String>, KeyringError> {
 
 /// The session with the service encrypts what goes over the bus.
 async fn connect<'a>() -> Result<SecretService<'a>, KeyringError> {
-    SecretService::connect(EncryptionType::Dh).await.map_err(|error| match error {
-        Error::Locked | Error::Prompt | Error::PromptDisconnected => KeyringError::Locked,
-        error => KeyringError::NoService(error.to_string()),
+    SecretService::connect(EncryptionType::Dh).await.map_err(|error| match KeyringError::from(error) {
+        KeyringError::Refused(why) => KeyringError::NoService(why),
+        known @ (KeyringError::NoService(_) | KeyringError::Locked | KeyringError::NoEntry) => known,
     })
 }
 

@@ -19,8 +19,8 @@ use super::parcel::{self, BYTES_MAX, DATABASE, FILES_MAX, FileName, Head, NETWOR
 use super::passphrase::Passphrase;
 use super::{evidence, received_files};
 use crate::mail::MailError;
-use age::Encryptor;
 use age::secrecy::SecretString;
+use age::{Encryptor, scrypt};
 use rusqlite::{Connection, OpenFlags};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::network::NetworkFile;
@@ -31,6 +31,9 @@ use std::path::{Path, PathBuf};
 
 /// Bytes that are withheld until the profile is marked: age's head, which is 150 bytes with a passphrase, and its nonce.
 pub(super) const WITHHELD: usize = 256;
+
+/// Work of a guess at the passphrase: 2^18 rounds of scrypt, 256 MiB, about a second. Tests open hundreds of files.
+const WORK: u8 = if cfg!(test) { 10 } else { 18 };
 
 /// Why a profile could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +217,11 @@ fn pack(
     files: &[(FileName, u64)],
     mut progress: impl FnMut(u64, u64),
 ) -> io::Result<Vec<u8>> {
-    let encryptor = Encryptor::with_user_passphrase(SecretString::from(passphrase.reveal().to_owned()));
+    let mut recipient = scrypt::Recipient::new(SecretString::from(passphrase.reveal().to_owned()));
+    // age would measure what takes a second now: little, on a machine that is busy
+    recipient.set_work_factor(WORK);
+    let encryptor = Encryptor::with_recipients(std::iter::once(&recipient as &dyn age::Recipient))
+        .map_err(|error| io::Error::other(error.to_string()))?;
     let target = Withholding { to: BufWriter::new(file), withheld: Vec::with_capacity(WITHHELD) };
     let mut target = encryptor.wrap_output(target)?;
     parcel::write_head(&mut target, head)?;

@@ -25,8 +25,7 @@ use std::io::{self, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Most work that opening a file may ask for: 2^20 rounds of scrypt, 1 GiB of memory. age takes what lasts about a second
-/// where a file is made, 2^18 and 256 MiB on a machine of today.
+/// Most work that opening a file may ask for: 2^20 rounds of scrypt, 1 GiB of memory; an export asks for 2^18.
 const WORK_MAX: u8 = 20;
 
 /// Why a file could not be imported. Nothing was changed then.
@@ -183,10 +182,7 @@ impl Import {
                 progress(done, all);
                 Ok(())
             });
-            copied.map_err(|why| match why {
-                BadParcel::Written(error) => ImportError::Profile(error),
-                why => bad(why),
-            })?;
+            copied.map_err(|why| if let BadParcel::Written(error) = why { error.into() } else { bad(why) })?;
             file.sync_all().map_err(io_error(&path))?;
             sync_dir(parent(&path))?;
         }

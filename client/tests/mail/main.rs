@@ -12,5 +12,6 @@ mod first_contact;
 mod forks;
 mod groups;
 mod messages;
+mod sealed_files;
 mod timeline;
 mod world;

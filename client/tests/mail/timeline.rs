@@ -50,6 +50,7 @@ fn both_sides_of_a_conversation_stand_in_one_order_also_when_a_clock_is_set_back
         let turned: Vec<_> = texts(&theirs).into_iter().map(|(own, text)| (!own, text)).collect();
         assert_eq!(turned, texts(&all), "{of}");
     }
+    world.crash(0);
     world.restart(0);
     assert_eq!(page(&mut world, 0, "bob", TimelineSide::Before(None), 50), all, "it lies on the disk");
 }

@@ -50,9 +50,9 @@ fn row_27_another_user_and_another_page_get_nothing() {
     std::fs::copy(binary("shoal"), &shoal).expect("a copy that everybody may run");
     mode(&shoal, 0o755);
     let profile = folder.path().join("ann");
-    let mut init = Command::new(&shoal);
-    init.arg("--profile").arg(&profile).arg("init").arg("--network").arg(&net.ready.network);
-    assert!(init.output().expect("init").status.success());
+    let init = ["init", "--network", &net.ready.network.to_string_lossy()].map(str::to_owned);
+    let made = Command::new(&shoal).arg("--profile").arg(&profile).args(init).output().expect("init");
+    assert!(made.status.success(), "{made:?}");
     let page = Page::up(&profile);
     let (ready, link) = page.said();
     assert!(ready);

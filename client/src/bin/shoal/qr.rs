@@ -58,8 +58,8 @@ mod tests {
         let drawn = draw(&address, Some(40), false).unwrap();
         let lines: Vec<&str> = drawn.lines().collect();
         assert!(lines.len() <= 17 && lines.iter().all(|line| line.chars().count() == 33), "{drawn}");
-        // the finder pattern's corner: quiet, then seven dark modules
-        assert!(lines[1].starts_with("██       █"), "{drawn}");
+        // the corner of the finder pattern, in rows two and three
+        assert!(lines[1].starts_with("██ ▄▄▄▄▄ █"), "{drawn}");
         assert!(draw(&address, Some(32), false).unwrap_err().contains("33 columns"));
         assert!(draw(&address, None, true).unwrap().lines().all(|line| line.starts_with(COLOURS)));
     }

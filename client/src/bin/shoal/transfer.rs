@@ -1,5 +1,6 @@
 //! `shoal export` and `shoal import`: the profile moves to another machine.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::json;
@@ -56,6 +57,7 @@ fn told(profile: &Path, exported: &Exported, out: &Out) -> Result<(), Problem> {
             "exported to {} ({})\n\n\
              The profile in {} is not used any more: it lives in that file now.\n\
              Next: on the other machine, shoal import FILE. Import it once only; it is used up then.\n\
+             Keep its passphrase: without it the profile is lost, for you too.\n\
              When it works there, remove {}",
             exported.to.display(),
             size(exported.size),
@@ -115,10 +117,16 @@ pub(crate) async fn take_in(profile: &Path, file: &Path, without_keyring: bool, 
 }
 
 fn opened(file: &Path, out: &Out) -> Result<Import, Failure> {
+    // nobody is asked for the passphrase of a file that is not there
+    std::fs::File::open(file).map_err(|error| {
+        let exit = if error.kind() == ErrorKind::PermissionDenied { Exit::Permission } else { Exit::Io };
+        let next = "give the file that shoal export wrote";
+        Failure::new(exit, "file", format!("{}: {error}", file.display()), next)
+    })?;
     if let Some(passphrase) = closing(out)? {
         return Ok(Import::open(file, &passphrase)?);
     }
-    if !can_be_opened(file)? || !asking::can_ask(out) {
+    if !asking::can_ask(out) {
         let message = format!("{} is closed by the passphrase that it was exported with", file.display());
         let next = "give --passphrase-file FILE, or run it in a terminal without --json";
         return Err(Failure::new(Exit::Permission, "passphrase_needed", message, next));
@@ -133,9 +141,4 @@ fn opened(file: &Path, out: &Out) -> Result<Import, Failure> {
         }
     }
     Err(ImportError::Passphrase(file.to_owned()).into())
-}
-
-/// A person is not asked for the passphrase of a file that is not there.
-fn can_be_opened(file: &Path) -> Result<bool, Failure> {
-    std::fs::File::open(file).map(|_| true).map_err(|error| MailError::from_io(file, error).into())
 }

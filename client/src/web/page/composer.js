@@ -141,8 +141,18 @@ export function composer(chat, app) {
     offerAll(files);
   });
 
+  /** Says how long a text takes, as long as there is any sense in it. */
+  async function renew() {
+    const goes = !["offline", "pause", "stopped"].includes(app.status?.state);
+    const { arrives_ms: takes } = goes ? await call("estimate", { conversation: chat.key }).catch(() => ({})) : {};
+    const keys = el("span", { class: "keys" }, " Enter sends, Shift+Enter begins a line.");
+    estimate.replaceChildren(takes ? `A text takes about ${span(takes)} to arrive, if they are online (an estimate).` : "", keys);
+  }
+
+  let state = app.status?.state;
   return {
     form,
+    renew,
     focus: () => input.focus(),
     offer: offerAll,
     grow,
@@ -151,11 +161,8 @@ export function composer(chat, app) {
       const why = caution(status);
       warning.hidden = !why;
       if (why !== warning.textContent) warning.textContent = why ?? "";
-    },
-    async renew() {
-      const { arrives_ms: takes } = await call("estimate", { conversation: chat.key }).catch(() => ({ arrives_ms: null }));
-      const keys = el("span", { class: "keys" }, " Enter sends, Shift+Enter begins a line.");
-      estimate.replaceChildren(takes ? `A text takes about ${span(takes)} to arrive, if they are online (an estimate).` : "", keys);
+      if (state !== status?.state) renew();
+      state = status?.state;
     },
   };
 }

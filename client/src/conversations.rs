@@ -263,14 +263,15 @@ pub(crate) fn rejoin(
     row: i64,
     begun: &Begun,
     writer: &WriteKey,
+    request: bool,
     now: UnixMillis,
 ) -> Result<(), MailError> {
     members::leave_all(db, row, now)?;
     db.prepare_cached(
         "UPDATE conversation SET epoch = ?2, generation = ?3, active_at = ?4, standing = 0, broken = 0, healed_at = 0,
-            commit_at = NULL, owing = 0 WHERE conversation = ?1",
+            commit_at = NULL, owing = 0, request = ?5 WHERE conversation = ?1",
     )?
-    .execute((row, begun.epoch, begun.context.generation, now.0))?;
+    .execute((row, begun.epoch, begun.context.generation, now.0, request))?;
     set_name(db, vault, row, begun.context.name.as_ref())?;
     insert_epoch(db, vault, row, begun, writer, now)
 }

@@ -230,6 +230,8 @@ pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Res
     let staged = StagedWelcome::build_from_welcome(provider, &join_config(), welcome)
         .map_err(|_| GroupError::Refused("Welcome does not open"))?
         .skip_lifetime_validation()
+        // whether a group that is here may be joined again is for the caller, who rolls back
+        .replace_old_group()
         .build()
         .map_err(|_| GroupError::Refused("invalid Welcome"))?;
     if staged.group_context().ciphersuite() != SUITE || staged.group_context().group_id().as_slice().len() != 16 {

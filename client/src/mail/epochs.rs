@@ -61,7 +61,7 @@ impl Mail {
         commits::set_applied(transaction, vault, conversation.row, conversation.epoch, commit)?;
         let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
         let again = self.adds_again(transaction, conversation, led)?;
-        self.uninvite(transaction, conversation, &led.removed, &mut entered.confirmed)?;
+        self.uninvite(transaction, conversation, led, &mut entered.confirmed)?;
         conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
         self.changes_done(transaction, conversation.row)?;
         if again {

@@ -166,7 +166,7 @@ impl Mail {
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
         let admitted = match joined {
-            // nobody founds a second conversation in place of an old one; only members add again who was away for too long
+            // nobody founds a second conversation in place of an old one; who is in it adds again who was away or gone
             Some((begun, inviter)) if conversations::known(&transaction, vault, &begun.group_id)? => {
                 drop(transaction);
                 return self.rejoin(blob, welcome, &begun, &inviter, now);
@@ -219,8 +219,8 @@ impl Mail {
         Ok(())
     }
 
-    /// A member adds us again to a conversation. It has to be one that we cannot follow any more, and the Welcome of a member
-    /// as we knew them.
+    /// A member adds us again to a conversation: to one that we cannot follow any more, and then it has to be a member as we
+    /// knew them; or to a group that we were removed from or left, which is as if we had never been in it.
     fn rejoin(
         &mut self,
         blob: &BlobIn,
@@ -233,38 +233,53 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let id = begun.group_id.as_slice().try_into().map(ConversationId);
         let known = id.map_or(Ok(None), |id| conversations::by_id(&transaction, vault, id))?;
-        let away = known.filter(|known| known.standing == Standing::Away && begun.epoch > known.epoch);
-        let member = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
-        let joined = match (away, member) {
-            (Some(away), Some(member))
-                if begun.context.generation == blob.incoming.generation
-                    && begun.context.name.is_some() == away.contact.is_none()
-                    && members::of_contact(&transaction, away.row, member.row)?.is_some() =>
-            {
-                let provider = provider(&self.profile, &self.crypto, &transaction);
-                let own = chains::writing(&transaction, vault, away.row)?;
-                let keep = self.of_card(&transaction, &own, away.row)?;
-                commits_mls::forget(&provider, &away.id.0, keep)?;
-                let (begun, _) = conversations_mls::join(&provider, &inbox.public(), welcome)?;
-                let writer = conversations_mls::own_writer(&provider, &begun.group_id)?;
-                self.card_writer(&transaction, &writer)?.map(|writer| (away, begun, writer))
+        let known = known.filter(|known| {
+            begun.epoch > known.epoch
+                && begun.context.generation == blob.incoming.generation
+                && begun.context.name.is_some() == known.contact.is_none()
+        });
+        let contact = contacts::by_inbox(&transaction, vault, &inviter.inbox)?.filter(|contact| !contact.blocked);
+        let stranger = contact.as_ref().is_none_or(|contact| !contact.known);
+        let provider = provider(&self.profile, &self.crypto, &transaction);
+        let admitted = match (known, contact) {
+            (Some(known), Some(contact)) if known.standing == Standing::Away => {
+                let member = members::of_contact(&transaction, known.row, contact.row)?;
+                let own = chains::writing(&transaction, vault, known.row)?;
+                let keep = self.of_card(&transaction, &own, known.row)?;
+                commits_mls::forget(&provider, &known.id.0, keep)?;
+                member.map(|_| (known, false))
             }
+            (Some(known), _) if known.standing == Standing::Removed => Some((known, stranger)),
             _ => None,
         };
-        let Some((conversation, begun, writer)) = joined else {
+        let joined = match admitted {
+            Some((known, request)) => {
+                let (begun, _) = conversations_mls::join(&provider, &inbox.public(), welcome)?;
+                let writer = conversations_mls::own_writer(&provider, &begun.group_id)?;
+                self.card_writer(&transaction, &writer)?.map(|writer| (known, request, begun, writer))
+            }
+            None => None,
+        };
+        drop(provider);
+        let Some((conversation, request, begun, writer)) = joined else {
             drop(transaction);
             return blobs_store::delete_in(&self.profile.db, blob.incoming.row);
         };
         let row = conversation.row;
-        let gone = self.forget_state(&transaction, &conversation)?;
-        stored::unseal_all(&transaction, row)?;
-        conversations::rejoin(&transaction, vault, row, &begun, &writer, now)?;
+        let away = conversation.standing == Standing::Away;
+        let gone = if away { self.forget_state(&transaction, &conversation)? } else { Vec::new() };
+        if away {
+            stored::unseal_all(&transaction, row)?;
+        }
+        conversations::rejoin(&transaction, vault, row, &begun, &writer, request, now)?;
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;
         // what was on its way in the old state is not in memory any more
         self.reload()?;
         self.went_on(row, Entered { gone, regrouped: true, ..Entered::default() })?;
-        self.warn("added_again", format!("conversation {} goes on: a member has added you again", conversation.id));
+        if away {
+            self.warn("added_again", format!("conversation {} goes on: a member has added you again", conversation.id));
+        }
         Ok(())
     }
 

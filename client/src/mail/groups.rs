@@ -212,7 +212,10 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let other = conversation.contact.map(|contact| contacts::by_row(db, vault, contact)).transpose()?;
         let undelivered = db
-            .prepare_cached("SELECT count(*) FROM message_out WHERE conversation = ?1 AND state < 3")?
+            .prepare_cached(
+                "SELECT count(*) FROM message_out m WHERE conversation = ?1 AND state < 3
+                    AND (sealed = 0 OR EXISTS (SELECT 1 FROM box_out b WHERE b.message = m.message))",
+            )?
             .query_row([conversation.row], |row| row.get(0))?;
         let group_name = conversation.name.as_ref().map(|name| name.as_str().to_owned());
         Ok(ConversationInfo {

@@ -149,16 +149,18 @@ impl Mail {
         Ok(false)
     }
 
-    /// Who was removed before they ever spoke need not be invited any more.
+    /// Who was removed before they ever spoke need not be invited any more; who was added again has a letter of this commit.
     pub(super) fn uninvite(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
-        removed: &[u32],
+        led: &Led,
         confirmed: &mut Confirmed,
     ) -> Result<(), MailError> {
         for member in members::current(transaction, conversation.row)? {
-            if removed.contains(&member.leaf) {
+            let inbox = contacts::by_row(transaction, &self.profile.vault, member.contact)?.inbox;
+            let stays = led.begun.others.iter().any(|other| other.inbox == inbox);
+            if led.removed.contains(&member.leaf) && !stays {
                 self.forget_letters(transaction, conversation.row, member.contact, confirmed)?;
             }
         }
@@ -210,7 +212,8 @@ impl Mail {
         let member = members::by_row(transaction, member)?;
         members::set_lost(transaction, member.row, true)?;
         let blocked = contacts::by_row(transaction, &self.profile.vault, member.contact)?.blocked;
-        if !member.leaving && !blocked {
+        // once: the card that was found for it since must stay with the change that a staged commit makes
+        if !member.leaving && !blocked && !member.lost {
             let wanted = Wanted::Readd { contact: member.contact, card: None };
             group_changes::insert(transaction, &self.profile.vault, conversation.row, &wanted)?;
         }

@@ -217,12 +217,13 @@ pub(super) fn adopt(db: &Connection, contact: i64, conversation: i64) -> Result<
     Ok(())
 }
 
-/// Messages that have not come so far, and still can.
+/// Messages that have not come so far, and still can: not those whose boxes were forgotten when the own profile was removed.
 pub(super) fn count_below(db: &Connection, state: MessageState) -> Result<u64, MailError> {
     Ok(db
         .prepare_cached(
             "SELECT count(*) FROM message_out m WHERE state < ?1 AND state < 3 AND NOT EXISTS (
-                SELECT 1 FROM conversation v WHERE v.conversation = m.conversation AND v.standing = 2)",
+                SELECT 1 FROM conversation v WHERE v.conversation = m.conversation AND v.standing = 2)
+             AND (sealed = 0 OR EXISTS (SELECT 1 FROM box_out b WHERE b.message = m.message))",
         )?
         .query_row([number_of(state)], |row| row.get(0))?)
 }

@@ -140,6 +140,8 @@ CREATE TABLE box_out (
     UNIQUE (chain, j)
 );
 
+CREATE INDEX box_of_message ON box_out (message);
+
 CREATE TABLE message_out (
     message INTEGER PRIMARY KEY AUTOINCREMENT,
     id BLOB NOT NULL UNIQUE,                  -- sealed

@@ -117,13 +117,11 @@ impl Incoming {
                 return Self::One(Ask { id: Some(Value::Null), call: Err(refusal) });
             }
         };
-        match value {
-            Value::Array(calls) if calls.is_empty() => Self::One(refused(Value::Null, "an empty batch")),
-            Value::Array(calls) if calls.len() > BATCH_MAX => {
-                Self::One(refused(Value::Null, format!("a batch has at most {BATCH_MAX} calls")))
-            }
-            Value::Array(calls) => Self::Batch(calls.into_iter().map(ask).collect()),
-            value => Self::One(ask(value)),
+        let Value::Array(calls) = value else { return Self::One(ask(value)) };
+        match calls.len() {
+            0 => Self::One(refused(Value::Null, "an empty batch")),
+            1..=BATCH_MAX => Self::Batch(calls.into_iter().map(ask).collect()),
+            _ => Self::One(refused(Value::Null, format!("a batch has at most {BATCH_MAX} calls"))),
         }
     }
 }

@@ -28,7 +28,8 @@ fn as_nobody(program: &Path, arguments: &[&str]) -> Output {
 fn nobody_asks(host: &str, line: &str, headers: &str, body: &str) -> String {
     let (address, port) = host.split_once(':').expect("host and port");
     let request = format!(
-        "{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        "{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n{headers}\r\n{body}",
         body.len()
     );
     let script = format!("exec 3<>/dev/tcp/{address}/{port} && printf %s \"$1\" >&3 && cat <&3");
@@ -100,7 +101,7 @@ fn another_user_reaches_neither_socket_nor_calls(page: &Page, shoal: &Path, link
             }
         }
     }
-    for guess in ["", &"0".repeat(64), &token[1..]] {
+    for guess in ["", &"0".repeat(64), &token.to_uppercase().replace(char::is_numeric, "7")] {
         let answer = nobody_asks(&host, "POST /api/session", "", &json!({ "token": guess }).to_string());
         assert!(answer.starts_with("HTTP/1.1 401"), "{guess}: {answer}");
     }
@@ -121,7 +122,7 @@ fn another_page_reaches_nothing(page: &Page) {
     assert_eq!(browser.evaluate(&owner, "location.hash"), "", "the token is gone from the address");
     // the link was used: whoever finds it in a history comes too late
     let late = browser.open(&link, (800, 600));
-    browser.until(&late, "the link is void", SOON, "document.body.innerText.includes('The link was used') || document.body.innerText.includes('the link was used')");
+    browser.until(&late, "the link is void", SOON, "document.body.innerText.includes('he link was used')");
 
     let hits = Arc::new(AtomicUsize::new(0));
     let evil = serve_evil(&ours, Arc::clone(&hits));
@@ -139,7 +140,8 @@ fn another_page_reaches_nothing(page: &Page) {
     browser.until(&rebound, "the name is refused", SOON, "document.body.innerText.length > 0");
     let body = browser.evaluate(&rebound, "document.body.innerText");
     assert!(!body.as_str().unwrap_or_default().contains("Opening"), "{body}");
-    let call = "fetch('/api/call/address', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{}' }).then((a) => a.status)";
+    let call = "fetch('/api/call/address', { method: 'POST', headers: { 'Content-Type': 'application/json' }, \
+         body: '{}' }).then((answer) => answer.status)";
     assert_eq!(browser.evaluate(&rebound, call), 421);
     // nothing came of all that
     let contacts = until("contacts can be listed", SOON, || {
@@ -177,19 +179,22 @@ const json = { "Content-Type": "application/json" };
 const attempt = (what, promise) => promise.then(() => note(what, "ALLOWED"), () => note(what, "refused"));
 attempt("read the page", fetch(ours + "/"));
 attempt("read calls", fetch(ours + "/api/call/contacts", { method: "POST", headers: json, body: "{}" }));
-attempt("with credentials", fetch(ours + "/api/call/contacts", { method: "POST", headers: json, body: "{}", credentials: "include" }));
+const known = { method: "POST", headers: json, body: "{}", credentials: "include" };
+attempt("with credentials", fetch(ours + "/api/call/contacts", known));
 attempt("exchange", fetch(ours + "/api/session", { method: "POST", headers: json, body: "{}" }));
 const opaque = fetch(ours + "/api/call/add", { method: "POST", mode: "no-cors", body: add });
-opaque.then((answer) => note("blind post", answer.type === "opaque" ? "refused" : "ALLOWED"), () => note("blind post", "refused"));
+const blind = (answer) => note("blind post", answer.type === "opaque" ? "refused" : "ALLOWED");
+opaque.then(blind, () => note("blind post", "refused"));
 const frame = document.createElement("iframe");
 frame.src = ours + "/";
 frame.onload = () => {
   let inside = "refused";
-  try { if (frame.contentDocument && frame.contentDocument.body.innerText.includes("Shoal")) inside = "ALLOWED"; } catch {}
+  try { if (frame.contentDocument?.body.innerText.includes("Shoal")) inside = "ALLOWED"; } catch {}
   note("frame", inside);
 };
 document.body.append(frame);
-const form = Object.assign(document.createElement("form"), { action: ours + "/api/call/add", method: "post", enctype: "text/plain", target: "sink" });
+const form = Object.assign(document.createElement("form"), { action: ours + "/api/call/add", method: "post" });
+Object.assign(form, { enctype: "text/plain", target: "sink" });
 form.append(Object.assign(document.createElement("input"), { name: add.slice(0, -1) + ',"x":"', value: '"}' }));
 const sink = Object.assign(document.createElement("iframe"), { name: "sink" });
 document.body.append(sink, form);

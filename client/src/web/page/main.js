@@ -100,7 +100,15 @@ function redrawHead() {
   const now = chats.find((chat) => chat.key === app.open);
   if (!shown || !now) return;
   const place = main.querySelector(".head");
-  if (place && !place.contains(document.activeElement)) place.replaceWith(head(now, app));
+  const fresh = head(now, app);
+  if (place && !place.isEqualNode(fresh)) {
+    const focused = [...place.querySelectorAll("button")].indexOf(document.activeElement);
+    place.replaceWith(fresh);
+    fresh.querySelectorAll("button")[focused]?.focus();
+  }
+  // the messages say who wrote them
+  if (now.name !== shown.chat.name) shown.timeline.renew().catch(complain);
+  shown.chat.name = now.name;
   if (shown.chat.request !== now.request || shown.chat.blocked !== now.blocked) show(now.key);
 }
 

@@ -29,6 +29,7 @@ function ask(title, fields, words, submit) {
     const error = el("p", { class: "error", role: "alert", hidden: true });
     const send = el("button", { type: "submit", class: "first" }, words);
     const form = el("form", { novalidate: true }, ...fields, error, el("div", { class: "buttons" }, button("Cancel", () => close(), { class: "second" }), send));
+    form.querySelector("input").setAttribute("autofocus", "");
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       send.disabled = true;

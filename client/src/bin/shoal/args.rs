@@ -19,6 +19,7 @@ Examples:
   shoal read                              show what is new
   shoal read --follow --json | jq .text   for programs
   shoal status                            connection, anonymity now, queue
+  shoal chat                              all of it in this terminal
   shoal web                               a link to all of it in a browser
 
 The first command that needs it starts a daemon in the background; it keeps sending cover
@@ -71,6 +72,10 @@ pub(crate) enum Command {
     ///
     /// The link is good once, for ten minutes, and opens everything: it is for you alone.
     Web,
+    /// Read and write in this terminal: conversations, contacts, files, status
+    ///
+    /// F1 shows the keys. When it is left, the daemon goes on.
+    Chat,
     /// Stop the daemon (its cover traffic stops too)
     Down,
     /// Print your address: what you give to others

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a command reads clocks: its deadlines")]
 
 mod args;
+mod chat;
 mod daemon;
 mod init;
 mod messages;
@@ -78,6 +79,10 @@ fn log(args: &Args) {
         ["shoal", "shoal_client", "shoal_protocol"].contains(&package)
     });
     let ansi = std::io::stderr().is_terminal();
+    if ansi && matches!(args.command, Command::Chat) {
+        // it would be written over the screen
+        return;
+    }
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).with_filter(ours);
     tracing_subscriber::registry().with(filter).with(lines).init();
 }
@@ -87,6 +92,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
     let mut builder = match args.command {
         Command::Up { .. } => tokio::runtime::Builder::new_multi_thread(),
         Command::Init { .. }
+        | Command::Chat
         | Command::Down
         | Command::Web
         | Command::Address
@@ -110,6 +116,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         match args.command {
             Command::Init { network, low } => init::init(&profile, &network, low, out).await,
             Command::Up { metrics, web } => up::up(&profile, metrics, web, out).await,
+            Command::Chat => chat::chat(&profile, out).await,
             Command::Web => web::web(&profile, out).await,
             Command::Down => daemon::down(&profile, out).await,
             Command::Address => people::address(&profile, out).await,

@@ -32,7 +32,7 @@ pub(super) fn word(state: &State) -> (&'static str, Urgency) {
 /// What is wrong and what it means for what is about to be sent; `None`: nothing is.
 pub(super) fn caution(state: &State) -> Option<String> {
     if let Link::Down(why) = &state.link {
-        return Some(format!("Nothing is sent or received, no cover traffic either: {why} Ctrl+R starts the daemon."));
+        return Some(format!("Nothing is sent or received, no cover traffic either: {why}. Ctrl+R starts the daemon."));
     }
     let status = state.status.as_ref()?;
     let meaning = words::caution(status)?;
@@ -44,7 +44,10 @@ pub(super) fn caution(state: &State) -> Option<String> {
 /// The facts after the first word.
 fn facts(state: &State, short: bool) -> Vec<String> {
     let pick = |long: String, brief: String| if short { brief } else { long };
-    let Some(status) = &state.status else { return vec!["no status yet".into()] };
+    let Some(status) = &state.status else {
+        let down = matches!(state.link, Link::Down(_));
+        return vec![if down { "the daemon has ended".into() } else { "no status yet".into() }];
+    };
     let hiding = match (status.anonymity_bits, status.hiding_among) {
         _ if status.test_network => {
             pick("hiding among nobody: a test network".into(), "no anonymity: test network".into())
@@ -87,7 +90,7 @@ fn facts(state: &State, short: bool) -> Vec<String> {
 pub(super) fn lines(state: &State, width: usize) -> Vec<String> {
     let first = columns(word(state).0) + 3;
     let long = flow(facts(state, false), first, width, " · ");
-    if long.len() <= 2 { long } else { flow(facts(state, true), first, width, " · ") }
+    if long.len() <= 2 { long } else { flow(facts(state, true), first, width, "  ") }
 }
 
 fn flow(facts: Vec<String>, first: usize, width: usize, between: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use super::state::State;
 use super::wrap::{shown, wrapped};
 
 /// Columns of a box when there is room, its frame included.
-pub(super) const BOX_COLUMNS: u16 = 66;
+pub(super) const BOX_COLUMNS: u16 = 74;
 /// Bytes of a text; a status has hardly more than two thousand.
 const SHOWN_MAX: usize = 64 << 10;
 

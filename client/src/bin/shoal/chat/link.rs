@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shoal_client::io::{Caller, CallerError, Exit, Failure};
+use shoal_client::io::{Caller, CallerError, EventLine, Exit, Failure};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::ask::{Ask, Input, Tag};
@@ -40,11 +40,8 @@ pub(super) async fn run(profile: PathBuf, mut errands: mpsc::Receiver<Errand>, n
                 if start && news.send(Input::Lost(failure)).await.is_err() {
                     return;
                 }
-                start = false;
-                match pause(&mut errands, &news).await {
-                    Some(wanted) => start = wanted,
-                    None => return,
-                }
+                let Some(wanted) = pause(&mut errands, &news).await else { return };
+                start = wanted;
                 continue;
             }
         };
@@ -52,8 +49,10 @@ pub(super) async fn run(profile: PathBuf, mut errands: mpsc::Receiver<Errand>, n
         if news.send(Input::Linked).await.is_err() {
             return;
         }
-        let Some(why) = serve(&profile, connected, &mut errands, &news, &slow).await else { return };
-        let failure = Failure::new(Exit::Unreachable, "daemon_gone", "the daemon has ended", why);
+        if serve(&profile, connected, &mut errands, &news, &slow).await.is_none() {
+            return;
+        }
+        let failure = Failure::new(Exit::Unreachable, "daemon_gone", "the daemon has ended", "");
         if news.send(Input::Lost(failure)).await.is_err() {
             return;
         }
@@ -95,19 +94,21 @@ async fn pause(errands: &mut mpsc::Receiver<Errand>, news: &mpsc::Sender<Input>)
     }
 }
 
-/// Until the connection breaks: why. `None`: nobody listens.
+/// Until the connection breaks. `None`: nobody listens.
 async fn serve(
     profile: &Path,
     mut connected: Connected,
     errands: &mut mpsc::Receiver<Errand>,
     news: &mpsc::Sender<Input>,
     slow: &Arc<Semaphore>,
-) -> Option<String> {
+) -> Option<()> {
     loop {
         tokio::select! {
             event = connected.events.event() => match event {
                 Ok(event) => news.send(Input::Event(event)).await.ok()?,
-                Err(error) => return Some(error.to_string()),
+                // of another version: what it was about is asked for anew
+                Err(CallerError::Version(_)) => news.send(Input::Event(EventLine::Missed(1))).await.ok()?,
+                Err(CallerError::Broken(_) | CallerError::Refused(_)) => return Some(()),
             },
             errand = errands.recv() => match errand? {
                 Errand::Start => {}
@@ -125,7 +126,7 @@ async fn serve(
                     let result = result.map_err(|error| if broken { perhaps(&tag) } else { failure(error) });
                     news.send(Input::Answer(tag, result)).await.ok()?;
                     if broken {
-                        return Some("its connection broke".into());
+                        return Some(());
                     }
                 }
             },

@@ -36,7 +36,8 @@ impl State {
     pub(super) fn lost(&mut self, failure: &Failure) {
         self.status = None;
         self.estimate = None;
-        let text = format!("{}. {}", failure.message, failure.next);
+        let next = if failure.next.is_empty() { String::new() } else { format!(". Next: {}", failure.next) };
+        let text = format!("{}{next}", failure.message);
         self.link = Link::Down(shown(&text, 1_000).0.replace('\n', " "));
     }
 

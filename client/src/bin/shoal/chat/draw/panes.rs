@@ -65,7 +65,7 @@ fn entry(frame: &mut Frame<'_>, state: &State, chat: &Chat, area: Rect) {
 
 pub(super) fn edge(frame: &mut Frame<'_>, area: Rect) {
     for row in area.rows() {
-        put(frame, row.x, row.y, row.width, "│", Look::faint());
+        put(frame, row.x, row.y, row.width, if row.y == area.y { "┬" } else { "│" }, Look::faint());
     }
 }
 

@@ -28,8 +28,8 @@ impl State {
         self.look();
         if let Some(talk) = &mut self.talk {
             (talk.asked_before, talk.asked_after) = (false, false);
-            if talk.scrolled() { self.onward() } else { self.newest() }
         }
+        self.catch_up();
         self.ask_estimate();
     }
 
@@ -84,7 +84,7 @@ impl State {
             EventLine::Warning { message, .. } => self.complain(shown(&message, 2_000).0.replace('\n', " ")),
             EventLine::Missed(_) => {
                 self.look();
-                self.newest();
+                self.catch_up();
             }
         }
     }
@@ -119,7 +119,7 @@ impl State {
             | Tag::Made
             | Tag::Seen => {}
         }
-        let failed = result.is_err();
+        let given_back = result.is_err() && matches!(tag, Tag::Sent { .. } | Tag::File { .. });
         match result {
             Ok(value) => {
                 if let Err(failure) = self.result(tag, value) {
@@ -131,8 +131,8 @@ impl State {
         if self.looking == 0 && std::mem::take(&mut self.look_again) {
             self.look();
         }
-        if failed {
-            // what came back is to be seen
+        if given_back {
+            // which is to be seen
             self.leaving = false;
         } else if self.leaving && self.handing_over == 0 {
             self.order(Order::Quit);
@@ -193,9 +193,9 @@ impl State {
             Tag::Timeline { key, side } => {
                 let page: TimelinePage = read(value)?;
                 if let Some(talk) = self.talk.as_mut().filter(|talk| talk.key == key) {
-                    let more = page.more;
+                    let more = page.more && matches!(side, Side::After(_));
                     talk.put(page, side);
-                    if more && matches!(side, Side::After(_)) {
+                    if std::mem::take(&mut talk.after_again) || more {
                         self.onward();
                     }
                 }

@@ -241,11 +241,18 @@ impl State {
     /// What came after what is there.
     pub(super) fn onward(&mut self) {
         let Some(talk) = &mut self.talk else { return };
-        if let (Some(side), false) = (talk.onward(), talk.asked_after) {
+        if talk.asked_after {
+            talk.after_again = true;
+        } else if let Some(side) = talk.onward() {
             talk.asked_after = matches!(side, Side::After(_));
             let ask = Ask::timeline(&talk.key, side, PAGE);
             self.order(Order::Ask(ask));
         }
+    }
+
+    /// What came while nobody listened. Who looks at older messages goes on doing so.
+    pub(super) fn catch_up(&mut self) {
+        if self.talk.as_ref().is_some_and(Talk::scrolled) { self.onward() } else { self.newest() }
     }
 
     /// What came before what is there.

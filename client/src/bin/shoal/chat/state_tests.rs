@@ -233,6 +233,37 @@ fn news_reach_the_open_conversation_and_the_list() {
 }
 
 #[test]
+fn what_comes_while_an_answer_is_awaited_is_asked_for_after_it() {
+    let mut state = with_bob((80, 24));
+    let unknown = || {
+        Input::Event(EventLine::State(SentLine {
+            id: "elsewhere".into(),
+            state: MessageState::Queued,
+            waits_for: None,
+            parts: None,
+        }))
+    };
+    assert_eq!(methods(&state.take(unknown())), ["timeline"]);
+    assert_eq!(state.take(unknown()), []);
+    assert_eq!(state.take(unknown()), []);
+    let after = |cursor| Tag::Timeline { key: "c1".into(), side: Side::After(cursor) };
+    let orders = answer(&mut state, after(4), page(vec![own(5, "x", MessageState::Queued)], false));
+    assert!(asks(&orders).contains(&("timeline", &json!({"conversation": "c1", "limit": 50, "after": 5}))));
+    let orders = answer(&mut state, after(5), page(vec![own(6, "y", MessageState::Queued)], false));
+    assert!(!methods(&orders).contains(&"timeline"), "{orders:?}");
+}
+
+#[test]
+fn who_looks_at_older_messages_goes_on_doing_so_when_events_were_missed() {
+    let mut state = with_bob((80, 24));
+    let many = (1..40).map(|cursor| theirs(cursor, "text")).collect();
+    answer(&mut state, Tag::Timeline { key: "c1".into(), side: Side::Newest }, page(many, false));
+    press(&mut state, KeyCode::PageUp);
+    let orders = state.take(Input::Event(EventLine::Missed(9)));
+    assert!(asks(&orders).contains(&("timeline", &json!({"conversation": "c1", "limit": 50, "after": 39}))));
+}
+
+#[test]
 fn who_was_written_to_before_there_was_a_conversation_stays_open() {
     let mut state = State::new((80, 24));
     state.take(Input::Linked);

@@ -37,6 +37,8 @@ pub(super) struct Talk {
     /// Sides that are being asked for.
     pub(super) asked_before: bool,
     pub(super) asked_after: bool,
+    /// Something came after newer ones were asked for: the answer may be without it.
+    pub(super) after_again: bool,
     /// Up to where the user has seen it, as the daemon knows.
     pub(super) seen: u64,
 }
@@ -52,6 +54,7 @@ impl Talk {
             anchor: None,
             asked_before: false,
             asked_after: false,
+            after_again: false,
             seen: 0,
         }
     }

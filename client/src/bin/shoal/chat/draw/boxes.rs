@@ -126,7 +126,8 @@ fn fields(frame: &mut Frame<'_>, area: Rect, prompt: &Prompt) {
         }
     }
     if let Some(row) = rows.next() {
-        put(frame, row.x, row.y, row.width, "Enter: next, then done", Look::faint());
+        let hint = if prompt.fields.len() > 1 { "Enter: next field, then done" } else { "Enter: done" };
+        put(frame, row.x, row.y, row.width, hint, Look::faint());
     }
 }
 

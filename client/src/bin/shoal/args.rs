@@ -22,6 +22,7 @@ Examples:
   shoal verify bob                        compare your safety number with bob's
   shoal address --qr                      your address, for a camera
   shoal status                            connection, anonymity now, queue
+  shoal chat                              all of it in this terminal
   shoal web                               a link to all of it in a browser
   shoal export me.shoal                   move to another machine; there: shoal import me.shoal
 
@@ -87,6 +88,10 @@ pub(crate) enum Command {
     ///
     /// The link is good once, for ten minutes, and opens everything: it is for you alone.
     Web,
+    /// Read and write in this terminal: conversations, contacts, files, status
+    ///
+    /// F1 shows the keys. When it is left, the daemon goes on.
+    Chat,
     /// Stop the daemon (its cover traffic stops too)
     Down,
     /// Print your address: what you give to others

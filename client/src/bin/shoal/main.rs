@@ -6,6 +6,7 @@
 
 mod args;
 mod asking;
+mod chat;
 mod daemon;
 mod groups;
 mod init;
@@ -88,6 +89,10 @@ fn log(args: &Args) {
         ["shoal", "shoal_client", "shoal_protocol"].contains(&package)
     });
     let ansi = std::io::stderr().is_terminal();
+    if ansi && matches!(args.command, Command::Chat) {
+        // it would be written over the screen
+        return;
+    }
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).with_filter(ours);
     tracing_subscriber::registry().with(filter).with(lines).init();
 }
@@ -97,6 +102,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
     let mut builder = match args.command {
         Command::Up { .. } => tokio::runtime::Builder::new_multi_thread(),
         Command::Init { .. }
+        | Command::Chat
         | Command::Down
         | Command::Web
         | Command::Address { .. }
@@ -134,6 +140,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Up { metrics, web, passphrase_stdin } => {
                 up::up(&profile, metrics, web, passphrase_stdin, out).await
             }
+            Command::Chat => chat::chat(&profile, out).await,
             Command::Web => web::web(&profile, out).await,
             Command::Down => daemon::down(&profile, out).await,
             Command::Address { qr } => people::address(&profile, qr, out).await,

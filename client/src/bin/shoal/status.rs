@@ -28,7 +28,8 @@ pub(crate) async fn status(profile: &Path, out: &Out) -> Result<(), Problem> {
     out.either(&status, || human(&status))
 }
 
-fn human(status: &Status) -> String {
+/// All of it in lines.
+pub(crate) fn human(status: &Status) -> String {
     let since = readable(status.since);
     let connection = match (&status.gateway, status.connected) {
         (Some(gateway), true) => {

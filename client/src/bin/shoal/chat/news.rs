@@ -77,7 +77,7 @@ impl State {
                     self.onward();
                 }
             }
-            EventLine::Message(_) | EventLine::Contact(_) => {
+            EventLine::Message(_) | EventLine::Contact(_) | EventLine::Group(_) => {
                 self.onward();
                 self.look();
             }

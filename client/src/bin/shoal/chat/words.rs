@@ -62,6 +62,7 @@ pub(super) fn state(entry: &EntryLine) -> Option<String> {
     };
     let waits = match entry.waits_for {
         Some(WaitsFor::Card) => ", until they have run Shoal once on this network",
+        Some(WaitsFor::Member) => ", until a member adds you again: you were away for too long",
         Some(WaitsFor::Turn | WaitsFor::Stores | WaitsFor::Reader) | None => "",
     };
     Some(format!("{symbol} {word}{waits}"))

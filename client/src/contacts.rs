@@ -128,7 +128,7 @@ pub(crate) fn forget_orphans(db: &Connection) -> Result<(), MailError> {
 
 /// Gives a contact its name; refuses one that another has.
 pub(crate) fn set_name(db: &Connection, vault: &Vault, contact: i64, name: &Name) -> Result<(), MailError> {
-    if by_name(db, vault, &name.as_str())?.is_some_and(|other| other.row != contact) {
+    if by_name(db, vault, name.as_str())?.is_some_and(|other| other.row != contact) {
         return Err(MailError::Name(name.as_str().to_owned(), "another contact has it"));
     }
     db.prepare_cached("UPDATE contact SET name = ?2 WHERE contact = ?1")?

@@ -111,7 +111,8 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let found: Option<(i64, (i64, i64), Vec<u8>, Vec<u8>)> = db
+        type Held = (i64, (i64, i64), Vec<u8>, Vec<u8>);
+        let found: Option<Held> = db
             .prepare_cached("SELECT message, conversation, contact, id, content FROM message_in WHERE blob = ?1")?
             .query_row([row], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?), row.get(3)?, row.get(4)?)))
             .optional()?;

@@ -97,7 +97,7 @@ impl Mail {
             let waiting = group_changes::all(db, vault, conversation.row)?.into_iter();
             let add =
                 waiting.filter(|change| matches!(change.wanted, Wanted::Add { contact: of, .. } if of == contact.row));
-            let Some(add) = add.last() else {
+            let Some(add) = add.collect::<Vec<_>>().pop() else {
                 return Err(MailError::Group("this person is not in the group"));
             };
             group_changes::delete(db, add.row)?;

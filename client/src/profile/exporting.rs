@@ -13,10 +13,11 @@
 
 use super::Profile;
 use super::disk::{self, io_error, sync_dir};
-use super::key_file::{KeyFile, Opener, Protection, WrappingKey};
+use super::key_file::KeyFile;
 use super::moved::Moved;
 use super::parcel::{self, BYTES_MAX, DATABASE, FILES_MAX, FileName, Head, NETWORK};
 use super::passphrase::Passphrase;
+use super::protector::{Opener, Protection, WrappingKey};
 use super::{evidence, received_files};
 use crate::mail::MailError;
 use age::secrecy::SecretString;

@@ -5,11 +5,10 @@
 
 use super::disk::{io_error, private_dir, sync_dir};
 use super::exporting::WITHHELD;
-use super::key_file::{
-    KEY_FILE, KeyFile, KeyringEntry, NotOpened, Opener, ProfileId, Protection, Protector, WrappingKey,
-};
+use super::key_file::{KEY_FILE, KeyFile, NotOpened};
 use super::parcel::{BadParcel, DATABASE, Head, NETWORK, Parcel};
 use super::passphrase::Passphrase;
+use super::protector::{KeyringEntry, Opener, ProfileId, Protection, Protector, WrappingKey};
 use super::{Profile, schema};
 use crate::mail::MailError;
 use age::secrecy::SecretString;

@@ -1,7 +1,8 @@
 //! Another protector for a profile: only the key is wrapped anew, in one rename.
 
 use super::disk::{io_error, lock};
-use super::key_file::{KEY_FILE, KeyFile, Opener, Protection, Protector};
+use super::key_file::{KEY_FILE, KeyFile};
+use super::protector::{Opener, Protection, Protector};
 use super::received_files::ReceivedFiles;
 use super::{Moved, Profile, Vault};
 use crate::mail::MailError;

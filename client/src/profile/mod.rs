@@ -20,6 +20,7 @@ mod key_file;
 mod moved;
 mod parcel;
 mod passphrase;
+mod protector;
 pub(crate) mod received_files;
 pub(crate) mod rows;
 mod schema;
@@ -30,12 +31,11 @@ pub(crate) use disk::{io_error, private_dir};
 pub use exporting::{ExportError, Exported, export, finish_export};
 pub use importing::{Import, ImportError, use_up};
 pub use key_change::change_protector;
-pub use key_file::{
-    BadKeyFile, KeyFile, KeyringEntry, NotOpened, Opener, ProfileId, Protection, Protector, WrappingKey,
-};
+pub use key_file::{BadKeyFile, KeyFile, NotOpened};
 pub use moved::Moved;
 pub use parcel::BadParcel;
 pub use passphrase::{Cost, CostOutOfRange, NoPassphrase, PASSPHRASE_SIZE_MAX, Passphrase};
+pub use protector::{KeyringEntry, Opener, ProfileId, Protection, Protector, WrappingKey};
 pub use vault::{Entered, NotSealedHere, SealedJson, SealedJsonError, Vault};
 
 use crate::mail::{MailError, RateClass};

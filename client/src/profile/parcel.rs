@@ -257,7 +257,7 @@ fn take<const N: usize>(from: &mut impl Read) -> Result<[u8; N], BadParcel> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::key_file::{ProfileId, Protector};
+    use super::super::protector::{ProfileId, Protector};
     use super::*;
     use proptest::prelude::*;
     use rand::{SeedableRng as _, rngs::StdRng};

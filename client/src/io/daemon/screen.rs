@@ -7,7 +7,7 @@ use crate::blobs::Manifest;
 use crate::estimate::{Estimate, Load, estimate};
 use crate::io::failure::Failure;
 use crate::io::screen::{EstimateLine, OverviewLine, TimelinePage};
-use crate::mail::{Event, TimelineEntry, TimelineSide};
+use crate::mail::{Event, ReceivedFile, TimelineEntry, TimelineMessage, TimelineSide};
 use crate::polls;
 use crate::records::RECORD_SIZE_MAX;
 use shoal_protocol::Hash;
@@ -27,9 +27,17 @@ impl Daemon {
         self.mail(|desk| Ok(desk.mail.address())).await
     }
 
-    /// The entry at a cursor.
-    pub(in crate::io) async fn entry(&self, cursor: u64) -> Result<Option<TimelineEntry>, Failure> {
-        self.mail(move |desk| Ok(desk.mail.entry_at(cursor)?)).await
+    /// The received file at a cursor, whole at its path: where the profile is sealed, as a copy.
+    pub(in crate::io) async fn file_at(&self, cursor: u64) -> Result<Option<ReceivedFile>, Failure> {
+        let open = move |desk: &mut super::Desk<'_>| {
+            let Some(TimelineEntry { message: TimelineMessage::Received(message), .. }) = desk.mail.entry_at(cursor)?
+            else {
+                return Ok(None);
+            };
+            let Some(file) = message.file else { return Ok(None) };
+            Ok(Some(ReceivedFile { path: desk.mail.open_file(message.id)?, ..file }))
+        };
+        self.mail(open).await
     }
 
     pub(super) async fn timeline(

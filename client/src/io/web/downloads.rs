@@ -21,7 +21,7 @@ use super::house::House;
 use super::refusal::Refusal;
 use crate::io::control::NotACall;
 use crate::io::failure::{Exit, Failure};
-use crate::mail::{ReceivedFile, TimelineMessage};
+use crate::mail::ReceivedFile;
 use crate::web::pictures;
 
 /// Not even a picture may do anything.
@@ -72,12 +72,7 @@ fn answer(size: u64, media_type: &'static str, body: Body) -> Response {
 
 async fn found(house: &House, cursor: Result<Path<u64>, PathRejection>) -> Result<ReceivedFile, Refusal> {
     let Path(cursor) = cursor.map_err(|error| NotACall::Params(error.body_text()))?;
-    let entry = house.daemon()?.entry(cursor).await?;
-    let file = entry.and_then(|entry| match entry.message {
-        TimelineMessage::Received(message) => message.file,
-        TimelineMessage::Own(_) => None,
-    });
-    file.ok_or_else(|| {
+    house.daemon()?.file_at(cursor).await?.ok_or_else(|| {
         let next = "take the cursor of a received file from the timeline";
         Refusal::new(StatusCode::NOT_FOUND, "no_file", "no received file stands there", next)
     })

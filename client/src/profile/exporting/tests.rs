@@ -1,8 +1,8 @@
 //! Whatever interrupts an export or an import: the state lives in one place, and is whole there.
 
 use super::super::importing::{Import, ImportError, use_up};
-use super::super::key_file::Protector;
 use super::super::key_file::tests::{passphrase, protectors};
+use super::super::protector::Protector;
 use super::*;
 use crate::mail::{ConversationId, Mail, MessageId, RateClass};
 use crate::profile::received_files::Place;

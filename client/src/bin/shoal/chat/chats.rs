@@ -111,6 +111,7 @@ pub(super) fn gather(contacts: &[ContactLine], told: &[Told], overview: &[Overvi
                 gone: match line.standing.as_deref() {
                     Some("left") => Some("left"),
                     Some("removed") => Some("removed"),
+                    Some("away") => Some("away"),
                     _ => None,
                 },
                 members: line.members.clone().unwrap_or_default(),

@@ -15,6 +15,7 @@ use std::path::Path;
 /// Messages looked at in one go.
 const BATCH: usize = 64;
 
+#[expect(clippy::print_stdout, reason = "a program at a terminal")]
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -11,6 +11,7 @@ use shoal_client::io::{Call, Caller};
 use std::error::Error;
 use std::path::Path;
 
+#[expect(clippy::print_stdout, reason = "a program at a terminal")]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -25,6 +25,7 @@ pub(super) fn contact(name: &str, conversation: Option<&str>) -> ContactLine {
         conversation: conversation.map(str::to_owned),
         request: false,
         blocked: false,
+        verified: false,
         waiting_since: None,
     }
 }

@@ -15,8 +15,8 @@ use zeroize::Zeroize as _;
 pub const BLOB_SIZE_MAX: u64 = 64 << 20;
 /// Largest text message, bytes of UTF-8; a person does not type more, and it is held in memory as a whole.
 pub const TEXT_SIZE_MAX: u64 = 1 << 20;
-/// Largest Welcome, bytes: one for two members has 5,583, a member more about 1,600.
-pub const WELCOME_SIZE_MAX: u64 = 64 << 10;
+/// Largest Welcome, bytes: one for two members has 5,583, a member more about 3,000, 32 of them 95,000.
+pub const WELCOME_SIZE_MAX: u64 = 128 << 10;
 
 const CONTENT: &str = "shoal/1 blob content hash";
 const NONCES: &str = "shoal/1 blob box nonces";

@@ -4,16 +4,26 @@
 use crate::mail::MailError;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
-use crate::records::Seen;
+use minicbor::{Decode, Encode};
 use rusqlite::{Connection, OptionalExtension as _, Row};
-use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey, WritePublic};
 use shoal_protocol::inbox::InboxKey;
+use shoal_protocol::{Hash, UnixMillis};
 
 const SECRET: &str = "chain.secret";
 const WRITER: &str = "chain.writer";
+const NAMED: &str = "chain.named";
 /// Both replicas have it.
 pub(crate) const STORED_BOTH: u8 = 0b11;
+
+/// A place in a member's chains: before box `boxes` of its chain of group epoch `epoch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Place {
+    #[n(0)]
+    pub(crate) epoch: u64,
+    #[n(1)]
+    pub(crate) boxes: u64,
+}
 
 /// Whose chain it is.
 #[derive(Clone, Debug)]
@@ -22,8 +32,13 @@ pub(crate) enum Side {
     Own(WriteKey),
     /// Ours: the card's, filled with the inbox key.
     OwnCard,
-    /// A peer's.
-    Peer(WritePublic),
+    /// Another member's.
+    Peer {
+        /// Row of the member.
+        member: i64,
+        /// Public half of the key that fills its boxes.
+        writer: WritePublic,
+    },
 }
 
 /// One row.
@@ -46,7 +61,7 @@ impl Chain {
         let writer = match &self.side {
             Side::Own(key) => key.public(),
             Side::OwnCard => inbox.write_key().public(),
-            Side::Peer(writer) => *writer,
+            Side::Peer { writer, .. } => *writer,
         };
         boxes::id(&writer, &self.secret, j)
     }
@@ -56,16 +71,16 @@ impl Chain {
         let key = match &self.side {
             Side::Own(key) => key,
             Side::OwnCard => inbox.write_key(),
-            Side::Peer(_) => return None,
+            Side::Peer { .. } => return None,
         };
         Some(boxes::sign(key, &self.secret, j, body))
     }
 }
 
 impl Sealed for Chain {
-    type Raw = (i64, Option<i64>, u64, u32, bool, u32, Vec<u8>, Vec<u8>, u64);
+    type Raw = (i64, Option<i64>, u64, u32, Option<i64>, u32, Vec<u8>, Vec<u8>, u64);
     const SELECT: &'static str =
-        "SELECT chain, conversation, epoch, leaf, own, generation, secret, writer, next FROM chain";
+        "SELECT chain, conversation, epoch, leaf, member, generation, secret, writer, next FROM chain";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
         row.try_into()
@@ -73,14 +88,16 @@ impl Sealed for Chain {
 
     fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
         const DAMAGED: MailError = MailError::Damaged("a chain does not open");
-        let (row, conversation, epoch, leaf, own, generation, secret, writer, next) = raw;
+        let (row, conversation, epoch, leaf, member, generation, secret, writer, next) = raw;
         let open = |context, sealed: &[u8]| -> Result<[u8; 32], MailError> {
             vault.open(context, sealed).map_err(|_| DAMAGED)?.as_slice().try_into().map_err(|_| DAMAGED)
         };
-        let side = match (own, conversation) {
-            (true, Some(_)) => Side::Own(WriteKey::from_seed(&zeroize::Zeroizing::new(open(WRITER, &writer)?))),
-            (true, None) => Side::OwnCard,
-            (false, _) => Side::Peer(WritePublic::parse(open(WRITER, &writer)?).map_err(|_| DAMAGED)?),
+        let side = match (member, conversation) {
+            (None, Some(_)) => Side::Own(WriteKey::from_seed(&zeroize::Zeroizing::new(open(WRITER, &writer)?))),
+            (None, None) => Side::OwnCard,
+            (Some(member), _) => {
+                Side::Peer { member, writer: WritePublic::parse(open(WRITER, &writer)?).map_err(|_| DAMAGED)? }
+            }
         };
         let secret = ChainSecret::from_bytes(open(SECRET, &secret)?);
         Ok(Self { row, conversation, epoch, leaf, generation, secret, side, next })
@@ -98,16 +115,16 @@ pub(crate) fn insert(
     secret: &ChainSecret,
     side: &Side,
 ) -> Result<i64, MailError> {
-    let (own, writer) = match side {
-        Side::Own(key) => (true, vault.seal(WRITER, key.seed().as_slice())),
-        Side::OwnCard => (true, Vec::new()),
-        Side::Peer(writer) => (false, vault.seal(WRITER, writer.as_bytes())),
+    let (member, writer) = match side {
+        Side::Own(key) => (None, vault.seal(WRITER, key.seed().as_slice())),
+        Side::OwnCard => (None, Vec::new()),
+        Side::Peer { member, writer } => (Some(member), vault.seal(WRITER, writer.as_bytes())),
     };
     db.prepare_cached(
-        "INSERT INTO chain (conversation, epoch, leaf, own, generation, secret, writer)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO chain (conversation, member, epoch, leaf, own, generation, secret, writer)
+         VALUES (?1, ?2, ?3, ?4, ?2 IS NULL, ?5, ?6, ?7)",
     )?
-    .execute((conversation, epoch, leaf, own, generation, vault.seal(SECRET, secret.as_bytes()), writer))?;
+    .execute((conversation, member, epoch, leaf, generation, vault.seal(SECRET, secret.as_bytes()), writer))?;
     Ok(db.last_insert_rowid())
 }
 
@@ -120,31 +137,95 @@ pub(crate) fn writing(db: &Connection, vault: &Vault, conversation: i64) -> Resu
     rows::one(db, vault, "WHERE conversation = ?1 AND own = 1 ORDER BY epoch DESC LIMIT 1", [conversation])
 }
 
-/// The chain of the peer that is followed: that of the peer's own epoch. `None`: its end was read, and the commit that it
-/// names is not applied yet.
-pub(crate) fn reading(db: &Connection, vault: &Vault, conversation: i64) -> Result<Option<Chain>, MailError> {
-    rows::find(db, vault, "WHERE conversation = ?1 AND own = 0 AND ended = 0 ORDER BY epoch LIMIT 1", [conversation])
+/// The chains of the other members that are followed: of each that of its own epoch, also of those who were removed, up to
+/// where they count. A member of whom there is none has ended the current epoch, and the commit that it names is not
+/// applied yet.
+pub(crate) fn reading(db: &Connection, vault: &Vault, conversation: i64) -> Result<Vec<Chain>, MailError> {
+    let condition = "WHERE conversation = ?1 AND own = 0 AND ended = 0 AND epoch = (
+        SELECT min(epoch) FROM chain c WHERE c.member = chain.member AND c.ended = 0) ORDER BY chain";
+    rows::all(db, vault, condition, [conversation])
 }
 
-/// How far the peer's chains are settled: the first that is not settled to its end, else the last.
-pub(crate) fn seen(db: &Connection, conversation: i64) -> Result<Seen, MailError> {
+/// The oldest group epoch in which another member's boxes are still read; `None`: all have ended the current one.
+pub(crate) fn followed(db: &Connection, conversation: i64) -> Result<Option<u64>, MailError> {
+    Ok(db
+        .prepare_cached("SELECT min(epoch) FROM chain WHERE conversation = ?1 AND own = 0 AND ended = 0")?
+        .query_row([conversation], |row| row.get(0))?)
+}
+
+/// How far a member's chains were read.
+pub(crate) fn read_to(db: &Connection, member: i64) -> Result<Place, MailError> {
     let found = db
         .prepare_cached(
-            "SELECT epoch, shown FROM chain WHERE conversation = ?1 AND own = 0
-             ORDER BY ended = 1 AND shown >= next, CASE WHEN ended = 1 AND shown >= next THEN -epoch ELSE epoch END LIMIT 1",
+            "SELECT epoch, next FROM chain WHERE member = ?1
+             ORDER BY ended, CASE WHEN ended = 1 THEN -epoch ELSE epoch END LIMIT 1",
         )?
-        .query_row([conversation], |row| Ok(Seen { epoch: row.get(0)?, boxes: row.get(1)? }))?;
+        .query_row([member], |row| Ok(Place { epoch: row.get(0)?, boxes: row.get(1)? }))?;
     Ok(found)
 }
 
-/// Nothing more comes in a peer's chain.
+/// How far a member's chains are settled: the first that is not settled to its end, else the last.
+pub(crate) fn seen(db: &Connection, member: i64) -> Result<Place, MailError> {
+    let found = db
+        .prepare_cached(
+            "SELECT epoch, shown FROM chain WHERE member = ?1
+             ORDER BY ended = 1 AND shown >= next, CASE WHEN ended = 1 AND shown >= next THEN -epoch ELSE epoch END LIMIT 1",
+        )?
+        .query_row([member], |row| Ok(Place { epoch: row.get(0)?, boxes: row.get(1)? }))?;
+    Ok(found)
+}
+
+/// Of a member's chains counts what comes before a place.
+pub(crate) fn cut(db: &Connection, member: i64, at: Place) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE chain SET cut = CASE WHEN epoch = ?2 THEN ?3 END, ended = ended OR epoch > ?2 OR (epoch = ?2 AND next >= ?3)
+         WHERE member = ?1",
+    )?
+    .execute((member, at.epoch, at.boxes))?;
+    Ok(())
+}
+
+/// Nothing more comes in another member's chain.
 pub(crate) fn end(db: &Connection, chain: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE chain SET ended = 1 WHERE chain = ?1")?.execute([chain])?;
     Ok(())
 }
 
-/// Erases the secrets of chains that nobody needs: a peer's that are read to the end, own ones of past epochs whose boxes
-/// are all confirmed.
+/// Nothing is read or written in a conversation any more: its chains open nothing.
+pub(crate) fn end_all(db: &Connection, conversation: i64) -> Result<(), MailError> {
+    db.prepare_cached("DELETE FROM box_out WHERE chain IN (SELECT chain FROM chain WHERE conversation = ?1)")?
+        .execute([conversation])?;
+    db.prepare_cached("DELETE FROM chain WHERE conversation = ?1 AND own = 1")?.execute([conversation])?;
+    db.prepare_cached("UPDATE chain SET ended = 1, secret = x'', writer = x'' WHERE conversation = ?1")?
+        .execute([conversation])?;
+    Ok(())
+}
+
+/// Another member's chain ends with the word that this commit was applied.
+pub(crate) fn set_named(db: &Connection, vault: &Vault, chain: i64, commit: &Hash) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE chain SET ended = 1, named = ?2 WHERE chain = ?1")?
+        .execute((chain, vault.seal(NAMED, commit.as_bytes())))?;
+    Ok(())
+}
+
+/// Members who applied another commit to an epoch than this one.
+pub(crate) fn name_others(
+    db: &Connection,
+    vault: &Vault,
+    conversation: i64,
+    epoch: u64,
+    commit: &Hash,
+) -> Result<Vec<i64>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT c.member FROM chain c JOIN member m ON m.member = c.member
+         WHERE c.conversation = ?1 AND c.epoch = ?2 AND c.named != ?3 AND m.left_at IS NULL",
+    )?;
+    let sealed = vault.seal(NAMED, commit.as_bytes());
+    Ok(statement.query_map((conversation, epoch, sealed), |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Erases the secrets of chains that nobody needs: others' that are read to the end, own ones of past epochs whose boxes
+/// are all confirmed. Of others' that say nothing any more all but the last of each member go altogether.
 pub(crate) fn erase_past(db: &Connection, conversation: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE chain SET secret = x'', writer = x'' WHERE conversation = ?1 AND own = 0 AND ended = 1")?
         .execute([conversation])?;
@@ -152,6 +233,12 @@ pub(crate) fn erase_past(db: &Connection, conversation: i64) -> Result<(), MailE
         "DELETE FROM chain WHERE conversation = ?1 AND own = 1
             AND epoch < (SELECT epoch FROM conversation v WHERE v.conversation = ?1)
             AND NOT EXISTS (SELECT 1 FROM box_out b WHERE b.chain = chain.chain)",
+    )?
+    .execute([conversation])?;
+    db.prepare_cached(
+        "DELETE FROM chain WHERE conversation = ?1 AND own = 0 AND ended = 1 AND shown >= next
+            AND NOT EXISTS (SELECT 1 FROM message_in m WHERE m.chain = chain.chain)
+            AND EXISTS (SELECT 1 FROM chain c WHERE c.member = chain.member AND c.epoch > chain.epoch)",
     )?
     .execute([conversation])?;
     Ok(())
@@ -178,24 +265,38 @@ pub(crate) fn writes_elsewhere(
         .query_row((vault.seal(WRITER, seed), conversation), |row| row.get(0))?)
 }
 
-/// Stores the reading position.
-pub(crate) fn set_read(db: &Connection, chain: i64, next: u64) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE chain SET next = ?2 WHERE chain = ?1")?.execute((chain, next))?;
-    Ok(())
+/// Stores the reading position. `true`: what comes from there on does not count, and the chain has ended.
+pub(crate) fn set_read(db: &Connection, chain: i64, next: u64) -> Result<bool, MailError> {
+    Ok(db
+        .prepare_cached(
+            "UPDATE chain SET next = ?2, ended = ended OR coalesce(?2 >= cut, 0) WHERE chain = ?1
+             RETURNING coalesce(?2 >= cut, 0)",
+        )?
+        .query_row((chain, next), |row| row.get(0))?)
 }
 
-/// What is read of the peer's chains is settled, up to the first message that is held back (its chain and box).
-pub(crate) fn settle(db: &Connection, conversation: i64, held: Option<(i64, u64)>) -> Result<(), MailError> {
+/// What is read of one sender's chains in a conversation is settled, up to the first message that is held back (its chain
+/// and box).
+pub(crate) fn settle(
+    db: &Connection,
+    conversation: i64,
+    contact: i64,
+    held: Option<(i64, u64)>,
+) -> Result<(), MailError> {
     let Some((chain, j)) = held else {
-        db.prepare_cached("UPDATE chain SET shown = next WHERE conversation = ?1 AND own = 0")?
-            .execute([conversation])?;
+        db.prepare_cached(
+            "UPDATE chain SET shown = next WHERE member IN (
+                SELECT member FROM member WHERE conversation = ?1 AND contact = ?2)",
+        )?
+        .execute((conversation, contact))?;
         return Ok(());
     };
     db.prepare_cached(
-        "UPDATE chain SET shown = CASE WHEN chain = ?2 THEN max(shown, min(next, ?3)) ELSE next END
-         WHERE conversation = ?1 AND own = 0 AND epoch <= (SELECT epoch FROM chain WHERE chain = ?2)",
+        "UPDATE chain SET shown = CASE WHEN chain = ?3 THEN max(shown, min(next, ?4)) ELSE next END
+         WHERE member IN (SELECT member FROM member WHERE conversation = ?1 AND contact = ?2)
+            AND epoch <= (SELECT epoch FROM chain WHERE chain = ?3)",
     )?
-    .execute((conversation, chain, j))?;
+    .execute((conversation, contact, chain, j))?;
     Ok(())
 }
 
@@ -265,7 +366,7 @@ pub(crate) fn unstored(db: &Connection) -> Result<Vec<(i64, i64, bool)>, MailErr
 }
 
 /// The same of one conversation's own chains, up to these boxes of that group epoch: row, whether one replica has it.
-pub(crate) fn unstored_up_to(db: &Connection, conversation: i64, end: Seen) -> Result<Vec<(i64, bool)>, MailError> {
+pub(crate) fn unstored_up_to(db: &Connection, conversation: i64, end: Place) -> Result<Vec<(i64, bool)>, MailError> {
     let mut statement = db.prepare_cached(
         "SELECT box, stored > 0 FROM box_out JOIN chain USING (chain)
          WHERE conversation = ?1 AND own = 1 AND stored < 3 AND (epoch < ?2 OR (epoch = ?2 AND j < ?3)) ORDER BY box",
@@ -280,14 +381,16 @@ pub(crate) fn set_stored(db: &Connection, row: i64, stored: u8, now: UnixMillis)
     Ok(())
 }
 
-/// The peer says how far it is with our chains: before `seen.boxes` of its epoch, and to the end of those before, for it
+/// A member says how far it is with our chains: before `at.boxes` of its epoch, and to the end of those before, for it
 /// follows a chain only when the one before is settled. Never moves back; more than was written counts as all of it.
-pub(crate) fn acknowledge(db: &Connection, conversation: i64, seen: Seen) -> Result<(), MailError> {
+pub(crate) fn acknowledge(db: &Connection, conversation: i64, member: i64, at: Place) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE chain SET acknowledged = max(acknowledged, CASE WHEN epoch < ?2 THEN next ELSE min(next, ?3) END)
-         WHERE conversation = ?1 AND own = 1 AND epoch <= ?2",
+        "INSERT INTO acknowledged (chain, member, boxes)
+         SELECT chain, ?2, CASE WHEN epoch < ?3 THEN next ELSE min(next, ?4) END FROM chain
+         WHERE conversation = ?1 AND own = 1 AND epoch <= ?3
+         ON CONFLICT (chain, member) DO UPDATE SET boxes = max(boxes, excluded.boxes)",
     )?
-    .execute((conversation, seen.epoch, seen.boxes))?;
+    .execute((conversation, member, at.epoch, at.boxes))?;
     Ok(())
 }
 
@@ -298,13 +401,16 @@ pub(crate) fn own(db: &Connection, conversation: i64) -> Result<Vec<i64>, MailEr
     Ok(statement.query_map([conversation], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// Boxes of a chain that their reader has shown and of which a replica says that it has our body: their rows and
-/// messages. Without the second, an older copy of a profile would take the receipts of its successor's boxes for its
-/// own.
+/// Boxes of a chain that all members have shown who could read it, and still are members, and of which a replica says that
+/// it has our body: their rows and messages. Without the second, an older copy of a profile would take the receipts of its
+/// successor's boxes for its own.
 pub(crate) fn confirmed(db: &Connection, chain: i64) -> Result<Vec<(i64, Option<i64>)>, MailError> {
     let mut statement = db.prepare_cached(
-        "SELECT box, message FROM box_out
-         WHERE chain = ?1 AND stored > 0 AND j < (SELECT acknowledged FROM chain WHERE chain = ?1)",
+        "SELECT box, message FROM box_out WHERE chain = ?1 AND stored > 0 AND j < (
+            SELECT coalesce(min(coalesce(a.boxes, 0)), 9223372036854775807)
+            FROM chain c JOIN member m ON m.conversation = c.conversation
+            LEFT JOIN acknowledged a ON a.chain = c.chain AND a.member = m.member
+            WHERE c.chain = ?1 AND m.left_at IS NULL AND m.leaving = 0 AND m.astray = 0 AND m.joined_epoch <= c.epoch)",
     )?;
     Ok(statement.query_map([chain], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
 }

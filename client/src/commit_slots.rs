@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 /// Slots of one epoch. Each that does not count was spoilt by a member or by a replica; a group whose members do that
 /// sixteen times in one epoch has other troubles.
 pub(crate) const SLOTS_MAX: u64 = 16;
-/// Largest commit, bytes: an update of one leaf in a group of two has about 4,000.
-pub(crate) const COMMIT_SIZE_MAX: u64 = 64 << 10;
+/// Largest commit, bytes. An update of one leaf in a group of two has about 4,000; in a group of 32 whose members have
+/// never committed it is sealed to each of them, 31 × 1,200, and adds eight key packages of 2,700: 63,000.
+pub(crate) const COMMIT_SIZE_MAX: u64 = 128 << 10;
 /// Version of the entry.
 const VERSION: u8 = 1;
 /// Context of the signature in an entry.

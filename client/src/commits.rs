@@ -1,9 +1,11 @@
 //! Group epochs and own commits: tables of the profile.
 
 use crate::blobs::Manifest;
-use crate::chains::STORED_BOTH;
+use crate::chains::{Place, STORED_BOTH};
+use crate::conversations_mls::GROUP_SIZE_MAX;
 use crate::mail::MailError;
 use crate::profile::Vault;
+use minicbor::{Decode, Encode};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::boxes::{BoxBody, WriteKey};
 use shoal_protocol::{Hash, UnixMillis};
@@ -13,7 +15,52 @@ const SECRET: &str = "group_epoch.secret";
 const HASH: &str = "commit.hash";
 const MANIFEST: &str = "commit.manifest";
 const WRITER: &str = "commit.writer";
+const CUTS: &str = "commit.cuts";
+const WELCOME: &str = "commit.welcome";
 const DAMAGED: MailError = MailError::Damaged("a group epoch does not open");
+
+/// Of the chains of a member whom a commit removes counts what comes before a place: how far its writer had read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Cut {
+    #[n(0)]
+    pub(crate) leaf: u32,
+    #[n(1)]
+    pub(crate) at: Place,
+}
+
+/// What the blob of a commit holds.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Parcel {
+    /// The commit, TLS encoding.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub(crate) commit: Vec<u8>,
+    /// One for each leaf that it removes.
+    #[n(1)]
+    pub(crate) cuts: Vec<Cut>,
+}
+
+impl Parcel {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        // plain fields into a Vec cannot fail
+        minicbor::to_vec(self).unwrap_or_default()
+    }
+    /// Reads one; `None` when it is none, or a number is out of range (SQLite counts to `i64::MAX`).
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        let parcel: Self = decoder.decode().ok()?;
+        let counts = |cut: &Cut| i64::try_from(cut.at.epoch).is_ok() && i64::try_from(cut.at.boxes).is_ok();
+        let sound = decoder.position() == bytes.len() && parcel.cuts.len() < GROUP_SIZE_MAX;
+        (sound && parcel.cuts.iter().all(counts)).then_some(parcel)
+    }
+    /// Whether it says of all whom the commit removes, and of nobody else, how far their chains count.
+    pub(crate) fn covers(&self, removed: &[u32]) -> bool {
+        let mut cut: Vec<u32> = self.cuts.iter().map(|cut| cut.leaf).collect();
+        let mut removed = removed.to_vec();
+        cut.sort_unstable();
+        removed.sort_unstable();
+        cut == removed
+    }
+}
 
 /// One group epoch.
 #[derive(Clone, Debug)]
@@ -25,7 +72,7 @@ pub(crate) struct GroupEpoch {
     pub(crate) slot: u64,
     /// Who filled that slot, and the blob of the commit, while it is fetched.
     pub(crate) fetching: Option<(u32, i64)>,
-    /// The commit that the peer's `end` names.
+    /// The commit that another member's `end` names.
     pub(crate) named: Option<Hash>,
     /// The commit that ended the epoch here.
     pub(crate) applied: Option<Hash>,
@@ -195,6 +242,10 @@ pub(crate) struct OwnCommit {
     pub(crate) body: BoxBody,
     /// Write key of the new leaf.
     pub(crate) writer: WriteKey,
+    /// Where the chains of those end whom it removes.
+    pub(crate) cuts: Vec<Cut>,
+    /// The Welcome of those whom it adds.
+    pub(crate) welcome: Option<Zeroizing<Vec<u8>>>,
     /// It won, and the group has gone on.
     pub(crate) merged: bool,
     /// Bit p: replica p of the placement has the slot's box.
@@ -202,9 +253,10 @@ pub(crate) struct OwnCommit {
 }
 
 const COLUMNS: &str =
-    "SELECT commit_row, conversation, epoch, hash, manifest, blob, slot, body, writer, merged, stored FROM commit_out";
+    "SELECT commit_row, conversation, epoch, hash, manifest, blob, slot, body, writer, merged, stored,
+    cuts, welcome FROM commit_out";
 
-type Raw = ((i64, i64, u64), Vec<u8>, Vec<u8>, (i64, u64), Vec<u8>, Vec<u8>, (bool, u8));
+type Raw = ((i64, i64, u64), Vec<u8>, Vec<u8>, (i64, u64), Vec<u8>, Vec<u8>, (bool, u8), (Vec<u8>, Option<Vec<u8>>));
 
 fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
     Ok((
@@ -215,11 +267,14 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
         row.get(7)?,
         row.get(8)?,
         (row.get(9)?, row.get(10)?),
+        (row.get(11)?, row.get(12)?),
     ))
 }
 
 fn decode(vault: &Vault, raw: Raw) -> Result<OwnCommit, MailError> {
-    let ((row, conversation, epoch), hash, manifest, (blob, slot), body, writer, (merged, stored)) = raw;
+    let ((row, conversation, epoch), hash, manifest, (blob, slot), body, writer, (merged, stored), (cuts, welcome)) =
+        raw;
+    let cuts = vault.open(CUTS, &cuts).map_err(|_| DAMAGED)?;
     let manifest = vault.open(MANIFEST, &manifest).map_err(|_| DAMAGED)?;
     Ok(OwnCommit {
         row,
@@ -231,6 +286,8 @@ fn decode(vault: &Vault, raw: Raw) -> Result<OwnCommit, MailError> {
         slot,
         body: BoxBody::from_slice(&body).map_err(|_| DAMAGED)?,
         writer: WriteKey::from_seed(&*open_array(vault, WRITER, &writer)?),
+        cuts: minicbor::decode(&cuts).map_err(|_| DAMAGED)?,
+        welcome: welcome.map(|sealed| vault.open(WELCOME, &sealed).map_err(|_| DAMAGED)).transpose()?,
         merged,
         stored,
     })
@@ -246,14 +303,16 @@ pub(crate) struct Draft<'a> {
     pub(crate) slot: u64,
     pub(crate) body: &'a BoxBody,
     pub(crate) writer: &'a WriteKey,
+    pub(crate) cuts: &'a [Cut],
+    pub(crate) welcome: Option<&'a [u8]>,
 }
 
 /// Keeps an own commit that is to be written.
 pub(crate) fn insert_commit(db: &Connection, vault: &Vault, draft: &Draft<'_>) -> Result<i64, MailError> {
     let manifest = Zeroizing::new(minicbor::to_vec(draft.manifest).unwrap_or_default());
     db.prepare_cached(
-        "INSERT INTO commit_out (conversation, epoch, hash, manifest, blob, slot, body, writer)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO commit_out (conversation, epoch, hash, manifest, blob, slot, body, writer, cuts, welcome)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute((
         draft.conversation,
@@ -264,6 +323,8 @@ pub(crate) fn insert_commit(db: &Connection, vault: &Vault, draft: &Draft<'_>) -
         draft.slot,
         draft.body.as_bytes().as_slice(),
         vault.seal(WRITER, draft.writer.seed().as_slice()),
+        vault.seal(CUTS, &minicbor::to_vec(draft.cuts).unwrap_or_default()),
+        draft.welcome.map(|welcome| vault.seal(WELCOME, welcome)),
     ))?;
     Ok(db.last_insert_rowid())
 }
@@ -313,14 +374,14 @@ pub(crate) fn move_to(db: &Connection, row: i64, slot: u64, body: &BoxBody) -> R
     Ok(())
 }
 
-/// It won. Its write key lies with the new chain from now on.
+/// It won. Its write key lies with the new chain from now on, the Welcome with the letters.
 pub(crate) fn set_merged(db: &Connection, vault: &Vault, row: i64) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE commit_out SET merged = 1, writer = ?2 WHERE commit_row = ?1")?
+    db.prepare_cached("UPDATE commit_out SET merged = 1, writer = ?2, welcome = NULL WHERE commit_row = ?1")?
         .execute((row, vault.seal(WRITER, &[0; 32])))?;
     Ok(())
 }
 
-/// Forgets own commits up to an epoch, with their blobs: the peer has followed, or they lost. Returns rows and blobs.
+/// Forgets own commits up to an epoch, with their blobs: all have followed, or they lost. Returns rows and blobs.
 pub(crate) fn forget_commits(db: &Connection, conversation: i64, epoch: u64) -> Result<Vec<(i64, i64)>, MailError> {
     let gone = db
         .prepare_cached("SELECT commit_row, blob FROM commit_out WHERE conversation = ?1 AND epoch <= ?2")?
@@ -344,9 +405,27 @@ pub(crate) fn forget_epochs(db: &Connection, conversation: i64, before: u64) -> 
     Ok(())
 }
 
-/// Slots that were stored so long ago that they will expire before the peer has followed: to be written again.
+/// Slots that were stored so long ago that they will expire before all have followed: to be written again.
 pub(crate) fn expire_stored(db: &Connection, before: UnixMillis) -> Result<usize, MailError> {
     Ok(db
         .prepare_cached("UPDATE commit_out SET stored = 0, stored_at = NULL WHERE stored_at < ?1")?
         .execute([before.0])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parcel_names_all_whom_its_commit_removes() {
+        let cut = |leaf| Cut { leaf, at: Place { epoch: 3, boxes: 9 } };
+        let parcel = Parcel { commit: vec![1; 100], cuts: vec![cut(4), cut(2)] };
+        assert_eq!(Parcel::from_bytes(&parcel.to_bytes()), Some(parcel.clone()));
+        assert!(parcel.covers(&[2, 4]) && !parcel.covers(&[2]) && !parcel.covers(&[2, 4, 5]));
+        assert_eq!(Parcel::from_bytes(&[parcel.to_bytes(), vec![0]].concat()), None);
+        let far = Cut { leaf: 1, at: Place { epoch: u64::MAX, boxes: 0 } };
+        assert_eq!(Parcel::from_bytes(&Parcel { cuts: vec![far], ..parcel.clone() }.to_bytes()), None);
+        let many = Parcel { cuts: vec![cut(1); GROUP_SIZE_MAX], ..parcel };
+        assert_eq!(Parcel::from_bytes(&many.to_bytes()), None);
+    }
 }

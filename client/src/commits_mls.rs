@@ -1,15 +1,18 @@
-//! Commits of a conversation's group: staging an own one, merging it when it won, applying a peer's.
+//! Commits of a conversation's group: staging an own one, merging it when it won, applying another member's.
 //!
-//! A commit renews the keys of its writer's leaf — encryption, signature and write key — and, when it is due, names a new
-//! generation of stores. Nothing else is written, and nothing else is accepted.
+//! A commit renews the keys of its writer's leaf — encryption, signature and write key. When it is due it names a new
+//! generation of stores; in a group it also adds and removes members and changes the name; and it adds again who was away for
+//! too long. Nothing else is written, and nothing else is accepted.
 
 use crate::commit_slots::ENTRY_CONTEXT;
-use crate::conversations_mls::{Begun, GroupError, Provider, begun, load, own_signer, state};
-use crate::leaves_mls::{OwnLeaf, group_context};
+use crate::conversations_mls::{Begun, GroupError, Provider, begun, key_package_of, load, own_signer, state};
+use crate::leaves_mls::{Context, Member, OwnLeaf, verify_leaf};
+use crate::names::Name;
 use openmls::credentials::NewSignerBundle;
 use openmls::group::PastEpochDeletion;
 use openmls::prelude::{
-    LeafNodeIndex, LeafNodeParameters, MlsGroup, MlsMessageIn, ProcessedMessageContent, Proposal, Sender,
+    LeafNodeIndex, LeafNodeParameters, MlsGroup, MlsMessageIn, MlsMessageOut, ProcessedMessageContent, Proposal,
+    Sender, StagedCommit,
 };
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::OpenMlsProvider as _;
@@ -22,30 +25,67 @@ use shoal_protocol::inbox::{InboxKey, InboxPublic};
 use std::time::SystemTime;
 use tls_codec::{DeserializeBytes as _, Serialize as _};
 
-/// Past epochs whose messages can be opened at most. A generation is drawn at most weekly and listed for two more, so
-/// whoever follows at all is at most three generations behind; the rest is room for commits that heal.
-pub const PAST_EPOCHS_MAX: usize = 8;
+/// Past epochs whose messages can be opened at most, and thus how far the others go on without a member who does not
+/// follow. A generation is drawn at most weekly and listed for two more, so that of a conversation of two whoever follows
+/// at all is at most three behind; in a group every change of its members is an epoch too.
+pub const PAST_EPOCHS_MAX: usize = 32;
+/// Most people that one commit adds: the Welcome grows with each, and the commit by a key package of 2,700 bytes.
+pub const ADDED_MAX: usize = 8;
 
-/// Stages a commit that renews the own leaf, with this write key in it, and names `generation` if it is another one.
-/// Returns the commit; the group stays in its epoch.
+/// What a commit does beside renewing the own leaf.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Names this generation.
+    pub generation: Option<u32>,
+    /// Gives the group this name.
+    pub name: Option<Name>,
+    /// Adds these people, with the key packages of their cards.
+    pub add: Vec<(InboxPublic, Vec<u8>)>,
+    /// Removes the members at these leaves.
+    pub remove: Vec<u32>,
+}
+
+/// A commit that is staged.
+#[derive(Debug)]
+pub struct Staged {
+    /// The commit, TLS encoding.
+    pub commit: Vec<u8>,
+    /// The Welcome of those whom it adds, TLS encoding.
+    pub welcome: Option<Vec<u8>>,
+}
+
+/// Stages a commit that renews the own leaf, with this write key in it, and does what `change` says. The group stays in
+/// its epoch.
 ///
 /// # Errors
-/// [`GroupError::State`].
+/// [`GroupError::Refused`] when a key package is refused, else [`GroupError::State`].
 pub fn stage(
     provider: &Provider<'_>,
     inbox: &InboxKey,
     writer: &WriteKey,
     group_id: &[u8],
-    generation: Option<u32>,
+    change: &Change,
     rng: &mut impl CryptoRng,
-) -> Result<Vec<u8>, GroupError> {
+) -> Result<Staged, GroupError> {
     let mut group = load(provider, group_id)?;
     let signer = own_signer(provider, &group)?;
     let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
+    let before = Context::read(group.extensions())?;
+    let context = Context {
+        generation: change.generation.unwrap_or(before.generation),
+        name: change.name.clone().or_else(|| before.name.clone()),
+    };
+    let packages = change.add.iter().map(|(person, package)| key_package_of(provider, person, package));
+    let packages = packages.collect::<Result<Vec<_>, _>>()?;
     let parameters = LeafNodeParameters::builder().with_extensions(leaf.extensions).build();
-    let mut builder = group.commit_builder().force_self_update(true).leaf_node_parameters(parameters);
-    if let Some(generation) = generation {
-        builder = builder.propose_group_context_extensions(group_context(generation)?).map_err(state)?;
+    let mut builder = group
+        .commit_builder()
+        .force_self_update(true)
+        .leaf_node_parameters(parameters)
+        .propose_removals(change.remove.iter().map(|leaf| LeafNodeIndex::new(*leaf)))
+        .propose_adds(packages);
+    if context != before {
+        builder = builder.propose_group_context_extensions(context.extensions()?).map_err(state)?;
     }
     let renewed = NewSignerBundle { signer: &leaf.signer, credential_with_key: leaf.credential };
     let bundle = builder
@@ -55,7 +95,22 @@ pub fn stage(
         .map_err(state)?
         .stage_commit(provider)
         .map_err(state)?;
-    bundle.commit().tls_serialize_detached().map_err(state)
+    let (commit, welcome, _) = bundle.into_messages();
+    let bytes = |message: MlsMessageOut| message.tls_serialize_detached().map_err(state);
+    Ok(Staged { commit: bytes(commit)?, welcome: welcome.map(bytes).transpose()? })
+}
+
+/// An epoch that a commit led to.
+#[derive(Debug)]
+pub struct Led {
+    /// The group as it is now.
+    pub begun: Begun,
+    /// Leaves whose members were removed; another may have one of them now.
+    pub removed: Vec<u32>,
+}
+
+fn removed_by(staged: &StagedCommit) -> Vec<u32> {
+    staged.remove_proposals().map(|queued| queued.remove_proposal().removed().u32()).collect()
 }
 
 /// Merges the staged commit: it won. `keep`: the signature key so far belongs to a card and is erased with it.
@@ -67,17 +122,17 @@ pub fn merge_staged(
     own: &InboxPublic,
     group_id: &[u8],
     keep: bool,
-) -> Result<Begun, GroupError> {
+) -> Result<Led, GroupError> {
     let mut group = load(provider, group_id)?;
-    if group.pending_commit().is_none() {
+    let Some(removed) = group.pending_commit().map(removed_by) else {
         return Err(GroupError::State("no staged commit".to_owned()));
-    }
+    };
     let before = own_signature_key(&group);
     group.merge_pending_commit(provider).map_err(state)?;
     if let (Some(before), false) = (before, keep) {
         SignatureKeyPair::delete(provider.storage(), &before, SignatureScheme::ED25519).map_err(state)?;
     }
-    begun(provider, &group, own)
+    Ok(Led { begun: begun(provider, &group, own)?, removed })
 }
 
 fn own_signature_key(group: &MlsGroup) -> Option<Vec<u8>> {
@@ -93,6 +148,30 @@ fn clear(provider: &Provider<'_>, group: &mut MlsGroup) -> Result<(), GroupError
     group.clear_pending_commit(provider.storage()).map_err(state)
 }
 
+/// Forgets the group, and the signature key of the own leaf unless it is a card's too.
+///
+/// # Errors
+/// [`GroupError::State`].
+pub fn forget(provider: &Provider<'_>, group_id: &[u8], of_card: bool) -> Result<(), GroupError> {
+    let mut group = load(provider, group_id)?;
+    clear(provider, &mut group)?;
+    if let (Some(key), false) = (own_signature_key(&group), of_card) {
+        SignatureKeyPair::delete(provider.storage(), &key, SignatureScheme::ED25519).map_err(state)?;
+    }
+    group.delete(provider.storage()).map_err(state)
+}
+
+/// What became of a commit that was applied.
+#[derive(Debug)]
+pub enum Applied {
+    /// The group went on.
+    On(Led),
+    /// It removed the own leaf; nothing was changed.
+    Out,
+    /// It removed the own leaf and adds its owner again: a Welcome will come. Nothing was changed.
+    Again,
+}
+
 /// Applies a commit of the member at `leaf`; an own one that was staged is forgotten.
 ///
 /// # Errors
@@ -104,7 +183,7 @@ pub fn apply(
     group_id: &[u8],
     leaf: u32,
     commit: &[u8],
-) -> Result<Begun, GroupError> {
+) -> Result<Applied, GroupError> {
     let message = MlsMessageIn::tls_deserialize_exact_bytes(commit)
         .map_err(|_| GroupError::Refused("malformed commit"))?
         .try_into_protocol_message()
@@ -126,19 +205,48 @@ pub fn apply(
     if staged.update_path_leaf_node().is_none() {
         return Err(GroupError::Refused("commit renews no leaf"));
     }
-    let renews = |proposal: &Proposal| matches!(proposal, Proposal::GroupContextExtensions(_));
-    if !staged.queued_proposals().all(|queued| renews(queued.proposal())) {
-        return Err(GroupError::Refused("commit does more than renew"));
+    let group_of_many = before.context.name.is_some();
+    let may = |proposal: &Proposal| {
+        matches!(proposal, Proposal::GroupContextExtensions(_))
+            || matches!(proposal, Proposal::Add(_) | Proposal::Remove(_))
+    };
+    if !staged.queued_proposals().all(|queued| may(queued.proposal())) {
+        return Err(GroupError::Refused("commit does more than it may"));
     }
+    if staged.add_proposals().count() > ADDED_MAX {
+        return Err(GroupError::Refused("commit adds too many"));
+    }
+    let added = staged
+        .add_proposals()
+        .map(|queued| verify_leaf(0, queued.add_proposal().key_package().leaf_node()).map(|member| member.inbox));
+    let added = added.collect::<Result<Vec<_>, _>>()?;
+    if staged.self_removed() {
+        return match added.contains(own) {
+            true => Ok(Applied::Again),
+            false if group_of_many => Ok(Applied::Out),
+            false => Err(GroupError::Refused("two cannot remove each other")),
+        };
+    }
+    let removed = removed_by(&staged);
     group.merge_staged_commit(provider, *staged).map_err(state)?;
     let after = begun(provider, &group, own)?;
-    if after.peer.inbox != before.peer.inbox || after.peer.leaf != before.peer.leaf {
+    let stays = |member: &&Member| !removed.contains(&member.leaf);
+    let kept =
+        |member: &Member| after.others.iter().any(|other| (other.leaf, other.inbox) == (member.leaf, member.inbox));
+    if !before.others.iter().filter(stays).all(kept) {
         return Err(GroupError::Refused("a leaf changed its owner"));
     }
-    if after.generation < before.generation {
+    let same = |member: &Member| before.others.iter().any(|other| other.inbox == member.inbox);
+    if !group_of_many && !after.others.iter().all(same) {
+        return Err(GroupError::Refused("another person took the place of one of two"));
+    }
+    if group_of_many != after.context.name.is_some() {
+        return Err(GroupError::Refused("a group became none, or the other way round"));
+    }
+    if after.context.generation < before.context.generation {
         return Err(GroupError::Refused("commit goes back to an older generation"));
     }
-    Ok(after)
+    Ok(Applied::On(Led { begun: after, removed }))
 }
 
 /// Keeps the means to open messages of at most `epochs` epochs before the current one.

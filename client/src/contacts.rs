@@ -1,18 +1,17 @@
 //! The address book: people whom the user added, and strangers who wrote. A table of the profile.
 
-use crate::mail::{ConversationId, MailError};
+use crate::mail::MailError;
+use crate::names::Name;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
 use rusqlite::{Connection, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::address::Address;
 use shoal_protocol::inbox::InboxPublic;
-use std::str::FromStr;
 
 const INBOX: &str = "contact.inbox";
 const NAME: &str = "contact.name";
-/// Longest name, bytes of UTF-8.
-pub const NAME_SIZE_MAX: usize = 128;
+const VERIFIED: &str = "contact.verified";
 /// Most contacts: each conversation costs a poll every 10 minutes even when idle, 17 a second at this number.
 pub const CONTACTS_MAX: u64 = 10_000;
 
@@ -37,46 +36,6 @@ impl Contact {
     pub(crate) fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address())
     }
-}
-
-/// A name that the user gave: one line that shows what it is, can be typed after a command, and is nothing else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ContactName(String);
-
-impl FromStr for ContactName {
-    type Err = MailError;
-
-    fn from_str(name: &str) -> Result<Self, MailError> {
-        let refuse = |why| Err(MailError::Name(name.to_owned(), why));
-        if name.is_empty() || name != name.trim() {
-            return refuse("it is empty, or begins or ends with a space");
-        }
-        if name.len() > NAME_SIZE_MAX {
-            return refuse("it is longer than 128 bytes");
-        }
-        if name.chars().any(|letter| letter.is_control() || unseen(letter)) {
-            return refuse("it has characters that cannot be seen, or that turn the direction of writing");
-        }
-        if name.contains(['/', '\\']) {
-            return refuse("it has a slash");
-        }
-        if name.starts_with('-') {
-            return refuse("it begins with a dash and would be taken for an option");
-        }
-        let lower = name.to_lowercase();
-        if lower.starts_with("shoal1") || lower.starts_with("shoal-invite") {
-            return refuse("it reads as an address");
-        }
-        if name.parse::<ConversationId>().is_ok() {
-            return refuse("it reads as a conversation");
-        }
-        Ok(Self(name.to_owned()))
-    }
-}
-
-/// Separators of lines, marks of direction, and letters of no width but the two joiners, which words and emoji need.
-fn unseen(letter: char) -> bool {
-    matches!(letter, '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 impl Sealed for Contact {
@@ -133,13 +92,47 @@ pub(crate) fn insert(db: &Connection, vault: &Vault, inbox: &InboxPublic, known:
     by_row(db, vault, db.last_insert_rowid())
 }
 
+/// The contact of somebody who is in a conversation; one whom nobody added is kept without a name. Not bounded by
+/// [`CONTACTS_MAX`], for a commit that adds somebody has to be applied: by the number of conversations and the size of a
+/// group, and [`forget_orphans`].
+pub(crate) fn of_member(db: &Connection, vault: &Vault, inbox: &InboxPublic) -> Result<i64, MailError> {
+    if let Some(contact) = by_inbox(db, vault, inbox)? {
+        return Ok(contact.row);
+    }
+    db.prepare_cached("INSERT INTO contact (inbox, known) VALUES (?1, 0)")?
+        .execute([vault.seal(INBOX, inbox.as_bytes())])?;
+    Ok(db.last_insert_rowid())
+}
+
+/// Forgets people whom the user never named, accepted or blocked, who wrote nothing and are in no conversation any more.
+pub(crate) fn forget_orphans(db: &Connection) -> Result<(), MailError> {
+    db.execute_batch(
+        "DELETE FROM chain WHERE ended = 1 AND member IN (SELECT member FROM member WHERE left_at IS NOT NULL)
+            AND NOT EXISTS (SELECT 1 FROM message_in m WHERE m.chain = chain.chain);
+         DELETE FROM member WHERE left_at IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM chain c WHERE c.member = member.member);
+         DELETE FROM mark_heard WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
+            AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
+         DELETE FROM contact_verified WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
+            AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
+         DELETE FROM contact WHERE known = 0 AND blocked = 0 AND name IS NULL
+            AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = contact.contact)
+            AND NOT EXISTS (SELECT 1 FROM conversation v WHERE v.contact = contact.contact)
+            AND NOT EXISTS (SELECT 1 FROM group_change g WHERE g.contact = contact.contact)
+            AND NOT EXISTS (SELECT 1 FROM message_in m WHERE m.contact = contact.contact)
+            AND NOT EXISTS (SELECT 1 FROM message_out m WHERE m.contact = contact.contact)
+            AND NOT EXISTS (SELECT 1 FROM letter_out l WHERE l.contact = contact.contact);",
+    )?;
+    Ok(())
+}
+
 /// Gives a contact its name; refuses one that another has.
-pub(crate) fn set_name(db: &Connection, vault: &Vault, contact: i64, name: &ContactName) -> Result<(), MailError> {
-    if by_name(db, vault, &name.0)?.is_some_and(|other| other.row != contact) {
-        return Err(MailError::Name(name.0.clone(), "another contact has it"));
+pub(crate) fn set_name(db: &Connection, vault: &Vault, contact: i64, name: &Name) -> Result<(), MailError> {
+    if by_name(db, vault, &name.as_str())?.is_some_and(|other| other.row != contact) {
+        return Err(MailError::Name(name.as_str().to_owned(), "another contact has it"));
     }
     db.prepare_cached("UPDATE contact SET name = ?2 WHERE contact = ?1")?
-        .execute((contact, vault.seal(NAME, name.0.as_bytes())))?;
+        .execute((contact, vault.seal(NAME, name.as_str().as_bytes())))?;
     Ok(())
 }
 
@@ -159,48 +152,15 @@ pub(crate) fn set_wanted(db: &Connection, contact: i64, since: Option<UnixMillis
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// Whether the user has compared the contact's safety number.
+pub(crate) fn is_verified(db: &Connection, contact: i64) -> Result<bool, MailError> {
+    let found = "SELECT EXISTS (SELECT 1 FROM contact_verified WHERE contact = ?1)";
+    Ok(db.prepare_cached(found)?.query_row([contact], |row| row.get(0))?)
+}
 
-    #[test]
-    fn names_are_what_they_look_like() {
-        for name in ["bob", "Ann Lee", "שרה", "نامه\u{200c}ها", "👩\u{200d}🚀", "o'neill", "a.b@c", "7"] {
-            assert_eq!(name.parse::<ContactName>().unwrap().0, name);
-        }
-        let long = "x".repeat(NAME_SIZE_MAX + 1);
-        let conversation = "0123456789abcdef0123456789ABCDEF";
-        for name in [
-            "",
-            " ",
-            " bob",
-            "bob ",
-            "al/ice",
-            "al\\ice",
-            "bob\n",
-            "b\u{1b}[31mob",
-            "b\u{202e}ob",
-            "b\u{200b}ob",
-            "b\u{2028}ob",
-            "-bob",
-            "--json",
-            "shoal1bob",
-            "SHOAL1BOB",
-            "shoal-invite1x",
-            conversation,
-            &long,
-        ] {
-            assert!(matches!(name.parse::<ContactName>(), Err(MailError::Name(..))), "{name:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_name_is_one_line_and_one_word_to_the_command_line(name in "\\PC{0,20}|.{0,20}") {
-            if let Ok(ContactName(name)) = name.parse::<ContactName>() {
-                prop_assert!(!name.chars().any(char::is_control) && !name.starts_with('-') && name.parse::<Address>().is_err());
-            }
-        }
-    }
+/// Notes that the user has compared this safety number.
+pub(crate) fn set_verified(db: &Connection, vault: &Vault, contact: i64, number: &str) -> Result<(), MailError> {
+    db.prepare_cached("INSERT OR REPLACE INTO contact_verified (contact, number) VALUES (?1, ?2)")?
+        .execute((contact, vault.seal(VERIFIED, number.as_bytes())))?;
+    Ok(())
 }

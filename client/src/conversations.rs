@@ -1,23 +1,28 @@
-//! Conversations of two: a table of the profile. The group itself lies in OpenMLS's tables ([`crate::conversations_mls`]).
+//! Conversations, of two and of many: a table of the profile. The group itself lies in OpenMLS's tables
+//! ([`crate::conversations_mls`]), who is in it in [`crate::members`].
 
 use crate::chains::{self, Side};
 use crate::commit_slots::commit_secret;
-use crate::commits;
+use crate::commits_mls::Led;
 use crate::conversations_mls::{Begun, chain_secret};
-use crate::mail::{ConversationId, MailError, RateClass};
+use crate::leaves_mls::Member;
+use crate::mail::{ConversationId, MailError, RateClass, Standing};
+use crate::names::Name;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
+use crate::{commits, contacts, members};
 use rusqlite::{Connection, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::parameters::Parameters;
 
 const GROUP: &str = "conversation.group_id";
-/// Most requests of strangers that wait for the user's answer, however fast the client is.
+const NAME: &str = "conversation.name";
+/// Most people in requests that wait for the user's answer, however fast the client is.
 pub const REQUESTS_MAX: u64 = 256;
 
-/// Most requests of strangers that wait for the user's answer; further ones are dropped until some are answered. Their
-/// chains, polled at the idle pace, get at most a quarter of the payload ticks: 2/s × 600 s ÷ 4 = 300 in production,
+/// Most people in requests that wait for the user's answer, 31 in one for a large group; further requests are dropped until
+/// some are answered. Their chains, polled at the idle pace, get at most a quarter of the payload ticks: 2/s × 600 s ÷ 4 = 300 in production,
 /// 0.05/s × 600 s ÷ 4 = 7 in its low class.
 #[must_use]
 pub fn requests_max(parameters: &Parameters, class: RateClass) -> u64 {
@@ -32,7 +37,11 @@ pub fn requests_max(parameters: &Parameters, class: RateClass) -> u64 {
 #[derive(Clone, Debug)]
 pub(crate) struct Conversation {
     pub(crate) row: i64,
-    pub(crate) contact: i64,
+    /// The other member of two; `None`: a group.
+    pub(crate) contact: Option<i64>,
+    /// Name of a group.
+    pub(crate) name: Option<Name>,
+    pub(crate) standing: Standing,
     pub(crate) id: ConversationId,
     /// A stranger's, not accepted.
     pub(crate) request: bool,
@@ -50,22 +59,59 @@ pub(crate) struct Conversation {
     pub(crate) broken: bool,
 }
 
+impl Conversation {
+    /// Whether anything may be written in it, now or once a request is accepted.
+    pub(crate) fn lives(&self) -> bool {
+        !self.broken && self.standing == Standing::Member
+    }
+    /// Whether what was written may still be sealed: who leaves says so last.
+    pub(crate) fn speaks(&self) -> bool {
+        !self.broken && matches!(self.standing, Standing::Member | Standing::Left)
+    }
+}
+
 impl Sealed for Conversation {
-    type Raw = (i64, i64, Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool);
-    const SELECT: &'static str = "SELECT conversation, contact, group_id, request, active_at, epoch, generation,
-        healed_at, commit_at, broken FROM conversation";
+    type Raw = ((i64, Option<i64>, Option<Vec<u8>>, u8), (Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool));
+    const SELECT: &'static str = "SELECT conversation, contact, name, standing, group_id, request, active_at, epoch,
+        generation, healed_at, commit_at, broken FROM conversation";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
-        row.try_into()
+        let state = (row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?);
+        let (group, request, active_at, epoch) = state;
+        let rest = (group, request, active_at, epoch, row.get(8)?, row.get(9)?, row.get(10)?, row.get(11)?);
+        Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), rest))
     }
 
     fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
-        let (row, contact, group, request, active_at, epoch, generation, healed_at, commit_at, broken) = raw;
+        const DAMAGED: MailError = MailError::Damaged("a conversation does not open");
+        let ((row, contact, name, standing), rest) = raw;
+        let (group, request, active_at, epoch, generation, healed_at, commit_at, broken) = rest;
         let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
-        let id = ConversationId(id.ok_or(MailError::Damaged("a conversation does not open"))?);
-        let (active_at, healed_at) = (UnixMillis(active_at), UnixMillis(healed_at));
-        let commit_at = commit_at.map(UnixMillis);
-        Ok(Self { row, contact, id, request, active_at, epoch, generation, healed_at, commit_at, broken })
+        let name = name
+            .map(|sealed| {
+                let bytes = vault.open(NAME, &sealed).map_err(|_| DAMAGED)?;
+                std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).ok_or(DAMAGED)
+            })
+            .transpose()?;
+        Ok(Self {
+            row,
+            contact,
+            name,
+            standing: match standing {
+                0 => Standing::Member,
+                1 => Standing::Left,
+                2 => Standing::Removed,
+                _ => Standing::Away,
+            },
+            id: ConversationId(id.ok_or(DAMAGED)?),
+            request,
+            active_at: UnixMillis(active_at),
+            epoch,
+            generation,
+            healed_at: UnixMillis(healed_at),
+            commit_at: commit_at.map(UnixMillis),
+            broken,
+        })
     }
 }
 
@@ -89,6 +135,15 @@ pub(crate) fn of_contact(db: &Connection, vault: &Vault, contact: i64) -> Result
     Ok(found)
 }
 
+/// Conversations that somebody is in, those of two first.
+pub(crate) fn with(db: &Connection, vault: &Vault, contact: i64) -> Result<Vec<Conversation>, MailError> {
+    let mut found = of_contact(db, vault, contact)?;
+    let groups = "WHERE contact IS NULL AND conversation IN (
+        SELECT conversation FROM member WHERE contact = ?1 AND left_at IS NULL) ORDER BY conversation";
+    found.extend(rows::all::<Conversation>(db, vault, groups, [contact])?);
+    Ok(found)
+}
+
 /// Whether a conversation has this group id.
 pub(crate) fn known(db: &Connection, vault: &Vault, group_id: &[u8]) -> Result<bool, MailError> {
     Ok(db
@@ -108,11 +163,10 @@ pub(crate) enum Origin {
     },
 }
 
-/// Keeps a conversation that begins, with the two chains of its first epoch.
+/// Keeps a conversation that begins, with the chains of its first epoch: with a contact, or of a group.
 pub(crate) fn insert(
     db: &Connection,
     vault: &Vault,
-    contact: i64,
     begun: &Begun,
     writer: &WriteKey,
     origin: Origin,
@@ -122,6 +176,10 @@ pub(crate) fn insert(
         Origin::Founded => (false, now),
         Origin::Joined { request } => (request, UnixMillis(0)),
     };
+    let contact = match (&begun.context.name, begun.others.first()) {
+        (None, Some(peer)) => Some(contacts::of_member(db, vault, &peer.inbox)?),
+        _ => None,
+    };
     db.prepare_cached(
         "INSERT INTO conversation (contact, group_id, epoch, generation, request, active_at, healed_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -130,27 +188,44 @@ pub(crate) fn insert(
         contact,
         vault.seal(GROUP, &begun.group_id),
         begun.epoch,
-        begun.generation,
+        begun.context.generation,
         request,
         now.0,
         healed_at.0,
     ))?;
     let row = db.last_insert_rowid();
+    set_name(db, vault, row, begun.context.name.as_ref())?;
     insert_epoch(db, vault, row, begun, writer, now)?;
     by_row(db, vault, row)
 }
 
-/// The group has come to another epoch: its chains begin, and its slots.
+fn set_name(db: &Connection, vault: &Vault, row: i64, name: Option<&Name>) -> Result<(), MailError> {
+    let sealed = name.map(|name| vault.seal(NAME, name.as_str().as_bytes()));
+    db.prepare_cached("UPDATE conversation SET name = ?2 WHERE conversation = ?1")?.execute((row, sealed))?;
+    Ok(())
+}
+
+/// The group has come to another epoch: its chains begin, and its slots. Of the chains of those who were removed counts
+/// what comes before their `cuts`.
 pub(crate) fn enter(
     db: &Connection,
     vault: &Vault,
     row: i64,
-    begun: &Begun,
+    led: &Led,
+    cuts: &[commits::Cut],
     writer: &WriteKey,
     now: UnixMillis,
 ) -> Result<(), MailError> {
+    let begun = &led.begun;
+    for member in members::current(db, row)?.iter().filter(|member| led.removed.contains(&member.leaf)) {
+        let cut = cuts.iter().find(|cut| cut.leaf == member.leaf).map(|cut| cut.at);
+        // a commit without a cut is refused before it comes here
+        let cut = cut.map_or_else(|| chains::read_to(db, member.row), Ok)?;
+        members::leave(db, member.row, cut, now)?;
+    }
     db.prepare_cached("UPDATE conversation SET epoch = ?2, generation = ?3, commit_at = NULL WHERE conversation = ?1")?
-        .execute((row, begun.epoch, begun.generation))?;
+        .execute((row, begun.epoch, begun.context.generation))?;
+    set_name(db, vault, row, begun.context.name.as_ref())?;
     insert_epoch(db, vault, row, begun, writer, now)
 }
 
@@ -162,12 +237,55 @@ fn insert_epoch(
     writer: &WriteKey,
     now: UnixMillis,
 ) -> Result<(), MailError> {
-    for (leaf, side) in [(begun.own_leaf, Side::Own(writer.clone())), (begun.peer.leaf, Side::Peer(begun.peer.writer))]
-    {
-        let secret = chain_secret(&begun.exported, leaf);
-        chains::insert(db, vault, Some(row), begun.epoch, leaf, begun.generation, &secret, &side)?;
+    members::forget_told(db, row)?;
+    let known = members::current(db, row)?;
+    let mut sides = vec![(begun.own_leaf, Side::Own(writer.clone()))];
+    for Member { leaf, inbox, writer } in &begun.others {
+        let member = match known.iter().find(|member| member.leaf == *leaf) {
+            Some(member) if member.astray => continue,
+            Some(member) => member.row,
+            None => members::insert(db, row, contacts::of_member(db, vault, inbox)?, *leaf, begun.epoch)?,
+        };
+        sides.push((*leaf, Side::Peer { member, writer: *writer }));
     }
-    commits::insert_epoch(db, vault, row, begun.epoch, begun.generation, &commit_secret(&begun.exported), now)
+    let generation = begun.context.generation;
+    for (leaf, side) in sides {
+        let secret = chain_secret(&begun.exported, leaf);
+        chains::insert(db, vault, Some(row), begun.epoch, leaf, generation, &secret, &side)?;
+    }
+    commits::insert_epoch(db, vault, row, begun.epoch, generation, &commit_secret(&begun.exported), now)
+}
+
+/// The profile was added to a conversation again that it could not follow: all but the row is new.
+pub(crate) fn rejoin(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+    begun: &Begun,
+    writer: &WriteKey,
+    request: bool,
+    now: UnixMillis,
+) -> Result<(), MailError> {
+    members::leave_all(db, row, now)?;
+    db.prepare_cached(
+        "UPDATE conversation SET epoch = ?2, generation = ?3, active_at = ?4, standing = 0, broken = 0, healed_at = 0,
+            commit_at = NULL, owing = 0, request = ?5 WHERE conversation = ?1",
+    )?
+    .execute((row, begun.epoch, begun.context.generation, now.0, request))?;
+    set_name(db, vault, row, begun.context.name.as_ref())?;
+    insert_epoch(db, vault, row, begun, writer, now)
+}
+
+pub(crate) fn set_standing(db: &Connection, row: i64, standing: Standing) -> Result<(), MailError> {
+    let number = match standing {
+        Standing::Member => 0,
+        Standing::Left => 1,
+        Standing::Removed => 2,
+        Standing::Away => 3,
+    };
+    db.prepare_cached("UPDATE conversation SET standing = ?2, commit_at = NULL WHERE conversation = ?1")?
+        .execute((row, number))?;
+    Ok(())
 }
 
 pub(crate) fn set_commit_at(db: &Connection, row: i64, at: Option<UnixMillis>) -> Result<(), MailError> {
@@ -192,20 +310,36 @@ pub(crate) fn set_owing(db: &Connection, row: i64, owing: bool) -> Result<(), Ma
     Ok(())
 }
 
-/// Conversations whose peer was not told of a message that was shown.
+/// Conversations whose members were not told of a message that was shown.
 pub(crate) fn owing(db: &Connection) -> Result<Vec<i64>, MailError> {
     let mut statement = db.prepare_cached("SELECT conversation FROM conversation WHERE owing = 1")?;
     Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
+/// People in requests that wait for the user's answer.
 pub(crate) fn requests(db: &Connection) -> Result<u64, MailError> {
-    Ok(db.query_row("SELECT count(*) FROM conversation WHERE request = 1", [], |row| row.get(0))?)
+    let sum =
+        "SELECT count(*) FROM member JOIN conversation USING (conversation) WHERE request = 1 AND left_at IS NULL";
+    Ok(db.query_row(sum, [], |row| row.get(0))?)
 }
 
+/// The user wants the conversations of two with a contact.
 pub(crate) fn accept(db: &Connection, contact: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE conversation SET request = 0, commit_at = NULL WHERE contact = ?1 AND request = 1")?
         .execute([contact])?;
     Ok(())
+}
+
+/// The user wants a group.
+pub(crate) fn accept_group(db: &Connection, row: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET request = 0, commit_at = NULL WHERE conversation = ?1 AND request = 1")?
+        .execute([row])?;
+    Ok(())
+}
+
+/// Groups by a name that a user may have given or heard.
+pub(crate) fn groups_named(db: &Connection, vault: &Vault, name: &str) -> Result<Vec<Conversation>, MailError> {
+    rows::all(db, vault, "WHERE name = ?1 ORDER BY conversation", [vault.seal(NAME, name.as_bytes())])
 }
 
 pub(crate) fn touch(db: &Connection, conversation: i64, now: UnixMillis) -> Result<(), MailError> {

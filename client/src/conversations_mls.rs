@@ -1,15 +1,17 @@
-//! The MLS group of a conversation: founding it, joining it, sealing and opening messages (OpenMLS, suite 0x004E).
+//! The MLS group of a conversation, of two or of many: founding it, joining it, sealing and opening messages (OpenMLS,
+//! suite 0x004E).
 //!
 //! Everything goes through a SQLite transaction of the caller: a ratchet state and what was made with it reach the disk
 //! together or not at all. OpenMLS draws from the system's generator itself; nothing here can be reproduced from a seed.
 
 use crate::commits_mls::PAST_EPOCHS_MAX;
 use crate::key_packages_mls::lifetime;
-use crate::leaves_mls::{GENERATION_EXTENSION, Member, OwnLeaf, capabilities, group_context, verify_leaf};
+use crate::leaves_mls::{Context, Member, OwnLeaf, capabilities, verify_leaf};
+use crate::names::Name;
 use crate::profile::{Entered, SealedJson, Vault};
 use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
-    Ciphersuite, GroupId, KeyPackageIn, LeafNodeIndex, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
+    Ciphersuite, GroupId, KeyPackage, KeyPackageIn, LeafNodeIndex, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
     MlsMessageBodyIn, MlsMessageIn, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, ProtocolVersion,
     Sender, SenderRatchetConfiguration,
 };
@@ -85,19 +87,23 @@ pub(crate) fn state(error: impl std::fmt::Debug) -> GroupError {
     GroupError::State(format!("{error:?}"))
 }
 
-/// A conversation of two as it begins.
+/// Most members of a group, the own leaf among them. Each other one is a chain to poll: 31 at the hot pace of a public
+/// network are 15 polls a second, eight times what its clients send; they then share what there is.
+pub const GROUP_SIZE_MAX: usize = 32;
+
+/// A conversation in an epoch.
 #[derive(Debug)]
 pub struct Begun {
     /// MLS group id, 16 bytes.
     pub group_id: Vec<u8>,
     /// Group epoch.
     pub epoch: u64,
-    /// Generation of the group context.
-    pub generation: u32,
+    /// What the group context says.
+    pub context: Context,
     /// Own leaf.
     pub own_leaf: u32,
-    /// The other member.
-    pub peer: Member,
+    /// The other members, by leaf: one in a conversation of two, at most [`GROUP_SIZE_MAX`] less one in a group.
+    pub others: Vec<Member>,
     /// E_g of the epoch.
     pub exported: Zeroizing<Vec<u8>>,
 }
@@ -135,17 +141,8 @@ pub fn found(
     generation: u32,
     rng: &mut impl CryptoRng,
 ) -> Result<(Begun, Vec<u8>), GroupError> {
-    let package = KeyPackageIn::tls_deserialize_exact_bytes(key_package)
-        .map_err(|_| GroupError::Refused("malformed key package"))?
-        .validate(provider.crypto(), ProtocolVersion::Mls10)
-        .map_err(|_| GroupError::Refused("invalid key package"))?;
-    if package.ciphersuite() != SUITE {
-        return Err(GroupError::Refused("key package of another suite"));
-    }
-    if verify_leaf(0, package.leaf_node())?.inbox != *peer {
-        return Err(GroupError::Refused("key package of another person"));
-    }
-    let (mut group, signer) = group_of_one(provider, inbox, writer, generation, rng)?;
+    let package = key_package_of(provider, peer, key_package)?;
+    let (mut group, signer) = group_of_one(provider, inbox, writer, &Context { generation, name: None }, rng)?;
     let (_, welcome, _) = group
         .add_members(provider, &signer, &[package])
         .map_err(|_| GroupError::Refused("key package cannot be added"))?;
@@ -154,18 +151,54 @@ pub fn found(
     Ok((begun, welcome.tls_serialize_detached().map_err(state)?))
 }
 
+/// Founds a group of many, in which its founder is alone at first.
+///
+/// # Errors
+/// [`GroupError::State`].
+pub fn found_group(
+    provider: &Provider<'_>,
+    inbox: &InboxKey,
+    writer: &WriteKey,
+    name: &Name,
+    generation: u32,
+    rng: &mut impl CryptoRng,
+) -> Result<Begun, GroupError> {
+    let context = Context { generation, name: Some(name.clone()) };
+    let (group, _) = group_of_one(provider, inbox, writer, &context, rng)?;
+    begun(provider, &group, &inbox.public())
+}
+
+/// A card's key package, if it is valid and of this person.
+pub(crate) fn key_package_of(
+    provider: &Provider<'_>,
+    person: &InboxPublic,
+    key_package: &[u8],
+) -> Result<KeyPackage, GroupError> {
+    let package = KeyPackageIn::tls_deserialize_exact_bytes(key_package)
+        .map_err(|_| GroupError::Refused("malformed key package"))?
+        .validate(provider.crypto(), ProtocolVersion::Mls10)
+        .map_err(|_| GroupError::Refused("invalid key package"))?;
+    if package.ciphersuite() != SUITE {
+        return Err(GroupError::Refused("key package of another suite"));
+    }
+    if verify_leaf(0, package.leaf_node())?.inbox != *person {
+        return Err(GroupError::Refused("key package of another person"));
+    }
+    Ok(package)
+}
+
 /// A group that nobody else has joined yet, and the key that signs in it.
 fn group_of_one(
     provider: &Provider<'_>,
     inbox: &InboxKey,
     writer: &WriteKey,
-    generation: u32,
+    context: &Context,
     rng: &mut impl CryptoRng,
 ) -> Result<(MlsGroup, SignatureKeyPair), GroupError> {
     let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
-    let context = group_context(generation)?;
+    let context = context.extensions()?;
     let config = MlsGroupCreateConfig::builder()
         .ciphersuite(SUITE)
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
@@ -183,11 +216,12 @@ fn group_of_one(
     Ok((group, leaf.signer))
 }
 
-/// Joins the conversation of a Welcome, if it is one of two members, ourselves and the one who wrote it.
+/// Joins the conversation of a Welcome, if it is one of two members, ourselves and the one who wrote it, or a group whose
+/// member wrote it. Returns the inviter beside it.
 ///
 /// # Errors
 /// [`GroupError::Refused`] when the Welcome breaks a rule; the caller must then roll its transaction back.
-pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Result<Begun, GroupError> {
+pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Result<(Begun, Member), GroupError> {
     let message =
         MlsMessageIn::tls_deserialize_exact_bytes(welcome).map_err(|_| GroupError::Refused("malformed Welcome"))?;
     let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
@@ -196,6 +230,8 @@ pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Res
     let staged = StagedWelcome::build_from_welcome(provider, &join_config(), welcome)
         .map_err(|_| GroupError::Refused("Welcome does not open"))?
         .skip_lifetime_validation()
+        // whether a group that is here may be joined again is for the caller, who rolls back
+        .replace_old_group()
         .build()
         .map_err(|_| GroupError::Refused("invalid Welcome"))?;
     if staged.group_context().ciphersuite() != SUITE || staged.group_context().group_id().as_slice().len() != 16 {
@@ -204,35 +240,32 @@ pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Res
     let sender = staged.welcome_sender_index();
     let group = staged.into_group(provider).map_err(|_| GroupError::Refused("invalid Welcome"))?;
     let begun = begun(provider, &group, inbox)?;
-    if begun.peer.leaf != sender.u32() {
-        return Err(GroupError::Refused("Welcome not written by the other member"));
-    }
-    Ok(begun)
+    let inviter = begun.others.iter().find(|member| member.leaf == sender.u32()).copied();
+    let inviter = inviter.ok_or(GroupError::Refused("Welcome not written by another member"))?;
+    Ok((begun, inviter))
 }
 
 pub(crate) fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result<Begun, GroupError> {
     let own_leaf = group.own_leaf_index();
-    let mut peer = None;
+    let context = Context::read(group.extensions())?;
+    let mut others: Vec<Member> = Vec::new();
     for (index, leaf) in group.treesync().full_leaves() {
         let member = verify_leaf(index.u32(), leaf)?;
         if index == own_leaf {
             if member.inbox != *own {
                 return Err(GroupError::Refused("own leaf is not ours"));
             }
-        } else if peer.replace(member).is_some() {
-            return Err(GroupError::Refused("more than two members"));
+        } else if member.inbox == *own || others.iter().any(|other| other.inbox == member.inbox) {
+            return Err(GroupError::Refused("one person twice"));
+        } else if others.len() + 2 > GROUP_SIZE_MAX {
+            return Err(GroupError::Refused("too many members"));
+        } else {
+            others.push(member);
         }
     }
-    let peer = peer.ok_or(GroupError::Refused("no other member"))?;
-    if peer.inbox == *own {
-        return Err(GroupError::Refused("a conversation with oneself"));
+    if context.name.is_none() && others.len() != 1 {
+        return Err(GroupError::Refused("not two members, and no group"));
     }
-    let generation = group
-        .extensions()
-        .unknown(GENERATION_EXTENSION)
-        .and_then(|extension| <[u8; 4]>::try_from(extension.0.as_slice()).ok())
-        .map(u32::from_be_bytes)
-        .ok_or(GroupError::Refused("no generation in the group context"))?;
     if i64::try_from(group.epoch().as_u64()).is_err() {
         // its founder chose it, and SQLite counts no further
         return Err(GroupError::Refused("group epoch out of range"));
@@ -241,9 +274,9 @@ pub(crate) fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic
     Ok(Begun {
         group_id: group.group_id().as_slice().to_vec(),
         epoch: group.epoch().as_u64(),
-        generation,
+        context,
         own_leaf: own_leaf.u32(),
-        peer,
+        others,
         exported: Zeroizing::new(exported),
     })
 }
@@ -325,7 +358,7 @@ pub(crate) mod testing {
         let package = KeyPackageIn::tls_deserialize_exact_bytes(key_package).unwrap();
         let package = package.validate(provider.crypto(), ProtocolVersion::Mls10).unwrap();
         let writer = WriteKey::generate(rng);
-        let (group, signer) = group_of_one(provider, inbox, &writer, generation, rng).unwrap();
+        let (group, signer) = group_of_one(provider, inbox, &writer, &Context { generation, name: None }, rng).unwrap();
         let context: Option<GroupContext> = provider.storage().group_context(group.group_id()).unwrap();
         let mut context = serde_json::to_value(context).unwrap();
         context["epoch"] = (epoch - 1).into();

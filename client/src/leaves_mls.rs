@@ -1,6 +1,8 @@
-//! Leaves of a group and what they and the group carry: whose a leaf is, its write key, the generation of an epoch.
+//! Leaves of a group and what they and the group carry: whose a leaf is, its write key, the generation of an epoch, the
+//! name of a group.
 
 use crate::conversations_mls::{GroupError, Provider, SUITE, state};
+use crate::names::Name;
 use openmls::group::GroupContext;
 use openmls::prelude::{
     BasicCredential, Capabilities, Credential, CredentialType, CredentialWithKey, Extension, ExtensionType, Extensions,
@@ -16,7 +18,9 @@ use shoal_protocol::inbox::{InboxKey, InboxPublic};
 /// LeafNode extension (private use): public half of the member's write key, 32 bytes.
 const WRITE_KEY_EXTENSION: u16 = 0xF0A1;
 /// GroupContext extension (private use): generation of stores that keeps this epoch's boxes, u32 big-endian.
-pub(crate) const GENERATION_EXTENSION: u16 = 0xF0A2;
+const GENERATION_EXTENSION: u16 = 0xF0A2;
+/// GroupContext extension (private use): name of a group, UTF-8. A conversation of two has none.
+const NAME_EXTENSION: u16 = 0xF0A3;
 
 /// One member of a conversation, verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,16 +64,47 @@ fn unknown(kind: u16, value: &[u8]) -> Extension {
     Extension::Unknown(kind, UnknownExtension(value.to_vec()))
 }
 
-/// The extensions of a group: the generation of its epoch, and that every leaf must know ours. OpenMLS takes a change of
-/// a private extension only when the group requires it of its members.
-pub(crate) fn group_context(generation: u32) -> Result<Extensions<GroupContext>, GroupError> {
-    let required = [ExtensionType::Unknown(WRITE_KEY_EXTENSION), ExtensionType::Unknown(GENERATION_EXTENSION)];
-    let required = RequiredCapabilitiesExtension::new(&required, &[], &[CredentialType::Basic]);
-    Extensions::from_vec(vec![
-        Extension::RequiredCapabilities(required),
-        unknown(GENERATION_EXTENSION, &generation.to_be_bytes()),
-    ])
-    .map_err(state)
+/// What the context of a group says beside what MLS needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// Generation of stores that keeps the boxes of the epoch.
+    pub generation: u32,
+    /// Name of the group; `None`: a conversation of two.
+    pub name: Option<Name>,
+}
+
+impl Context {
+    /// The extensions of a group, and that every leaf must know ours. OpenMLS takes a change of a private extension only
+    /// when the group requires it of its members.
+    pub(crate) fn extensions(&self) -> Result<Extensions<GroupContext>, GroupError> {
+        let required = [WRITE_KEY_EXTENSION, GENERATION_EXTENSION, NAME_EXTENSION].map(ExtensionType::Unknown);
+        let required = RequiredCapabilitiesExtension::new(&required, &[], &[CredentialType::Basic]);
+        let mut extensions = vec![
+            Extension::RequiredCapabilities(required),
+            unknown(GENERATION_EXTENSION, &self.generation.to_be_bytes()),
+        ];
+        if let Some(name) = &self.name {
+            extensions.push(unknown(NAME_EXTENSION, name.as_str().as_bytes()));
+        }
+        Extensions::from_vec(extensions).map_err(state)
+    }
+
+    /// Reads them.
+    pub(crate) fn read(extensions: &Extensions<GroupContext>) -> Result<Self, GroupError> {
+        let generation = extensions
+            .unknown(GENERATION_EXTENSION)
+            .and_then(|extension| <[u8; 4]>::try_from(extension.0.as_slice()).ok())
+            .map(u32::from_be_bytes)
+            .ok_or(GroupError::Refused("no generation in the group context"))?;
+        let name = extensions
+            .unknown(NAME_EXTENSION)
+            .map(|extension| {
+                let text = std::str::from_utf8(&extension.0).ok().and_then(|text| text.parse::<Name>().ok());
+                text.ok_or(GroupError::Refused("a group name that cannot be shown"))
+            })
+            .transpose()?;
+        Ok(Self { generation, name })
+    }
 }
 
 /// What every leaf can do.
@@ -81,6 +116,7 @@ pub(crate) fn capabilities() -> Capabilities {
             ExtensionType::LastResort,
             ExtensionType::Unknown(WRITE_KEY_EXTENSION),
             ExtensionType::Unknown(GENERATION_EXTENSION),
+            ExtensionType::Unknown(NAME_EXTENSION),
         ]),
         None,
         Some(&[CredentialType::Basic]),

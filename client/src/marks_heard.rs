@@ -97,27 +97,26 @@ pub(crate) fn set_heard(db: &Connection, vault: &Vault, contact: i64, heard: &He
     Ok(())
 }
 
-/// Keeps a part of a certificate that a conversation's other member sends; the whole when it is the last. Parts come in
+/// Keeps a part of a certificate that a member sends; the whole when it is the last. Parts come in
 /// order, each as long as all but the last are: what does not follow the part before begins nothing and ends what was.
 pub(crate) fn take_part(
     db: &Connection,
     vault: &Vault,
-    conversation: i64,
+    member: i64,
     (number, parts): (u8, u8),
     part: &[u8],
 ) -> Result<Option<Vec<u8>>, MailError> {
     const DAMAGED: MailError = MailError::Damaged("a part of a certificate does not open");
-    let here: u64 = db
-        .prepare_cached("SELECT count(*) FROM proof_in WHERE conversation = ?1")?
-        .query_row([conversation], |row| row.get(0))?;
+    let here: u64 =
+        db.prepare_cached("SELECT count(*) FROM proof_in WHERE member = ?1")?.query_row([member], |row| row.get(0))?;
     if number == 0 || u64::from(number) != here {
-        db.prepare_cached("DELETE FROM proof_in WHERE conversation = ?1")?.execute([conversation])?;
+        db.prepare_cached("DELETE FROM proof_in WHERE member = ?1")?.execute([member])?;
     }
     if number != 0 && u64::from(number) != here {
         return Ok(None);
     }
-    db.prepare_cached("INSERT INTO proof_in (conversation, number, part) VALUES (?1, ?2, ?3)")?.execute((
-        conversation,
+    db.prepare_cached("INSERT INTO proof_in (member, number, part) VALUES (?1, ?2, ?3)")?.execute((
+        member,
         number,
         vault.seal(PART, part),
     ))?;
@@ -125,10 +124,10 @@ pub(crate) fn take_part(
         return Ok(None);
     }
     let sealed = db
-        .prepare_cached("SELECT part FROM proof_in WHERE conversation = ?1 ORDER BY number")?
-        .query_map([conversation], |row| row.get::<_, Vec<u8>>(0))?
+        .prepare_cached("SELECT part FROM proof_in WHERE member = ?1 ORDER BY number")?
+        .query_map([member], |row| row.get::<_, Vec<u8>>(0))?
         .collect::<Result<Vec<_>, _>>()?;
-    db.prepare_cached("DELETE FROM proof_in WHERE conversation = ?1")?.execute([conversation])?;
+    db.prepare_cached("DELETE FROM proof_in WHERE member = ?1")?.execute([member])?;
     let mut whole = Vec::new();
     for part in sealed {
         whole.extend_from_slice(&vault.open(PART, &part).map_err(|_| DAMAGED)?);

@@ -8,13 +8,13 @@ use minicbor::{Decode, Encode};
 use rusqlite::Connection;
 use shoal_protocol::UnixMillis;
 
+use crate::chains::Place;
 use crate::mail::MailError;
 use crate::profile::Vault;
-use crate::records::Seen;
 
 const OWED: &str = "proof_owed.owed";
 
-/// A certificate that the other member of a conversation is owed. At most one a conversation: 77 boxes at most.
+/// A certificate that the other members of a conversation are owed. At most one a conversation: 77 boxes at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Owed {
     /// Of the document held of this height.
@@ -25,7 +25,7 @@ pub(crate) struct Owed {
     pub(crate) since: UnixMillis,
     /// Sealed: its last box, and all before it, are among the first `boxes` of the own chain of this group epoch.
     #[n(2)]
-    pub(crate) sealed: Option<Seen>,
+    pub(crate) sealed: Option<Place>,
 }
 
 impl Owed {

@@ -1,8 +1,8 @@
 //! What lies inside a box of a chain, after MLS has opened it: records.
 //!
-//! Every record says how much of the reader's own chain its writer has shown so far (`seen`), so that whoever answers
-//! also confirms; a [`Content::Receipt`] is for those who have nothing to answer. CBOR; a decoder takes all bytes or
-//! refuses.
+//! A record says how much of the other members' chains its writer has shown since it last said so (`seen`), so that whoever
+//! answers also confirms; a [`Content::Receipt`] is for those who have nothing to answer. CBOR; a decoder takes all bytes
+//! or refuses.
 
 use crate::blobs::Manifest;
 use minicbor::{Decode, Encode};
@@ -20,7 +20,7 @@ pub const FILE_NAME_SIZE_MAX: usize = 255;
 /// Longest media type in a manifest, bytes.
 pub const MIME_SIZE_MAX: usize = 127;
 
-/// Bytes of a certificate in one record: 1,580 less 83 of `seen` (19), mark (54), frame and numbers (10) at their
+/// Bytes of a certificate in one record: 1,580 less 90 of one `seen` (26), mark (54), frame and numbers (10) at their
 /// largest, rounded down.
 pub const PROOF_PART_SIZE: usize = 1_400;
 /// Most records of one certificate. Of 64 authorities 43 sign; a signature with its index is at most 2,490 bytes, the
@@ -32,24 +32,30 @@ const _: () =
 /// What a writer names that holds no document yet. No document has height 0.
 pub const NO_MARK: Mark = Mark { height: 0, epoch: Epoch(0), hash: Hash::from_bytes([0; 32]) };
 
-/// How far the writer of a record has shown the reader's chain: boxes `0..boxes` of group epoch `epoch` are on its disk
+/// Most members of whom one record says how far their chains were shown; of the others the next one does.
+pub const SEEN_MAX: usize = 16;
+
+/// How far the writer of a record has shown the chain of a member: boxes `0..boxes` of group epoch `epoch` are on its disk
 /// and in front of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Seen {
-    /// Group epoch of the reader's chain.
+    /// Leaf of the member.
     #[n(0)]
+    pub leaf: u32,
+    /// Group epoch of its chain.
+    #[n(1)]
     pub epoch: u64,
     /// Number of boxes, from the chain's first.
-    #[n(1)]
+    #[n(2)]
     pub boxes: u64,
 }
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Record {
-    /// What the writer has shown of the reader's chain.
+    /// What the writer has shown of others' chains and did not say yet in this chain; at most [`SEEN_MAX`].
     #[n(0)]
-    pub seen: Seen,
+    pub seen: Vec<Seen>,
     /// The newest document of the consensus that the writer held when it sealed the record, or [`NO_MARK`].
     #[n(1)]
     pub mark: Mark,
@@ -113,6 +119,13 @@ pub enum Content {
         #[cbor(n(2), with = "minicbor::bytes")]
         part: Vec<u8>,
     },
+    /// The writer leaves the group: the last message of its user. Others remove its leaf.
+    #[n(5)]
+    Leave {
+        /// Id of this word, as of a message.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        id: [u8; 16],
+    },
 }
 
 /// What the content of a blob is.
@@ -163,11 +176,14 @@ impl Record {
         let (sent_at, length) = match &record.content {
             Content::Text { sent_at, .. } => (sent_at.0, 0),
             Content::Blob { sent_at, manifest, .. } => (sent_at.0, manifest.length()),
-            Content::Receipt | Content::End { .. } | Content::Proof { .. } => (0, 0),
+            Content::Receipt | Content::End { .. } | Content::Proof { .. } | Content::Leave { .. } => (0, 0),
         };
-        let Seen { epoch, boxes } = record.seen;
+        if record.seen.len() > SEEN_MAX {
+            return Err(NotARecord("says too much of others' chains"));
+        }
         let Mark { height, epoch: Epoch(network_epoch), .. } = record.mark;
-        if [epoch, boxes, height, network_epoch, sent_at, length].iter().any(|number| i64::try_from(*number).is_err()) {
+        let seen = record.seen.iter().flat_map(|seen| [seen.epoch, seen.boxes]);
+        if seen.chain([height, network_epoch, sent_at, length]).any(|number| i64::try_from(number).is_err()) {
             return Err(NotARecord("a number is out of range"));
         }
         if let Content::Proof { number, parts, part } = &record.content
@@ -185,10 +201,10 @@ impl Record {
 }
 
 impl Content {
-    /// Whether a record that says this fits into one box, whatever else it carries.
+    /// Whether a record that says this fits into one box, with any mark and a word on one member's chain.
     #[must_use]
     pub fn fits(&self) -> bool {
-        let seen = Seen { epoch: u64::MAX, boxes: u64::MAX };
+        let seen = vec![Seen { leaf: u32::MAX, epoch: u64::MAX, boxes: u64::MAX }];
         let mark = Mark { height: u64::MAX, epoch: Epoch(u64::MAX), hash: Hash::from_bytes([255; 32]) };
         Record { seen, mark, content: self.clone() }.to_bytes().len() <= RECORD_SIZE_MAX
     }
@@ -224,9 +240,15 @@ mod tests {
                 manifest
             }),
             any::<[u8; 32]>().prop_map(|hash| Content::End { commit: Hash::from_bytes(hash) }),
+            any::<[u8; 16]>().prop_map(|id| Content::Leave { id }),
             (1..=PROOF_PARTS_MAX, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..PROOF_PART_SIZE))
                 .prop_map(|(parts, number, part)| Content::Proof { number: number % parts, parts, part }),
         ]
+    }
+
+    fn seen() -> impl Strategy<Value = Vec<Seen>> {
+        let one = (any::<u32>(), 0..=COUNT_MAX, 0..=COUNT_MAX);
+        proptest::collection::vec(one.prop_map(|(leaf, epoch, boxes)| Seen { leaf, epoch, boxes }), 0..3)
     }
 
     fn mark() -> impl Strategy<Value = Mark> {
@@ -239,21 +261,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_round_trip(content in content(), mark in mark(), epoch in 0..=COUNT_MAX, boxes in 0..=COUNT_MAX) {
-            let record = Record { seen: Seen { epoch, boxes }, mark, content };
+        fn records_round_trip(content in content(), mark in mark(), seen in seen()) {
+            let record = Record { seen, mark, content };
             prop_assert_eq!(Record::from_bytes(&record.to_bytes()), Ok(record));
         }
 
         #[test]
         fn nothing_may_follow(content in content(), extra in 1usize..20) {
-            let mut bytes = Record { seen: Seen::default(), mark: NO_MARK, content }.to_bytes();
+            let mut bytes = Record { seen: Vec::new(), mark: NO_MARK, content }.to_bytes();
             bytes.resize(bytes.len() + extra, 0);
             prop_assert!(Record::from_bytes(&bytes).is_err());
         }
 
         #[test]
         fn a_cut_record_is_refused(content in content(), cut in 1usize..40) {
-            let bytes = Record { seen: Seen::default(), mark: NO_MARK, content }.to_bytes();
+            let bytes = Record { seen: Vec::new(), mark: NO_MARK, content }.to_bytes();
             prop_assert!(Record::from_bytes(&bytes[..bytes.len().saturating_sub(cut)]).is_err());
         }
 
@@ -281,8 +303,9 @@ mod tests {
     #[test]
     fn a_receipt_has_the_bytes_of_the_specification() {
         let mark = Mark { height: 12, epoch: Epoch(40), hash: Hash::from_bytes([0xab; 32]) };
-        let record = Record { seen: Seen { epoch: 1, boxes: 0 }, mark, content: Content::Receipt };
-        let expected = format!("83820100830c18285820{}820180", "ab".repeat(32));
+        let seen = vec![Seen { leaf: 0, epoch: 1, boxes: 0 }];
+        let record = Record { seen, mark, content: Content::Receipt };
+        let expected = format!("838183000100830c18285820{}820180", "ab".repeat(32));
         assert_eq!(hex::encode(record.to_bytes()), expected);
     }
 
@@ -290,7 +313,7 @@ mod tests {
     fn parts_of_proofs_are_bounded() {
         let read = |number, parts, size| {
             let content = Content::Proof { number, parts, part: vec![0; size] };
-            Record::from_bytes(&Record { seen: Seen::default(), mark: NO_MARK, content }.to_bytes())
+            Record::from_bytes(&Record { seen: Vec::new(), mark: NO_MARK, content }.to_bytes())
         };
         assert!(read(0, 1, PROOF_PART_SIZE).is_ok());
         for (number, parts, size) in [(0, 0, 1), (1, 1, 1), (0, PROOF_PARTS_MAX + 1, 1), (0, 1, PROOF_PART_SIZE + 1)] {
@@ -299,9 +322,18 @@ mod tests {
     }
 
     #[test]
+    fn a_record_speaks_of_so_many_members_at_most() {
+        let read = |members| {
+            let record = Record { seen: vec![Seen::default(); members], mark: NO_MARK, content: Content::Receipt };
+            Record::from_bytes(&record.to_bytes()).is_ok()
+        };
+        assert!(read(SEEN_MAX) && !read(SEEN_MAX + 1));
+    }
+
+    #[test]
     fn an_overlong_name_is_refused() {
         let record = Record {
-            seen: Seen::default(),
+            seen: Vec::new(),
             mark: NO_MARK,
             content: Content::Blob {
                 id: [0; 16],

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use rand::{SeedableRng as _, rngs::StdRng};
+use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::consensus::{Consensus, Generation, NodeEntry};
+use shoal_protocol::network::{Founding, Hints, NetworkFile};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::{Epoch, Hash, IdentityKey, Layer, Role, StoreIndex, UnixMillis, X25519Secret};
 
@@ -63,4 +65,17 @@ pub(crate) fn consensus(gateways: u16, width: u16, stores: u16) -> (Consensus, S
         ..Consensus::blank(Hash::from_bytes([1; 32]), EPOCH, START, parameters)
     };
     (consensus, secrets)
+}
+
+/// A network file that leads to nobody.
+pub(crate) fn network() -> NetworkFile {
+    let authority = AuthoritySecret::generate(&mut StdRng::seed_from_u64(1));
+    NetworkFile {
+        name: "paper".to_owned(),
+        genesis_time: START,
+        authorities: vec![authority.public().clone()],
+        parameters: Parameters::test_network(),
+        founding: Founding::default(),
+        hints: Hints::default(),
+    }
 }

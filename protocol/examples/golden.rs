@@ -19,6 +19,7 @@ use shoal_protocol::inbox::{InboxKey, card_chain, find_nonce, inbox_id};
 use shoal_protocol::link::Attach;
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::request::{Answer, Operation, Status, pack_reply, seal_envelope};
+use shoal_protocol::safety_number::SafetyNumber;
 use shoal_protocol::sphinx::{Hop, Unwrapped, build, open_header};
 use shoal_protocol::{Epoch, Hash, IdentityKey, Role, StoreIndex, UnixMillis, X25519Secret, surb};
 use std::time::Duration;
@@ -154,10 +155,20 @@ fn documents(rng: &mut StdRng) -> Result<Value, Failure> {
         "old_hash": hex::encode(old.hash().as_bytes()), "new_hash": hex::encode(new.hash().as_bytes())}))
 }
 
+fn safety_number() -> Value {
+    let (seeds, network) = ([[5; 32], [6; 32]], Hash::from_bytes([9; 32]));
+    let [one, other] = seeds.map(|seed| InboxKey::from_seed(&seed).public());
+    let number = SafetyNumber::of(&one, &other, &network);
+    let addresses = [one, other].map(|inbox| Address::new(inbox).to_string());
+    json!({"inbox_seeds": seeds.map(hex::encode), "network": hex::encode(network.as_bytes()), "addresses": addresses,
+        "number": hex::encode(number.as_bytes()), "digits": number.digits(), "words": number.words(),
+        "code": number.code()})
+}
+
 fn main() -> Result<(), Failure> {
     let mut rng = StdRng::seed_from_u64(20_261_123);
     let golden = json!({"packets": packets(&mut rng)?, "boxes": all_boxes(&mut rng)?,
-        "envelopes": envelopes(&mut rng)?, "documents": documents(&mut rng)?});
+        "envelopes": envelopes(&mut rng)?, "documents": documents(&mut rng)?, "safety_number": safety_number()});
     println!("{}", serde_json::to_string_pretty(&golden)?);
     Ok(())
 }

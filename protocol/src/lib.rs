@@ -27,11 +27,13 @@ pub mod poisson;
 pub mod quic;
 pub mod request;
 pub mod route;
+pub mod safety_number;
 pub mod sphinx;
 pub mod surb;
 mod toml_problem;
 pub mod topology;
 pub mod types;
+pub mod words;
 pub mod x25519;
 
 pub use sphinx::Packet;

@@ -7,6 +7,7 @@ use shoal_protocol::consensus::{TrustAnchor, UnverifiedConsensus, set_hash};
 use shoal_protocol::inbox::{InboxKey, append_work, card_chain, inbox_id, verify_read};
 use shoal_protocol::link::Attach;
 use shoal_protocol::request::{Envelope, Operation};
+use shoal_protocol::safety_number::{Claimed, SafetyNumber};
 use shoal_protocol::sphinx::{Unwrapped, open_header};
 use shoal_protocol::surb::Surb;
 use shoal_protocol::{Epoch, Hash, Packet, StoreIndex, X25519Secret};
@@ -79,6 +80,24 @@ fn boxes_and_inboxes_have_the_recorded_names() {
     assert_eq!(boxes::id(inbox.public().write_public(), &card, 0).as_bytes(), &array::<32>(&golden["card_box_0"]));
     assert_eq!(Address::new(inbox.public()).to_string(), golden["address"].as_str().expect("text"));
     assert_eq!(Attach::from_bytes(array(&golden["attach"])).address().as_bytes(), &array::<32>(&golden["session"]));
+}
+
+#[test]
+fn a_safety_number_has_its_recorded_forms() {
+    let golden = &golden()["safety_number"];
+    let keys = [0, 1].map(|at| InboxKey::from_seed(&array(&golden["inbox_seeds"][at])).public());
+    for (at, key) in keys.iter().enumerate() {
+        assert_eq!(Address::new(*key).to_string(), golden["addresses"][at].as_str().expect("text"));
+    }
+    let network = Hash::from_bytes(array(&golden["network"]));
+    for [one, other] in [keys, [keys[1], keys[0]]] {
+        let number = SafetyNumber::of(&one, &other, &network);
+        assert_eq!(number.as_bytes(), &array::<32>(&golden["number"]));
+        for (form, said) in [("digits", number.digits()), ("words", number.words()), ("code", number.code())] {
+            assert_eq!(said, golden[form].as_str().expect("text"));
+            assert!(number.matches(&said.parse::<Claimed>().expect("a safety number")));
+        }
+    }
 }
 
 #[test]

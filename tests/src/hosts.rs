@@ -96,6 +96,16 @@ impl Hosts {
         }
     }
 
+    /// kill -9 of a node, by its place in [`Hosts::nodes`].
+    ///
+    /// # Panics
+    /// When it runs no more.
+    pub fn kill(&mut self, node: usize) {
+        let child = &mut self.running[self.authorities.len() + node];
+        child.kill().expect("it runs");
+        child.wait().expect("reaped");
+    }
+
     /// What `status` says of a party; `None` while it cannot say it.
     #[must_use]
     pub fn status(&self, party: &Remote) -> Option<Value> {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
@@ -56,9 +57,27 @@ impl Caller {
     /// # Errors
     /// The daemon refused, ended, or speaks another version.
     pub async fn call<R: DeserializeOwned>(&mut self, call: Call) -> Result<R, CallerError> {
+        self.exchange(|id| serde_json::to_vec(&Request::new(id, call))).await
+    }
+
+    /// As [`Caller::call`], by the name of the method: for what one version knows and another does not.
+    ///
+    /// # Errors
+    /// As [`Caller::call`].
+    pub async fn call_named<R: DeserializeOwned>(&mut self, method: &str, params: Value) -> Result<R, CallerError> {
+        self.exchange(|id| {
+            serde_json::to_vec(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }))
+        })
+        .await
+    }
+
+    async fn exchange<R: DeserializeOwned>(
+        &mut self,
+        request: impl FnOnce(u64) -> serde_json::Result<Vec<u8>>,
+    ) -> Result<R, CallerError> {
         let id = self.next_id;
         self.next_id += 1;
-        let mut line = serde_json::to_vec(&Request::new(id, call))?;
+        let mut line = request(id)?;
         line.push(b'\n');
         self.stream.write_all(&line).await?;
         loop {

@@ -28,15 +28,62 @@ pub enum Call {
     Contacts,
     /// → list of conversations.
     Conversations,
-    /// Accepts a stranger's request → contact.
+    /// Founds a group → conversation.
+    GroupCreate {
+        /// Its name.
+        name: String,
+    },
+    /// Adds somebody to a group → conversation.
+    GroupAdd {
+        /// The group.
+        conversation: String,
+        /// Contact or address.
+        who: String,
+    },
+    /// Removes somebody from a group → conversation.
+    GroupRemove {
+        /// The group.
+        conversation: String,
+        /// Contact or address.
+        who: String,
+    },
+    /// Leaves a group → conversation.
+    GroupLeave {
+        /// The group.
+        conversation: String,
+    },
+    /// Gives a group another name → conversation.
+    GroupRename {
+        /// The group.
+        conversation: String,
+        /// The new name.
+        name: String,
+    },
+    /// Accepts a stranger's request → contact, or the group.
     Accept {
         /// Name, address or conversation.
         who: String,
     },
-    /// Wants nothing more from somebody → contact.
+    /// Wants nothing more from somebody → contact; refuses a group → conversation.
     Block {
         /// Name, address or conversation.
         who: String,
+    },
+    /// The safety number of somebody, compared and noted as compared if that is asked → [`super::VerifyLine`].
+    Verify {
+        /// Name or address.
+        who: String,
+        /// What the other side sees: digits, words, or the content of its QR code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+        /// Note that it was compared.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        confirm: bool,
+    },
+    /// Makes sure that the file of a message is at the path returned → [`super::PathLine`].
+    OpenFile {
+        /// The message.
+        id: String,
     },
     /// Queues a text → `{"id","state"}`.
     Send {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::client::Client;
 use super::control::{Call, Page, PageEntry};
 use super::failure::{Exit, Failure};
-use super::lines::{ContactLine, ConversationLine, Parts, SentLine};
+use super::lines::{AcceptedLine, ContactLine, ConversationLine, Parts, PathLine, SentLine, VerifyLine};
 use super::mailroom::{Desk, MailRoom, Stopped};
 use super::network_file::{self, NetworkLine};
 use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
@@ -25,6 +25,7 @@ use connection::converse;
 use files::read_file;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::network::Hints;
+use shoal_protocol::safety_number::Claimed;
 
 mod connection;
 mod files;
@@ -196,10 +197,38 @@ impl Daemon {
             }
             Call::Accept { who } => {
                 let accept = move |desk: &mut Desk<'_>| Ok(desk.mail.accept(&who, desk.now, desk.rng)?);
-                value(ContactLine::from(self.mail(accept).await?))
+                value(AcceptedLine::from(self.mail(accept).await?))
             }
             Call::Block { who } => {
-                value(ContactLine::from(self.mail(move |desk| Ok(desk.mail.block(&who, desk.now)?)).await?))
+                let block = move |desk: &mut Desk<'_>| Ok(desk.mail.block(&who, desk.now, desk.rng)?);
+                value(AcceptedLine::from(self.mail(block).await?))
+            }
+            Call::GroupCreate { name } => {
+                let create = move |desk: &mut Desk<'_>| Ok(desk.mail.group_create(&name, desk.now, desk.rng)?);
+                value(ConversationLine::from(self.mail(create).await?))
+            }
+            Call::GroupAdd { conversation, who } => {
+                let add = move |desk: &mut Desk<'_>| Ok(desk.mail.group_add(&conversation, &who, desk.now)?);
+                value(ConversationLine::from(self.mail(add).await?))
+            }
+            Call::GroupRemove { conversation, who } => {
+                let remove = move |desk: &mut Desk<'_>| Ok(desk.mail.group_remove(&conversation, &who)?);
+                value(ConversationLine::from(self.mail(remove).await?))
+            }
+            Call::GroupLeave { conversation } => {
+                let leave = move |desk: &mut Desk<'_>| Ok(desk.mail.group_leave(&conversation, desk.rng)?);
+                value(ConversationLine::from(self.mail(leave).await?))
+            }
+            Call::GroupRename { conversation, name } => {
+                let rename = move |desk: &mut Desk<'_>| Ok(desk.mail.group_rename(&conversation, &name)?);
+                value(ConversationLine::from(self.mail(rename).await?))
+            }
+            Call::Verify { who, code, confirm } => {
+                value(self.mail(move |desk| verify(desk, &who, code, confirm)).await?)
+            }
+            Call::OpenFile { id } => {
+                let id: MessageId = id.parse()?;
+                value(self.mail(move |desk| Ok(PathLine { path: desk.mail.open_file(id)? })).await?)
             }
             Call::Send { to, text } => {
                 let send = move |desk: &mut Desk<'_>| {
@@ -266,6 +295,13 @@ impl Daemon {
             Call::Subscribe | Call::Shutdown => Ok(json!({})),
         }
     }
+}
+
+fn verify(desk: &mut Desk<'_>, who: &str, code: Option<String>, confirm: bool) -> Result<VerifyLine, Failure> {
+    let claimed = code.map(|code| code.parse::<Claimed>()).transpose()?;
+    let found =
+        if confirm { desk.mail.verify(who, claimed.as_ref())? } else { desk.mail.compare(who, claimed.as_ref())? };
+    Ok(VerifyLine::new(found, claimed.is_some()))
 }
 
 fn page(desk: &mut Desk<'_>, since: Option<&str>, after: Option<u64>) -> Result<Page, Failure> {

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use shoal_protocol::address::Address;
+use shoal_protocol::safety_number::SafetyNumberError;
 
 use crate::mail::{MailError, NotAnId};
+use crate::profile::{BadParcel, ExportError, ImportError, Moved, Protection};
 
 /// How a process ends, by what the caller can do (values of `sysexits.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,9 +75,87 @@ impl Failure {
     }
 }
 
+impl From<SafetyNumberError> for Failure {
+    fn from(error: SafetyNumberError) -> Self {
+        let next =
+            "give all digits, all words, or the content of the QR code, as the other side's shoal verify shows it";
+        Self::new(Exit::Usage, "bad_safety_number", error.to_string(), next)
+    }
+}
+
 impl From<NotAnId> for Failure {
     fn from(error: NotAnId) -> Self {
         Self::new(Exit::Usage, "bad_id", error.to_string(), "take the id as `send` or `read` printed it")
+    }
+}
+
+/// How a closed profile is opened.
+const PASSPHRASE_NEXT: &str =
+    "run shoal in a terminal, which asks for it, or give --passphrase-file FILE (or SHOAL_PASSPHRASE_FILE)";
+
+/// A profile that was left: whoever meets it needs to know where it went.
+fn moved_away(message: String, moved: &Moved) -> Failure {
+    let to = moved.to.display();
+    let next = if moved.is_unfinished() {
+        format!("the export was interrupted: finish it with shoal export {to}")
+    } else {
+        format!("import it where it shall live: shoal import {to}. Here it is not used again (see client/README.md)")
+    };
+    Failure::new(Exit::Configuration, "profile_moved", message, next)
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        let message = error.to_string();
+        match error {
+            ExportError::Profile(error) => error.into(),
+            ExportError::Exists(_) => Self::new(Exit::Usage, "file_exists", message, "give the name of a new file"),
+            ExportError::Inside(_) => {
+                Self::new(Exit::Usage, "inside_profile", message, "give the name of a file outside of it")
+            }
+            ExportError::Other(to) => {
+                let next = format!("finish that one: shoal export {}", to.display());
+                Self::new(Exit::Usage, "other_export", message, next)
+            }
+            ExportError::TooMuch { .. } => {
+                let next = "move what you do not need out of files/ in the profile's folder";
+                Self::new(Exit::Usage, "too_large", message, next)
+            }
+        }
+    }
+}
+
+impl From<ImportError> for Failure {
+    fn from(error: ImportError) -> Self {
+        let message = error.to_string();
+        let (exit, code, next) = match error {
+            ImportError::Profile(error) => return error.into(),
+            ImportError::Occupied(_) => {
+                (Exit::Usage, "folder_not_empty", "name another folder with --profile DIR, or empty that one")
+            }
+            ImportError::Busy(_) => (Exit::Temporary, "import_running", "wait for it to end"),
+            ImportError::NotExported(_) => {
+                (Exit::Configuration, "not_exported", "give the file that shoal export wrote")
+            }
+            ImportError::UsedUp(_) => (
+                Exit::Configuration,
+                "export_used_up",
+                "the profile is where it was imported; if the export was interrupted, run it again where it began",
+            ),
+            ImportError::Passphrase(_) => (
+                Exit::Permission,
+                "wrong_passphrase",
+                "nothing is lost; try again (of a file the first line counts), or take another copy of the file",
+            ),
+            ImportError::Work(_) => {
+                (Exit::Configuration, "bad_export", "no shoal export makes such a file: take another copy of it")
+            }
+            ImportError::Bad { why: BadParcel::Newer(_), .. } => {
+                (Exit::Configuration, "export_too_new", "install the newer version of shoal")
+            }
+            ImportError::Bad { .. } => (Exit::Io, "bad_export", "copy the file again, from where it was made"),
+        };
+        Self::new(exit, code, message, next)
     }
 }
 
@@ -98,12 +178,41 @@ impl From<MailError> for Failure {
             MailError::Missing(_) => (Exit::Io, "no_profile", "make one: shoal init --network FILE"),
             MailError::Newer { .. } => (Exit::Configuration, "profile_too_new", "install the newer version of shoal"),
             MailError::Damaged(_) => (Exit::Io, "profile_damaged", "check the disk; restore the profile's folder"),
+            MailError::Sealed { protection: Protection::Keyring, .. } => {
+                (Exit::Permission, "keyring_needed", "log in to the desktop session whose keyring has the key")
+            }
+            MailError::Sealed { .. } => (Exit::Permission, "passphrase_needed", PASSPHRASE_NEXT),
+            MailError::WrongKey { protection: Protection::Keyring, .. } => (
+                Exit::Permission,
+                "wrong_keyring_key",
+                "nothing is lost; use the keyring of the session in which the profile was made, or import an export",
+            ),
+            MailError::WrongKey { .. } => {
+                (Exit::Permission, "wrong_passphrase", "nothing is lost; try again (of a file the first line counts)")
+            }
+            MailError::BadKey { .. } => (
+                Exit::Io,
+                "bad_key_file",
+                "restore profile.key from a backup; a profile made before the first release has to be made anew",
+            ),
+            MailError::NoMemory => (Exit::Temporary, "no_memory", "close other programs; 256 MiB are needed"),
+            MailError::Moved { moved, .. } => return moved_away(message, moved),
+            MailError::Mismatch(_) => (
+                Exit::Permission,
+                "safety_number_differs",
+                "do not trust this contact: get the address again, in person, and compare the network's words too",
+            ),
             MailError::RolledBack(_) => {
                 (Exit::Temporary, "rolled_back", "ask the contact to add you again; this copy must not send")
             }
             MailError::Broken(_) => {
                 (Exit::Temporary, "conversation_broken", "agree with the contact on a new beginning")
             }
+            MailError::NotAMember(_) => {
+                (Exit::Permission, "not_a_member", "ask a member to add you again, or create a new group")
+            }
+            MailError::NoDocument => (Exit::Unreachable, "no_document", "try again when shoal status says connected"),
+            MailError::Group(_) => (Exit::Usage, "bad_group", "shoal group list shows groups and their members"),
             MailError::Unknown(_) => (
                 Exit::Usage,
                 "unknown_contact",

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{ContactInfo, ConversationInfo, Event, MessageState, ReceivedMessage, SentMessage};
+use crate::mail::{
+    Accepted, ContactInfo, ConversationInfo, Event, MemberInfo, MemberState, MessageState, ReceivedMessage,
+    SentMessage, Standing, Verification,
+};
 
 /// An own message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,11 +45,14 @@ pub enum WaitsFor {
     Stores,
     /// The other side's client: it has to run, and the other side to accept.
     Reader,
+    /// That a member adds this profile again, which was away for too long.
+    Member,
 }
 
 impl From<SentMessage> for SentLine {
     fn from(message: SentMessage) -> Self {
         let waits_for = match (message.state, message.conversation) {
+            (state, Some(_)) if message.away && state != MessageState::Delivered => Some(WaitsFor::Member),
             (MessageState::Queued, None) => Some(WaitsFor::Card),
             (MessageState::Queued, Some(_)) => Some(WaitsFor::Turn),
             (MessageState::Sent, _) => Some(WaitsFor::Stores),
@@ -118,6 +124,9 @@ pub struct ContactLine {
     pub request: bool,
     /// Nothing is wanted from this contact.
     pub blocked: bool,
+    /// The safety number was compared (`shoal verify`).
+    #[serde(default)]
+    pub verified: bool,
     /// Since when messages wait for the contact's card, in Unix ms, or `null`.
     #[serde(default)]
     pub waiting_since: Option<u64>,
@@ -131,9 +140,54 @@ impl From<ContactInfo> for ContactLine {
             conversation: contact.conversation.map(|id| id.to_string()),
             request: contact.request,
             blocked: contact.blocked,
+            verified: contact.verified,
             waiting_since: None,
         }
     }
+}
+
+/// The safety number of a contact, as `verify --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyLine {
+    /// The given name, else the address.
+    pub name: String,
+    /// `shoal1…`.
+    pub address: String,
+    /// The number in 16 groups of four digits.
+    pub digits: String,
+    /// The number in 13 words.
+    pub words: String,
+    /// The number as the other side's QR code has it, `shoal-verify1…`.
+    pub code: String,
+    /// It was compared before, or now.
+    pub verified: bool,
+    /// `true`, and only then present, when it was compared with what the other side sees.
+    #[serde(default, rename = "match", skip_serializing_if = "std::ops::Not::not")]
+    pub matches: bool,
+}
+
+impl VerifyLine {
+    /// The line of a number that was, or was not, compared with another.
+    #[must_use]
+    pub fn new(found: Verification, compared: bool) -> Self {
+        let Verification { contact, number } = found;
+        Self {
+            name: contact.name,
+            address: contact.address,
+            digits: number.digits(),
+            words: number.words(),
+            code: number.code(),
+            verified: contact.verified,
+            matches: compared,
+        }
+    }
+}
+
+/// Where a file is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathLine {
+    /// Its path.
+    pub path: PathBuf,
 }
 
 /// A conversation.
@@ -141,27 +195,89 @@ impl From<ContactInfo> for ContactLine {
 pub struct ConversationLine {
     /// The same at every member.
     pub conversation: String,
-    /// The other member.
-    pub with: String,
-    /// The other member's address.
-    pub address: String,
+    /// Of two, or of many.
+    pub kind: Kind,
+    /// Name of the group, or of the other member.
+    pub name: String,
+    /// The other member of two, or `null`.
+    pub with: Option<String>,
+    /// The other member's address, or `null`.
+    pub address: Option<String>,
+    /// Its members, the own profile first.
+    pub members: Vec<MemberLine>,
     /// An unanswered request of a stranger.
     pub request: bool,
     /// Own messages that are not delivered yet.
     pub undelivered: u64,
+    /// Whether this profile is in it.
+    pub standing: Standing,
     /// The members went on from different states and cannot read each other any more: begin anew.
     pub broken: bool,
 }
 
+/// Of how many a conversation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Two people.
+    Pair,
+    /// A group.
+    Group,
+}
+
+/// A member of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberLine {
+    /// The given name, else the address.
+    pub name: String,
+    /// `shoal1…`.
+    pub address: String,
+    /// This profile itself.
+    #[serde(rename = "self")]
+    pub oneself: bool,
+    /// How far it is in it.
+    pub state: MemberState,
+}
+
 impl From<ConversationInfo> for ConversationLine {
     fn from(conversation: ConversationInfo) -> Self {
+        let (group, name) = (conversation.group, conversation.name);
+        let line = |member: MemberInfo| MemberLine {
+            name: member.name,
+            address: member.address,
+            oneself: member.oneself,
+            state: member.state,
+        };
         Self {
             conversation: conversation.id.to_string(),
-            with: conversation.with,
+            kind: if group { Kind::Group } else { Kind::Pair },
+            with: (!group).then(|| name.clone()),
+            name,
             address: conversation.address,
+            members: conversation.members.into_iter().map(line).collect(),
             request: conversation.request,
             undelivered: conversation.undelivered,
+            standing: conversation.standing,
             broken: conversation.broken,
+        }
+    }
+}
+
+/// What `accept` and `block` were about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AcceptedLine {
+    /// A group.
+    Group(ConversationLine),
+    /// A person.
+    Contact(ContactLine),
+}
+
+impl From<Accepted> for AcceptedLine {
+    fn from(accepted: Accepted) -> Self {
+        match accepted {
+            Accepted::Contact(contact) => Self::Contact(contact.into()),
+            Accepted::Group(group) => Self::Group(group.into()),
         }
     }
 }
@@ -176,6 +292,8 @@ pub enum EventLine {
     Message(MessageLine),
     /// A contact changed.
     Contact(ContactLine),
+    /// A group began or changed.
+    Group(ConversationLine),
     /// Something the user should know.
     Warning {
         /// Stable.
@@ -195,6 +313,7 @@ impl From<Event> for EventLine {
             }
             Event::Received(message) => Self::Message(message.into()),
             Event::Contact(contact) => Self::Contact(contact.into()),
+            Event::Group(group) => Self::Group(group.into()),
             Event::Warning { code, message } => Self::Warning { code: code.to_owned(), message },
         }
     }

@@ -11,6 +11,7 @@ mod daemon;
 mod failure;
 mod gateway;
 mod health;
+mod keyring;
 mod lines;
 mod mailroom;
 mod network_file;
@@ -29,7 +30,11 @@ pub use control::{Call, NotACall, Page, PageEntry};
 pub use daemon::{serve, serve_with};
 pub use failure::{Exit, Failure};
 pub use health::{HealthError, serve_health};
-pub use lines::{ContactLine, ConversationLine, EventLine, FileLine, MessageLine, Parts, SentLine, WaitsFor};
+pub use keyring::{KeyringError, fetch as fetch_from_keyring, forget as forget_in_keyring, keep as keep_in_keyring};
+pub use lines::{
+    AcceptedLine, ContactLine, ConversationLine, EventLine, FileLine, Kind, MemberLine, MessageLine, Parts, PathLine,
+    SentLine, VerifyLine, WaitsFor,
+};
 pub use mailroom::{Desk, MailRoom, Stopped};
 pub use network_file::{
     GatewayLine, NetworkLine, newer_hints, parse as parse_network_file, usable as usable_network_file,

@@ -63,6 +63,7 @@ impl Mail {
             self.reload()?;
         }
         self.memory.latest = now;
+        self.memory.generation = consensus.current_generation().map(|generation| generation.number);
         if self.network_forked {
             return self.last_words(now, consensus, rng);
         }

@@ -1,16 +1,18 @@
 //! What the user asks for. Each command is one transaction; what it promises is on disk when it returns.
 
 use super::flight::CardFetch;
+use super::groups::{Accepted, accepts_messages};
 use super::showing::safe_name;
 use super::{
     ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MessageId, MessageState, READ_CURSOR,
-    ReceivedMessage, SentMessage, stored,
+    ReceivedMessage, SentMessage, Standing, stored,
 };
 use crate::blobs::{BLOB_SIZE_MAX, Manifest, TEXT_SIZE_MAX};
 use crate::contacts::{self, Contact};
 use crate::conversations::Conversation;
+use crate::names::Name;
 use crate::records::{BlobKind, Content, FILE_NAME_SIZE_MAX, MIME_SIZE_MAX};
-use crate::{blobs_store, conversations};
+use crate::{blobs_store, conversations, group_changes};
 use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
 use shoal_protocol::UnixMillis;
@@ -28,7 +30,7 @@ impl Mail {
     /// # Errors
     /// When the address or the name cannot be used.
     pub fn add(&mut self, name: &str, address: &str, _now: UnixMillis) -> Result<ContactInfo, MailError> {
-        let name = name.parse::<contacts::ContactName>()?;
+        let name = name.parse::<Name>()?;
         let inbox = *self.parse_address(address)?.inbox();
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
@@ -44,13 +46,20 @@ impl Mail {
         Ok(info)
     }
 
-    /// The address book.
+    /// The address book: people whom the user added, wrote to or blocked, and those with whom there is a conversation.
     ///
     /// # Errors
     /// When the profile fails.
     pub fn contacts(&self) -> Result<Vec<ContactInfo>, MailError> {
-        let contacts = contacts::all(&self.profile.db, &self.profile.vault)?;
-        contacts.iter().map(|contact| self.contact_info(contact.row)).collect()
+        let mut infos = Vec::new();
+        for contact in contacts::all(&self.profile.db, &self.profile.vault)? {
+            let info = self.contact_info(contact.row)?;
+            // people of a group whom the user does not know otherwise are listed with the group
+            if contact.known || contact.blocked || contact.name.is_some() || info.conversation.is_some() {
+                infos.push(info);
+            }
+        }
+        Ok(infos)
     }
 
     /// Accepts what a stranger asked (and takes back a block): from now on the stranger's client is told what was shown
@@ -58,26 +67,41 @@ impl Mail {
     ///
     /// # Errors
     /// When nobody is known by this name, address or conversation.
-    pub fn accept(&mut self, who: &str, _now: UnixMillis, _rng: &mut impl CryptoRng) -> Result<ContactInfo, MailError> {
-        let (contact, _) = self.resolve(who)?.ok_or_else(|| MailError::Unknown(who.to_owned()))?;
+    pub fn accept(&mut self, who: &str, _now: UnixMillis, _rng: &mut impl CryptoRng) -> Result<Accepted, MailError> {
+        let contact = match self.target(who)?.ok_or_else(|| MailError::Unknown(who.to_owned()))? {
+            Target::Person(contact, _) => contact,
+            Target::Group(conversation) => {
+                conversations::accept_group(&self.profile.db, conversation.row)?;
+                self.follow_again(std::slice::from_ref(&conversation))?;
+                let accepted = conversations::by_row(&self.profile.db, &self.profile.vault, conversation.row)?;
+                let info = self.conversation_info(&accepted)?;
+                self.emit(Event::Group(info.clone()));
+                return Ok(Accepted::Group(info));
+            }
+        };
         let transaction = self.profile.db.unchecked_transaction()?;
         contacts::set_known(&transaction, contact.row)?;
         contacts::set_blocked(&transaction, contact.row, false)?;
         conversations::accept(&transaction, contact.row)?;
         transaction.commit()?;
-        self.follow_again(contact.row)?;
+        self.follow_again(&conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?)?;
         let info = self.contact_info(contact.row)?;
         self.emit(Event::Contact(info.clone()));
-        Ok(info)
+        Ok(Accepted::Contact(info))
     }
 
-    /// Wants nothing of somebody any more: nothing is read or sent. An address that is not known yet can be blocked too.
+    /// Wants nothing of somebody any more: nothing is read or sent, and what they write in groups is not shown. An address
+    /// that is not known yet can be blocked too. A group of which a stranger made the user a member is refused.
     ///
     /// # Errors
-    /// When nobody is meant.
-    pub fn block(&mut self, who: &str, _now: UnixMillis) -> Result<ContactInfo, MailError> {
-        let contact = match self.resolve(who)? {
-            Some((contact, _)) => contact,
+    /// When nobody is meant, or a group that was accepted: that is left.
+    pub fn block(&mut self, who: &str, _now: UnixMillis, rng: &mut impl CryptoRng) -> Result<Accepted, MailError> {
+        let contact = match self.target(who)? {
+            Some(Target::Person(contact, _)) => contact,
+            Some(Target::Group(conversation)) if conversation.request => {
+                return Ok(Accepted::Group(self.group_leave(&conversation.id.to_string(), rng)?));
+            }
+            Some(Target::Group(_)) => return Err(MailError::Group("leave the group instead: shoal group leave")),
             None => {
                 let inbox = *self.parse_address(who).map_err(|_| MailError::Unknown(who.to_owned()))?.inbox();
                 contacts::insert(&self.profile.db, &self.profile.vault, &inbox, false)?
@@ -86,6 +110,7 @@ impl Mail {
         let transaction = self.profile.db.unchecked_transaction()?;
         contacts::set_blocked(&transaction, contact.row, true)?;
         contacts::set_wanted(&transaction, contact.row, None)?;
+        group_changes::delete_adds_of(&transaction, contact.row)?;
         transaction.commit()?;
         let theirs = conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?;
         self.memory.readers.retain(|_, reader| theirs.iter().all(|theirs| theirs.row != reader.conversation));
@@ -96,7 +121,7 @@ impl Mail {
         self.memory.cards.remove(&contact.row);
         let info = self.contact_info(contact.row)?;
         self.emit(Event::Contact(info.clone()));
-        Ok(info)
+        Ok(Accepted::Contact(info))
     }
 
     /// All conversations.
@@ -105,28 +130,10 @@ impl Mail {
     /// When the profile fails.
     pub fn conversations(&self) -> Result<Vec<ConversationInfo>, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        conversations::all(db, vault)?
-            .into_iter()
-            .map(|conversation| {
-                let contact = contacts::by_row(db, vault, conversation.contact)?;
-                let undelivered = db
-                    .prepare_cached("SELECT count(*) FROM message_out WHERE conversation = ?1 AND state < 3")?
-                    .query_row([conversation.row], |row| row.get(0))?;
-                Ok(ConversationInfo {
-                    id: conversation.id,
-                    with: contact.label(),
-                    address: contact.address(),
-                    request: conversation.request,
-                    undelivered,
-                    broken: conversation.broken,
-                    epoch: conversation.epoch,
-                    generation: conversation.generation,
-                })
-            })
-            .collect()
+        conversations::all(db, vault)?.iter().map(|conversation| self.conversation_info(conversation)).collect()
     }
 
-    /// Sends a text to a contact, an address or a conversation. It is queued, on disk, when this returns. Writing to
+    /// Sends a text to a contact, an address, a conversation or a group. It is queued, on disk, when this returns. Writing to
     /// somebody accepts them.
     ///
     /// # Errors
@@ -194,25 +201,31 @@ impl Mail {
                 return Err(MailError::QueueFull { waiting, unit: "bytes" });
             }
         }
-        let found = self.resolve(to)?;
-        let address = if found.is_none() { Some(self.parse_address(to)?) } else { None };
+        let target = match self.target(to)? {
+            Some(target) => target,
+            None => {
+                let inbox = *self.parse_address(to)?.inbox();
+                Target::Person(contacts::insert(&self.profile.db, &self.profile.vault, &inbox, true)?, None)
+            }
+        };
+        let (contact, conversation) = match target {
+            Target::Person(contact, _) if contact.blocked => return Err(MailError::Blocked(contact.label())),
+            Target::Person(contact, conversation) => (Some(contact), conversation),
+            Target::Group(conversation) => (None, Some(conversation)),
+        };
+        let conversation = conversation.map(accepts_messages).transpose()?;
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
-        let (contact, conversation) = match (found, address) {
-            (Some(found), _) => found,
-            (None, Some(address)) => (contacts::insert(&transaction, vault, address.inbox(), true)?, None),
-            (None, None) => return Err(MailError::Unknown(to.to_owned())),
-        };
-        if contact.blocked {
-            return Err(MailError::Blocked(contact.label()));
-        }
-        if let Some(broken) = conversation.as_ref().filter(|conversation| conversation.broken) {
-            return Err(MailError::Broken(broken.id));
-        }
-        contacts::set_known(&transaction, contact.row)?;
-        conversations::accept(&transaction, contact.row)?;
-        if conversation.is_none() && contact.wanted_at.is_none() {
-            contacts::set_wanted(&transaction, contact.row, Some(now))?;
+        match (&contact, &conversation) {
+            (Some(contact), conversation) => {
+                contacts::set_known(&transaction, contact.row)?;
+                conversations::accept(&transaction, contact.row)?;
+                if conversation.is_none() && contact.wanted_at.is_none() {
+                    contacts::set_wanted(&transaction, contact.row, Some(now))?;
+                }
+            }
+            (None, Some(group)) => conversations::accept_group(&transaction, group.row)?,
+            (None, None) => {}
         }
         let blob = match (&content, blob) {
             (Content::Blob { manifest, .. }, Some(bytes)) => {
@@ -220,22 +233,29 @@ impl Mail {
             }
             _ => None,
         };
-        let conversation_row = conversation.as_ref().map(|conversation| conversation.row);
-        stored::insert_out(&transaction, vault, id, contact.row, conversation_row, &content, blob)?;
+        let [contact_row, conversation_row] =
+            [contact.as_ref().map(|contact| contact.row), conversation.as_ref().map(|conversation| conversation.row)];
+        stored::insert_out(&transaction, vault, id, contact_row, conversation_row, &content, blob)?;
         transaction.commit()?;
 
-        match conversation {
-            Some(conversation) => {
+        match (conversation, contact_row) {
+            (Some(conversation), contact) => {
                 self.memory.unsealed = true;
                 if conversation.request {
-                    self.follow_again(contact.row)?;
-                    let info = self.contact_info(contact.row)?;
-                    self.emit(Event::Contact(info));
+                    self.follow_again(std::slice::from_ref(&conversation))?;
+                    match contact {
+                        Some(contact) => {
+                            let info = self.contact_info(contact)?;
+                            self.emit(Event::Contact(info));
+                        }
+                        None => self.tell_group(conversation.row)?,
+                    }
                 }
             }
-            None => {
-                self.memory.cards.entry(contact.row).or_insert_with(|| CardFetch::new(now));
+            (None, Some(contact)) => {
+                self.memory.cards.entry(contact).or_insert_with(|| CardFetch::new(now));
             }
+            (None, None) => {}
         }
         self.emit(Event::State { id, state: MessageState::Queued });
         Ok(id)
@@ -293,14 +313,19 @@ impl Mail {
     pub fn state(&self, id: MessageId) -> Result<SentMessage, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let message = stored::out_by_id(db, vault, id)?.ok_or(MailError::NoMessage(id))?;
-        let conversation =
-            message.conversation.map(|row| conversations::by_row(db, vault, row)).transpose()?.map(|found| found.id);
+        let conversation = message.conversation.map(|row| conversations::by_row(db, vault, row)).transpose()?;
         let sent_at = match &message.content {
             Content::Text { sent_at, .. } | Content::Blob { sent_at, .. } => *sent_at,
-            Content::Receipt | Content::End { .. } | Content::Proof { .. } => UnixMillis(0),
+            Content::Receipt | Content::End { .. } | Content::Proof { .. } | Content::Leave { .. } => UnixMillis(0),
         };
-        let to = contacts::by_row(db, vault, message.contact)?.label();
-        Ok(SentMessage { id, conversation, to, state: message.state, sent_at })
+        let group = conversation.as_ref().and_then(|found| found.name.as_ref()).map(|name| name.as_str().to_owned());
+        let to = match (message.contact, group) {
+            (Some(contact), _) => contacts::by_row(db, vault, contact)?.label(),
+            (None, group) => group.unwrap_or_default(),
+        };
+        let away = conversation.as_ref().is_some_and(|found| found.standing == Standing::Away);
+        let conversation = conversation.map(|found| found.id);
+        Ok(SentMessage { id, conversation, to, state: message.state, away, sent_at })
     }
 
     /// Of an own file or long text: how many of its boxes both replicas have, and how many it has. `None`: it has none.
@@ -325,31 +350,42 @@ impl Mail {
         stored::count_below(&self.profile.db, MessageState::Stored)
     }
 
-    fn parse_address(&self, text: &str) -> Result<Address, MailError> {
+    pub(super) fn parse_address(&self, text: &str) -> Result<Address, MailError> {
         let address: Address = text.parse().map_err(|_| MailError::Unknown(text.to_owned()))?;
         if *address.inbox() == self.profile.inbox.public() { Err(MailError::Oneself) } else { Ok(address) }
     }
 
-    /// Who is meant by a contact's name, an address or a conversation, and the conversation to write to.
-    fn resolve(&self, who: &str) -> Result<Option<(Contact, Option<Conversation>)>, MailError> {
+    /// Who is meant by a name, an address or a conversation. A contact's name goes before a group's; of a group's that several
+    /// have nobody can be meant.
+    pub(super) fn target(&self, who: &str) -> Result<Option<Target>, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         if let Ok(id) = who.parse::<ConversationId>()
             && let Some(conversation) = conversations::by_id(db, vault, id)?
         {
-            return Ok(Some((contacts::by_row(db, vault, conversation.contact)?, Some(conversation))));
+            return Ok(Some(match conversation.contact {
+                Some(contact) => Target::Person(contacts::by_row(db, vault, contact)?, Some(conversation)),
+                None => Target::Group(conversation),
+            }));
         }
         let contact = match who.parse::<Address>() {
             Ok(address) => contacts::by_inbox(db, vault, address.inbox())?,
             Err(_) => contacts::by_name(db, vault, who)?,
         };
-        let Some(contact) = contact else { return Ok(None) };
-        let conversation = conversations::of_contact(db, vault, contact.row)?.into_iter().next();
-        Ok(Some((contact, conversation)))
+        if let Some(contact) = contact {
+            let conversation = conversations::of_contact(db, vault, contact.row)?.into_iter().next();
+            return Ok(Some(Target::Person(contact, conversation)));
+        }
+        let mut groups = conversations::groups_named(db, vault, who)?;
+        groups.retain(|group| matches!(group.standing, Standing::Member | Standing::Away));
+        match groups.len() {
+            0 | 1 => Ok(groups.pop().map(Target::Group)),
+            _ => Err(MailError::Group("several groups have this name; name the conversation instead")),
+        }
     }
 
-    /// Memory follows an acceptance: the contact's chains are read, and are no requests.
-    fn follow_again(&mut self, contact: i64) -> Result<(), MailError> {
-        for conversation in conversations::of_contact(&self.profile.db, &self.profile.vault, contact)? {
+    /// Memory follows an acceptance: chains are read, and are no requests.
+    fn follow_again(&mut self, accepted: &[Conversation]) -> Result<(), MailError> {
+        for conversation in accepted {
             self.refollow(conversation.row)?;
         }
         self.memory.plan = true;
@@ -364,7 +400,15 @@ impl Mail {
     }
 }
 
-fn fresh_id(rng: &mut impl CryptoRng) -> MessageId {
+/// Who is meant.
+pub(super) enum Target {
+    /// Somebody, and the conversation of two to write to.
+    Person(Contact, Option<Conversation>),
+    /// A group.
+    Group(Conversation),
+}
+
+pub(super) fn fresh_id(rng: &mut impl CryptoRng) -> MessageId {
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
     MessageId(id)

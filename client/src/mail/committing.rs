@@ -8,14 +8,15 @@ use super::wants::{launched, postpone};
 use super::writing::{each, outcome};
 use super::{Mail, MailError, provider};
 use crate::blobs::Manifest;
-use crate::chains::{self, STORED_BOTH, Side};
+use crate::chains::{self, Chain, STORED_BOTH, Side};
 use crate::commit_slots::{Entry, SlotKeys, commit_hash, signed_part};
-use crate::commits::{self, Draft};
+use crate::commits::{self, Draft, Parcel};
 use crate::commits_mls::{self, PAST_EPOCHS_MAX};
 use crate::conversations::Conversation;
+use crate::members::{self, MemberRow};
 use crate::polls::mean_gap;
 use crate::want::{Rank, Want};
-use crate::{blobs_store, contacts, conversations};
+use crate::{blobs_store, conversations};
 use rand::{CryptoRng, RngExt as _};
 use rusqlite::Connection;
 use shoal_protocol::UnixMillis;
@@ -56,7 +57,10 @@ impl Mail {
             let at = match conversation.commit_at {
                 Some(at) => Some(at),
                 None => self.reason_to_commit(&conversation, now, consensus)?.map(|within| match within {
-                    Within::Soon => now.plus(exponential(mean_gap(Rank::Hot, &consensus.parameters) * 2, rng)),
+                    // the more may want the same, the longer, so that most see another's commit before they write their own
+                    Within::Soon(others) => {
+                        now.plus(exponential(mean_gap(Rank::Hot, &consensus.parameters) * (1 + others), rng))
+                    }
                     Within::Span(span) => now.plus(span.mul_f64(rng.random::<f64>())),
                 }),
             };
@@ -71,25 +75,40 @@ impl Mail {
     }
 
     /// Whether the rules let us commit in this conversation now: never in a stranger's request, nor from a state that
-    /// others have left, nor so far ahead of the peer that its messages could not be opened.
+    /// others have left, nor so far ahead of anybody who stays that their messages could not be opened.
     fn may_commit(&self, conversation: &Conversation, consensus: &Consensus) -> Result<bool, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         // SQLite counts no further; a founder may begin wherever it likes
         let last = conversation.epoch >= u64::MAX >> 2;
         if last
             || conversation.request
-            || conversation.broken
+            || self.silent(conversation)?
             || consensus.generation(conversation.generation).is_none()
-            || contacts::by_row(db, vault, conversation.contact)?.blocked
             || commits::commit_of(db, vault, conversation.row, conversation.epoch)?.is_some()
         {
             return Ok(false);
         }
         let Some(epoch) = commits::epoch(db, vault, conversation.row, conversation.epoch)? else { return Ok(false) };
-        let reading = chains::reading(db, vault, conversation.row)?;
-        let behind = reading.map(|theirs| conversation.epoch.saturating_sub(theirs.epoch));
-        // none: the peer has ended this epoch, and its commit is looked for
-        Ok(epoch.fetching.is_none() && behind.is_some_and(|behind| behind < PAST_EPOCHS_MAX as u64))
+        if epoch.fetching.is_some() {
+            return Ok(false);
+        }
+        let (change, _) = self.change(db, conversation)?;
+        let stays = |member: &MemberRow| !change.remove.contains(&member.leaf);
+        // none: somebody has ended this epoch, and the commit is looked for
+        Ok(self.behind(conversation, stays)?.is_some_and(|behind| behind < PAST_EPOCHS_MAX as u64))
+    }
+
+    /// How many epochs the slowest of some members is behind; `None` while one of them has ended this epoch already.
+    fn behind(&self, conversation: &Conversation, of: impl Fn(&MemberRow) -> bool) -> Result<Option<u64>, MailError> {
+        let db = &self.profile.db;
+        let reading = chains::reading(db, &self.profile.vault, conversation.row)?;
+        let mut most = 0;
+        for member in members::current(db, conversation.row)?.iter().filter(|member| member.follows() && of(member)) {
+            let theirs = |chain: &&Chain| matches!(chain.side, Side::Peer { member: of, .. } if of == member.row);
+            let Some(theirs) = reading.iter().find(theirs) else { return Ok(None) };
+            most = most.max(conversation.epoch.saturating_sub(theirs.epoch));
+        }
+        Ok(Some(most))
     }
 
     fn reason_to_commit(
@@ -98,9 +117,10 @@ impl Mail {
         now: UnixMillis,
         consensus: &Consensus,
     ) -> Result<Option<Within>, MailError> {
+        let others = u32::try_from(members::current(&self.profile.db, conversation.row)?.len()).unwrap_or(u32::MAX);
         // a card's leaf is shared by all who wrote to that card, and its secrets are kept for long: leave it at once
-        if conversation.healed_at == UnixMillis(0) {
-            return Ok(Some(Within::Soon));
+        if conversation.healed_at == UnixMillis(0) || self.change_waits(conversation)? {
+            return Ok(Some(Within::Soon(others)));
         }
         let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
         if let Some(newest) = consensus.current_generation().filter(|newest| newest.number > conversation.generation) {
@@ -110,12 +130,18 @@ impl Mail {
             return Ok(Some(Within::Span(until.since(now).min(half).max(half / 32))));
         }
         // healing: every half retention (7 days), which is how long a box waits before it is written again and thus the
-        // rhythm in which a conversation costs anything at all; only while it is used, and only when the peer follows
+        // rhythm in which a conversation costs anything at all; only while it is used, and only when the others follow: the
+        // other one of two, and in a group, where somebody is always away, nearly
         let healed = conversation.healed_at;
         let stale = healed.plus(half) <= now && conversation.active_at > healed;
-        let theirs = chains::reading(&self.profile.db, &self.profile.vault, conversation.row)?;
-        let follows = theirs.is_some_and(|theirs| theirs.epoch == conversation.epoch && theirs.next > 0);
-        Ok((stale && follows).then_some(Within::Span(half / 8)))
+        let follow = match conversation.contact {
+            // who was lost follows nothing
+            Some(_) => chains::reading(&self.profile.db, &self.profile.vault, conversation.row)?
+                .first()
+                .is_some_and(|theirs| theirs.epoch == conversation.epoch && theirs.next > 0),
+            None => self.behind(conversation, |_| true)?.is_some_and(|behind| behind <= PAST_EPOCHS_MAX as u64 / 4),
+        };
+        Ok((stale && follow).then_some(Within::Span(half / 8)))
     }
 
     /// Stages one commit whose time has come. Says whether it wrote to the disk.
@@ -133,6 +159,10 @@ impl Mail {
         if reason.is_none() || !self.may_commit(&conversation, consensus)? {
             conversations::set_commit_at(&self.profile.db, row, None)?;
             return Ok(false);
+        }
+        if self.drop_bad_cards(&conversation, now)? {
+            self.memory.plan = true;
+            return Ok(true);
         }
         self.stage_commit(&conversation, now, consensus, rng)?;
         Ok(true)
@@ -153,30 +183,36 @@ impl Mail {
             return Ok(());
         };
         let writer = WriteKey::generate(rng);
-        let commit = commits_mls::stage(
+        let (mut change, cuts) = self.change(&transaction, conversation)?;
+        change.generation = newest.filter(|newest| *newest > conversation.generation);
+        let staged = commits_mls::stage(
             &provider(&self.profile, &self.crypto, &transaction),
             &self.profile.inbox,
             &writer,
             &conversation.id.0,
-            newest.filter(|newest| *newest > conversation.generation),
+            &change,
             rng,
         )?;
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
-        let manifest = Manifest::of(&commit, *secret);
-        let blob = blobs_store::insert_out(&transaction, vault, &manifest, &commit)?;
+        let parcel = Parcel { commit: staged.commit, cuts };
+        let bytes = parcel.to_bytes();
+        let manifest = Manifest::of(&bytes, *secret);
+        let blob = blobs_store::insert_out(&transaction, vault, &manifest, &bytes)?;
         blobs_store::activate(&transaction, blob, conversation.generation, now)?;
         let keys = SlotKeys::new(&epoch.secret);
         let body = self.seal_entry(&transaction, conversation, &keys, epoch.slot, &manifest, rng)?;
         let draft = Draft {
             conversation: conversation.row,
             epoch: conversation.epoch,
-            hash: commit_hash(&commit),
+            hash: commit_hash(&bytes),
             manifest: &manifest,
             blob,
             slot: epoch.slot,
             body: &body,
             writer: &writer,
+            cuts: &parcel.cuts,
+            welcome: staged.welcome.as_deref(),
         };
         let row = commits::insert_commit(&transaction, vault, &draft)?;
         conversations::set_commit_at(&transaction, conversation.row, None)?;
@@ -296,14 +332,8 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let own = chains::writing(&transaction, vault, conversation.row)?;
         let sealed = self.seal_end(&transaction, &conversation, &own, commit.hash, rng)?;
-        let of_card = match &own.side {
-            Side::Own(writer) => {
-                self.card_writer(&transaction, &writer.public())?.is_some()
-                    || chains::writes_elsewhere(&transaction, vault, writer.seed().as_slice(), conversation.row)?
-            }
-            Side::OwnCard | Side::Peer(_) => false,
-        };
-        let begun = commits_mls::merge_staged(
+        let of_card = self.of_card(&transaction, &own, conversation.row)?;
+        let led = commits_mls::merge_staged(
             &provider(&self.profile, &self.crypto, &transaction),
             &self.profile.inbox.public(),
             &conversation.id.0,
@@ -311,15 +341,20 @@ impl Mail {
         )?;
         commits::set_merged(&transaction, vault, row)?;
         conversations::set_healed(&transaction, conversation.row, now)?;
-        let entered = self.next_epoch(&transaction, &conversation, &begun, &commit.writer, &commit.hash, now)?;
+        let letters = self.invite(&transaction, &conversation, &commit, &led, now, rng)?;
+        let (cuts, writer) = (&commit.cuts, &commit.writer);
+        let entered = self.next_epoch(&transaction, &conversation, &led, cuts, writer, &commit.hash, now)?;
         transaction.commit()?;
         self.sealed(&sealed);
+        self.memory.letters.extend(letters);
+        self.adopt_blobs()?;
         self.went_on(conversation.row, entered)
     }
 }
 
 /// When a commit that is due is drawn.
 enum Within {
-    Soon,
+    /// So many others may have the same reason.
+    Soon(u32),
     Span(Duration),
 }

@@ -1,28 +1,35 @@
-//! From one group epoch to the next: the end of the own chain, the peer's chain that is followed, what is forgotten.
+//! From one group epoch to the next: the end of the own chain, the others' chains that are followed, what is forgotten.
 
 use super::committing::PendingCommit;
 use super::flight::{Attempt, PendingBox};
 use super::sending::Sealed;
 use super::slots::SlotReader;
-use super::{Mail, MailError, follow, provider};
-use crate::chains::{self, Chain};
+use super::writing::Confirmed;
+use super::{Mail, MailError, Standing, follow, provider};
+use crate::chains::{self, Chain, Side};
+use crate::commits::Cut;
+use crate::commits_mls::Led;
 use crate::conversations::Conversation;
-use crate::conversations_mls::Begun;
 use crate::records::Content;
-use crate::{blobs_store, commits, commits_mls, contacts, conversations};
+use crate::{blobs_store, commits, commits_mls, conversations, members};
 use rand::CryptoRng;
 use rusqlite::Transaction;
 use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::{Hash, UnixMillis};
+use std::collections::BTreeSet;
 
 /// What a step from one epoch towards the next did, to be told after the commit.
 #[derive(Default)]
 pub(super) struct Entered {
     /// Own commits that are no longer needed, with their blobs.
     pub(super) gone: Vec<(i64, i64)>,
-    /// The peer applied another commit.
+    /// A member applied another commit.
     pub(super) forked: bool,
+    /// What is delivered now that somebody need not read it any more.
+    pub(super) confirmed: Confirmed,
+    /// The members of a group may have changed, or its name.
+    pub(super) regrouped: bool,
 }
 
 impl Mail {
@@ -38,29 +45,37 @@ impl Mail {
         self.seal_record(transaction, conversation, own, Content::End { commit }, None, rng)
     }
 
-    /// The group has applied `commit` and is in the epoch `begun`.
+    /// The group has applied `commit` and is in the epoch that it led to.
+    #[expect(clippy::too_many_arguments, reason = "the commit, what it did, and the surroundings")]
     pub(super) fn next_epoch(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
-        begun: &Begun,
+        led: &Led,
+        cuts: &[Cut],
         writer: &WriteKey,
         commit: &Hash,
         now: UnixMillis,
     ) -> Result<Entered, MailError> {
         let vault = &self.profile.vault;
-        let ended = commits::epoch(transaction, vault, conversation.row, conversation.epoch)?;
         commits::set_applied(transaction, vault, conversation.row, conversation.epoch, commit)?;
-        conversations::enter(transaction, vault, conversation.row, begun, writer, now)?;
-        if ended.and_then(|epoch| epoch.named).is_some_and(|named| named != *commit) {
-            conversations::set_broken(transaction, conversation.row)?;
-            return Ok(Entered { gone: Vec::new(), forked: true });
+        let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
+        let again = self.adds_again(transaction, conversation, led)?;
+        self.uninvite(transaction, conversation, led, &mut entered.confirmed)?;
+        conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
+        self.changes_done(transaction, conversation.row)?;
+        if again {
+            self.seal_again(transaction, conversation.row, &mut entered.confirmed)?;
         }
-        let gone = self.forget_behind(transaction, conversation)?;
-        Ok(Entered { gone, forked: false })
+        if !led.removed.is_empty() {
+            self.confirm_all(transaction, conversation.row, &mut entered.confirmed)?;
+        }
+        entered.forked = self.fell_apart(transaction, conversation, conversation.epoch, commit)?;
+        entered.gone = self.forget_behind(transaction, conversation)?;
+        Ok(entered)
     }
 
-    /// A peer's chain ended with the commit that it names.
+    /// Another member's chain ended with the commit that it names.
     pub(super) fn chain_ended(
         &self,
         transaction: &Transaction<'_>,
@@ -69,30 +84,59 @@ impl Mail {
         commit: &Hash,
     ) -> Result<Entered, MailError> {
         let vault = &self.profile.vault;
-        chains::end(transaction, chain.row)?;
+        chains::set_named(transaction, vault, chain.row, commit)?;
         let epoch = commits::epoch(transaction, vault, conversation.row, chain.epoch)?;
-        match epoch.and_then(|epoch| epoch.applied) {
-            Some(applied) if applied != *commit => {
-                conversations::set_broken(transaction, conversation.row)?;
-                return Ok(Entered { gone: Vec::new(), forked: true });
+        let forked = match epoch.and_then(|epoch| epoch.applied) {
+            Some(applied) => self.fell_apart(transaction, conversation, chain.epoch, &applied)?,
+            None => {
+                commits::set_named(transaction, vault, conversation.row, chain.epoch, commit)?;
+                false
             }
-            Some(_) => {}
-            None => commits::set_named(transaction, vault, conversation.row, chain.epoch, commit)?,
-        }
+        };
         let gone = self.forget_behind(transaction, conversation)?;
-        Ok(Entered { gone, forked: false })
+        Ok(Entered { gone, forked, ..Entered::default() })
     }
 
-    /// Forgets what only epochs need in which the peer writes no more: own commits that it has followed, secrets of
-    /// slots and chains, and the means to open its messages.
-    fn forget_behind(
+    /// Looks for members who applied another commit than this one. Nothing more is read of them; when they are the other
+    /// member of two, or more than half of the others, the conversation is broken. A few who lie break nothing.
+    fn fell_apart(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: &Conversation,
+        epoch: u64,
+        applied: &Hash,
+    ) -> Result<bool, MailError> {
+        let others = chains::name_others(transaction, &self.profile.vault, conversation.row, epoch, applied)?;
+        for member in &others {
+            members::set_astray(transaction, *member)?;
+        }
+        let members = members::current(transaction, conversation.row)?;
+        let astray = members.iter().filter(|member| member.astray).count();
+        if 2 * astray > members.len() {
+            conversations::set_broken(transaction, conversation.row)?;
+        }
+        Ok(!others.is_empty())
+    }
+
+    /// A chain has ended without a word: its writer was removed, and what comes from here on does not count.
+    pub(super) fn chain_cut(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: &Conversation,
+    ) -> Result<Entered, MailError> {
+        Ok(Entered { gone: self.forget_behind(transaction, conversation)?, ..Entered::default() })
+    }
+
+    /// Forgets what only epochs need in which nobody writes any more: own commits that all have followed, secrets of
+    /// slots and chains, and the means to open messages.
+    pub(super) fn forget_behind(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
     ) -> Result<Vec<(i64, i64)>, MailError> {
         let vault = &self.profile.vault;
         let current = conversations::by_row(transaction, vault, conversation.row)?.epoch;
-        let followed = chains::reading(transaction, vault, conversation.row)?.map_or(current, |theirs| theirs.epoch);
+        let followed = chains::followed(transaction, conversation.row)?.unwrap_or(current);
         let gone = match followed.checked_sub(1) {
             Some(before) => commits::forget_commits(transaction, conversation.row, before)?,
             None => Vec::new(),
@@ -114,31 +158,37 @@ impl Mail {
         self.memory.commits_due.remove(&conversation);
         self.memory.plan = true;
         self.memory.unsealed = true;
+        self.confirmed(entered.confirmed);
         self.refollow(conversation)?;
         self.repause(conversation)?;
         if entered.forked {
             let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, conversation)?;
-            self.warn_broken(&conversation);
+            if conversation.broken { self.warn_broken(&conversation) } else { self.warn_astray(&conversation)? }
+        }
+        if entered.regrouped {
+            self.tell_group(conversation)?;
         }
         Ok(())
     }
 
-    /// Memory follows what the profile says of a conversation: the chain that is read, the slots, own commits, and boxes
-    /// that may be written now.
+    /// Memory follows what the profile says of a conversation: the chains that are read, the slots, own commits, and boxes
+    /// that may be written now. Who has left only looks for the commit that removes it.
     pub(super) fn refollow(&mut self, row: i64) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation = conversations::by_row(db, vault, row)?;
-        let silent = conversation.broken || contacts::by_row(db, vault, conversation.contact)?.blocked;
-        let theirs = chains::reading(db, vault, row)?.filter(|_| !silent);
-        let epoch = commits::epoch(db, vault, row, conversation.epoch)?.filter(|_| !silent);
+        let silent = self.silent(&conversation)?;
+        let leaves = conversation.standing == Standing::Left && !conversation.broken;
+        let theirs = if silent { Vec::new() } else { chains::reading(db, vault, row)? };
+        let epoch = commits::epoch(db, vault, row, conversation.epoch)?.filter(|_| !silent || leaves);
         let own = commits::unstored(db, vault, row)?;
         let sealed = chains::unstored(db)?;
-        let followed = theirs.as_ref().map(|theirs| theirs.row);
-        self.memory.readers.retain(|chain, reader| reader.conversation != row || Some(*chain) == followed);
-        match (theirs, followed.and_then(|chain| self.memory.readers.get_mut(&chain))) {
-            (Some(_), Some(reader)) => reader.request = conversation.request,
-            (Some(theirs), None) => follow(&mut self.memory, theirs, &conversation),
-            (None, _) => {}
+        let followed: BTreeSet<i64> = theirs.iter().map(|theirs| theirs.row).collect();
+        self.memory.readers.retain(|chain, reader| reader.conversation != row || followed.contains(chain));
+        for theirs in theirs {
+            match self.memory.readers.get_mut(&theirs.row) {
+                Some(reader) => reader.request = conversation.request,
+                None => follow(&mut self.memory, &self.profile.db, theirs, &conversation)?,
+            }
         }
         match (epoch, self.memory.slots.get_mut(&row)) {
             (Some(epoch), Some(reader)) if reader.is_at(&epoch) => {
@@ -173,22 +223,30 @@ impl Mail {
         Ok(())
     }
 
-    /// Stores forget what lies in a generation that is no longer listed. Of past epochs there: a peer's chain is left for
-    /// the next one, and own messages that nobody confirmed are sealed again in the current epoch.
+    /// Stores forget what lies in a generation that is no longer listed. Whoever still wrote in an epoch there before the
+    /// current one may not be able to follow any more, and we are not when it is the current one. Own messages of past epochs there
+    /// that nobody confirmed are sealed again in the current epoch.
     pub(super) fn leave_unlisted(&mut self, consensus: &Consensus) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let mut left = Vec::new();
         let mut again = false;
+        let mut away = Vec::new();
         for conversation in conversations::all(db, vault)? {
+            if conversation.lives() && !conversation.request && consensus.generation(conversation.generation).is_none()
+            {
+                away.push(conversation);
+                continue;
+            }
             chains::erase_past(db, conversation.row)?;
             let transaction = db.unchecked_transaction()?;
             let mut gone = false;
-            while let Some(theirs) = chains::reading(&transaction, vault, conversation.row)? {
-                if theirs.epoch >= conversation.epoch || consensus.generation(theirs.generation).is_some() {
-                    break;
+            for theirs in chains::reading(&transaction, vault, conversation.row)? {
+                let Side::Peer { member, .. } = theirs.side else { continue };
+                if theirs.epoch < conversation.epoch && consensus.generation(theirs.generation).is_none() {
+                    chains::end(&transaction, theirs.row)?;
+                    self.lose(&transaction, &conversation, member)?;
+                    gone = true;
                 }
-                chains::end(&transaction, theirs.row)?;
-                gone = true;
             }
             for (chain, generation) in chains::past_own(&transaction, conversation.row)? {
                 if consensus.generation(generation).is_none() {
@@ -209,10 +267,13 @@ impl Mail {
             }
         }
         for (conversation, gone) in left {
-            self.went_on(conversation, Entered { gone, forked: false })?;
+            self.went_on(conversation, Entered { gone, regrouped: true, ..Entered::default() })?;
         }
         if again {
             self.reload()?;
+        }
+        for conversation in away {
+            self.gone_away(&conversation)?;
         }
         Ok(())
     }

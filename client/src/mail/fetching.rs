@@ -2,12 +2,11 @@
 //! rename.
 
 use super::parts::BlobIn;
-use super::showing::file_path;
 use super::stored::Received;
 use super::writing::each;
 use super::{Mail, MailError, conversations, stored};
 use crate::blobs_store::{self, Purpose};
-use crate::profile::{private_dir, write_private};
+use crate::profile::received_files::Place;
 use crate::want::Rank;
 use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
@@ -112,11 +111,11 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let found: Option<(i64, i64, Vec<u8>, Vec<u8>)> = db
-            .prepare_cached("SELECT message, conversation, id, content FROM message_in WHERE blob = ?1")?
-            .query_row([row], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        let found: Option<(i64, (i64, i64), Vec<u8>, Vec<u8>)> = db
+            .prepare_cached("SELECT message, conversation, contact, id, content FROM message_in WHERE blob = ?1")?
+            .query_row([row], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?), row.get(3)?, row.get(4)?)))
             .optional()?;
-        let Some((message, conversation, id, held)) = found else { return blobs_store::delete_in(db, row) };
+        let Some((message, (conversation, contact), id, held)) = found else { return blobs_store::delete_in(db, row) };
         let conversation = conversations::by_row(db, vault, conversation)?;
         let received = match stored::open_in(vault, &held)? {
             Received::HeldText { sent_at } => match String::from_utf8(content.to_vec()) {
@@ -125,11 +124,9 @@ impl Mail {
             },
             Received::File { sent_at, name, mime, size } => {
                 // the file is in its place before the message says so; a crash in between repeats the same rename
-                let path = file_path(self, conversation.id, stored::open_in_id(vault, &id)?, &name);
-                let folder = path.parent().unwrap_or(self.profile.dir());
-                private_dir(folder)?;
-                write_private(&path, &content)?;
-                Received::File { sent_at, name, mime, size }
+                let place = Place { conversation: conversation.id, message: stored::open_in_id(vault, &id)?, name };
+                self.profile.files.keep(&place, vault, &content)?;
+                Received::File { sent_at, name: place.name, mime, size }
             }
             whole @ Received::Text { .. } => whole,
         };
@@ -138,7 +135,7 @@ impl Mail {
             .prepare_cached("UPDATE message_in SET content = ?2, blob = NULL WHERE message = ?1")?
             .execute((message, stored::seal_in(&self.profile.vault, &received)))?;
         blobs_store::delete_in(&transaction, row)?;
-        let released = self.release(&transaction, &conversation, now)?;
+        let released = self.release(&transaction, &conversation, contact, now)?;
         transaction.commit()?;
         self.released(&conversation, released)
     }
@@ -162,18 +159,18 @@ impl Mail {
             return self.commit_given_up(row, rng);
         }
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let conversation: Option<i64> = db
-            .prepare_cached("SELECT conversation FROM message_in WHERE blob = ?1")?
-            .query_row([row], |row| row.get(0))
+        let conversation: Option<(i64, i64)> = db
+            .prepare_cached("SELECT conversation, contact FROM message_in WHERE blob = ?1")?
+            .query_row([row], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let transaction = db.unchecked_transaction()?;
         transaction.prepare_cached("DELETE FROM message_in WHERE blob = ?1")?.execute([row])?;
         blobs_store::delete_in(&transaction, row)?;
-        let Some(conversation) = conversation.filter(|_| purpose == Purpose::Message) else {
+        let Some((conversation, contact)) = conversation.filter(|_| purpose == Purpose::Message) else {
             return Ok(transaction.commit()?);
         };
         let conversation = conversations::by_row(&transaction, vault, conversation)?;
-        let released = self.release(&transaction, &conversation, now)?;
+        let released = self.release(&transaction, &conversation, contact, now)?;
         transaction.commit()?;
         self.warn(
             "blob_refused",

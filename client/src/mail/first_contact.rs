@@ -1,16 +1,18 @@
 //! First contact: a peer's card, the founding of a conversation, and joining what others founded.
 
+use super::epochs::Entered;
 use super::letters::Letter;
 use super::parts::BlobIn;
 use super::writing::each;
-use super::{ContactInfo, Event, Mail, MailError, conversations, provider, stored};
+use super::{ContactInfo, ConversationId, Event, Mail, MailError, Standing, conversations, provider, stored};
 use crate::blobs::Manifest;
-use crate::blobs_store;
 use crate::card::{self, Card, CardPlace};
 use crate::contacts::{self, Contact};
 use crate::conversations::{Origin, requests_max};
-use crate::conversations_mls::{self, GroupError};
+use crate::conversations_mls::{self, Begun, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
+use crate::leaves_mls::Member;
+use crate::{blobs_store, chains, commits_mls, group_changes, members};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
@@ -68,7 +70,14 @@ impl Mail {
         let parts: Vec<Vec<u8>> = fetch.parts.values().cloned().collect();
         let contact = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?;
         match card::read(&contact.inbox, place, &parts) {
-            Ok(card) => self.found_conversation(&contact, &card, now, consensus, rng),
+            Ok(card) => {
+                self.card_for_groups(contact.row, &card)?;
+                if contact.wanted_at.is_some() {
+                    return self.found_conversation(&contact, &card, now, consensus, rng);
+                }
+                self.memory.cards.remove(&contact.row);
+                Ok(())
+            }
             Err(_) => {
                 if let Some(fetch) = self.memory.cards.get_mut(&contact.row) {
                     fetch.turn();
@@ -114,8 +123,7 @@ impl Mail {
             }
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
-        let conversation =
-            conversations::insert(&transaction, vault, contact.row, &begun, &writer, Origin::Founded, now)?;
+        let conversation = conversations::insert(&transaction, vault, &begun, &writer, Origin::Founded, now)?;
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
         let manifest = Manifest::of(&welcome, *secret);
@@ -131,7 +139,7 @@ impl Mail {
 
         self.refollow(conversation.row)?;
         self.memory.letters.insert(letter_row, letter);
-        self.memory.cards.remove(&contact.row);
+        self.drop_card_fetch(contact.row)?;
         self.memory.unsealed = true;
         self.adopt_blobs()?;
         let info = self.contact_info(contact.row)?;
@@ -152,54 +160,135 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let joined =
             conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), &inbox.public(), welcome);
-        let begun = match joined {
-            Ok(begun) => Some(begun),
+        let joined = match joined {
+            Ok(joined) => Some(joined),
             Err(GroupError::Refused(_)) => None,
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
-        let admitted = match begun {
-            // nobody founds a second conversation in place of an old one
-            Some(begun) if conversations::known(&transaction, vault, &begun.group_id)? => None,
-            Some(begun) if begun.generation == blob.incoming.generation => {
+        let admitted = match joined {
+            // nobody founds a second conversation in place of an old one; who is in it adds again who was away or gone
+            Some((begun, inviter)) if conversations::known(&transaction, vault, &begun.group_id)? => {
+                drop(transaction);
+                return self.rejoin(blob, welcome, &begun, &inviter, now);
+            }
+            Some((begun, inviter)) if begun.context.generation == blob.incoming.generation => {
                 let writer = conversations_mls::own_writer(
                     &provider(&self.profile, &self.crypto, &transaction),
                     &begun.group_id,
                 )?;
-                let known = contacts::by_inbox(&transaction, vault, &begun.peer.inbox)?;
+                let known = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
+                let stranger = known.as_ref().is_none_or(|contact| !contact.known);
+                let people = conversations::requests(&transaction)?.saturating_add(begun.others.len() as u64);
                 let writer = self.card_writer(&transaction, &writer)?;
                 match (writer, known) {
                     (None, _) => None,
                     (_, Some(contact)) if contact.blocked => None,
-                    (_, None) if conversations::requests(&transaction)? >= most => None,
+                    _ if stranger && people > most => None,
                     (_, None) if contacts::full(&transaction)? => None,
-                    (Some(writer), known) => Some((begun, writer, known)),
+                    (Some(writer), _) => Some((begun, writer, stranger)),
                 }
             }
             _ => None,
         };
-        let Some((begun, writer, known)) = admitted else {
+        let Some((begun, writer, request)) = admitted else {
             // what joining wrote is undone with the transaction
             drop(transaction);
             blobs_store::delete_in(&self.profile.db, blob.incoming.row)?;
             return Ok(());
         };
-        let contact = match known {
-            Some(contact) => contact,
-            None => contacts::insert(&transaction, vault, &begun.peer.inbox, false)?,
-        };
-        let origin = Origin::Joined { request: !contact.known };
-        let conversation = conversations::insert(&transaction, vault, contact.row, &begun, &writer, origin, now)?;
-        stored::adopt(&transaction, contact.row, conversation.row)?;
-        contacts::set_wanted(&transaction, contact.row, None)?;
+        let origin = Origin::Joined { request };
+        let conversation = conversations::insert(&transaction, vault, &begun, &writer, origin, now)?;
+        if let Some(contact) = conversation.contact {
+            stored::adopt(&transaction, contact, conversation.row)?;
+            contacts::set_wanted(&transaction, contact, None)?;
+        }
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;
 
         self.refollow(conversation.row)?;
-        self.memory.cards.remove(&contact.row);
         self.memory.unsealed = true;
         self.memory.plan = true;
-        let info = self.contact_info(contact.row)?;
-        self.emit(Event::Contact(info));
+        match conversation.contact {
+            Some(contact) => {
+                self.drop_card_fetch(contact)?;
+                let info = self.contact_info(contact)?;
+                self.emit(Event::Contact(info));
+            }
+            None => self.tell_group(conversation.row)?,
+        }
+        Ok(())
+    }
+
+    /// A member adds us again to a conversation: to one that we cannot follow any more, and then it has to be a member as we
+    /// knew them; or to a group that we were removed from or left, which is as if we had never been in it.
+    fn rejoin(
+        &mut self,
+        blob: &BlobIn,
+        welcome: &[u8],
+        begun: &Begun,
+        inviter: &Member,
+        now: UnixMillis,
+    ) -> Result<(), MailError> {
+        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let transaction = db.unchecked_transaction()?;
+        let id = begun.group_id.as_slice().try_into().map(ConversationId);
+        let known = id.map_or(Ok(None), |id| conversations::by_id(&transaction, vault, id))?;
+        let known = known.filter(|known| {
+            begun.epoch > known.epoch
+                && begun.context.generation == blob.incoming.generation
+                && begun.context.name.is_some() == known.contact.is_none()
+        });
+        let contact = contacts::by_inbox(&transaction, vault, &inviter.inbox)?.filter(|contact| !contact.blocked);
+        let stranger = contact.as_ref().is_none_or(|contact| !contact.known);
+        let provider = provider(&self.profile, &self.crypto, &transaction);
+        let admitted = match (known, contact) {
+            (Some(known), Some(contact)) if known.standing == Standing::Away => {
+                let member = members::of_contact(&transaction, known.row, contact.row)?;
+                let own = chains::writing(&transaction, vault, known.row)?;
+                let keep = self.of_card(&transaction, &own, known.row)?;
+                commits_mls::forget(&provider, &known.id.0, keep)?;
+                member.map(|_| (known, false))
+            }
+            (Some(known), _) if known.standing == Standing::Removed => Some((known, stranger)),
+            _ => None,
+        };
+        let joined = match admitted {
+            Some((known, request)) => {
+                let (begun, _) = conversations_mls::join(&provider, &inbox.public(), welcome)?;
+                let writer = conversations_mls::own_writer(&provider, &begun.group_id)?;
+                self.card_writer(&transaction, &writer)?.map(|writer| (known, request, begun, writer))
+            }
+            None => None,
+        };
+        drop(provider);
+        let Some((conversation, request, begun, writer)) = joined else {
+            drop(transaction);
+            return blobs_store::delete_in(&self.profile.db, blob.incoming.row);
+        };
+        let row = conversation.row;
+        let away = conversation.standing == Standing::Away;
+        let gone = if away { self.forget_state(&transaction, &conversation)? } else { Vec::new() };
+        if away {
+            stored::unseal_all(&transaction, row)?;
+        }
+        conversations::rejoin(&transaction, vault, row, &begun, &writer, request, now)?;
+        blobs_store::delete_in(&transaction, blob.incoming.row)?;
+        transaction.commit()?;
+        // what was on its way in the old state is not in memory any more
+        self.reload()?;
+        self.went_on(row, Entered { gone, regrouped: true, ..Entered::default() })?;
+        if away {
+            self.warn("added_again", format!("conversation {} goes on: a member has added you again", conversation.id));
+        }
+        Ok(())
+    }
+
+    /// Nobody writes to the contact for the first time any more: its card is looked for only if it is to be added to a
+    /// group.
+    fn drop_card_fetch(&mut self, contact: i64) -> Result<(), MailError> {
+        if !group_changes::without_card(&self.profile.db)?.contains(&contact) {
+            self.memory.cards.remove(&contact);
+        }
         Ok(())
     }
 
@@ -227,6 +316,7 @@ impl Mail {
             conversation: conversations.first().map(|conversation| conversation.id),
             request: conversations.iter().any(|conversation| conversation.request),
             blocked: contact.blocked,
+            verified: contacts::is_verified(db, contact.row)?,
         })
     }
 }

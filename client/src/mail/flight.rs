@@ -6,6 +6,7 @@ use super::parts::{BlobIn, BlobOut};
 use super::slots::SlotReader;
 use crate::card::{CardChain, CardPlace};
 use crate::chains::Chain;
+use crate::conversations::Conversation;
 use crate::marks::Marks;
 use crate::marks_heard::Heard;
 use crate::polls::{PollClock, class, mean_gap};
@@ -137,11 +138,13 @@ impl PendingBox {
     }
 }
 
-/// A peer's chain that is followed.
+/// Another member's chain that is followed.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) chain: Chain,
     pub(super) conversation: i64,
+    /// Whose it is.
+    pub(super) contact: i64,
     pub(super) request: bool,
     pub(super) active_at: UnixMillis,
     pub(super) clock: PollClock,
@@ -160,12 +163,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(chain: Chain, conversation: i64, request: bool, active_at: UnixMillis) -> Self {
+    pub(super) fn new(chain: Chain, contact: i64, conversation: &Conversation) -> Self {
         Self {
             chain,
-            conversation,
-            request,
-            active_at,
+            conversation: conversation.row,
+            contact,
+            request: conversation.request,
+            active_at: conversation.active_at,
             clock: PollClock::default(),
             out: BTreeMap::new(),
             early: BTreeMap::new(),
@@ -214,9 +218,9 @@ impl Reader {
     }
 }
 
-/// A peer's card that is wanted.
+/// Somebody's card that is wanted, to write to them or to add them to a group.
 pub(super) struct CardFetch {
-    /// Since when a message waits for it.
+    /// Since when.
     pub(super) wanted_at: UnixMillis,
     pub(super) clock: PollClock,
     /// The place that is tried now, and its chain.
@@ -288,8 +292,8 @@ pub(super) struct Memory {
     pub(super) commits_due: BTreeMap<i64, UnixMillis>,
     /// It may have changed which commits are due.
     pub(super) plan: bool,
-    /// Conversations whose peer was not told of a message that was shown.
-    pub(super) owing: BTreeSet<i64>,
+    /// Conversations whose members were not told of a message that was shown, and when they will be; not drawn yet: `None`.
+    pub(super) owing: BTreeMap<i64, Option<UnixMillis>>,
     /// Messages may wait to be sealed.
     pub(super) unsealed: bool,
     /// The own card that is on its way or stored.
@@ -297,8 +301,10 @@ pub(super) struct Memory {
     /// Documents that were held, and what contacts say of theirs.
     pub(super) marks: Marks,
     pub(super) heard: BTreeMap<i64, Heard>,
-    /// Conversations whose other member is owed a certificate.
+    /// Conversations whose other members are owed a certificate.
     pub(super) owed: BTreeMap<i64, Owed>,
+    /// The newest generation of stores that is known.
+    pub(super) generation: Option<u32>,
     /// The latest time that was given.
     pub(super) latest: UnixMillis,
     /// When the upkeep is due.

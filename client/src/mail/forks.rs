@@ -6,6 +6,7 @@ use super::{Dispute, Mail, MailError};
 use crate::conversations::Conversation;
 use crate::marks::{Testimony, Verdict};
 use crate::marks_heard::{self, Differs, Heard};
+use crate::members::MemberRow;
 use crate::profile::evidence::{self, Exhibit, Kind};
 use crate::proofs_owed::{self, Owed};
 use crate::records::{Content, NO_MARK};
@@ -56,8 +57,8 @@ impl Mail {
             if heard == *before {
                 continue;
             }
-            let theirs = conversations::of_contact(&transaction, vault, *contact)?;
-            let Some(conversation) = theirs.into_iter().find(|theirs| !theirs.request && !theirs.broken) else {
+            let theirs = conversations::with(&transaction, vault, *contact)?;
+            let Some(conversation) = theirs.into_iter().find(|theirs| !theirs.request && theirs.lives()) else {
                 continue;
             };
             marks_heard::set_heard(&transaction, vault, *contact, &heard)?;
@@ -65,13 +66,14 @@ impl Mail {
             if let Some(owed) = &owed {
                 proofs_owed::set(&transaction, vault, conversation.row, owed)?;
             }
-            changed.push((conversation, heard, owed));
+            changed.push((*contact, conversation.row, heard, owed));
         }
         transaction.commit()?;
+        self.memory.generation = document.current_generation().map(|generation| generation.number);
         self.memory.marks = marks;
-        for (conversation, heard, owed) in changed {
-            self.heard(&conversation, heard)?;
-            self.memory.owed.extend(owed.map(|owed| (conversation.row, owed)));
+        for (contact, conversation, heard, owed) in changed {
+            self.heard(contact, heard)?;
+            self.memory.owed.extend(owed.map(|owed| (conversation, owed)));
         }
         Ok(())
     }
@@ -115,11 +117,12 @@ impl Mail {
         self.memory.marks.newest().filter(|_| !conversation.request).unwrap_or(NO_MARK)
     }
 
-    /// What a record of the other member says of its documents. A stranger's says nothing.
+    /// What a record of another member says of its documents. A stranger's says nothing.
     pub(super) fn listen(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
+        member: &MemberRow,
         mark: Mark,
         content: &Content,
         now: UnixMillis,
@@ -127,14 +130,14 @@ impl Mail {
         if conversation.request {
             return Ok(Word::default());
         }
-        let (vault, contact) = (&self.profile.vault, conversation.contact);
+        let (vault, contact) = (&self.profile.vault, member.contact);
         let verdict = self.memory.marks.judge(&mark);
         let before = self.memory.heard.get(&contact).copied().unwrap_or_default();
         let mut heard = before.with(mark, verdict, self.memory.marks.newest(), now);
         let mut proof = None;
         if let Content::Proof { number, parts, part } = content {
             let place = (*number, *parts);
-            let whole = marks_heard::take_part(transaction, vault, conversation.row, place, part)?;
+            let whole = marks_heard::take_part(transaction, vault, member.row, place, part)?;
             let weighed = whole.map_or(Ok(Proof::None), |whole| self.weigh(transaction, &whole))?;
             if let (Proof::Given(_, other), None) = (&weighed, heard.differs) {
                 heard.differs = Some(Differs { mark: *other, since: now });
@@ -174,15 +177,15 @@ impl Mail {
     }
 
     /// After the commit: memory follows, the user hears, and what is proved lies in files.
-    pub(super) fn listened(&mut self, conversation: &Conversation, word: Word) -> Result<(), MailError> {
+    pub(super) fn listened(&mut self, conversation: &Conversation, contact: i64, word: Word) -> Result<(), MailError> {
         if let Some(heard) = word.heard {
-            self.heard(conversation, heard)?;
+            self.heard(contact, heard)?;
         }
         self.memory.owed.extend(word.owed.map(|owed| (conversation.row, owed)));
         match word.proof {
             None | Some(Proof::None) => {}
             Some(Proof::Refused) => {
-                let contact = contacts::by_row(&self.profile.db, &self.profile.vault, conversation.contact)?;
+                let contact = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?;
                 self.warn(
                     "proof_refused",
                     format!(
@@ -207,21 +210,21 @@ impl Mail {
         Ok(())
     }
 
-    fn heard(&mut self, conversation: &Conversation, heard: Heard) -> Result<(), MailError> {
-        let before = self.memory.heard.insert(conversation.contact, heard);
+    fn heard(&mut self, contact: i64, heard: Heard) -> Result<(), MailError> {
+        let before = self.memory.heard.insert(contact, heard);
         let differed = before.is_some_and(|before| before.differs.is_some());
         if heard == Heard::default() {
-            self.memory.heard.remove(&conversation.contact);
+            self.memory.heard.remove(&contact);
         }
         let Some(Differs { mark, .. }) = heard.differs else {
             if differed {
-                let contact = contacts::by_row(&self.profile.db, &self.profile.vault, conversation.contact)?;
+                let contact = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?;
                 self.warn("network_agrees", format!("{} holds the same documents as you again", contact.label()));
             }
             return Ok(());
         };
         if !differed {
-            let contact = contacts::by_row(&self.profile.db, &self.profile.vault, conversation.contact)?;
+            let contact = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?;
             self.warn("network_differs", differs(&contact.label(), mark.height));
         }
         Ok(())

@@ -98,15 +98,14 @@ impl Scene {
             conversations_mls::found(&provider, &profile.inbox, &writer, &to, &package, GENERATION, &mut self.rng);
         let (begun, welcome) = founded.unwrap();
         drop(provider);
-        let contact = contacts::insert(&profile.db, &profile.vault, &to, true).unwrap();
-        conversations::insert(&profile.db, &profile.vault, contact.row, &begun, &writer, Origin::Founded, self.now)
-            .unwrap();
+        contacts::insert(&profile.db, &profile.vault, &to, true).unwrap();
+        conversations::insert(&profile.db, &profile.vault, &begun, &writer, Origin::Founded, self.now).unwrap();
         self.deliver(&welcome);
         self.ticks(1);
         assert_eq!(self.bob.conversations().unwrap().len(), 1);
     }
 
-    /// Mallory seals whatever record into her next box.
+    /// Mallory seals whatever record into her next box. `seen` speaks of Bob's leaf, 1.
     pub(super) fn write(&mut self, seen: Seen, content: Content) -> (u64, BoxBody) {
         self.write_under(NO_MARK, seen, content)
     }
@@ -117,7 +116,7 @@ impl Scene {
         let conversation = conversations::all(db, vault).unwrap().remove(0);
         let own = chains::writing(db, vault, conversation.row).unwrap();
         let provider = provider(&self.mallory.profile, &self.mallory.crypto, db);
-        let bytes = Record { seen, mark, content }.to_bytes();
+        let bytes = Record { seen: vec![seen], mark, content }.to_bytes();
         let sealed = conversations_mls::seal(&provider, &conversation.id.0, &bytes).unwrap();
         let id = own.id(own.next, &self.mallory.profile.inbox);
         let body = boxes::seal(&own.secret, own.next, &id, &sealed, &mut self.rng).unwrap();
@@ -215,13 +214,13 @@ fn the_largest_number_in_every_field_spoils_only_its_own_box() {
         manifest: Manifest::new([n; 32], length, Hash::from_bytes([n; 32])),
     };
     let records = [
-        (Seen { epoch: max, boxes: 0 }, text(1, 0)),
-        (Seen { epoch: 1, boxes: max }, text(2, 0)),
-        (Seen { epoch: 1 << 63, boxes: 0 }, Content::Receipt),
+        (Seen { leaf: 1, epoch: max, boxes: 0 }, text(1, 0)),
+        (Seen { leaf: 1, epoch: 1, boxes: max }, text(2, 0)),
+        (Seen { leaf: 1, epoch: 1 << 63, boxes: 0 }, Content::Receipt),
         (Seen::default(), text(3, max)),
         (Seen::default(), blob(4, max, 5)),
         (Seen::default(), blob(5, 0, max)),
-        (Seen { epoch: max, boxes: max }, blob(6, max, max)),
+        (Seen { leaf: 1, epoch: max, boxes: max }, blob(6, max, max)),
     ];
     for (seen, content) in records {
         let spoilt = scene.write(seen, content);
@@ -233,7 +232,7 @@ fn the_largest_number_in_every_field_spoils_only_its_own_box() {
     }
     let (good, edge) = (scene.write(Seen::default(), text(8, 0)), max >> 1);
     scene.read(&good);
-    let last = scene.write(Seen { epoch: edge, boxes: edge }, text(9, edge));
+    let last = scene.write(Seen { leaf: 1, epoch: edge, boxes: edge }, text(9, edge));
     scene.read(&last);
     let shown: Vec<_> = scene.bob.messages(0, 10).unwrap().into_iter().map(|message| message.text).collect();
     assert_eq!(shown, ["text 8", "text 9"]);

@@ -5,8 +5,8 @@ use super::malice::{Scene, text};
 use super::*;
 use crate::blobs::Manifest;
 use crate::commit_slots::{SlotKeys, commit_hash};
-use crate::commits::{self, OwnCommit};
-use crate::commits_mls;
+use crate::commits::{self, OwnCommit, Parcel};
+use crate::commits_mls::{self, Applied};
 use crate::conversations::Conversation;
 use crate::conversations_mls;
 use crate::records::{Content, NO_MARK, Record, Seen};
@@ -214,7 +214,7 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     let id = conversation(&scene.bob).id.0;
     let leaf = conversations_mls::testing::peer_leaf(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id);
     let seal = |scene: &Scene, n| {
-        let record = Record { seen: Seen::default(), mark: NO_MARK, content: text(n, 0) };
+        let record = Record { seen: Vec::new(), mark: NO_MARK, content: text(n, 0) };
         let provider = provider(&scene.mallory.profile, &scene.mallory.crypto, &scene.mallory.profile.db);
         conversations_mls::seal(&provider, &id, &record.to_bytes()).unwrap()
     };
@@ -228,14 +228,16 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     let (own, bytes) = stage(&mut scene, bob);
     scene.bob.won(own.row, scene.now, &mut scene.rng).unwrap();
     let theirs = &scene.mallory;
+    let commit = Parcel::from_bytes(&bytes).unwrap().commit;
     let applied = commits_mls::apply(
         &provider(&theirs.profile, &theirs.crypto, &theirs.profile.db),
         &theirs.profile.inbox.public(),
         &id,
         1 - leaf,
-        &bytes,
+        &commit,
     )
     .unwrap();
+    let Applied::On(applied) = applied else { panic!("nobody is removed") };
     assert_eq!(commit_hash(&bytes), own.hash);
     let after = seal(&scene, 2);
     let stolen = commits_mls::apply(
@@ -243,16 +245,16 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
         &scene.bob.profile.inbox.public(),
         &id,
         1 - leaf,
-        &bytes,
+        &commit,
     );
     assert!(stolen.is_err());
     assert!(!open(&scene, &copy, &after));
     assert!(open(&scene, &scene.bob.profile.db, &after));
     // neither the write key nor the epoch's secret of the old state says where the boxes are
     let writer: WriteKey = own.writer;
-    assert_eq!(applied.peer.writer, writer.public());
+    assert_eq!(applied.begun.others[0].writer, writer.public());
     assert_ne!(
         conversations_mls::testing::exported(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id),
-        *applied.exported
+        *applied.begun.exported
     );
 }

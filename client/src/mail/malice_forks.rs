@@ -94,7 +94,7 @@ fn a_word_without_proof_warns_and_stops_nobody() {
     says(&mut scene, Mark { hash: lie.hash, ..later }, text(22, 0));
     assert_eq!(scene.bob.disputes().unwrap().len(), 1);
     let mallory = scene.mallory.address();
-    scene.bob.block(&mallory, scene.now).unwrap();
+    scene.bob.block(&mallory, scene.now, &mut scene.rng).unwrap();
     assert!(scene.bob.disputes().unwrap().is_empty());
 }
 

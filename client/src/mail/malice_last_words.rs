@@ -170,7 +170,7 @@ fn nothing_is_owed_for_ever_nor_to_whom_nothing_may_be_said() {
     silent(&mut scene);
     let mut scene = stopped(104);
     let mallory = scene.mallory.address();
-    scene.bob.block(&mallory, scene.now).unwrap();
+    scene.bob.block(&mallory, scene.now, &mut scene.rng).unwrap();
     silent(&mut scene);
 }
 

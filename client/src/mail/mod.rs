@@ -19,6 +19,8 @@ mod fetching;
 mod first_contact;
 mod flight;
 mod forks;
+mod groups;
+mod groups_change;
 mod inboxes;
 mod letters;
 #[cfg(test)]
@@ -39,22 +41,25 @@ mod stored;
 mod timeline;
 mod types;
 mod upkeep;
+mod verifying;
 mod wants;
 mod writing;
 
+pub use groups::Accepted;
 pub use timeline::{
     Overview, OwnMessage, TIMELINE_ENTRIES_MAX, TIMELINE_TEXT_MAX, Timeline, TimelineEntry, TimelineMessage,
     TimelineSide, UNSEEN_MAX,
 };
 pub use types::*;
+pub use verifying::Verification;
 
 use crate::budget::Budget;
 use crate::chains::{self, Chain};
 use crate::conversations_mls::{GroupError, Provider};
 use crate::marks::Marks;
-use crate::profile::{Profile, evidence};
+use crate::profile::{Opener, Profile, ProfileId, Protector, evidence};
 use crate::want::{Ticket, Want};
-use crate::{blobs_store, contacts, conversations, marks_heard, proofs_owed};
+use crate::{blobs_store, contacts, conversations, group_changes, marks_heard, members, proofs_owed};
 use flight::{CardFetch, Flight, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
 use parts::{BlobIn, BlobOut};
@@ -105,16 +110,54 @@ impl Mail {
         class: RateClass,
         rng: &mut impl CryptoRng,
     ) -> Result<Self, MailError> {
-        Self::over(Profile::create(dir, network, class, rng)?)
+        Self::create_with(dir, network, class, &Protector::File, rng)
+    }
+
+    /// As [`Mail::create`], protected by something else than the mode of a file.
+    ///
+    /// # Errors
+    /// As [`Mail::create`]; [`MailError::NoMemory`].
+    pub fn create_with(
+        dir: &Path,
+        network: &NetworkFile,
+        class: RateClass,
+        protector: &Protector,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, MailError> {
+        let id = ProfileId::random(rng);
+        Self::create_as(dir, id, network, class, protector, rng)
+    }
+
+    /// As [`Mail::create_with`], under an id that a keyring knows already.
+    ///
+    /// # Errors
+    /// As [`Mail::create_with`].
+    pub fn create_as(
+        dir: &Path,
+        id: ProfileId,
+        network: &NetworkFile,
+        class: RateClass,
+        protector: &Protector,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, MailError> {
+        Self::over(Profile::create(dir, network, class, id, protector, rng)?)
     }
 
     /// Opens the profile in `dir` and locks it until this is dropped.
     ///
     /// # Errors
-    /// [`MailError::Missing`], [`MailError::Locked`], [`MailError::Newer`], [`MailError::Damaged`], and what the disk
-    /// says.
+    /// [`MailError::Missing`], [`MailError::Locked`], [`MailError::Moved`], [`MailError::Sealed`],
+    /// [`MailError::Newer`], [`MailError::Damaged`], and what the disk says.
     pub fn open(dir: &Path) -> Result<Self, MailError> {
-        Self::over(Profile::open(dir)?)
+        Self::open_with(dir, &Opener::File)
+    }
+
+    /// As [`Mail::open`], for a profile that a passphrase or a keyring closes. A passphrase takes about a second.
+    ///
+    /// # Errors
+    /// As [`Mail::open`]; [`MailError::WrongKey`].
+    pub fn open_with(dir: &Path, opener: &Opener) -> Result<Self, MailError> {
+        Self::over(Profile::open(dir, opener)?)
     }
 
     fn over(profile: Profile) -> Result<Self, MailError> {
@@ -277,6 +320,18 @@ impl Mail {
         Ticket(self.last_ticket)
     }
 
+    /// Whether nothing is read or sent in a conversation any more: it is over, or the other member of two is blocked.
+    fn silent(&self, conversation: &conversations::Conversation) -> Result<bool, MailError> {
+        if !conversation.lives() {
+            return Ok(true);
+        }
+        conversation.contact.map_or(Ok(false), |contact| self.is_blocked(contact))
+    }
+
+    fn is_blocked(&self, contact: i64) -> Result<bool, MailError> {
+        Ok(contacts::by_row(&self.profile.db, &self.profile.vault, contact)?.blocked)
+    }
+
     /// After a failed step memory may be ahead of the disk, which alone counts.
     fn rebuilt_on_error<T>(&mut self, result: Result<T, MailError>) -> Result<T, MailError> {
         if result.is_err() {
@@ -288,11 +343,12 @@ impl Mail {
     /// Rebuilds what lives in memory from the profile. Clocks are drawn anew: no burst after a restart.
     fn reload(&mut self) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let owing = conversations::owing(db)?.into_iter().collect();
+        let owing = conversations::owing(db)?.into_iter().map(|row| (row, None)).collect();
         let mut memory = Memory {
             unsealed: true,
             plan: true,
             owing,
+            generation: self.memory.generation,
             marks: Marks::load(db, vault)?,
             heard: marks_heard::load_heard(db, vault)?,
             owed: proofs_owed::load(db, vault)?,
@@ -316,6 +372,9 @@ impl Mail {
                 memory.cards.insert(contact.row, CardFetch::new(since));
             }
         }
+        for contact in group_changes::without_card(db)? {
+            memory.cards.entry(contact).or_insert_with(|| CardFetch::new(self.memory.latest));
+        }
         self.memory = memory;
         for conversation in conversations::all(&self.profile.db, &self.profile.vault)? {
             self.refollow(conversation.row)?;
@@ -332,9 +391,18 @@ impl From<GroupError> for MailError {
 }
 
 /// Hands a chain to whoever follows it from now on.
-fn follow(memory: &mut Memory, chain: Chain, conversation: &conversations::Conversation) {
-    let reader = Reader::new(chain, conversation.row, conversation.request, conversation.active_at);
-    memory.readers.insert(reader.chain.row, reader);
+fn follow(
+    memory: &mut Memory,
+    db: &rusqlite::Connection,
+    chain: Chain,
+    conversation: &conversations::Conversation,
+) -> Result<(), MailError> {
+    if let chains::Side::Peer { member, .. } = chain.side {
+        let contact = members::by_row(db, member)?.contact;
+        let reader = Reader::new(chain, contact, conversation);
+        memory.readers.insert(reader.chain.row, reader);
+    }
+    Ok(())
 }
 
 fn provider<'a>(profile: &Profile, crypto: &'a RustCrypto, db: &'a rusqlite::Connection) -> Provider<'a> {

@@ -4,13 +4,15 @@
 
 use super::sending::Sealed;
 use super::{Mail, MailError};
+use crate::chains::{self, Place};
+use crate::conversations;
 use crate::conversations::Conversation;
 use crate::marks::Marks;
 use crate::marks_heard::{self, Heard, Proved};
+use crate::members::{self, MemberRow};
 use crate::proofs_owed::{self, Owed};
-use crate::records::{Content, PROOF_PART_SIZE, PROOF_PARTS_MAX, Seen};
+use crate::records::{Content, PROOF_PART_SIZE, PROOF_PARTS_MAX};
 use crate::want::Want;
-use crate::{chains, contacts, conversations};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::consensus::{Consensus, Mark};
@@ -80,13 +82,17 @@ impl Mail {
             sealed.push(self.seal_record(&transaction, &conversation, &own, content, None, rng)?);
         }
         let end = chains::writing(&transaction, vault, row)?;
-        let owed = Owed { sealed: Some(Seen { epoch: end.epoch, boxes: end.next }), ..owed };
+        let owed = Owed { sealed: Some(Place { epoch: end.epoch, boxes: end.next }), ..owed };
         proofs_owed::set(&transaction, vault, row, &owed)?;
-        let mut heard = self.memory.heard.get(&conversation.contact).copied().unwrap_or_default();
-        heard.proved = Some(Proved { height: owed.height, at: now });
-        marks_heard::set_heard(&transaction, vault, conversation.contact, &heard)?;
+        let mut proved = Vec::new();
+        for MemberRow { contact, .. } in members::current(&transaction, row)? {
+            let mut heard = self.memory.heard.get(&contact).copied().unwrap_or_default();
+            heard.proved = Some(Proved { height: owed.height, at: now });
+            marks_heard::set_heard(&transaction, vault, contact, &heard)?;
+            proved.push((contact, heard));
+        }
         transaction.commit()?;
-        self.memory.heard.insert(conversation.contact, heard);
+        self.memory.heard.extend(proved);
         self.memory.owed.insert(row, owed);
         for sealed in &sealed {
             self.sealed(sealed);
@@ -98,8 +104,7 @@ impl Mail {
     fn provable(&self, conversation: i64, height: u64) -> Result<Option<(Conversation, Vec<u8>)>, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation = conversations::by_row(db, vault, conversation)?;
-        let silent = conversation.request || conversation.broken;
-        if silent || contacts::by_row(db, vault, conversation.contact)?.blocked {
+        if conversation.request || self.silent(&conversation)? {
             return Ok(None);
         }
         let certificate = self.memory.marks.certificate(db, vault, height)?;

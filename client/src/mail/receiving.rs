@@ -1,4 +1,4 @@
-//! What peers wrote: boxes of their chains, in order; messages held back until they are whole; what was shown.
+//! What others wrote: boxes of their chains, in order; messages held back until they are whole; what was shown.
 //!
 //! One transaction holds the received record, the chain's position and the MLS ratchet that opened it.
 
@@ -10,9 +10,11 @@ use super::writing::{Confirmed, each};
 use super::{Mail, MailError, MessageId, conversations, provider, stored};
 use crate::blobs::{BLOB_SIZE_MAX, TEXT_SIZE_MAX};
 use crate::blobs_store::{self, Purpose};
-use crate::chains::{self, Chain};
+use crate::chains::{self, Chain, Side};
+use crate::contacts;
 use crate::conversations::Conversation;
 use crate::conversations_mls::{self, GroupError};
+use crate::members::{self, MemberRow};
 use crate::polls::mean_gap;
 use crate::records::{BlobKind, Content, Record};
 use crate::want::Rank;
@@ -25,9 +27,9 @@ use shoal_protocol::{Hash, UnixMillis};
 
 /// Times that the next box of a chain may open without holding a message before it is skipped.
 const UNREADABLE_MAX: u32 = 3;
-/// Blobs of one conversation that may be fetched at a time; the chain is read on when one of them is whole.
+/// Blobs of one sender in a conversation that may be fetched at a time; the chain is read on when one of them is whole.
 const HELD_BLOBS_MAX: u64 = 8;
-/// Messages of one conversation that may be held back.
+/// Messages of one sender in a conversation that may be held back.
 const HELD_MAX: u64 = 512;
 
 /// What one record did, to be told after the commit.
@@ -38,6 +40,10 @@ struct Applied {
     refused: Option<&'static str>,
     /// The commit with which the chain ends.
     end: Option<Hash>,
+    /// Its writer leaves the group.
+    leaves: bool,
+    /// A message of somebody blocked, not shown.
+    silenced: bool,
 }
 
 impl Mail {
@@ -132,7 +138,9 @@ impl Mail {
     ) -> Result<bool, MailError> {
         let Some(reader) = self.memory.readers.get(&row) else { return Ok(false) };
         let mut chain = reader.chain.clone();
+        let Side::Peer { member, .. } = chain.side else { return Ok(false) };
         let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, reader.conversation)?;
+        let member = members::by_row(&self.profile.db, member)?;
         let transaction = self.profile.db.unchecked_transaction()?;
         let opened = {
             let provider = provider(&self.profile, &self.crypto, &transaction);
@@ -151,17 +159,26 @@ impl Mail {
             }
         };
         chain.next += 1;
-        chains::set_read(&transaction, chain.row, chain.next)?;
-        let word = self.listen(&transaction, &conversation, record.mark, &record.content, now)?;
-        let applied = self.apply(&transaction, &conversation, &chain, record, now)?;
-        let released = self.release(&transaction, &conversation, now)?;
-        let ended = match &applied.end {
+        let over = chains::set_read(&transaction, chain.row, chain.next)?;
+        if member.lost {
+            self.found_again(&transaction, &conversation, &member)?;
+        }
+        let word = self.listen(&transaction, &conversation, &member, record.mark, &record.content, now)?;
+        let applied = self.apply(&transaction, &conversation, &member, &chain, record, now)?;
+        let released = self.release(&transaction, &conversation, member.contact, now)?;
+        let mut ended = match &applied.end {
             Some(commit) => Some(self.chain_ended(&transaction, &conversation, &chain, commit)?),
+            None if over => Some(self.chain_cut(&transaction, &conversation)?),
             None => None,
         };
+        if applied.leaves {
+            let entered = ended.get_or_insert_default();
+            entered.regrouped = true;
+            self.confirm_all(&transaction, conversation.row, &mut entered.confirmed)?;
+        }
         transaction.commit()?;
 
-        self.listened(&conversation, word)?;
+        self.listened(&conversation, member.contact, word)?;
         self.owe(conversation.row, &released);
         self.settle(row, chain, applied, now, rng)?;
         if let Some(ended) = ended {
@@ -180,16 +197,20 @@ impl Mail {
             return Ok(false);
         }
         reader.unreadable = 0;
-        let mut chain = reader.chain.clone();
+        let (mut chain, contact) = (reader.chain.clone(), reader.contact);
         let conversation = conversations::by_row(&self.profile.db, &self.profile.vault, reader.conversation)?;
         let transaction = self.profile.db.unchecked_transaction()?;
         chain.next += 1;
-        chains::set_read(&transaction, chain.row, chain.next)?;
-        let released = self.release(&transaction, &conversation, now)?;
+        let over = chains::set_read(&transaction, chain.row, chain.next)?;
+        let released = self.release(&transaction, &conversation, contact, now)?;
+        let ended = if over { Some(self.chain_cut(&transaction, &conversation)?) } else { None };
         transaction.commit()?;
         self.owe(conversation.row, &released);
         if let Some(reader) = self.memory.readers.get_mut(&row) {
             reader.chain = chain;
+        }
+        if let Some(ended) = ended {
+            self.went_on(conversation.row, ended)?;
         }
         self.warn("unreadable_box", format!("something in conversation {} could not be read: {why}", conversation.id));
         self.announce(released)?;
@@ -200,14 +221,23 @@ impl Mail {
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
+        member: &MemberRow,
         chain: &Chain,
         record: Record,
         now: UnixMillis,
     ) -> Result<Applied, MailError> {
-        let confirmed = self.confirm(transaction, conversation, record.seen)?;
-        let mut applied = Applied { confirmed, blob: None, content: false, refused: None, end: None };
+        let confirmed = self.confirm(transaction, conversation, member, &record.seen)?;
+        let mut applied =
+            Applied { confirmed, blob: None, content: false, refused: None, end: None, leaves: false, silenced: false };
         let (id, received, blob) = match record.content {
             Content::Receipt | Content::Proof { .. } => return Ok(applied),
+            Content::Leave { .. } => {
+                if conversation.contact.is_none() {
+                    members::set_leaving(transaction, member.row)?;
+                    applied.leaves = true;
+                }
+                return Ok(applied);
+            }
             Content::End { commit } => {
                 applied.end = Some(commit);
                 return Ok(applied);
@@ -225,14 +255,20 @@ impl Mail {
                 (id, held(sent_at, kind, &manifest, MessageId(id)), Some(manifest))
             }
         };
-        applied.content = true;
         let vault = &self.profile.vault;
+        if contacts::by_row(transaction, vault, member.contact)?.blocked {
+            // in a group: not shown, but said to be, for what was never said to be read is written again and again
+            conversations::set_owing(transaction, conversation.row, true)?;
+            applied.silenced = true;
+            return Ok(applied);
+        }
+        applied.content = true;
         let id = stored::seal_in_id(vault, MessageId(id));
         let known: bool = transaction
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM message_in WHERE conversation = ?1 AND contact = ?2 AND id = ?3)",
             )?
-            .query_row((conversation.row, conversation.contact, &id), |row| row.get(0))?;
+            .query_row((conversation.row, member.contact, &id), |row| row.get(0))?;
         if known {
             // a member that uses an id twice loses the second message: an id is shown once
             return Ok(applied);
@@ -250,7 +286,7 @@ impl Mail {
             )?
             .execute((
                 conversation.row,
-                conversation.contact,
+                member.contact,
                 chain.row,
                 chain.next - 1,
                 id,
@@ -263,20 +299,21 @@ impl Mail {
         Ok(applied)
     }
 
-    /// Gives messages that are whole, and have nothing held back before them, their place in the reading order, and
-    /// settles the chains up to there. Returns their rows.
+    /// Gives messages of one sender that are whole, and have nothing of the sender's held back before them, their place in
+    /// the reading order, and settles the sender's chains up to there. Returns their rows.
     pub(super) fn release(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
+        sender: i64,
         now: UnixMillis,
     ) -> Result<Vec<i64>, MailError> {
         let held = transaction
             .prepare_cached(
                 "SELECT message, chain, j, blob IS NOT NULL FROM message_in
-                 WHERE conversation = ?1 AND cursor IS NULL ORDER BY message",
+                 WHERE conversation = ?1 AND contact = ?2 AND cursor IS NULL ORDER BY message",
             )?
-            .query_map([conversation.row], |row| {
+            .query_map((conversation.row, sender), |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u64>(2)?, row.get::<_, bool>(3)?))
             })?
             .collect::<Result<Vec<_>, _>>()?;
@@ -295,7 +332,7 @@ impl Mail {
                 .execute((message, now.0))?;
             released.push(message);
         }
-        chains::settle(transaction, conversation.row, first_held)?;
+        chains::settle(transaction, conversation.row, sender, first_held)?;
         if !released.is_empty() {
             conversations::set_owing(transaction, conversation.row, true)?;
         }
@@ -305,7 +342,7 @@ impl Mail {
     /// After the commit: a receipt is owed for what was released.
     pub(super) fn owe(&mut self, conversation: i64, released: &[i64]) {
         if !released.is_empty() {
-            self.memory.owing.insert(conversation);
+            self.memory.owing.entry(conversation).or_insert(None);
         }
     }
 
@@ -327,6 +364,9 @@ impl Mail {
         if let Some(conversation) = conversation.filter(|_| applied.content) {
             self.wake(conversation, now);
         }
+        if let Some(conversation) = conversation.filter(|_| applied.silenced) {
+            self.memory.owing.entry(conversation).or_insert(None);
+        }
         if let Some(why) = applied.refused {
             self.warn("message_refused", format!("a message was refused: {why}"));
         }
@@ -342,16 +382,17 @@ impl Mail {
         Ok(())
     }
 
-    /// A chain is not read on while too much of its conversation is held back.
+    /// A chain is not read on while too much of its writer is held back in its conversation.
     pub(super) fn repause(&mut self, conversation: i64) -> Result<(), MailError> {
-        let (held, blobs): (u64, u64) = self
-            .profile
-            .db
-            .prepare_cached("SELECT count(*), count(blob) FROM message_in WHERE conversation = ?1 AND cursor IS NULL")?
-            .query_row([conversation], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let paused = held >= HELD_MAX || blobs >= HELD_BLOBS_MAX;
+        let mut statement = self.profile.db.prepare_cached(
+            "SELECT contact FROM message_in WHERE conversation = ?1 AND cursor IS NULL GROUP BY contact
+             HAVING count(*) >= ?2 OR count(blob) >= ?3",
+        )?;
+        let full = statement
+            .query_map((conversation, HELD_MAX, HELD_BLOBS_MAX), |row| row.get(0))?
+            .collect::<Result<Vec<i64>, _>>()?;
         for reader in self.memory.readers.values_mut().filter(|reader| reader.conversation == conversation) {
-            reader.paused = paused;
+            reader.paused = full.contains(&reader.contact);
         }
         Ok(())
     }

@@ -8,14 +8,16 @@ use super::parts::BlobOut;
 use super::{Mail, MailError, provider, stored};
 use crate::chains::{self, Chain};
 use crate::conversations::Conversation;
-use crate::polls::PollClock;
-use crate::records::{Content, Record};
-use crate::{blobs_store, contacts, conversations, conversations_mls};
+use crate::polls::{PollClock, mean_gap};
+use crate::records::{Content, RECORD_SIZE_MAX, Record, SEEN_MAX};
+use crate::want::Rank;
+use crate::{blobs_store, conversations, conversations_mls, members};
 use rand::CryptoRng;
 use rusqlite::Transaction;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes;
 use shoal_protocol::consensus::Consensus;
+use shoal_protocol::poisson::exponential;
 
 /// Boxes of one chain that no replica has yet before the next message is sealed. Sealing late lets a receipt
 /// ride on a message and keeps the group's ratchet short; 16 are twice what a window of 64 needs with 8 busy chains.
@@ -52,13 +54,23 @@ impl Mail {
         let request = |conversation| {
             self.memory.readers.values().any(|reader| reader.conversation == conversation && reader.request)
         };
-        let owing: Vec<i64> = self.memory.owing.iter().copied().filter(|row| !request(*row)).collect();
+        let owing: Vec<i64> = self.memory.owing.keys().copied().filter(|row| !request(*row)).collect();
+        let owing: Vec<i64> = owing.into_iter().filter(|row| self.receipt_due(*row, now, consensus, rng)).collect();
         for conversation in owing {
             if self.seal_receipt(conversation, rng)? {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// In a group a receipt waits for others to say more: each of its members reads it, and each shown message would be
+    /// told that way by all of them.
+    fn receipt_due(&mut self, row: i64, now: UnixMillis, consensus: &Consensus, rng: &mut impl CryptoRng) -> bool {
+        let others = self.memory.readers.values().filter(|reader| reader.conversation == row).count();
+        let Some(due) = self.memory.owing.get_mut(&row) else { return false };
+        let wait = mean_gap(Rank::Hot, &consensus.parameters) * u32::try_from(others / 2).unwrap_or(u32::MAX);
+        *due.get_or_insert_with(|| if others < 2 { now } else { now.plus(exponential(wait, rng)) }) <= now
     }
 
     fn waiting_boxes(&self, chain: i64) -> usize {
@@ -78,7 +90,8 @@ impl Mail {
             return Ok(false);
         }
         let conversation = conversations::by_row(db, vault, conversation)?;
-        if conversation.request || conversation.broken || contacts::by_row(db, vault, conversation.contact)?.blocked {
+        let blocked = conversation.contact.map_or(Ok(false), |contact| self.is_blocked(contact))?;
+        if conversation.request || !conversation.speaks() || blocked {
             return Ok(false);
         }
         let message = stored::out_by_row(db, vault, row)?;
@@ -105,7 +118,7 @@ impl Mail {
             return Ok(false);
         }
         let conversation = conversations::by_row(db, vault, conversation)?;
-        if conversation.request || conversation.broken || contacts::by_row(db, vault, conversation.contact)?.blocked {
+        if conversation.request || self.silent(&conversation)? {
             return Ok(false);
         }
         let transaction = db.unchecked_transaction()?;
@@ -115,7 +128,7 @@ impl Mail {
         Ok(true)
     }
 
-    /// Seals one record into the next box of the own chain, with the newest word on what was shown of the peer's and the
+    /// Seals one record into the next box of the own chain, with the newest word on what was shown of the others' and the
     /// newest document held.
     pub(super) fn seal_record(
         &self,
@@ -126,8 +139,17 @@ impl Mail {
         message: Option<i64>,
         rng: &mut impl CryptoRng,
     ) -> Result<Sealed, MailError> {
-        let record =
-            Record { seen: chains::seen(transaction, conversation.row)?, mark: self.mark(conversation), content };
+        let news = members::to_tell(transaction, conversation.row)?;
+        let mut record = Record { seen: Vec::new(), mark: self.mark(conversation), content };
+        for (member, seen) in news.iter().take(SEEN_MAX) {
+            record.seen.push(*seen);
+            if record.to_bytes().len() > RECORD_SIZE_MAX {
+                record.seen.pop();
+                break;
+            }
+            members::set_told(transaction, *member, seen)?;
+        }
+        let told = record.seen.len() == news.len();
         let provider = provider(&self.profile, &self.crypto, transaction);
         let plaintext = zeroize::Zeroizing::new(record.to_bytes());
         let ciphertext = conversations_mls::seal(&provider, &conversation.id.0, &plaintext)?;
@@ -135,17 +157,21 @@ impl Mail {
         let body = boxes::seal(&own.secret, own.next, &id, &ciphertext, rng)
             .map_err(|_| MailError::Mls("a record does not fit into its box".to_owned()))?;
         let row = chains::push_box(transaction, own, &body, message)?;
-        conversations::set_owing(transaction, conversation.row, false)?;
-        Ok(Sealed { row, chain: own.row, conversation: conversation.row })
+        if told {
+            conversations::set_owing(transaction, conversation.row, false)?;
+        }
+        Ok(Sealed { row, chain: own.row, conversation: conversation.row, told })
     }
 
     /// After the commit: memory follows.
     pub(super) fn sealed(&mut self, sealed: &Sealed) {
         self.memory.boxes.insert(sealed.row, PendingBox::new(sealed.chain, false));
-        self.memory.owing.remove(&sealed.conversation);
+        if sealed.told {
+            self.memory.owing.remove(&sealed.conversation);
+        }
     }
 
-    /// A conversation became active: its peer's chain is polled at the hot pace again.
+    /// A conversation became active: its chains are polled at the hot pace again.
     pub(super) fn wake(&mut self, conversation: i64, now: UnixMillis) {
         for reader in self.memory.readers.values_mut().filter(|reader| reader.conversation == conversation) {
             reader.active_at = reader.active_at.max(now);
@@ -168,4 +194,6 @@ pub(super) struct Sealed {
     row: i64,
     chain: i64,
     conversation: i64,
+    /// All that there is to say of others' chains was said.
+    told: bool,
 }

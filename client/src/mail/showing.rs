@@ -1,9 +1,10 @@
 //! Received messages as the user sees them, and what is safe to take from a sender's manifest.
 
 use super::stored::Received;
-use super::{ConversationId, Event, Mail, MailError, MessageId, ReceivedFile, ReceivedMessage, conversations, stored};
+use super::{Event, Mail, MailError, MessageId, ReceivedFile, ReceivedMessage, conversations, stored};
 use crate::blobs::Manifest;
 use crate::contacts;
+use crate::profile::received_files::Place;
 use crate::records::BlobKind;
 use rusqlite::Connection;
 use shoal_protocol::UnixMillis;
@@ -19,6 +20,36 @@ impl Mail {
             }
         }
         Ok(())
+    }
+
+    /// Makes sure that the file of a received message is whole at the path returned, for as long as the profile is open: one
+    /// that is sealed at rest lies there as a copy.
+    ///
+    /// # Errors
+    /// [`MailError::NoMessage`] if there is no such message, or it has no file; what the disk says.
+    pub fn open_file(&self, id: MessageId) -> Result<PathBuf, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let mut statement = db.prepare_cached(
+            "SELECT conversation, content FROM message_in WHERE id = ?1 AND cursor IS NOT NULL ORDER BY cursor DESC",
+        )?;
+        let rows = statement
+            .query_map([stored::seal_in_id(vault, id)], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<Vec<(i64, Vec<u8>)>, _>>()?;
+        for (conversation, content) in rows {
+            if let Received::File { name, .. } = stored::open_in(vault, &content)? {
+                let conversation = conversations::by_row(db, vault, conversation)?.id;
+                return self.profile.files.hand_out(&Place { conversation, message: id, name }, vault);
+            }
+        }
+        Err(MailError::NoMessage(id))
+    }
+
+    /// Has copies of sealed files made in another folder, which must be nobody else's: what lies there is removed.
+    ///
+    /// # Errors
+    /// When the folder cannot be emptied.
+    pub fn set_copies(&mut self, folder: PathBuf) -> Result<(), MailError> {
+        self.profile.files.set_copies(folder)
     }
 
     /// Messages by a condition on one number, as the user sees them.
@@ -50,8 +81,9 @@ fn received(db: &Connection, mail: &Mail, condition: &str, number: i64) -> Resul
             Received::Text { text, .. } => (text, None),
             Received::HeldText { .. } => (String::new(), None),
             Received::File { name, mime, size, .. } => {
-                let path = file_path(mail, conversation.id, id, &name);
-                (String::new(), Some(ReceivedFile { name, mime, size, path }))
+                let place = Place { conversation: conversation.id, message: id, name };
+                let path = mail.profile.files.path(&place);
+                (String::new(), Some(ReceivedFile { name: place.name, mime, size, path }))
             }
         };
         messages.push(ReceivedMessage {
@@ -68,12 +100,6 @@ fn received(db: &Connection, mail: &Mail, condition: &str, number: i64) -> Resul
         });
     }
     Ok(messages)
-}
-
-/// Where a received file lies: a folder of its own, so that equal names do not meet; made from our ids, so that the
-/// sender chooses nothing of it but the last component.
-pub(super) fn file_path(mail: &Mail, conversation: ConversationId, id: MessageId, name: &str) -> PathBuf {
-    mail.profile.files().join(conversation.to_string()).join(id.to_string()).join(name)
 }
 
 /// What is kept of a message whose content is still to be fetched.

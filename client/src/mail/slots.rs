@@ -7,12 +7,13 @@ use super::{Mail, MailError, provider};
 use crate::blobs_store::{self, Purpose as Aim};
 use crate::chains::{self, Side};
 use crate::commit_slots::{Entry, SLOTS_MAX, SlotKeys, commit_hash, signed_part};
-use crate::commits::{self, GroupEpoch, Sight};
-use crate::commits_mls::{self, Author};
+use crate::commits::{self, GroupEpoch, Parcel, Sight};
+use crate::commits_mls::{self, Applied, Author};
 use crate::conversations::{self, Conversation};
 use crate::conversations_mls::GroupError;
 use crate::polls::{PollClock, mean_gap};
 use crate::want::{Rank, Want};
+use crate::{contacts, members};
 use rand::CryptoRng;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Operation, Status};
@@ -305,7 +306,7 @@ impl Mail {
     pub(super) fn commit_whole(
         &mut self,
         blob: i64,
-        commit: &[u8],
+        bytes: &[u8],
         now: UnixMillis,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
@@ -317,7 +318,10 @@ impl Mail {
         if self.rolled_back.is_some() || conversation.epoch != epoch {
             return Ok(());
         }
-        let hash = commit_hash(commit);
+        let Some(parcel) = Parcel::from_bytes(bytes) else {
+            return self.skip_slot(conversation.row, epoch, slot, rng);
+        };
+        let hash = commit_hash(bytes);
         let transaction = db.unchecked_transaction()?;
         let own = chains::writing(&transaction, vault, conversation.row)?;
         // before the group goes on: nothing can be sealed in a past epoch
@@ -327,18 +331,27 @@ impl Mail {
             &self.profile.inbox.public(),
             &conversation.id.0,
             leaf,
-            commit,
+            &parcel.commit,
         );
-        let begun = match applied {
-            Ok(begun) => begun,
-            Err(GroupError::Refused(_)) => {
+        let led = match applied {
+            Ok(Applied::On(led)) if parcel.covers(&led.removed) => led,
+            Ok(Applied::Out) => {
+                // nothing of the own end is said any more: the others know
+                drop(transaction);
+                return self.put_out(conversation.row);
+            }
+            Ok(Applied::Again) => {
+                drop(transaction);
+                return self.gone_away(&conversation);
+            }
+            Ok(Applied::On(_)) | Err(GroupError::Refused(_)) => {
                 drop(transaction);
                 return self.skip_slot(conversation.row, epoch, slot, rng);
             }
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
         let Side::Own(writer) = &own.side else { return Err(MailError::Damaged("an own chain without write key")) };
-        let mut entered = self.next_epoch(&transaction, &conversation, &begun, writer, &hash, now)?;
+        let mut entered = self.next_epoch(&transaction, &conversation, &led, &parcel.cuts, writer, &hash, now)?;
         // an own commit for this epoch lost
         entered.gone.extend(commits::forget_commits(&transaction, conversation.row, epoch)?);
         blobs_store::delete_in(&transaction, blob)?;
@@ -353,6 +366,23 @@ impl Mail {
         let Some((conversation, epoch)) = commits::of_blob(db, blob)? else { return blobs_store::delete_in(db, blob) };
         let Some(at) = commits::epoch(db, vault, conversation, epoch)? else { return Ok(()) };
         self.skip_slot(conversation, epoch, at.slot, rng)
+    }
+
+    pub(super) fn warn_astray(&mut self, conversation: &Conversation) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let mut names = Vec::new();
+        for member in members::current(db, conversation.row)?.iter().filter(|member| member.astray) {
+            names.push(contacts::by_row(db, vault, member.contact)?.label());
+        }
+        self.warn(
+            "member_astray",
+            format!(
+                "{} went on from another state in group {} and cannot be read any more; remove and add them again",
+                names.join(", "),
+                conversation.id
+            ),
+        );
+        Ok(())
     }
 
     pub(super) fn warn_broken(&mut self, conversation: &Conversation) {

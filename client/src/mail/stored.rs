@@ -2,6 +2,7 @@
 
 use super::letters::Letter;
 use super::{MailError, MessageId, MessageState};
+use crate::blobs_store;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
 use crate::records::Content;
@@ -95,7 +96,8 @@ fn open_id(vault: &Vault, context: &'static str, sealed: &[u8]) -> Result<Messag
 #[derive(Clone, Debug)]
 pub(super) struct OutMessage {
     pub(super) id: MessageId,
-    pub(super) contact: i64,
+    /// To whom; `None`: to a group.
+    pub(super) contact: Option<i64>,
     pub(super) conversation: Option<i64>,
     pub(super) content: Content,
     pub(super) blob: Option<i64>,
@@ -121,7 +123,7 @@ fn number_of(state: MessageState) -> u8 {
 }
 
 impl Sealed for OutMessage {
-    type Raw = (Vec<u8>, i64, Option<i64>, Vec<u8>, Option<i64>, u8);
+    type Raw = (Vec<u8>, Option<i64>, Option<i64>, Vec<u8>, Option<i64>, u8);
     const SELECT: &'static str = "SELECT id, contact, conversation, content, blob, state FROM message_out";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
@@ -149,7 +151,7 @@ pub(super) fn insert_out(
     db: &Connection,
     vault: &Vault,
     id: MessageId,
-    contact: i64,
+    contact: Option<i64>,
     conversation: Option<i64>,
     content: &Content,
     blob: Option<i64>,
@@ -195,6 +197,19 @@ pub(super) fn unseal(db: &Connection, row: i64) -> Result<Option<i64>, MailError
     Ok(db.prepare_cached("SELECT blob FROM message_out WHERE message = ?1")?.query_row([row], |row| row.get(0))?)
 }
 
+/// All messages of a conversation that were not delivered are sealed again; their blobs are written anew.
+pub(super) fn unseal_all(db: &Connection, conversation: i64) -> Result<(), MailError> {
+    let mut statement =
+        db.prepare_cached("SELECT message FROM message_out WHERE conversation = ?1 AND sealed = 1 AND state < 3")?;
+    let rows = statement.query_map([conversation], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    for row in rows {
+        if let Some(blob) = unseal(db, row)? {
+            blobs_store::restart_out(db, blob)?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives the messages that wait for a conversation with a contact to this one.
 pub(super) fn adopt(db: &Connection, contact: i64, conversation: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE message_out SET conversation = ?2 WHERE contact = ?1 AND conversation IS NULL")?
@@ -202,9 +217,14 @@ pub(super) fn adopt(db: &Connection, contact: i64, conversation: i64) -> Result<
     Ok(())
 }
 
+/// Messages that have not come so far, and still can: not those whose boxes were forgotten when the own profile was removed.
 pub(super) fn count_below(db: &Connection, state: MessageState) -> Result<u64, MailError> {
     Ok(db
-        .prepare_cached("SELECT count(*) FROM message_out WHERE state < ?1 AND state < 3")?
+        .prepare_cached(
+            "SELECT count(*) FROM message_out m WHERE state < ?1 AND state < 3 AND NOT EXISTS (
+                SELECT 1 FROM conversation v WHERE v.conversation = m.conversation AND v.standing = 2)
+             AND (sealed = 0 OR EXISTS (SELECT 1 FROM box_out b WHERE b.message = m.message))",
+        )?
         .query_row([number_of(state)], |row| row.get(0))?)
 }
 
@@ -266,10 +286,22 @@ pub(super) fn set_letter_stored(
     Ok(())
 }
 
-/// Letters of a conversation and the Welcomes they point to.
-pub(super) fn letters_of(db: &Connection, conversation: i64) -> Result<Vec<(i64, Option<i64>)>, MailError> {
-    let mut statement = db.prepare_cached("SELECT letter, blob FROM letter_out WHERE conversation = ?1")?;
-    Ok(statement.query_map([conversation], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+/// Letters to somebody for a conversation, and the Welcomes they point to.
+pub(super) fn letters_of(
+    db: &Connection,
+    conversation: i64,
+    contact: i64,
+) -> Result<Vec<(i64, Option<i64>)>, MailError> {
+    let mut statement =
+        db.prepare_cached("SELECT letter, blob FROM letter_out WHERE conversation = ?1 AND contact = ?2")?;
+    let rows = statement.query_map((conversation, contact), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Whether a letter points to this Welcome.
+pub(super) fn pointed_to(db: &Connection, blob: i64) -> Result<bool, MailError> {
+    let mut statement = db.prepare_cached("SELECT EXISTS (SELECT 1 FROM letter_out WHERE blob = ?1)")?;
+    Ok(statement.query_row([blob], |row| row.get(0))?)
 }
 
 pub(super) fn delete_letter(db: &Connection, letter: i64) -> Result<(), MailError> {

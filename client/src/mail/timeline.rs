@@ -3,13 +3,13 @@
 //! The order is that in which messages were written or shown here (`profile/schema_timeline.rs`). Seeing is the user's
 //! own affair: nothing of it leaves this machine, and receipts do not wait for it.
 
+use super::commands::Target;
 use super::{Mail, MailError, MessageId, ReceivedMessage, SentMessage, stored};
 use crate::blobs::BLOB_SIZE_MAX;
 use crate::records::{BlobKind, Content};
 use crate::{contacts, conversations};
 use rusqlite::OptionalExtension as _;
 use shoal_protocol::UnixMillis;
-use shoal_protocol::address::Address;
 use zeroize::Zeroizing;
 
 const OWN_TEXT: &str = "own_text.text";
@@ -299,13 +299,13 @@ impl Mail {
         {
             return Ok(Place::Conversation(conversation.row));
         }
-        let contact = match of.parse::<Address>() {
-            Ok(address) => contacts::by_inbox(db, vault, address.inbox())?,
-            Err(_) => contacts::by_name(db, vault, of)?,
-        };
-        let contact = contact.ok_or_else(|| MailError::Unknown(of.to_owned()))?;
-        let conversation = conversations::of_contact(db, vault, contact.row)?.into_iter().next();
-        Ok(conversation.map_or(Place::Waiting(contact.row), |conversation| Place::Conversation(conversation.row)))
+        match self.target(of)? {
+            Some(Target::Person(contact, None)) => Ok(Place::Waiting(contact.row)),
+            Some(Target::Person(_, Some(conversation)) | Target::Group(conversation)) => {
+                Ok(Place::Conversation(conversation.row))
+            }
+            None => Err(MailError::Unknown(of.to_owned())),
+        }
     }
 }
 

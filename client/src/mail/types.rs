@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::profile::{BadKeyFile, Moved, Protection};
 use serde::{Deserialize, Serialize};
 use shoal_protocol::{Hash, UnixMillis};
 
@@ -44,10 +45,12 @@ pub struct SentMessage {
     pub id: MessageId,
     /// The conversation, once there is one.
     pub conversation: Option<ConversationId>,
-    /// The contact it goes to.
+    /// The contact or the group it goes to.
     pub to: String,
     /// How far it has come.
     pub state: MessageState,
+    /// Its conversation waits until a member adds the own profile again.
+    pub away: bool,
     /// When the user sent it.
     pub sent_at: UnixMillis,
 }
@@ -103,6 +106,8 @@ pub struct ContactInfo {
     pub request: bool,
     /// `true` when the user wants nothing from this contact.
     pub blocked: bool,
+    /// `true` when the user has compared the safety number.
+    pub verified: bool,
 }
 
 /// A conversation as the user sees it.
@@ -110,20 +115,70 @@ pub struct ContactInfo {
 pub struct ConversationInfo {
     /// Its id.
     pub id: ConversationId,
-    /// The other member.
-    pub with: String,
-    /// The other member's address.
-    pub address: String,
+    /// Whether it is a group: of many, with a name of its own.
+    pub group: bool,
+    /// Name of the group, or of the other member.
+    pub name: String,
+    /// The other member's address; `None` in a group.
+    pub address: Option<String>,
+    /// The members, the own profile first; also those who are to be added.
+    pub members: Vec<MemberInfo>,
     /// `true` while it is an unanswered request of a stranger.
     pub request: bool,
     /// Own messages of it that are not delivered yet.
     pub undelivered: u64,
+    /// Whether this profile is in it.
+    pub standing: Standing,
     /// `true` when its members went on from different states and cannot read each other any more.
     pub broken: bool,
     /// Group epoch of the state here.
     pub epoch: u64,
     /// Generation of stores that keeps the boxes of that epoch.
     pub generation: u32,
+}
+
+/// A member of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// The name the user gave, else the address.
+    pub name: String,
+    /// `shoal1…`.
+    pub address: String,
+    /// Whether it is the own profile.
+    pub oneself: bool,
+    /// How far it is in it.
+    pub state: MemberState,
+}
+
+/// How far somebody is in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// To be added; its card is not found yet, or the commit is on its way.
+    Wanted,
+    /// Added; nothing was read of it yet.
+    Invited,
+    /// In it.
+    Member,
+    /// It said that it leaves, or is to be removed.
+    Leaving,
+    /// It was away for longer than stores keep what it would have to read, and is added again when it comes back.
+    Away,
+}
+
+/// Whether the own profile is in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It is.
+    Member,
+    /// The user left; the others are told.
+    Left,
+    /// It was removed, or its leaving is done.
+    Removed,
+    /// It was away for longer than stores keep what it would have to read. A member adds it again by itself when it sees
+    /// that it is back; what is written meanwhile waits.
+    Away,
 }
 
 /// A contact holds a document of the consensus that no chain holds beside those held here: one of the two is shown a
@@ -156,6 +211,8 @@ pub enum Event {
     Received(ReceivedMessage),
     /// A contact changed: a stranger wrote, a conversation began, a request was accepted.
     Contact(ContactInfo),
+    /// A group began, its members or its name changed, it was left.
+    Group(ConversationInfo),
     /// Something the user should know; `code` is stable, `message` is for people.
     Warning {
         /// Stable, lower case, words joined by `_` (for example `rolled_back`).
@@ -195,6 +252,15 @@ hex_id!(ConversationId);
 #[error("an id has 32 hexadecimal digits")]
 pub struct NotAnId;
 
+/// What closes a profile, in a sentence.
+fn word(protection: Protection) -> &'static str {
+    match protection {
+        Protection::File => "its key file",
+        Protection::Passphrase => "its passphrase",
+        Protection::Keyring => "the key in the desktop's keyring",
+    }
+}
+
 /// Why a command or a step of the state failed, by what the caller can do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -222,9 +288,53 @@ pub enum MailError {
     /// An older copy of the profile came back: it must not send from its state again.
     #[error("this profile is an older copy of itself; conversation {0} was continued elsewhere")]
     RolledBack(ConversationId),
+    /// The profile is closed, and nothing was given that opens it.
+    #[error("the profile {profile} is closed by {}", word(*protection))]
+    Sealed {
+        /// Which profile.
+        profile: PathBuf,
+        /// What closes it.
+        protection: Protection,
+    },
+    /// What was given does not open the profile.
+    #[error("the profile {profile} does not open: {} is wrong, or profile.key was changed", word(*protection))]
+    WrongKey {
+        /// Which profile.
+        profile: PathBuf,
+        /// What closes it.
+        protection: Protection,
+    },
+    /// The key file cannot be used.
+    #[error("the profile {profile}: {why}")]
+    BadKey {
+        /// Which profile.
+        profile: PathBuf,
+        /// What is wrong.
+        why: BadKeyFile,
+    },
+    /// The memory that a passphrase's work takes cannot be had.
+    #[error("there is not enough memory to work on the passphrase")]
+    NoMemory,
+    /// The profile was exported: it lives elsewhere, and must not be used here.
+    #[error("the profile {profile} was moved away to {}", moved.to.display())]
+    Moved {
+        /// Which profile.
+        profile: PathBuf,
+        /// Where it went.
+        moved: Box<Moved>,
+    },
     /// The members of the conversation went on from different states; nothing can be sent in it.
     #[error("conversation {0} is broken: its members cannot read each other any more")]
     Broken(ConversationId),
+    /// The own profile is not in the group any more.
+    #[error("you are not in group {0} any more")]
+    NotAMember(ConversationId),
+    /// No document of the network is held since the start.
+    #[error("no document of the network is here yet")]
+    NoDocument,
+    /// What only a group can do, or somebody who is not in it.
+    #[error("{0}")]
+    Group(&'static str),
     /// Neither a contact, nor an address, nor a conversation.
     #[error("no contact, address or conversation {0:?}")]
     Unknown(String),
@@ -234,6 +344,9 @@ pub enum MailError {
     /// The contact is blocked.
     #[error("{0} is blocked")]
     Blocked(String),
+    /// The other side sees another safety number.
+    #[error("the safety number of {0} is another one here")]
+    Mismatch(String),
     /// The own address where another's is needed.
     #[error("this is your own address")]
     Oneself,
@@ -273,4 +386,12 @@ pub enum MailError {
     /// The network file does not parse.
     #[error("network.toml: {0}")]
     Network(String),
+}
+
+impl MailError {
+    /// An error of the file system, with its place.
+    #[must_use]
+    pub fn from_io(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
 }

@@ -1,7 +1,8 @@
 //! What is due from time to time: writing again what would expire unread, forgetting what nobody needs.
 
+use super::epochs::Entered;
 use super::{Mail, MailError};
-use crate::{blobs_store, chains, commits, conversations};
+use crate::{blobs_store, chains, commits, contacts, conversations, members};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::consensus::Consensus;
@@ -32,6 +33,7 @@ impl Mail {
         self.forget_old_cards(now, consensus)?;
         self.leave_unlisted(consensus)?;
         self.forget_owed(now)?;
+        self.end_left_members(now.minus(half.saturating_mul(2)))?;
         self.write_again(now.minus(half), now.minus(half / 8))?;
         self.memory.plan = true;
         // a letter lies for one retention at most; two cover clocks that differ and replicas that are slow to forget
@@ -40,6 +42,19 @@ impl Mail {
         // pages of what is gone are given back, and old states of ratchets do not linger in the log
         self.profile.db.execute_batch("PRAGMA incremental_vacuum(4096); PRAGMA wal_checkpoint(TRUNCATE);")?;
         Ok(())
+    }
+
+    /// Nobody waits for ever for what somebody wrote who was removed; nor keeps people who are in no conversation.
+    fn end_left_members(&mut self, before: UnixMillis) -> Result<(), MailError> {
+        if members::end_left(&self.profile.db, before)? > 0 {
+            for conversation in conversations::all(&self.profile.db, &self.profile.vault)? {
+                let transaction = self.profile.db.unchecked_transaction()?;
+                let gone = self.forget_behind(&transaction, &conversation)?;
+                transaction.commit()?;
+                self.went_on(conversation.row, Entered { gone, ..Entered::default() })?;
+            }
+        }
+        contacts::forget_orphans(&self.profile.db)
     }
 
     /// A sender keeps a message until its reader has it, and writes it again before it expires. Slots of commits more

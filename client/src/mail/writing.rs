@@ -1,10 +1,11 @@
-//! What becomes of writes: stored, taken, to be repeated; and the word of the peer that all of it was shown.
+//! What becomes of writes: stored, taken, to be repeated; and the word of other members that all of it was shown.
 
 use super::flight::{Flight, slowest};
 use super::{Mail, MailError, MessageState, ROLLED_BACK, stored};
 use crate::blobs_store::StoredPart;
-use crate::chains::{self, Chain, OutBox, STORED_BOTH, Side};
+use crate::chains::{self, Chain, OutBox, Place, STORED_BOTH, Side};
 use crate::conversations::Conversation;
+use crate::members::{self, MemberRow};
 use crate::records::Seen;
 use crate::{blobs_store, conversations};
 use rand::CryptoRng;
@@ -183,35 +184,63 @@ impl Mail {
         Ok(())
     }
 
-    /// The peer has shown all boxes of our chain before `seen.boxes`: their messages are delivered, what was kept for
-    /// rewriting is forgotten. Returns the delivered messages, to be announced after the commit.
+    /// A member has shown boxes of our chains: what all have is delivered, and what was kept for rewriting is forgotten. Its
+    /// word to other members is none of ours. Returns the delivered messages, to be announced after the commit.
     pub(super) fn confirm(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
-        seen: Seen,
+        member: &MemberRow,
+        seen: &[Seen],
     ) -> Result<Confirmed, MailError> {
-        if seen.epoch > conversation.epoch {
-            return Ok(Confirmed::default());
-        }
-        chains::acknowledge(transaction, conversation.row, seen)?;
         let mut confirmed = Confirmed::default();
-        for chain in chains::own(transaction, conversation.row)? {
-            self.confirm_boxes(transaction, chain, &mut confirmed)?;
+        let own = chains::writing(transaction, &self.profile.vault, conversation.row)?.leaf;
+        for seen in seen.iter().filter(|seen| seen.leaf == own && seen.epoch <= conversation.epoch) {
+            let at = Place { epoch: seen.epoch, boxes: seen.boxes };
+            chains::acknowledge(transaction, conversation.row, member.row, at)?;
+            self.confirm_all(transaction, conversation.row, &mut confirmed)?;
         }
-        // whoever answers has joined: the invitation is done with
-        for (letter, blob) in stored::letters_of(transaction, conversation.row)? {
-            stored::delete_letter(transaction, letter)?;
-            confirmed.letters.push(letter);
-            if let Some(blob) = blob {
-                blobs_store::delete_out(transaction, blob)?;
-                confirmed.blobs.push(blob);
-            }
+        if !member.heard {
+            // whoever speaks has joined: the invitation is done with
+            members::set_heard(transaction, member.row)?;
+            self.forget_letters(transaction, conversation.row, member.contact, &mut confirmed)?;
         }
         Ok(confirmed)
     }
 
-    /// Boxes of an own chain that are stored and were shown: their messages are delivered.
+    /// Looks through all own chains of a conversation.
+    pub(super) fn confirm_all(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: i64,
+        confirmed: &mut Confirmed,
+    ) -> Result<(), MailError> {
+        for chain in chains::own(transaction, conversation)? {
+            self.confirm_boxes(transaction, chain, confirmed)?;
+        }
+        Ok(())
+    }
+
+    /// Letters to somebody are no longer kept up, nor is the Welcome when nobody else needs it.
+    pub(super) fn forget_letters(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: i64,
+        contact: i64,
+        confirmed: &mut Confirmed,
+    ) -> Result<(), MailError> {
+        for (letter, blob) in stored::letters_of(transaction, conversation, contact)? {
+            stored::delete_letter(transaction, letter)?;
+            confirmed.letters.push(letter);
+            if let Some(blob) = blob.filter(|blob| !stored::pointed_to(transaction, *blob).unwrap_or(true)) {
+                blobs_store::delete_out(transaction, blob)?;
+                confirmed.blobs.push(blob);
+            }
+        }
+        Ok(())
+    }
+
+    /// Boxes of an own chain that are stored and were shown to all: their messages are delivered.
     fn confirm_boxes(
         &self,
         transaction: &Transaction<'_>,
@@ -253,12 +282,12 @@ impl Mail {
     }
 }
 
-/// What a peer's word on our chain settled.
+/// What a word on our chains settled.
 #[derive(Default)]
 pub(super) struct Confirmed {
     messages: Vec<super::MessageId>,
-    boxes: Vec<i64>,
-    blobs: Vec<i64>,
+    pub(super) boxes: Vec<i64>,
+    pub(super) blobs: Vec<i64>,
     letters: Vec<i64>,
 }
 

@@ -73,6 +73,15 @@ pub(crate) fn kept(profile: &Path) -> Option<PathBuf> {
     Some(folder(profile)).filter(|folder| folder.exists())
 }
 
+/// The files of the evidence, in a fixed order.
+pub(super) fn files(profile: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(folder) = kept(profile) else { return Ok(Vec::new()) };
+    let mut files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    files.retain(|path| path.is_file());
+    files.sort();
+    Ok(files)
+}
+
 /// Writes both, the one that was held first; on disk when it returns.
 pub(crate) fn keep(profile: &Path, [held, other]: &[Exhibit; 2]) -> io::Result<()> {
     let folder = folder(profile);

@@ -1,31 +1,53 @@
 //! A profile on disk: one folder (0700) with the key (0600), the database, the network file and received files.
 //!
 //! ```text
-//! <dir>/profile.key    64 hexadecimal digits
+//! <dir>/profile.key    the key, wrapped: `key_file`
 //! <dir>/profile.lock   held as long as the profile is open
 //! <dir>/profile.db     SQLite: WAL, synchronous=FULL, secure_delete; sealed
 //! <dir>/network.toml   the network the profile belongs to
-//! <dir>/files/         what arrived, one folder a message
+//! <dir>/files/         what arrived: `received_files`
+//! <dir>/open/          copies of sealed files, as long as the profile is open and no better place is known
 //! <dir>/conflict/      evidence against the authorities, when there is any
+//! <dir>/moved          the profile was exported and lives elsewhere: `moved`
 //! ```
 
+mod disk;
 pub(crate) mod evidence;
+mod exporting;
+mod importing;
+mod key_change;
+mod key_file;
+mod moved;
+mod parcel;
+mod passphrase;
+pub(crate) mod received_files;
 pub(crate) mod rows;
 mod schema;
 mod schema_timeline;
 mod vault;
 
+pub(crate) use disk::{io_error, private_dir};
+pub use exporting::{ExportError, Exported, export, finish_export};
+pub use importing::{Import, ImportError, use_up};
+pub use key_change::change_protector;
+pub use key_file::{
+    BadKeyFile, KeyFile, KeyringEntry, NotOpened, Opener, ProfileId, Protection, Protector, WrappingKey,
+};
+pub use moved::Moved;
+pub use parcel::BadParcel;
+pub use passphrase::{Cost, CostOutOfRange, NoPassphrase, PASSPHRASE_SIZE_MAX, Passphrase};
 pub use vault::{Entered, NotSealedHere, SealedJson, SealedJsonError, Vault};
 
 use crate::mail::{MailError, RateClass};
+use disk::{lock, sync_dir, write_private};
 use openmls_sqlite_storage::SqliteStorageProvider;
 use rand::CryptoRng;
+use received_files::ReceivedFiles;
 use rusqlite::{Connection, OptionalExtension as _};
 use shoal_protocol::inbox::InboxKey;
 use shoal_protocol::network::{Hints, NetworkFile};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -44,6 +66,8 @@ pub struct Profile {
     pub vault: Vault,
     /// The person's key.
     pub inbox: InboxKey,
+    /// What arrived.
+    pub(crate) files: ReceivedFiles,
     network: NetworkFile,
     class: RateClass,
     // closed last: fields drop in order, and nobody may open the database while we write to it
@@ -56,10 +80,6 @@ impl std::fmt::Debug for Profile {
     }
 }
 
-pub(crate) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> MailError + '_ {
-    move |source| MailError::Io { path: path.to_path_buf(), source }
-}
-
 impl Profile {
     /// Makes a profile in `dir`, which is created if need be; opens and locks it.
     ///
@@ -69,51 +89,55 @@ impl Profile {
         dir: &Path,
         network: &NetworkFile,
         class: RateClass,
+        id: ProfileId,
+        protector: &Protector,
         rng: &mut impl CryptoRng,
     ) -> Result<Self, MailError> {
-        make_private_dir(dir)?;
+        private_dir(dir)?;
         let lock = lock(dir)?;
-        let key_path = dir.join("profile.key");
-        if key_path.exists() {
+        if dir.join(key_file::KEY_FILE).exists() {
             return Err(MailError::Exists(dir.to_path_buf()));
         }
         // the key is written last: a folder without a key is no profile, and a broken attempt may be repeated
-        for name in ["profile.db", "profile.db-wal", "profile.db-shm"] {
+        for name in ["profile.db", "profile.db-wal", "profile.db-shm", moved::MARK] {
             let path = dir.join(name);
             if path.exists() {
                 fs::remove_file(&path).map_err(io_error(&path))?;
             }
         }
-        make_private_dir(&dir.join("files"))?;
+        private_dir(&dir.join(received_files::FOLDER))?;
         write_private(&dir.join("network.toml"), network.to_toml().as_bytes())?;
         let key = Vault::fresh_key(rng);
+        let key_file = KeyFile::create(id, &key, protector, rng).map_err(|_| MailError::NoMemory)?;
         let vault = Vault::new(&key);
         let inbox = InboxKey::generate(rng);
         let mut db = open_database(&dir.join("profile.db"))?;
         prepare(&mut db)?;
-        let profile = Self { dir: dir.to_path_buf(), db, vault, inbox, network: network.clone(), class, _lock: lock };
+        let files = ReceivedFiles::open(dir, key_file.protection() != Protection::File)?;
+        let dir = dir.to_path_buf();
+        let profile = Self { dir, db, vault, inbox, files, network: network.clone(), class, _lock: lock };
         profile.set_setting(INBOX_KEY, profile.inbox.seed().as_slice())?;
         profile.set_setting(RATE_CLASS, class_name(class).as_bytes())?;
-        write_private(&key_path, Zeroizing::new(hex::encode(*key)).as_bytes())?;
-        sync_dir(dir)?;
+        key_file.write(&profile.dir)?;
+        sync_dir(&profile.dir)?;
         Ok(profile)
     }
 
-    /// Opens and locks the profile in `dir`.
+    /// Opens and locks the profile in `dir`. With a passphrase this takes about a second.
     ///
     /// # Errors
-    /// [`MailError::Missing`], [`MailError::Locked`], [`MailError::Newer`], [`MailError::Damaged`], and what the file
-    /// system or SQLite says.
-    pub fn open(dir: &Path) -> Result<Self, MailError> {
-        let key_path = dir.join("profile.key");
-        if !key_path.exists() {
+    /// [`MailError::Missing`], [`MailError::Moved`], [`MailError::Locked`], [`MailError::Sealed`],
+    /// [`MailError::WrongKey`], [`MailError::Newer`], [`MailError::Damaged`], and what the file system or SQLite says.
+    pub fn open(dir: &Path, opener: &Opener) -> Result<Self, MailError> {
+        if !dir.join(key_file::KEY_FILE).exists() {
             return Err(MailError::Missing(dir.to_path_buf()));
         }
+        Moved::refuse(dir)?;
         let lock = lock(dir)?;
-        let text = Zeroizing::new(fs::read_to_string(&key_path).map_err(io_error(&key_path))?);
-        let mut key = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(text.trim(), &mut *key).map_err(|_| MailError::Damaged("profile.key is no key"))?;
-        let vault = Vault::new(&key);
+        // again: it may have been left while the lock was waited for
+        Moved::refuse(dir)?;
+        let key_file = KeyFile::read(dir)?;
+        let vault = Vault::new(&*Self::key(dir, &key_file, opener)?);
         let network_path = dir.join("network.toml");
         let network_text = fs::read_to_string(&network_path).map_err(io_error(&network_path))?;
         let network = NetworkFile::parse(&network_text).map_err(|error| MailError::Network(error.to_string()))?;
@@ -129,18 +153,26 @@ impl Profile {
             _ => RateClass::Normal,
         };
         let inbox = InboxKey::from_seed(&seed);
-        Ok(Self { dir: dir.to_path_buf(), db, vault, inbox, network, class, _lock: lock })
+        let files = ReceivedFiles::open(dir, key_file.protection() != Protection::File)?;
+        // a change of the protection that was interrupted is completed
+        files.settle(&vault, |_, _| {})?;
+        Ok(Self { dir: dir.to_path_buf(), db, vault, inbox, files, network, class, _lock: lock })
+    }
+
+    /// The key in a key file, or why it does not open.
+    fn key(dir: &Path, key_file: &KeyFile, opener: &Opener) -> Result<Zeroizing<[u8; 32]>, MailError> {
+        key_file.open(opener).map_err(|error| match (error, key_file.protection()) {
+            (NotOpened::Wrong, Protection::File) => MailError::Damaged("profile.key was changed"),
+            (NotOpened::Wrong, protection) => MailError::WrongKey { profile: dir.to_owned(), protection },
+            (NotOpened::Protection(protection), _) => MailError::Sealed { profile: dir.to_owned(), protection },
+            (NotOpened::Memory, _) => MailError::NoMemory,
+        })
     }
 
     /// The profile's folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
-    }
-    /// Where received files go.
-    #[must_use]
-    pub fn files(&self) -> PathBuf {
-        self.dir.join("files")
     }
     /// The network the profile belongs to.
     #[must_use]
@@ -243,49 +275,11 @@ fn prepare(db: &mut Connection) -> Result<(), MailError> {
         let transaction = db.transaction()?;
         transaction.execute_batch(schema::TABLES)?;
         transaction.execute_batch(schema_timeline::TABLES)?;
+        transaction.execute_batch(schema::VERIFIED)?;
         transaction.pragma_update(None, "user_version", schema::FORMAT)?;
         transaction.commit()?;
     }
     Ok(())
-}
-
-fn make_private_dir(dir: &Path) -> Result<(), MailError> {
-    if dir.is_dir() {
-        return fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io_error(dir));
-    }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))
-}
-
-fn lock(dir: &Path) -> Result<File, MailError> {
-    let path = dir.join("profile.lock");
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io_error(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(MailError::Locked(dir.to_path_buf())),
-        Err(TryLockError::Error(source)) => Err(MailError::Io { path, source }),
-    }
-}
-
-/// Writes a file of mode 0600 so that it is either whole or not there, also after a crash.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), MailError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let mut file =
-        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part).map_err(io_error(&part))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(io_error(&part))?;
-    fs::rename(&part, path).map_err(io_error(path))?;
-    path.parent().map_or(Ok(()), sync_dir)
-}
-
-/// Makes renames in a folder durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), MailError> {
-    File::open(dir).and_then(|handle| handle.sync_all()).map_err(io_error(dir))
-}
-
-/// Makes a folder of mode 0700 inside the profile.
-pub(crate) fn private_dir(dir: &Path) -> Result<(), MailError> {
-    make_private_dir(dir)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 /// Format that this version writes; kept in SQLite's `user_version`.
 pub(super) const FORMAT: u32 = 5;
 
-/// Everything of format 5 but what a screen shows (`schema_timeline`).
+/// Everything of format 5 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
@@ -22,7 +22,9 @@ CREATE TABLE contact (
 
 CREATE TABLE conversation (
     conversation INTEGER PRIMARY KEY,
-    contact INTEGER NOT NULL REFERENCES contact,
+    contact INTEGER REFERENCES contact,       -- the other member of two; NULL: a group
+    name BLOB,                                -- sealed name of a group
+    standing INTEGER NOT NULL DEFAULT 0,      -- 0: a member, 1: left, the others were told, 2: removed, 3: away for too long
     group_id BLOB NOT NULL UNIQUE,            -- sealed
     epoch INTEGER NOT NULL,                   -- group epoch of the MLS state
     generation INTEGER NOT NULL,              -- of that epoch
@@ -35,7 +37,34 @@ CREATE TABLE conversation (
 );
 CREATE INDEX conversation_of_contact ON conversation (contact);
 
--- group epochs from the oldest that the peer still writes in to the current one
+-- the other members of conversations, also those who were removed, as long as chains of theirs are read
+CREATE TABLE member (
+    member INTEGER PRIMARY KEY,
+    conversation INTEGER NOT NULL REFERENCES conversation,
+    contact INTEGER NOT NULL REFERENCES contact,
+    leaf INTEGER NOT NULL,
+    joined_epoch INTEGER NOT NULL,            -- the first group epoch in which it can read
+    heard INTEGER NOT NULL DEFAULT 0,         -- 1: a record of its was read
+    leaving INTEGER NOT NULL DEFAULT 0,       -- 1: it said that it leaves
+    astray INTEGER NOT NULL DEFAULT 0,        -- 1: it went on from another commit: nothing of it is read
+    lost INTEGER NOT NULL DEFAULT 0,          -- 1: it was away for too long and is to be added again
+    left_at INTEGER,                          -- when it was removed
+    told_epoch INTEGER,                       -- what the last records of the own chain said of its chains
+    told_boxes INTEGER
+);
+CREATE INDEX member_of_conversation ON member (conversation);
+
+-- what the user wants of a group and no commit has done yet
+CREATE TABLE group_change (
+    change INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation INTEGER NOT NULL REFERENCES conversation,
+    kind INTEGER NOT NULL,                    -- 0: add, 1: remove, 2: rename, 3: add again who was away for too long
+    contact INTEGER REFERENCES contact,       -- whom to add or remove
+    name BLOB,                                -- sealed new name
+    card BLOB                                 -- sealed: key package and pointer key of whom to add; NULL: to be found
+);
+
+-- group epochs from the oldest that another member still writes in to the current one
 CREATE TABLE group_epoch (
     conversation INTEGER NOT NULL REFERENCES conversation,
     epoch INTEGER NOT NULL,
@@ -44,7 +73,7 @@ CREATE TABLE group_epoch (
     slot INTEGER NOT NULL DEFAULT 0,          -- the slot to read next
     leaf INTEGER,                             -- who filled that slot, as its entry proves
     blob INTEGER REFERENCES blob_in,          -- the commit of that slot, being fetched
-    named BLOB,                               -- sealed hash of the commit that the peer's end names
+    named BLOB,                               -- sealed hash of the commit that another member's end names
     applied BLOB,                             -- sealed hash of the commit that ended the epoch here
     touched_at INTEGER NOT NULL,              -- when the slot was last seen empty at the replica that decides
     hold_until INTEGER NOT NULL DEFAULT 0,    -- no own commit before: the slot was out of sight for too long
@@ -52,7 +81,7 @@ CREATE TABLE group_epoch (
     PRIMARY KEY (conversation, epoch)
 ) WITHOUT ROWID;
 
--- own commits: staged, then (merged) kept up until the peer has followed
+-- own commits: staged, then (merged) kept up until all members have followed
 CREATE TABLE commit_out (
     commit_row INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation INTEGER NOT NULL REFERENCES conversation,
@@ -63,6 +92,8 @@ CREATE TABLE commit_out (
     slot INTEGER NOT NULL,
     body BLOB NOT NULL,                       -- sealed for the slot
     writer BLOB NOT NULL,                     -- sealed seed of the write key in the new leaf
+    cuts BLOB NOT NULL,                       -- sealed: where the chains of those end whom it removes
+    welcome BLOB,                             -- sealed Welcome of those whom it adds
     merged INTEGER NOT NULL DEFAULT 0,
     stored INTEGER NOT NULL DEFAULT 0,
     stored_at INTEGER,
@@ -73,6 +104,7 @@ CREATE TABLE commit_out (
 CREATE TABLE chain (
     chain INTEGER PRIMARY KEY,
     conversation INTEGER REFERENCES conversation,
+    member INTEGER REFERENCES member,         -- whose; NULL: ours
     epoch INTEGER NOT NULL,
     leaf INTEGER NOT NULL,
     own INTEGER NOT NULL,
@@ -81,10 +113,20 @@ CREATE TABLE chain (
     writer BLOB NOT NULL,                     -- sealed: seed of the own write key, or the peer's public one
     next INTEGER NOT NULL DEFAULT 0,          -- next box to seal (own) or to read
     shown INTEGER NOT NULL DEFAULT 0,         -- read chains: boxes before it are in front of the user
-    acknowledged INTEGER NOT NULL DEFAULT 0,  -- own: boxes before it were shown to the peer's user, as the peer says
-    ended INTEGER NOT NULL DEFAULT 0          -- read chains: 1: its end was read, or nothing more can come in it
+    ended INTEGER NOT NULL DEFAULT 0,         -- read chains: 1: its end was read, or nothing more can come in it
+    named BLOB,                               -- read chains: sealed hash of the commit that its end names
+    cut INTEGER                               -- read chains: boxes from here on do not count, its writer was removed
 );
 CREATE INDEX chain_of_conversation ON chain (conversation);
+CREATE INDEX chain_of_member ON chain (member);
+
+-- boxes of own chains before it were shown to a member's user, as the member says
+CREATE TABLE acknowledged (
+    chain INTEGER NOT NULL REFERENCES chain ON DELETE CASCADE,
+    member INTEGER NOT NULL REFERENCES member ON DELETE CASCADE,
+    boxes INTEGER NOT NULL,
+    PRIMARY KEY (chain, member)
+) WITHOUT ROWID;
 
 -- sealed boxes that replicas or the peer have not confirmed yet
 CREATE TABLE box_out (
@@ -98,10 +140,12 @@ CREATE TABLE box_out (
     UNIQUE (chain, j)
 );
 
+CREATE INDEX box_of_message ON box_out (message);
+
 CREATE TABLE message_out (
     message INTEGER PRIMARY KEY AUTOINCREMENT,
     id BLOB NOT NULL UNIQUE,                  -- sealed
-    contact INTEGER NOT NULL REFERENCES contact,
+    contact INTEGER REFERENCES contact,       -- to whom; NULL: to a group
     conversation INTEGER REFERENCES conversation,
     content BLOB NOT NULL,                    -- sealed record content
     blob INTEGER REFERENCES blob_out,
@@ -209,7 +253,7 @@ CREATE TABLE mark_heard (
     heard BLOB NOT NULL                       -- sealed
 );
 
--- the certificate of a document held here that the other member is owed
+-- the certificate of a document held here that the other members are owed
 CREATE TABLE proof_owed (
     conversation INTEGER PRIMARY KEY REFERENCES conversation,
     owed BLOB NOT NULL                        -- sealed
@@ -217,9 +261,17 @@ CREATE TABLE proof_owed (
 
 -- the certificate that a member is sending
 CREATE TABLE proof_in (
-    conversation INTEGER NOT NULL REFERENCES conversation,
+    member INTEGER NOT NULL REFERENCES member ON DELETE CASCADE,
     number INTEGER NOT NULL,
     part BLOB NOT NULL,                       -- sealed
-    PRIMARY KEY (conversation, number)
+    PRIMARY KEY (member, number)
 ) WITHOUT ROWID;
+";
+
+/// Contacts whose safety number the user compared.
+pub(super) const VERIFIED: &str = "
+CREATE TABLE contact_verified (
+    contact INTEGER PRIMARY KEY REFERENCES contact,
+    number BLOB NOT NULL                      -- sealed: the safety number that was compared
+);
 ";

@@ -104,7 +104,8 @@ fn who_is_blocked_is_not_read_and_not_answered() {
     world.send(0, &bob, "buy my fish");
     assert!(world.run_until(5 * MINUTE, |world| world.shown(1).len() == 1));
     let now = world.now;
-    world.mail(1).block(&alice, now).unwrap();
+    let mut rng = world.fork();
+    world.mail(1).block(&alice, now, &mut rng).unwrap();
     let id = world.send(0, &bob, "buy more fish");
     world.run(MINUTE);
     assert_eq!(world.shown(1).len(), 1);

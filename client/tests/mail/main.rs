@@ -10,6 +10,8 @@ mod epochs;
 mod faults;
 mod first_contact;
 mod forks;
+mod groups;
 mod messages;
+mod sealed_files;
 mod timeline;
 mod world;

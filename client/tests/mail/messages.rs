@@ -5,7 +5,7 @@ use shoal_client::mail::MessageState::{Delivered, Queued, Sent, Stored};
 use shoal_protocol::request::Operation;
 use std::time::Duration;
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Alice (0) and Bob (1), who know and have accepted each other.
 pub(crate) fn acquainted(seed: u64) -> World {

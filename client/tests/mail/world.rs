@@ -460,7 +460,7 @@ impl World {
             .iter()
             .filter_map(|event| match event {
                 Event::Received(message) => Some(message),
-                Event::State { .. } | Event::Contact(_) | Event::Warning { .. } => None,
+                Event::State { .. } | Event::Contact(_) | Event::Group(_) | Event::Warning { .. } => None,
             })
             .collect()
     }
@@ -471,7 +471,7 @@ impl World {
             .iter()
             .filter_map(|event| match event {
                 Event::Warning { code, .. } => Some(*code),
-                Event::State { .. } | Event::Contact(_) | Event::Received(_) => None,
+                Event::State { .. } | Event::Contact(_) | Event::Group(_) | Event::Received(_) => None,
             })
             .collect()
     }
@@ -483,7 +483,7 @@ impl World {
             .iter()
             .filter_map(|event| match event {
                 Event::State { id: of, state } => (*of == id).then_some(*state),
-                Event::Received(_) | Event::Contact(_) | Event::Warning { .. } => None,
+                Event::Received(_) | Event::Contact(_) | Event::Group(_) | Event::Warning { .. } => None,
             })
             .collect()
     }

@@ -172,6 +172,7 @@ fn note(message: &mut Message, heard: &Heard, written_at: Duration) {
         EventLine::State(_)
         | EventLine::Message(_)
         | EventLine::Contact(_)
+        | EventLine::Group(_)
         | EventLine::Warning { .. }
         | EventLine::Missed(_) => {}
     }

@@ -16,10 +16,15 @@ Examples:
   shoal send bob 'hello' --wait stored    send, and wait until two stores have it on disk
   git log -1 | shoal send bob -           send what comes in
   shoal send-file bob holiday.jpg
+  shoal group create 'reef crew'          found a group; shoal group add 'reef crew' bob
   shoal read                              show what is new
   shoal read --follow --json | jq .text   for programs
+  shoal verify bob                        compare your safety number with bob's
+  shoal address --qr                      your address, for a camera
   shoal status                            connection, anonymity now, queue
+  shoal chat                              all of it in this terminal
   shoal web                               a link to all of it in a browser
+  shoal export me.shoal                   move to another machine; there: shoal import me.shoal
 
 The first command that needs it starts a daemon in the background; it keeps sending cover
 traffic until `shoal down`. Exit codes: 0 done, 64 wrong use, 69 not reachable, 74 file or profile missing
@@ -33,9 +38,12 @@ pub(crate) struct Args {
     /// Folder of the profile; profiles share nothing [default: $XDG_DATA_HOME/shoal]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) profile: Option<PathBuf>,
-    /// Print JSON, one object a line; failures too
+    /// Print JSON, one object a line; failures too. Nothing asks for anything then
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Take the passphrase from the first line of this file instead of asking [env: SHOAL_PASSPHRASE_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -53,6 +61,12 @@ pub(crate) enum Command {
         /// The low rate class, for a phone: less traffic, slower messages. Which class you use is visible
         #[arg(long)]
         low: bool,
+        /// Close the profile with a passphrase; asks for it, unless --passphrase-file is given
+        #[arg(long, conflicts_with = "keyring")]
+        passphrase: bool,
+        /// Keep the profile's key in the keyring of the desktop session (Secret Service)
+        #[arg(long, conflicts_with = "passphrase_file")]
+        keyring: bool,
     },
     /// Run the daemon in the foreground
     ///
@@ -66,15 +80,26 @@ pub(crate) enum Command {
         /// The line that says ready then has a link, good for one use. Without a profile the page makes one.
         #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
         web: Option<SocketAddr>,
+        /// The passphrase comes on standard input, from the command that starts this one
+        #[arg(long, hide = true)]
+        passphrase_stdin: bool,
     },
     /// Print a link to the web page, for a browser on this machine
     ///
     /// The link is good once, for ten minutes, and opens everything: it is for you alone.
     Web,
+    /// Read and write in this terminal: conversations, contacts, files, status
+    ///
+    /// F1 shows the keys. When it is left, the daemon goes on.
+    Chat,
     /// Stop the daemon (its cover traffic stops too)
     Down,
     /// Print your address: what you give to others
-    Address,
+    Address {
+        /// Draw it as a QR code too
+        #[arg(long)]
+        qr: bool,
+    },
     /// Add a contact, or give one another name
     Add {
         /// Your name for the contact
@@ -86,6 +111,11 @@ pub(crate) enum Command {
     Contacts,
     /// List conversations
     Conversations,
+    /// Groups: conversations of many
+    Group {
+        #[command(subcommand)]
+        command: GroupCommand,
+    },
     /// Accept a stranger's request: only then can they learn that you read it
     ///
     /// `shoal contacts` lists the requests, each with the command that accepts it.
@@ -97,6 +127,44 @@ pub(crate) enum Command {
     Block {
         /// Name, address or conversation
         who: String,
+    },
+    /// Show the safety number of a contact, compare it, or note that you compared it
+    ///
+    /// Both sides see the same number when each has the other's true address on the same network. Compare it in person
+    /// or on a call; then note it with --confirm.
+    Verify {
+        /// Name or address
+        who: String,
+        /// Note that you compared it
+        #[arg(long)]
+        confirm: bool,
+        /// What the other side sees: the digits, the words, or the content of the QR code
+        #[arg(long, value_name = "TEXT")]
+        code: Option<String>,
+    },
+    /// Change what protects the profile's key
+    Passphrase {
+        #[command(subcommand)]
+        command: PassphraseCommand,
+    },
+    /// Move the profile into one encrypted file, to import it on another machine
+    ///
+    /// The profile here is not used any more afterwards: the state of a conversation must not be in two places. Asks for
+    /// a passphrase of the file; --passphrase-file is that one. An export that was interrupted is finished by running it
+    /// again.
+    Export {
+        /// The new file
+        file: PathBuf,
+    },
+    /// Make the profile of a file that `shoal export` wrote
+    ///
+    /// The file is used up by it, so that nobody imports it a second time. --passphrase-file is the file's passphrase.
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Lay the key of a profile that a keyring protected into its folder; shoal passphrase set closes it
+        #[arg(long)]
+        without_keyring: bool,
     },
     /// Send a text
     ///
@@ -145,6 +213,72 @@ pub(crate) enum Command {
     Status,
     /// Look for what may be wrong, and say what to do
     Doctor,
+}
+
+/// GROUP is a conversation as `group list` prints it, or the group's name.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Found a group; you are alone in it until you add others
+    Create {
+        /// Its name; all members see it
+        name: String,
+    },
+    /// Add somebody, and wait until they are invited
+    ///
+    /// Every member may add, remove and rename. Who is added sees what is written from then on.
+    Add {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+        /// Contact or address
+        who: String,
+        /// How long to wait; it is tried further after that
+        #[arg(long, default_value = "60s", value_parser = patience)]
+        timeout: Duration,
+    },
+    /// Remove a member
+    ///
+    /// They cannot read what is written after the removal. What they wrote before you read it is not shown to all.
+    Remove {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+        /// Contact or address
+        who: String,
+    },
+    /// Leave a group; the others are told
+    Leave {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+    },
+    /// Give a group another name, for all of its members
+    Rename {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        conversation: String,
+        /// The new name
+        name: String,
+    },
+    /// List groups and their members
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PassphraseCommand {
+    /// Close the profile with a new passphrase
+    ///
+    /// Only the key is wrapped anew. A daemon that runs is stopped and started again.
+    Set {
+        /// Take the new passphrase from the first line of this file instead of asking
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+        /// Have the keyring of the desktop session keep the key instead of a passphrase
+        #[arg(long, conflicts_with = "new_passphrase_file")]
+        keyring: bool,
+    },
+    /// Let the profile open without a passphrase or keyring
+    Remove,
 }
 
 #[derive(Debug, Subcommand)]

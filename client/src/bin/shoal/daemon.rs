@@ -1,7 +1,7 @@
 //! Reaching the daemon, starting it, stopping it.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shoal_client::io::{Call, Caller, Exit, Failure};
+use shoal_client::mail::MailError;
+use shoal_client::profile::{Opener, Protection};
 use tokio::time::{Instant, sleep};
 
+use crate::asking::{Opening, TRIES, opening};
 use crate::output::{Out, Problem};
 
 /// How long a daemon may take to answer: five seconds for a lock that is still held, and as much again.
@@ -44,10 +47,28 @@ fn unreachable(profile: &Path, error: &io::Error) -> Failure {
 
 async fn start(profile: &Path, out: &Out) -> Result<Caller, Failure> {
     if !profile.is_dir() {
-        return Err(shoal_client::mail::MailError::Missing(profile.to_owned()).into());
+        return Err(MailError::Missing(profile.to_owned()).into());
     }
+    for left in (0..TRIES).rev() {
+        let Opening { opener, typed } = opening(profile, out).await?;
+        match launch(profile, &opener, out).await {
+            Err(failure) if typed && left > 0 && failure.code == "wrong_passphrase" => {
+                tracing::warn!("that was not the passphrase");
+            }
+            launched => return launched,
+        }
+    }
+    Err(MailError::WrongKey { profile: profile.to_owned(), protection: Protection::Passphrase }.into())
+}
+
+/// Starts a daemon that was stopped for a moment.
+pub(crate) async fn start_again(profile: &Path, opener: &Opener, out: &Out) -> Result<(), Failure> {
+    launch(profile, opener, out).await.map(drop)
+}
+
+async fn launch(profile: &Path, opener: &Opener, out: &Out) -> Result<Caller, Failure> {
     let spinner = out.spinner("starting the daemon");
-    let mut child = spawn(profile)?;
+    let mut child = spawn(profile, opener)?;
     let deadline = Instant::now() + START_TIMEOUT;
     let mut ended = None;
     while Instant::now() < deadline {
@@ -80,23 +101,36 @@ fn log_hint(profile: &Path) -> String {
 }
 
 /// Runs this program again as `up`, away from this terminal.
-fn spawn(profile: &Path) -> Result<Child, Failure> {
+fn spawn(profile: &Path, opener: &Opener) -> Result<Child, Failure> {
     let failed = |error: io::Error| {
         let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Permission } else { Exit::Io };
         Failure::new(exit, "daemon_start", format!("the daemon cannot be started: {error}"), "try shoal up")
     };
     let log = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(profile.join(LOG_NAME));
-    Command::new(std::env::current_exe().map_err(failed)?)
-        .args(["--json", "--profile"])
-        .arg(profile)
-        .arg("up")
-        .stdin(Stdio::null())
+    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+    command.args(["--json", "--profile"]).arg(profile).arg("up");
+    let passphrase = match opener {
+        Opener::Passphrase(passphrase) => {
+            command.arg("--passphrase-stdin").stdin(Stdio::piped());
+            Some(passphrase)
+        }
+        Opener::File | Opener::Keyring(_) => {
+            command.stdin(Stdio::null());
+            None
+        }
+    };
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(log.map_err(failed)?)
         // Ctrl-C in this terminal is not meant for it
         .process_group(0)
         .spawn()
-        .map_err(failed)
+        .map_err(failed)?;
+    if let (Some(passphrase), Some(mut pipe)) = (passphrase, child.stdin.take()) {
+        // a pipe takes it at once; one that ended already says why itself
+        let _ = pipe.write_all(passphrase.reveal().as_bytes()).and_then(|()| pipe.write_all(b"\n"));
+    }
+    Ok(child)
 }
 
 /// What a daemon that ended at once had to say.
@@ -121,7 +155,15 @@ fn last_words(child: &mut Child, profile: &Path) -> Failure {
 
 /// `shoal down`: when it returns, the profile is free. That none ran is no failure.
 pub(crate) async fn down(profile: &Path, out: &Out) -> Result<(), Problem> {
-    let stopped = match Caller::connect(profile) {
+    let stopped = stop(profile, out).await?;
+    out.either(&json!({ "stopped": stopped }), || {
+        if stopped { "stopped; no cover traffic is sent now".to_owned() } else { "no daemon was running".to_owned() }
+    })
+}
+
+/// Stops the daemon, if one runs, and says whether one did. When it returns, the profile is free.
+pub(crate) async fn stop(profile: &Path, out: &Out) -> Result<bool, Problem> {
+    match Caller::connect(profile) {
         Ok(mut caller) => {
             let spinner = out.spinner("stopping the daemon");
             let _: Value = caller.call(Call::Shutdown).await?;
@@ -130,12 +172,9 @@ pub(crate) async fn down(profile: &Path, out: &Out) -> Result<(), Problem> {
                 return Err(Failure::new(Exit::Temporary, "daemon_stuck", message, log_hint(profile)).into());
             }
             spinner.finish_and_clear();
-            true
+            Ok(true)
         }
-        Err(error) if not_running(&error) => false,
-        Err(error) => return Err(unreachable(profile, &error).into()),
-    };
-    out.either(&json!({ "stopped": stopped }), || {
-        if stopped { "stopped; no cover traffic is sent now".to_owned() } else { "no daemon was running".to_owned() }
-    })
+        Err(error) if not_running(&error) => Ok(false),
+        Err(error) => Err(unreachable(profile, &error).into()),
+    }
 }

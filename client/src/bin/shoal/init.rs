@@ -4,28 +4,43 @@ use std::io;
 use std::path::Path;
 
 use serde_json::json;
-use shoal_client::io::{Exit, Failure, parse_network_file, system_rng, usable_network_file};
+use shoal_client::io::{
+    Exit, Failure, forget_in_keyring, keep_in_keyring, parse_network_file, system_rng, usable_network_file,
+};
 use shoal_client::mail::{Mail, MailError, RateClass};
+use shoal_client::profile::{Cost, ProfileId, Protection, Protector};
 use shoal_client::traffic::monthly_bytes;
 use shoal_protocol::network::NetworkFile;
 
-use crate::output::{Out, Problem, plain};
+use crate::asking;
+use crate::output::{Out, Problem, plain, size};
+use crate::protect::Wish;
 
 /// A network file of 64 authorities is about 180 kB.
 const NETWORK_FILE_MAX: u64 = 1 << 20;
 
-pub(crate) async fn init(profile: &Path, network: &Path, low: bool, out: &Out) -> Result<(), Problem> {
+pub(crate) async fn init(profile: &Path, network: &Path, low: bool, wish: Wish, out: &Out) -> Result<(), Problem> {
     let file = read_network(network)?;
     // said before the lock is tried: a daemon may be using it
     if profile.join("profile.key").exists() {
         return Err(taken(profile, &file).into());
     }
     usable_network_file(&file).map_err(|failure| at(network, failure))?;
+    let protector = match wish {
+        Wish::File => Protector::File,
+        Wish::Passphrase => {
+            Protector::Passphrase(asking::new(asking::given(out)?, "Passphrase of the new profile", out)?, Cost::NEW)
+        }
+        Wish::Keyring => {
+            let (entry, key) = Protector::fresh_keyring(&mut system_rng());
+            Protector::Keyring(entry, key)
+        }
+    };
     if let Some(parent) = profile.parent() {
         std::fs::create_dir_all(parent).map_err(|error| disk(parent, &error))?;
     }
     let class = if low { RateClass::Low } else { RateClass::Normal };
-    let mail = Mail::create(profile, &file, class, &mut system_rng())?;
+    let mail = make(profile, &file, class, &protector).await?;
     let address = mail.address();
     let words = file.fingerprint_words();
     let normal_bytes = monthly_bytes(RateClass::Normal, &file.parameters);
@@ -37,6 +52,7 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, out: &Out) -
         "monthly_bytes": { "normal": normal_bytes, "low": low_bytes },
         "network": file.name,
         "profile": profile,
+        "protection": protector.opener().protection(),
     });
     out.either(&value, || {
         let (mine, other) = if low { (low_bytes, normal_bytes) } else { (normal_bytes, low_bytes) };
@@ -48,14 +64,36 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, out: &Out) -
              \x20            (compare these words with whoever gave you the network file)\n\
              Traffic      rate class {mine_name}: about {} a month each way while the daemon runs, used or not\n\
              \x20            ({other_name} would be {}; everybody on the way can see which class you use)\n\
-             Profile      {}\n\n\
+             Profile      {}\n\
+             Key          {}\n\n\
              Next: shoal add NAME ADDRESS, then shoal send NAME TEXT",
             plain(&file.name),
             size(mine),
             size(other),
             profile.display(),
+            match protector.opener().protection() {
+                Protection::File => "in the profile's folder, which only you can read (shoal passphrase set closes it)",
+                Protection::Passphrase => "closed by your passphrase; there is no way in without it",
+                Protection::Keyring => "in the keyring of this desktop session",
+            },
         )
     })
+}
+
+/// Makes the profile. A keyring has its key before there is a profile that needs it.
+async fn make(profile: &Path, file: &NetworkFile, class: RateClass, protector: &Protector) -> Result<Mail, Failure> {
+    let Protector::Keyring(entry, key) = protector else {
+        return Ok(Mail::create_with(profile, file, class, protector, &mut system_rng())?);
+    };
+    // one that does not answer is found out before anything is made
+    let id = ProfileId::random(&mut system_rng());
+    keep_in_keyring(id, *entry, key).await?;
+    let made = Mail::create_as(profile, id, file, class, protector, &mut system_rng());
+    if made.is_err() {
+        // an entry that nothing needs does no harm
+        let _ = forget_in_keyring(id, None).await;
+    }
+    Ok(made?)
 }
 
 /// The failure, with the file that it is about.
@@ -111,21 +149,9 @@ fn disk(path: &Path, error: &io::Error) -> Failure {
     Failure::new(exit, "file", format!("{}: {error}", path.display()), "check the path")
 }
 
-/// Bytes for people.
-fn size(bytes: u64) -> String {
-    let (unit, name) = if bytes >= 1_000_000_000 { (1e9, "GB") } else { (1e6, "MB") };
-    format!("{:.1} {name}", bytes as f64 / unit)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(size(390_700_000), "390.7 MB");
-        assert_eq!(size(19_500_000_000), "19.5 GB");
-    }
 
     #[test]
     fn a_file_that_is_no_network_file_is_a_configuration_fault() {

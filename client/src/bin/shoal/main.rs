@@ -5,34 +5,45 @@
 #![expect(clippy::disallowed_methods, reason = "a command reads clocks: its deadlines")]
 
 mod args;
+mod asking;
+mod chat;
 mod daemon;
+mod groups;
 mod init;
 mod messages;
 mod network;
 mod output;
 mod people;
+mod protect;
+mod qr;
 mod status;
 mod time;
+mod transfer;
 mod up;
+mod verify;
 mod web;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use args::{Args, Command, NetworkCommand};
+use args::{Args, Command, NetworkCommand, PassphraseCommand};
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use output::{Out, Problem};
+use protect::Wish;
 use shoal_client::io::{Exit, Failure};
 
 fn main() -> ExitCode {
     // before the arguments are understood, this is all there is to go by
     let json = std::env::args_os().any(|argument| argument == "--json");
     let out = Out::new(json);
-    let args = match Args::try_parse() {
+    let mut args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return misunderstood(&error, &out),
     };
+    let out = out.with_passphrase_file(args.passphrase_file.take());
+    // before a key is read
+    shoal_protocol::memory::refuse_dumps();
     log(&args);
     match run(args, &out) {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,6 +89,10 @@ fn log(args: &Args) {
         ["shoal", "shoal_client", "shoal_protocol"].contains(&package)
     });
     let ansi = std::io::stderr().is_terminal();
+    if ansi && matches!(args.command, Command::Chat) {
+        // it would be written over the screen
+        return;
+    }
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).with_filter(ours);
     tracing_subscriber::registry().with(filter).with(lines).init();
 }
@@ -87,14 +102,20 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
     let mut builder = match args.command {
         Command::Up { .. } => tokio::runtime::Builder::new_multi_thread(),
         Command::Init { .. }
+        | Command::Chat
         | Command::Down
         | Command::Web
-        | Command::Address
+        | Command::Address { .. }
         | Command::Add { .. }
         | Command::Contacts
         | Command::Conversations
+        | Command::Group { .. }
         | Command::Accept { .. }
         | Command::Block { .. }
+        | Command::Verify { .. }
+        | Command::Passphrase { .. }
+        | Command::Export { .. }
+        | Command::Import { .. }
         | Command::Send { .. }
         | Command::SendFile { .. }
         | Command::Read { .. }
@@ -108,16 +129,34 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         .map_err(|error| Failure::new(Exit::Temporary, "runtime", error.to_string(), "try again"))?;
     runtime.block_on(async {
         match args.command {
-            Command::Init { network, low } => init::init(&profile, &network, low, out).await,
-            Command::Up { metrics, web } => up::up(&profile, metrics, web, out).await,
+            Command::Init { network, low, passphrase, keyring } => {
+                let wish = match (passphrase || out.passphrase_file.is_some(), keyring) {
+                    (_, true) => Wish::Keyring,
+                    (true, false) => Wish::Passphrase,
+                    (false, false) => Wish::File,
+                };
+                init::init(&profile, &network, low, wish, out).await
+            }
+            Command::Up { metrics, web, passphrase_stdin } => {
+                up::up(&profile, metrics, web, passphrase_stdin, out).await
+            }
+            Command::Chat => chat::chat(&profile, out).await,
             Command::Web => web::web(&profile, out).await,
             Command::Down => daemon::down(&profile, out).await,
-            Command::Address => people::address(&profile, out).await,
+            Command::Address { qr } => people::address(&profile, qr, out).await,
             Command::Add { name, address } => people::add(&profile, name, address, out).await,
             Command::Contacts => people::contacts(&profile, out).await,
             Command::Conversations => people::conversations(&profile, out).await,
+            Command::Group { command } => groups::group(&profile, command, out).await,
             Command::Accept { who } => people::accept(&profile, who, out).await,
             Command::Block { who } => people::block(&profile, who, out).await,
+            Command::Verify { who, confirm, code } => verify::verify(&profile, who, confirm, code, out).await,
+            Command::Passphrase { command: PassphraseCommand::Set { new_passphrase_file, keyring } } => {
+                protect::set(&profile, new_passphrase_file, keyring, out).await
+            }
+            Command::Passphrase { command: PassphraseCommand::Remove } => protect::remove(&profile, out).await,
+            Command::Export { file } => transfer::send_away(&profile, &file, out).await,
+            Command::Import { file, without_keyring } => transfer::take_in(&profile, &file, without_keyring, out).await,
             Command::Send { to, text, patience } => messages::send(&profile, to, text, patience, out).await,
             Command::SendFile { to, path, patience } => messages::send_file(&profile, to, path, patience, out).await,
             Command::Read { follow, since, ids } => messages::read(&profile, follow, since, ids, out).await,

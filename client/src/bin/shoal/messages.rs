@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use shoal_client::io::{
-    Call, Caller, CallerError, Condition, EventLine, Exit, Failure, MessageLine, Page, PageEntry, Parts, SentLine,
-    Status, WaitsFor,
+    Call, Caller, CallerError, Condition, EventLine, Exit, Failure, MessageLine, Page, PageEntry, Parts, PathLine,
+    SentLine, Status, WaitsFor,
 };
 use shoal_client::mail::MessageState;
 use shoal_protocol::duration;
@@ -95,7 +95,11 @@ async fn follow(
                 EventLine::Warning { message, .. } if !out.json => {
                     line.suspend(|| tracing::warn!("{}", plain(&message)));
                 }
-                EventLine::State(_) | EventLine::Message(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
+                EventLine::State(_)
+                | EventLine::Message(_)
+                | EventLine::Contact(_)
+                | EventLine::Group(_)
+                | EventLine::Warning { .. } => {}
             },
             Err(_) if Instant::now() >= deadline => return Err(too_late(caller, sent, patience).await),
             Err(_) => {
@@ -175,6 +179,10 @@ fn late(sent: &SentLine, status: Option<&Status>, waited: Duration) -> Failure {
              accepted you",
             "ask them to run shoal read, and to accept you or add your address; nothing is left to do here",
         ),
+        Some(WaitsFor::Member) => (
+            "you were away for longer than stores keep what the conversation needs, and no member has added you again yet",
+            "the client of a member does it by itself when it sees that you are back; keep the daemon running",
+        ),
         None => ("nobody says why", "see shoal status"),
     };
     let message = format!("after {waited} the message is {word}: {why}");
@@ -205,8 +213,9 @@ pub(crate) async fn read(
     let mut after = None;
     loop {
         let since_now = if after.is_none() { since.clone() } else { None };
-        let Page { entries } = caller.call(Call::Read { since: since_now, after }).await?;
-        for PageEntry { cursor, message } in &entries {
+        let Page { mut entries } = caller.call(Call::Read { since: since_now, after }).await?;
+        for PageEntry { cursor, message } in &mut entries {
+            lay_out(&mut caller, message).await?;
             out.either(message, || if ids { format!("{}  {}", message.id, human(message)) } else { human(message) })?;
             after = Some(*cursor);
         }
@@ -225,12 +234,24 @@ pub(crate) async fn read(
     }
 }
 
+/// Has the daemon lay out a copy of a file that is sealed at rest.
+async fn lay_out(caller: &mut Caller, message: &mut MessageLine) -> Result<(), Problem> {
+    let Some(file) = message.file.as_mut().filter(|file| !file.path.exists()) else { return Ok(()) };
+    match caller.call::<PathLine>(Call::OpenFile { id: message.id.clone() }).await {
+        Ok(line) => file.path = line.path,
+        // one file that is lost does not hide the messages after it
+        Err(CallerError::Refused(failure)) => tracing::warn!("{}: {}", plain(&file.name), plain(&failure.message)),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
 async fn wait_for_message(caller: &mut Caller, out: &Out) -> Result<(), Problem> {
     loop {
         match caller.event().await? {
             EventLine::Message(_) | EventLine::Missed(_) => return Ok(()),
             EventLine::Warning { message, .. } if !out.json => tracing::warn!("{}", plain(&message)),
-            EventLine::State(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
+            EventLine::State(_) | EventLine::Contact(_) | EventLine::Group(_) | EventLine::Warning { .. } => {}
         }
     }
 }

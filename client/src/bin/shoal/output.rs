@@ -1,6 +1,7 @@
 //! What is printed: JSON for programs, text for people, errors for both.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use shoal_client::mail::MailError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Out {
     pub(crate) json: bool,
+    /// Where the passphrase is, if it is not to be asked for. Lives as long as the process.
+    pub(crate) passphrase_file: Option<&'static Path>,
 }
 
 /// Why a command failed, and what it had achieved by then.
@@ -77,7 +80,13 @@ fn broken_output(error: std::io::Error) -> Problem {
 
 impl Out {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json }
+        Self { json, passphrase_file: None }
+    }
+
+    /// The same, with the file that the option names.
+    pub(crate) fn with_passphrase_file(self, file: Option<PathBuf>) -> Self {
+        let file = file.map(|file| &*Box::leak(file.into_boxed_path()));
+        Self { passphrase_file: file, ..self }
     }
 
     /// One object on a line of its own.
@@ -119,12 +128,24 @@ impl Out {
         if self.json || !std::io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let bar = ProgressBar::new(total).with_message(what.to_owned());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {bar:30} {pos}/{len} boxes ({elapsed})") {
-            bar.set_style(style);
+        shown(ProgressBar::new(total), what, "{spinner} {msg} {bar:30} {pos}/{len} boxes ({elapsed})")
+    }
+
+    /// A bar for bytes, whose sum is not known yet.
+    pub(crate) fn bytes(self, what: &str) -> ProgressBar {
+        if self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
         }
-        bar.enable_steady_tick(Duration::from_millis(120));
-        bar
+        let template = "{spinner} {msg} {bar:30} {bytes}/{total_bytes} ({elapsed}, {eta} left)";
+        shown(ProgressBar::no_length(), what, template)
+    }
+
+    /// A bar for things, whose number is not known yet.
+    pub(crate) fn count(self, what: &str, things: &str) -> ProgressBar {
+        if self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        shown(ProgressBar::no_length(), what, &format!("{{spinner}} {{msg}} {{pos}}/{{len}} {things} ({{elapsed}})"))
     }
 
     /// A spinner for what may take longer than a second; silent for programs and pipes.
@@ -132,13 +153,23 @@ impl Out {
         if self.json || !std::io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-            spinner.set_style(style);
-        }
-        spinner.enable_steady_tick(Duration::from_millis(120));
-        spinner
+        shown(ProgressBar::new_spinner(), what, "{spinner} {msg} ({elapsed})")
     }
+}
+
+fn shown(bar: ProgressBar, what: &str, template: &str) -> ProgressBar {
+    let bar = bar.with_message(what.to_owned());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    let (unit, name) = if bytes >= 1_000_000_000 { (1e9, "GB") } else { (1e6, "MB") };
+    format!("{:.1} {name}", bytes as f64 / unit)
 }
 
 /// Text of others for a terminal: without control characters, which could move the cursor, change colours or answer for
@@ -158,6 +189,12 @@ pub(crate) fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size(390_700_000), "390.7 MB");
+        assert_eq!(size(19_500_000_000), "19.5 GB");
+    }
 
     #[test]
     fn terminals_are_not_at_the_mercy_of_senders() {

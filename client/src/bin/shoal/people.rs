@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
-use shoal_client::io::{Call, ContactLine, ConversationLine};
+use shoal_client::io::{AcceptedLine, Call, ContactLine, ConversationLine};
 
 use crate::daemon::reach;
 use crate::output::{Out, Problem, plain};
+use crate::qr;
 use crate::time::readable;
 
 #[derive(Deserialize)]
@@ -15,9 +16,16 @@ struct AddressLine {
     address: String,
 }
 
-pub(crate) async fn address(profile: &Path, out: &Out) -> Result<(), Problem> {
+pub(crate) async fn address(profile: &Path, drawn: bool, out: &Out) -> Result<(), Problem> {
     let AddressLine { address } = reach(profile, out).await?.call(Call::Address).await?;
-    out.either(&json!({ "address": address }), || address.clone())
+    if !drawn {
+        return out.either(&json!({ "address": address }), || address.clone());
+    }
+    // what the code holds: in capitals it is smaller, and an address all the same
+    out.either(&json!({ "address": address, "qr": address.to_uppercase() }), || match qr::drawn(&address) {
+        Ok(drawn) => format!("{drawn}\n\n{address}"),
+        Err(too_small) => format!("{address}\n({too_small})"),
+    })
 }
 
 pub(crate) async fn add(profile: &Path, name: String, address: String, out: &Out) -> Result<(), Problem> {
@@ -33,8 +41,12 @@ pub(crate) async fn block(profile: &Path, who: String, out: &Out) -> Result<(), 
 }
 
 async fn changed(profile: &Path, call: Call, done: &str, out: &Out) -> Result<(), Problem> {
-    let contact: ContactLine = reach(profile, out).await?.call(call).await?;
-    out.either(&contact, || {
+    let accepted: AcceptedLine = reach(profile, out).await?.call(call).await?;
+    out.either(&accepted, || {
+        let contact = match &accepted {
+            AcceptedLine::Contact(contact) => contact,
+            AcceptedLine::Group(group) => return format!("{done} group {}", plain(&group.name)),
+        };
         let name = plain(&contact.name);
         if contact.name == contact.address && !contact.blocked {
             format!("{done} {name}\n  to give it a name: shoal add NAME {name}")
@@ -62,6 +74,7 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
                 }
                 (false, false, None) => String::new(),
             };
+            let note = if contact.verified { format!("  (verified){note}") } else { note };
             let name = if contact.name == contact.address { "a stranger" } else { &contact.name };
             format!("{:<20} {}{note}", plain(name), contact.address)
         })?;
@@ -98,7 +111,7 @@ pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Probl
                 0 => String::new(),
                 some => format!("  ({some} not delivered yet)"),
             };
-            format!("{}  {}{waiting}", conversation.conversation, plain(&conversation.with))
+            format!("{}  {}{waiting}", conversation.conversation, plain(&conversation.name))
         })?;
     }
     if conversations.is_empty() && !out.json {

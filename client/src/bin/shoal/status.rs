@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use shoal_client::io::{Call, Condition, OLDER_COPY_NEXT, Status, WaitingLine};
 use shoal_client::mail::RateClass;
+use shoal_client::profile::{KeyFile, Protection};
 use shoal_client::view::Freshness;
 use shoal_protocol::duration;
 use tokio::time::{Instant, sleep};
@@ -27,7 +28,8 @@ pub(crate) async fn status(profile: &Path, out: &Out) -> Result<(), Problem> {
     out.either(&status, || human(&status))
 }
 
-fn human(status: &Status) -> String {
+/// All of it in lines.
+pub(crate) fn human(status: &Status) -> String {
     let since = readable(status.since);
     let connection = match (&status.gateway, status.connected) {
         (Some(gateway), true) => {
@@ -144,6 +146,7 @@ impl Check {
 
 pub(crate) async fn doctor(profile: &Path, out: &Out) -> Result<(), Problem> {
     let mut checks = vec![permissions(profile)];
+    checks.extend(protection(profile));
     let mut caller = reach(profile, out).await?;
     let spinner = out.spinner("waiting for the network");
     let deadline = Instant::now() + CONNECT_TIMEOUT;
@@ -218,6 +221,18 @@ fn network_checks(status: &Status) -> Vec<Check> {
         checks.push(Check::new("waiting", false, format!("messages to {name} wait: no card of theirs is found"), next));
     }
     checks
+}
+
+/// What a thief of the profile's folder would have.
+fn protection(profile: &Path) -> Option<Check> {
+    let said = match KeyFile::read(profile).ok()?.protection() {
+        Protection::File => {
+            "its key lies in its folder: whoever copies the folder can read it (shoal passphrase set closes it)"
+        }
+        Protection::Passphrase => "closed by a passphrase",
+        Protection::Keyring => "closed by a key in the keyring of the desktop session",
+    };
+    Some(Check::new("key", true, said, ""))
 }
 
 /// Nobody else may look into the profile.

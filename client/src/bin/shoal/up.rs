@@ -1,15 +1,17 @@
 //! `shoal up`: the daemon itself.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use shoal_client::io::{Caller, Client, Exit, Failure, HealthError, StartError, Web, serve_health, serve_with};
 use shoal_client::mail::{Mail, MailError};
+use shoal_client::profile::{KeyFile, Opener, Protection};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::asking::{self, Opening};
 use crate::output::{Out, Problem};
 
 /// How long a lock that is still held is waited for: a daemon that is stopping.
@@ -22,13 +24,17 @@ pub(crate) async fn up(
     profile: &Path,
     metrics: Option<SocketAddr>,
     web: Option<SocketAddr>,
+    handed_over: bool,
     out: &Out,
 ) -> Result<(), Problem> {
     let web = match web {
         Some(address) => Some(Web::open(address).await.map_err(Failure::from)?),
         None => None,
     };
-    let Some(mail) = open_or_make(profile, web.as_ref(), *out).await? else { return Ok(()) };
+    let Some(mut mail) = open_or_make(profile, web.as_ref(), handed_over, out).await? else { return Ok(()) };
+    if let Some(folder) = copies(profile)? {
+        mail.set_copies(folder)?;
+    }
     let client = Client::start(mail).map_err(|error| match error {
         StartError::Profile(error) => Failure::from(error),
         StartError::Thread(error) => Failure::new(Exit::Temporary, "resources", error.to_string(), "try again"),
@@ -69,8 +75,13 @@ pub(crate) async fn up(
 }
 
 /// The profile; where there is none and a page is served, the one that is made there. `None`: interrupted before that.
-async fn open_or_make(profile: &Path, web: Option<&Web>, out: Out) -> Result<Option<Mail>, Problem> {
-    let missing = match (open(profile).await, web) {
+async fn open_or_make(
+    profile: &Path,
+    web: Option<&Web>,
+    handed_over: bool,
+    out: &Out,
+) -> Result<Option<Mail>, Problem> {
+    let missing = match (unlock(profile, handed_over, out).await, web) {
         (Ok(mail), _) => return Ok(Some(mail)),
         (Err(failure), Some(web)) if failure.code == "no_profile" => web,
         (Err(failure), _) => return Err(failure.into()),
@@ -84,11 +95,39 @@ async fn open_or_make(profile: &Path, web: Option<&Web>, out: Out) -> Result<Opt
     }
 }
 
-async fn open(profile: &Path) -> Result<Mail, Failure> {
+/// Opens the profile with whatever opens it.
+async fn unlock(profile: &Path, handed_over: bool, out: &Out) -> Result<Mail, Failure> {
+    if handed_over {
+        return open(profile, &Opener::Passphrase(asking::from_standard_input()?)).await;
+    }
+    // nobody is asked for what is of no use
+    if Caller::connect(profile).is_ok() {
+        return open(profile, &Opener::File).await;
+    }
+    for left in (0..asking::TRIES).rev() {
+        let Opening { opener, typed } = asking::opening(profile, out).await?;
+        match open(profile, &opener).await {
+            Err(failure) if typed && left > 0 && failure.code == "wrong_passphrase" => {
+                tracing::warn!("that was not the passphrase");
+            }
+            opened => return opened,
+        }
+    }
+    Err(MailError::WrongKey { profile: profile.to_owned(), protection: Protection::Passphrase }.into())
+}
+
+/// Where copies of sealed files are best: in memory, and gone when the person logs out.
+fn copies(profile: &Path) -> Result<Option<PathBuf>, Failure> {
+    let id = KeyFile::read(profile)?.id();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    Ok(runtime.filter(|path| path.is_absolute() && path.is_dir()).map(|path| path.join("shoal").join(id.to_string())))
+}
+
+async fn open(profile: &Path, opener: &Opener) -> Result<Mail, Failure> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     let mut said = false;
     loop {
-        match Mail::open(profile) {
+        match Mail::open_with(profile, opener) {
             // one that answers does not stop by itself; one that is stopping has taken its socket away first
             Err(MailError::Locked(_)) if Caller::connect(profile).is_ok() => {
                 let message = format!("a daemon runs for {} already", profile.display());

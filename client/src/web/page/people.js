@@ -165,11 +165,11 @@ export function head(chat, app) {
     el(
       "div",
       { class: "tools" },
-      chat.group && app.knows("group_add") ? button("Add member", invite, { class: "second" }, "plus") : null,
+      chat.group && app.knows("group_add") ? button("Add member", invite, { class: "second", id: "add-member" }, "plus") : null,
       chat.group && app.knows("group_rename") ? button("Rename", named, { class: "second" }) : null,
       chat.group && app.knows("group_leave") ? button("Leave", part, { class: "second" }) : null,
       !chat.group && !chat.request && app.knows("verify") ? button("Verify", () => verify(chat, app), { class: "second", id: "verify" }) : null,
-      chat.group ? null : button(chat.name === chat.address ? "Name" : "Rename", rename, { class: "second" }),
+      chat.group ? null : button(chat.name === chat.address ? "Name" : "Rename", rename, { class: "second", id: "rename" }),
       chat.group || chat.request ? null : button(chat.blocked ? "Unblock" : "Block", block, { class: "second" }),
     ),
   );

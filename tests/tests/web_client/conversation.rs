@@ -67,6 +67,8 @@ fn somebody_begins_and_writes_in_a_browser() {
     markup_stays_text(&mut browser, &tab, &bob);
     pictures_both_ways(&mut browser, &tab, &bob, folder.path());
     a_contact_is_added_by_keyboard(&mut browser, &tab, &net, folder.path());
+    verified_by_number(&mut browser, &tab, &bob);
+    a_group(&mut browser, &tab, &bob);
     // but for the address that was refused, nothing went wrong in the page
     let complaints = browser.complaints();
     assert!(complaints.iter().all(|line| line.contains("/api/call/add")), "{complaints:?}");
@@ -109,7 +111,7 @@ fn request_of_a_stranger(browser: &mut Browser, tab: &Tab, bob: &Person, address
     browser.click(tab, "#accept");
     browser.until(tab, "it is a request no more", SOON, "!document.querySelector('.request')");
     // now it gets a name
-    browser.click(tab, ".tools button");
+    browser.click(tab, "#rename");
     browser.until(tab, "the dialog is there", SOON, "document.querySelector('dialog input')");
     browser.write(tab, "bob");
     browser.key(tab, "Enter");
@@ -215,11 +217,57 @@ fn a_contact_is_added_by_keyboard(browser: &mut Browser, tab: &Tab, net: &Testne
     draw(browser, tab, "7-list");
 }
 
+/// Presses the conversation of that name in the list.
+fn open(browser: &mut Browser, tab: &Tab, name: &str) {
+    let named = format!(
+        "[...document.querySelectorAll('.chat')].find((chat) => chat.querySelector('.chat-name').textContent === '{name}')"
+    );
+    browser.until(tab, &format!("{name} is in the list"), SOON, &named);
+    browser.evaluate(tab, &format!("{named}.click()"));
+}
+
+fn verified_by_number(browser: &mut Browser, tab: &Tab, bob: &Person) {
+    eprintln!("a safety number");
+    open(browser, tab, "bob");
+    browser.click(tab, "#verify");
+    browser.until(tab, "the number is shown", SOON, "document.querySelector('#digits')?.textContent.length > 60");
+    let digits = browser.evaluate(tab, "document.querySelector('#digits').textContent");
+    let theirs = bob.run(["verify", "ann"]);
+    assert_eq!(theirs.lines[0]["digits"], digits, "the same on both sides");
+    draw(browser, tab, "11-verify");
+    browser.click(tab, "#same");
+    browser.until(tab, "the head says so", SOON, "document.querySelector('.titles').innerText.includes('verified')");
+}
+
+fn a_group(browser: &mut Browser, tab: &Tab, bob: &Person) {
+    eprintln!("a group");
+    browser.click(tab, "#new-group");
+    browser.until(tab, "the form is there", SOON, "document.activeElement.tagName === 'INPUT'");
+    browser.write(tab, "Reef friends");
+    browser.key(tab, "Enter");
+    browser.until(tab, "it is open", SOON, "document.querySelector('#chat-title')?.textContent === 'Reef friends'");
+    browser.click(tab, "#add-member");
+    browser.until(tab, "the form is there", SOON, "document.activeElement.tagName === 'INPUT'");
+    browser.write(tab, "bob");
+    browser.key(tab, "Enter");
+    let added = "(() => { const said = document.querySelector('.titles').innerText; \
+                 return said.includes('bob') && !said.includes('being added'); })()";
+    browser.until(tab, "bob is added", ARRIVAL, added);
+    write(browser, tab, "Hello all");
+    let got = until("bob reads it", ARRIVAL, || bob.read().into_iter().find(|message| message["text"] == "Hello all"));
+    let group = got["conversation"].as_str().expect("a conversation").to_owned();
+    assert_eq!(bob.run(["accept", &group]).code, 0);
+    bob.send(&group, "Hello from Bob");
+    browser.until(tab, "his answer is there, with his name", ARRIVAL, &says("Hello from Bob"));
+    let named = "[...document.querySelectorAll('.theirs .from')].at(-1).textContent.startsWith('bob')";
+    browser.until(tab, "it says who wrote", SOON, named);
+    draw(browser, tab, "12-group");
+}
+
 /// A layer is gone: packets go out and none comes back.
 fn a_warning_comes_before_what_is_sent(browser: &mut Browser, tab: &Tab, net: &mut Testnet, bob: &Person) {
     eprintln!("a warning");
-    let named = "[...document.querySelectorAll('.chat')].find((chat) => chat.textContent.includes('bob'))";
-    browser.evaluate(tab, &format!("{named}.click()"));
+    open(browser, tab, "bob");
     let mixes = net.nodes("mix", Some("L2"));
     for mix in &mixes {
         net.kill(mix.pid);

@@ -1,5 +1,7 @@
 //! The calls of whoever draws a screen.
 
+use std::fs::File;
+use std::io;
 use std::time::Duration;
 
 use super::Daemon;
@@ -7,7 +9,7 @@ use crate::blobs::Manifest;
 use crate::estimate::{Estimate, Load, estimate};
 use crate::io::failure::Failure;
 use crate::io::screen::{EstimateLine, OverviewLine, TimelinePage};
-use crate::mail::{Event, ReceivedFile, TimelineEntry, TimelineMessage, TimelineSide};
+use crate::mail::{Event, ReceivedFile, TimelineMessage, TimelineSide};
 use crate::polls;
 use crate::records::RECORD_SIZE_MAX;
 use shoal_protocol::Hash;
@@ -27,15 +29,19 @@ impl Daemon {
         self.mail(|desk| Ok(desk.mail.address())).await
     }
 
-    /// The received file at a cursor, whole at its path: where the profile is sealed, as a copy.
-    pub(in crate::io) async fn file_at(&self, cursor: u64) -> Result<Option<ReceivedFile>, Failure> {
+    /// The received file at a cursor, open; `None`: no received file stands there. One that is sealed at rest is opened
+    /// as a copy.
+    pub(in crate::io) async fn received_file(
+        &self,
+        cursor: u64,
+    ) -> Result<Option<(ReceivedFile, io::Result<File>)>, Failure> {
         let open = move |desk: &mut super::Desk<'_>| {
-            let Some(TimelineEntry { message: TimelineMessage::Received(message), .. }) = desk.mail.entry_at(cursor)?
-            else {
-                return Ok(None);
-            };
+            let Some(entry) = desk.mail.entry_at(cursor)? else { return Ok(None) };
+            let TimelineMessage::Received(message) = entry.message else { return Ok(None) };
             let Some(file) = message.file else { return Ok(None) };
-            Ok(Some(ReceivedFile { path: desk.mail.open_file(message.id)?, ..file }))
+            let path = desk.mail.open_file(message.id)?;
+            let opened = File::open(&path);
+            Ok(Some((ReceivedFile { path, ..file }, opened)))
         };
         self.mail(open).await
     }

@@ -21,8 +21,14 @@ pub(super) const CALLS: &[&str] = &[
     "add",
     "contacts",
     "conversations",
+    "group_create",
+    "group_add",
+    "group_remove",
+    "group_leave",
+    "group_rename",
     "accept",
     "block",
+    "verify",
     "send",
     "read",
     "read_done",
@@ -37,9 +43,10 @@ pub(super) const CALLS: &[&str] = &[
 ];
 
 /// Calls that no session may make: `send_file` reads any file that the daemon may read (the page uploads what it is
-/// given); a session must not make sessions, nor end the cover traffic; events have a stream of their own.
+/// given), and `open_file` names a place on the disk (the page downloads); a session must not make sessions, nor end
+/// the cover traffic; events have a stream of their own.
 #[cfg(test)]
-const NOT_HERE: &[&str] = &["send_file", "web_link", "shutdown", "subscribe"];
+const NOT_HERE: &[&str] = &["send_file", "open_file", "web_link", "shutdown", "subscribe"];
 
 /// Longest body of a call: a text of 1 MiB in which every byte is escaped, and room for names.
 const BODY_MAX: usize = 8 << 20;

@@ -15,7 +15,7 @@ use futures_util::stream::unfold;
 use qrcode::QrCode;
 use qrcode::render::svg;
 use tokio::fs::File;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 use super::house::House;
 use super::refusal::Refusal;
@@ -34,8 +34,7 @@ pub(super) async fn file(
     State(house): State<Arc<House>>,
     cursor: Result<Path<u64>, PathRejection>,
 ) -> Result<Response, Refusal> {
-    let found = found(&house, cursor).await?;
-    let file = open(&found).await?;
+    let (found, file) = found(&house, cursor).await?;
     let name = format!("attachment; filename*=UTF-8''{}", escaped(&found.name));
     let mut response = answer(found.size, "application/octet-stream", stream(file));
     if let Ok(name) = HeaderValue::try_from(name) {
@@ -49,16 +48,15 @@ pub(super) async fn picture(
     State(house): State<Arc<House>>,
     cursor: Result<Path<u64>, PathRejection>,
 ) -> Result<Response, Refusal> {
-    let found = found(&house, cursor).await?;
-    let mut file = open(&found).await?;
+    let (found, mut file) = found(&house, cursor).await?;
     let mut head = Vec::with_capacity(pictures::HEAD);
     (&mut file).take(pictures::HEAD as u64).read_to_end(&mut head).await.map_err(|error| unreadable(&error))?;
     let media_type = pictures::media_type(&head).filter(|_| found.size <= pictures::SIZE_MAX).ok_or_else(|| {
         let next = "save it, and open it with a program that you trust with it";
         Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_picture", "this file is not shown as a picture", next)
     })?;
-    let rest = open(&found).await?;
-    Ok(answer(found.size, media_type, stream(rest)))
+    file.rewind().await.map_err(|error| unreadable(&error))?;
+    Ok(answer(found.size, media_type, stream(file)))
 }
 
 fn answer(size: u64, media_type: &'static str, body: Body) -> Response {
@@ -70,22 +68,20 @@ fn answer(size: u64, media_type: &'static str, body: Body) -> Response {
     (headers, body).into_response()
 }
 
-async fn found(house: &House, cursor: Result<Path<u64>, PathRejection>) -> Result<ReceivedFile, Refusal> {
+async fn found(house: &House, cursor: Result<Path<u64>, PathRejection>) -> Result<(ReceivedFile, File), Refusal> {
     let Path(cursor) = cursor.map_err(|error| NotACall::Params(error.body_text()))?;
-    house.daemon()?.file_at(cursor).await?.ok_or_else(|| {
+    let (found, opened) = house.daemon()?.received_file(cursor).await?.ok_or_else(|| {
         let next = "take the cursor of a received file from the timeline";
         Refusal::new(StatusCode::NOT_FOUND, "no_file", "no received file stands there", next)
-    })
-}
-
-async fn open(found: &ReceivedFile) -> Result<File, Refusal> {
-    File::open(&found.path).await.map_err(|error| {
-        if error.kind() == io::ErrorKind::NotFound {
+    })?;
+    match opened {
+        Ok(file) => Ok((found, File::from_std(file))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let next = "ask the sender for it again";
-            return Refusal::new(StatusCode::GONE, "file_gone", "the file was removed from the profile's folder", next);
+            Err(Refusal::new(StatusCode::GONE, "file_gone", "the file was removed from the profile's folder", next))
         }
-        unreadable(&error)
-    })
+        Err(error) => Err(unreadable(&error)),
+    }
 }
 
 fn unreadable(error: &io::Error) -> Refusal {

@@ -14,8 +14,8 @@ use crate::web::own::From;
 /// Scripts and styles from the page's own files only, nothing inline, no text as markup, no frames, no forms, nothing
 /// from or to elsewhere. Pictures come as blobs that the page's scripts have fetched.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
-                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
-                      trusted-types 'none'";
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// On every answer. What an answer says itself stays: a file is shut off further.
 const HEADERS: [(HeaderName, &str); 8] = [

@@ -109,7 +109,8 @@ function redrawHead() {
   // the messages say who wrote them
   if (now.name !== shown.chat.name) shown.timeline.renew().catch(complain);
   shown.chat.name = now.name;
-  if (shown.chat.request !== now.request || shown.chat.blocked !== now.blocked) show(now.key);
+  const other = ["request", "blocked", "broken", "standing"].some((what) => shown.chat[what] !== now[what]);
+  if (other) show(now.key);
 }
 
 function show(key) {
@@ -126,7 +127,7 @@ function show(key) {
     return;
   }
   const messages = timeline(chat, app);
-  const writes = !chat.blocked && !chat.broken && ["active", "away"].includes(chat.state) ? composer(chat, app) : null;
+  const writes = !chat.blocked && !chat.broken && ["member", "away"].includes(chat.standing) ? composer(chat, app) : null;
   shown = { chat, timeline: messages, composer: writes };
   main.replaceChildren(...[head(chat, app), chat.request ? request(chat, app) : null, messages.box, writes?.form].filter(Boolean));
   messages.load();

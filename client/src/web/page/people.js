@@ -1,6 +1,7 @@
 // Addresses, contacts, requests, groups.
 
 import { blob, call } from "./api.js";
+import { title } from "./chats.js";
 import { button, complain, dialog, el, field, icon, notice } from "./dom.js";
 import { short } from "./words.js";
 
@@ -62,7 +63,7 @@ export function addMember(conversation, contacts) {
   const options = contacts.filter((contact) => !contact.blocked).map((contact) => el("option", { value: contact.name }));
   const list = el("datalist", { id: "contact-names" }, options);
   const who = el("input", { autocomplete: "off", required: true, list: "contact-names" });
-  return ask("Add to the group", [field("Contact or address", who), list], "Add", () => call("group_add", { conversation, to: who.value.trim() }));
+  return ask("Add to the group", [field("Contact or address", who), list], "Add", () => call("group_add", { conversation, who: who.value.trim() }));
 }
 
 export function renameGroup(conversation, old) {
@@ -100,6 +101,32 @@ export function request(chat, app) {
   );
 }
 
+const STANDINGS = {
+  left: "you left it",
+  removed: "you are not in it any more",
+  away: "you were away for too long: a member adds you again by itself, and what you write waits",
+};
+
+/** The safety number, to be compared on another way than Shoal. */
+async function verify(chat, app) {
+  try {
+    const number = await call("verify", { who: chat.address });
+    const compared = await dialog(`Verify ${title(chat)}`, (close) => [
+      el("p", {}, "Compare this with what the other side sees, in person or on a call. The same on both sides: nobody stands between you."),
+      el("p", { class: "address", id: "digits" }, number.digits),
+      el("p", { class: "address" }, number.words),
+      number.verified ? el("p", { class: "hint" }, "You compared it before.") : null,
+      el("div", { class: "buttons" }, button("Close", () => close(null), { class: "second", autofocus: true }), number.verified ? null : button("It is the same", () => close(true), { class: "first", id: "same" })),
+    ].filter(Boolean));
+    if (!compared) return;
+    await call("verify", { who: chat.address, confirm: true });
+    notice(`${title(chat)} is verified`);
+    await app.refresh();
+  } catch (error) {
+    complain(error);
+  }
+}
+
 /** The head of a conversation, and what can be done with it. */
 export function head(chat, app) {
   const facts = [];
@@ -108,7 +135,7 @@ export function head(chat, app) {
   if (chat.verified) facts.push("verified");
   if (chat.waiting) facts.push("not found yet: they must have run Shoal once on this network");
   if (chat.broken) facts.push("broken: its members cannot read each other any more");
-  if (chat.state !== "active" && chat.state !== "broken") facts.push(`you are not in it (${chat.state})`);
+  if (chat.standing !== "member") facts.push(STANDINGS[chat.standing]);
   const rename = async () => {
     if (await addContact({ address: chat.address, name: chat.name === chat.address ? "" : chat.name })) await app.refresh();
   };
@@ -138,17 +165,21 @@ export function head(chat, app) {
     el(
       "div",
       { class: "tools" },
-      chat.group && app.knows("group_add") ? button("Add member", invite, { class: "second" }, "plus") : null,
+      chat.group && app.knows("group_add") ? button("Add member", invite, { class: "second", id: "add-member" }, "plus") : null,
       chat.group && app.knows("group_rename") ? button("Rename", named, { class: "second" }) : null,
       chat.group && app.knows("group_leave") ? button("Leave", part, { class: "second" }) : null,
-      chat.group ? null : button(chat.name === chat.address ? "Name" : "Rename", rename, { class: "second" }),
+      !chat.group && !chat.request && app.knows("verify") ? button("Verify", () => verify(chat, app), { class: "second", id: "verify" }) : null,
+      chat.group ? null : button(chat.name === chat.address ? "Name" : "Rename", rename, { class: "second", id: "rename" }),
       chat.group || chat.request ? null : button(chat.blocked ? "Unblock" : "Block", block, { class: "second" }),
     ),
   );
 }
 
+/** What is said of a member that is not simply in it. */
+const MEMBERS = { wanted: " (being added)", invited: " (added)", leaving: " (leaving)", away: " (away)" };
+
 function members(chat) {
   if (!chat.members) return "group";
-  const names = chat.members.map((member) => (member.self ? "you" : short(member.name)));
-  return `${names.length} members: ${names.join(", ")}`;
+  const named = ({ self, name, state }) => `${self ? "you" : short(name)}${MEMBERS[state] ?? ""}`;
+  return `${chat.members.length} members: ${chat.members.map(named).join(", ")}`;
 }

@@ -13,6 +13,7 @@ export const WAITS = {
   turn: "waits for its turn in the schedule",
   stores: "waits until two stores confirm",
   reader: "waits until their client fetches it",
+  member: "waits until a member adds you again: you were away for too long",
 };
 
 export const CONDITIONS = {

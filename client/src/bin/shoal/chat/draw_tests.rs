@@ -66,7 +66,7 @@ fn every_row_is_as_wide_as_the_terminal() {
         state.take(Input::Answer(newest, Ok(to_value(entries).unwrap())));
         state.take(Input::Paste(text.clone()));
         for row in rows(&state, Look::of(false)) {
-            assert_eq!(crate::chat::wrap::columns(&row), size.0.into(), "{row:?}");
+            assert_eq!(crate::chat::wrap::columns(&row), usize::from(size.0), "{row:?}");
         }
     }
 }

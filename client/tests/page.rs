@@ -478,7 +478,9 @@ fn whatever_is_asked_the_answer_is_no_fault() {
     let asked = runner.run(&requests(), |(line, kind, body)| {
         let headers = [("Host", &*host), ("Content-Type", kind), ("Authorization", &*session)];
         let answer = runtime.block_on(ask(daemon.address, &line, &headers, &body));
-        prop_assert!(answer.status < 500, "{line} {}: {answer:?}", String::from_utf8_lossy(&body));
+        // nobody can found a group before a document of the network is here, and this client has no network
+        let too_early = answer.status == 503 && answer.json()["error"]["code"] == "no_document";
+        prop_assert!(answer.status < 500 || too_early, "{line} {}: {answer:?}", String::from_utf8_lossy(&body));
         if answer.status >= 400 && !line.starts_with("HEAD") {
             let error = answer.json();
             prop_assert!(error["error"]["next"].is_string(), "{line}: {error}");

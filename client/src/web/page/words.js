@@ -9,7 +9,6 @@ export const STATES = {
 
 export const WAITS = {
   card: "waits until they have run Shoal once on this network",
-  member: "waits until a member adds you again: you were away for too long",
   turn: "waits for its turn in the schedule",
   stores: "waits until two stores confirm",
   reader: "waits until their client fetches it",

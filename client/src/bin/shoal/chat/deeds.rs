@@ -54,7 +54,7 @@ impl State {
         let params = json!({ "to": key, "text": text });
         self.handing_over += 1;
         self.ask(Tag::Sent { key, text }, "send", params);
-        self.to_end();
+        self.end_of_talk();
     }
 
     fn send_file(&mut self, path: String) {

@@ -88,7 +88,7 @@ impl State {
                     self.backward();
                 }
             }
-            KeyCode::End if control => self.to_end(),
+            KeyCode::End if control => self.end_of_talk(),
             _ => return false,
         }
         true
@@ -165,7 +165,7 @@ impl State {
         }
     }
 
-    pub(super) fn to_end(&mut self) {
+    pub(super) fn end_of_talk(&mut self) {
         if self.talk.as_mut().is_some_and(super::talk::Talk::end) {
             self.newest();
         }

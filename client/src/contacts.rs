@@ -94,7 +94,7 @@ pub(crate) fn insert(db: &Connection, vault: &Vault, inbox: &InboxPublic, known:
 
 /// The contact of somebody who is in a conversation; one whom nobody added is kept without a name. Not bounded by
 /// [`CONTACTS_MAX`], for a commit that adds somebody has to be applied: by the number of conversations and the size of a
-/// group, and [`forget_orphans`].
+/// group, and `forget_orphans`.
 pub(crate) fn of_member(db: &Connection, vault: &Vault, inbox: &InboxPublic) -> Result<i64, MailError> {
     if let Some(contact) = by_inbox(db, vault, inbox)? {
         return Ok(contact.row);

@@ -1,5 +1,5 @@
 //! Conversations, of two and of many: a table of the profile. The group itself lies in OpenMLS's tables
-//! ([`crate::conversations_mls`]), who is in it in [`crate::members`].
+//! ([`crate::conversations_mls`]), who is in it in `members`.
 
 use crate::chains::{self, Side};
 use crate::commit_slots::commit_secret;

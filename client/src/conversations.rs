@@ -318,8 +318,7 @@ pub(crate) fn owing(db: &Connection) -> Result<Vec<i64>, MailError> {
 
 /// People in requests that wait for the user's answer.
 pub(crate) fn requests(db: &Connection) -> Result<u64, MailError> {
-    let sum =
-        "SELECT count(*) FROM member JOIN conversation USING (conversation) WHERE request = 1 AND left_at IS NULL";
+    let sum = "SELECT count(*) FROM member JOIN conversation USING (conversation) WHERE request = 1 AND standing = 0 AND left_at IS NULL";
     Ok(db.query_row(sum, [], |row| row.get(0))?)
 }
 
@@ -334,6 +333,12 @@ pub(crate) fn accept(db: &Connection, contact: i64) -> Result<(), MailError> {
 pub(crate) fn accept_group(db: &Connection, row: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE conversation SET request = 0, commit_at = NULL WHERE conversation = ?1 AND request = 1")?
         .execute([row])?;
+    Ok(())
+}
+
+/// The user refused a group: a request for ever, in which nobody waits.
+pub(crate) fn refuse_group(db: &Connection, row: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET request = 1 WHERE conversation = ?1")?.execute([row])?;
     Ok(())
 }
 

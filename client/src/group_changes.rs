@@ -135,6 +135,12 @@ pub(crate) fn delete_adds_of(db: &Connection, contact: i64) -> Result<(), MailEr
     Ok(())
 }
 
+/// Whether a change of a group concerns somebody.
+pub(crate) fn concern(db: &Connection, conversation: i64, contact: i64) -> Result<bool, MailError> {
+    let found = "SELECT EXISTS (SELECT 1 FROM group_change WHERE conversation = ?1 AND contact = ?2)";
+    Ok(db.prepare_cached(found)?.query_row((conversation, contact), |row| row.get(0))?)
+}
+
 /// Somebody who was to be added again follows after all.
 pub(crate) fn delete_readd(db: &Connection, conversation: i64, contact: i64) -> Result<(), MailError> {
     db.prepare_cached("DELETE FROM group_change WHERE conversation = ?1 AND contact = ?2 AND kind = 3")?

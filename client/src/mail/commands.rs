@@ -201,11 +201,13 @@ impl Mail {
                 return Err(MailError::QueueFull { waiting, unit: "bytes" });
             }
         }
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let transaction = db.unchecked_transaction()?;
         let target = match self.target(to)? {
             Some(target) => target,
             None => {
                 let inbox = *self.parse_address(to)?.inbox();
-                Target::Person(contacts::insert(&self.profile.db, &self.profile.vault, &inbox, true)?, None)
+                Target::Person(contacts::insert(&transaction, vault, &inbox, true)?, None)
             }
         };
         let (contact, conversation) = match target {
@@ -214,8 +216,6 @@ impl Mail {
             Target::Group(conversation) => (None, Some(conversation)),
         };
         let conversation = conversation.map(accepts_messages).transpose()?;
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let transaction = db.unchecked_transaction()?;
         match (&contact, &conversation) {
             (Some(contact), conversation) => {
                 contacts::set_known(&transaction, contact.row)?;

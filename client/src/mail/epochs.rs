@@ -230,11 +230,19 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let mut left = Vec::new();
         let mut again = false;
-        let mut away = Vec::new();
+        let (mut away, mut over) = (Vec::new(), Vec::new());
         for conversation in conversations::all(db, vault)? {
             if conversation.lives() && !conversation.request && consensus.generation(conversation.generation).is_none()
             {
                 away.push(conversation);
+                continue;
+            }
+            if conversation.standing == Standing::Left && consensus.generation(conversation.generation).is_none() {
+                // the commit that removes us can be found no more
+                over.push(conversation.row);
+                continue;
+            }
+            if conversation.standing == Standing::Removed {
                 continue;
             }
             chains::erase_past(db, conversation.row)?;
@@ -271,6 +279,9 @@ impl Mail {
         }
         if again {
             self.reload()?;
+        }
+        for conversation in over {
+            self.put_out(conversation)?;
         }
         for conversation in away {
             self.gone_away(&conversation)?;

@@ -238,7 +238,9 @@ impl Mail {
                 && begun.context.generation == blob.incoming.generation
                 && begun.context.name.is_some() == known.contact.is_none()
         });
-        let contact = contacts::by_inbox(&transaction, vault, &inviter.inbox)?.filter(|contact| !contact.blocked);
+        let contact = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
+        let blocked = contact.as_ref().is_some_and(|contact| contact.blocked);
+        let known = known.filter(|_| !blocked);
         let stranger = contact.as_ref().is_none_or(|contact| !contact.known);
         let provider = provider(&self.profile, &self.crypto, &transaction);
         let admitted = match (known, contact) {
@@ -249,7 +251,12 @@ impl Mail {
                 commits_mls::forget(&provider, &known.id.0, keep)?;
                 member.map(|_| (known, false))
             }
-            (Some(known), _) if known.standing == Standing::Removed => Some((known, stranger)),
+            // but not to one that was refused, nor beyond the room for requests
+            (Some(known), _) if known.standing == Standing::Removed && !known.request => {
+                let people = conversations::requests(&transaction)?.saturating_add(begun.others.len() as u64);
+                let most = requests_max(&self.profile.network().parameters, self.profile.class());
+                Some((known, stranger)).filter(|_| !stranger || people <= most)
+            }
             _ => None,
         };
         let joined = match admitted {

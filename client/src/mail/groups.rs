@@ -60,19 +60,21 @@ impl Mail {
     /// When group or person is not meant, is blocked or a member, or the group is full.
     pub fn group_add(&mut self, group: &str, who: &str, now: UnixMillis) -> Result<ConversationInfo, MailError> {
         let conversation = self.own_group(group)?;
+        let full = MailError::Group("the group is full: it has 32 members at most");
+        let size = self.member_infos(&conversation)?.len();
+        if size >= GROUP_SIZE_MAX
+            || group_changes::all(&self.profile.db, &self.profile.vault, conversation.row)?.len() as u64 >= CHANGES_MAX
+        {
+            return Err(full);
+        }
         let contact = self.person(who)?;
         if contact.blocked {
             return Err(MailError::Blocked(contact.label()));
         }
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let current = members::current(db, conversation.row)?;
-        let waiting = group_changes::all(db, vault, conversation.row)?;
         if current.iter().any(|member| member.contact == contact.row && !member.leaving) {
             return Err(MailError::Group("this person is in the group already"));
-        }
-        let adds = waiting.iter().filter(|change| matches!(change.wanted, Wanted::Add { .. })).count();
-        if current.len() + adds + 1 >= GROUP_SIZE_MAX || waiting.len() as u64 >= CHANGES_MAX {
-            return Err(MailError::Group("the group is full: it has 32 members at most"));
         }
         let transaction = db.unchecked_transaction()?;
         contacts::set_known(&transaction, contact.row)?;
@@ -89,7 +91,9 @@ impl Mail {
     /// When group or member is not meant.
     pub fn group_remove(&mut self, group: &str, who: &str) -> Result<ConversationInfo, MailError> {
         let conversation = self.own_group(group)?;
-        let contact = self.person(who)?;
+        let Some(Target::Person(contact, _)) = self.target(who)? else {
+            return Err(MailError::Group("this person is not in the group"));
+        };
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         if members::of_contact(db, conversation.row, contact.row)?.is_some() {
             group_changes::insert(db, vault, conversation.row, &Wanted::Remove { contact: contact.row })?;
@@ -131,6 +135,9 @@ impl Mail {
         let alone = members::current(&self.profile.db, conversation.row)?.is_empty();
         if conversation.request || alone || conversation.broken || conversation.standing == Standing::Away {
             self.put_out(conversation.row)?;
+            if conversation.request {
+                conversations::refuse_group(&self.profile.db, conversation.row)?;
+            }
         } else if conversation.standing == Standing::Member {
             let (db, vault) = (&self.profile.db, &self.profile.vault);
             let transaction = db.unchecked_transaction()?;
@@ -160,7 +167,7 @@ impl Mail {
             return Err(MailError::RolledBack(conversation));
         }
         match self.target(group)? {
-            Some(Target::Group(conversation)) if conversation.request => {
+            Some(Target::Group(conversation)) if conversation.request && conversation.lives() => {
                 Err(MailError::Group("accept the group first: shoal accept"))
             }
             Some(Target::Group(conversation)) => writable(conversation),
@@ -224,7 +231,8 @@ impl Mail {
             name: group_name.or_else(|| other.as_ref().map(Contact::label)).unwrap_or_default(),
             address: other.as_ref().map(Contact::address),
             members: self.member_infos(conversation)?,
-            request: conversation.request,
+            // a request that was refused waits for nobody; that it was one keeps its founder from adding us again
+            request: conversation.request && conversation.standing == Standing::Member,
             undelivered,
             standing: conversation.standing,
             broken: conversation.broken,

@@ -212,8 +212,10 @@ impl Mail {
         let member = members::by_row(transaction, member)?;
         members::set_lost(transaction, member.row, true)?;
         let blocked = contacts::by_row(transaction, &self.profile.vault, member.contact)?.blocked;
-        // once: the card that was found for it since must stay with the change that a staged commit makes
-        if !member.leaving && !blocked && !member.lost {
+        // not again: the card that was found since must stay with the change that a staged commit makes. Nor in place of what
+        // the user wants, who may have removed them
+        let asked = group_changes::concern(transaction, conversation.row, member.contact)?;
+        if !member.leaving && !blocked && !asked {
             let wanted = Wanted::Readd { contact: member.contact, card: None };
             group_changes::insert(transaction, &self.profile.vault, conversation.row, &wanted)?;
         }

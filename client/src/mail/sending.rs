@@ -113,12 +113,13 @@ impl Mail {
 
     fn seal_receipt(&mut self, conversation: i64, rng: &mut impl CryptoRng) -> Result<bool, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let own = chains::writing(db, vault, conversation)?;
-        if self.waiting_boxes(own.row) >= RECEIPT_PIPELINE {
+        let conversation = conversations::by_row(db, vault, conversation)?;
+        // first: who was removed has no chain of their own any more
+        if conversation.request || self.silent(&conversation)? {
             return Ok(false);
         }
-        let conversation = conversations::by_row(db, vault, conversation)?;
-        if conversation.request || self.silent(&conversation)? {
+        let own = chains::writing(db, vault, conversation.row)?;
+        if self.waiting_boxes(own.row) >= RECEIPT_PIPELINE {
             return Ok(false);
         }
         let transaction = db.unchecked_transaction()?;

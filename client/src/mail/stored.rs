@@ -177,10 +177,11 @@ pub(super) fn raise(db: &Connection, row: i64, state: MessageState) -> Result<bo
     Ok(changed == 1)
 }
 
-/// The oldest message of each conversation that waits to be sealed.
+/// The oldest message that waits to be sealed of each conversation in which anything can be.
 pub(super) fn unsealed(db: &Connection) -> Result<Vec<(i64, i64)>, MailError> {
     let mut statement = db.prepare_cached(
-        "SELECT min(message), conversation FROM message_out WHERE sealed = 0 AND conversation IS NOT NULL
+        "SELECT min(message), conversation FROM message_out m WHERE sealed = 0 AND EXISTS (
+            SELECT 1 FROM conversation v WHERE v.conversation = m.conversation AND v.standing < 2)
          GROUP BY conversation ORDER BY min(message) LIMIT 64",
     )?;
     Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)

@@ -49,7 +49,7 @@ pub(crate) struct Incoming {
     pub(crate) generation: u32,
     pub(crate) purpose: Purpose,
     pub(crate) since: UnixMillis,
-    /// A Welcome, or of a request that is not accepted.
+    /// A Welcome that nobody was invited to write, or of a request that is not accepted.
     pub(crate) stranger: bool,
 }
 
@@ -224,7 +224,8 @@ pub(crate) fn insert_in(
 /// Blobs that are being fetched, with the parts that are here.
 pub(crate) fn all_in(db: &Connection, vault: &Vault) -> Result<Vec<(Incoming, Vec<u64>)>, MailError> {
     let mut statement = db.prepare_cached(
-        "SELECT blob, manifest, generation, purpose, since, purpose = 1 OR EXISTS (
+        "SELECT blob, manifest, generation, purpose, since,
+         (purpose = 1 AND NOT EXISTS (SELECT 1 FROM invite_made i WHERE i.welcome = blob_in.blob)) OR EXISTS (
             SELECT 1 FROM message_in m JOIN conversation v ON v.conversation = m.conversation
             WHERE m.blob = blob_in.blob AND v.request = 1) OR EXISTS (
             SELECT 1 FROM group_epoch g JOIN conversation v ON v.conversation = g.conversation

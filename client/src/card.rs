@@ -7,7 +7,7 @@
 use crate::inbox_letter::{PointerKey, PointerPublic};
 use minicbor::{Decode, Encode};
 use rand::CryptoRng;
-use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret};
+use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey, WritePublic};
 use shoal_protocol::geometry::BOX_PLAINTEXT_SIZE;
 use shoal_protocol::inbox::{InboxKey, InboxPublic, card_chain};
 use shoal_protocol::{Identity, IdentityKey};
@@ -79,13 +79,29 @@ pub fn write(
     let pointer = pointer.public().to_bytes();
     let signature = IdentityKey::from_seed(&owner.seed()).sign(SIGNATURE, &signed(place, key_package, &pointer));
     let wire = Wire { version: VERSION, key_package: key_package.to_vec(), pointer, signature };
-    let encoded = minicbor::to_vec(&wire).map_err(|_| BadCard("does not encode"))?;
-    if encoded.len() > CARD_SIZE_MAX {
+    cut(&minicbor::to_vec(&wire).map_err(|_| BadCard("does not encode"))?)
+}
+
+/// Cuts content into the plaintexts of boxes, the first of which begins with its length.
+pub(crate) fn cut(content: &[u8]) -> Result<Vec<Vec<u8>>, BadCard> {
+    if content.len() > CARD_SIZE_MAX {
         return Err(BadCard("too long"));
     }
-    let length = u32::try_from(encoded.len()).map_err(|_| BadCard("too long"))?;
-    let bytes = [length.to_be_bytes().as_slice(), &encoded].concat();
+    let length = u32::try_from(content.len()).map_err(|_| BadCard("too long"))?;
+    let bytes = [length.to_be_bytes().as_slice(), content].concat();
     Ok(bytes.chunks(BOX_PLAINTEXT_SIZE).map(<[u8]>::to_vec).collect())
+}
+
+/// Puts together what [`cut`] made, and decodes it.
+pub(crate) fn joined<T: for<'b> Decode<'b, ()>>(parts: &[Vec<u8>]) -> Result<T, BadCard> {
+    let bytes = parts.concat();
+    let (length, encoded) = bytes.split_first_chunk::<LENGTH_SIZE>().ok_or(BadCard("no length"))?;
+    if u32::from_be_bytes(*length) as usize != encoded.len() {
+        return Err(BadCard("another length than it says"));
+    }
+    let mut decoder = minicbor::Decoder::new(encoded);
+    let content = decoder.decode().map_err(|_| BadCard("malformed"))?;
+    if decoder.position() == encoded.len() { Ok(content) } else { Err(BadCard("bytes follow")) }
 }
 
 /// Number of boxes of the card whose first box says this.
@@ -106,16 +122,7 @@ pub fn boxes_of(first: &[u8]) -> Result<u64, BadCard> {
 /// # Errors
 /// Says what is wrong; the card is then as good as absent.
 pub fn read(owner: &InboxPublic, place: CardPlace, parts: &[Vec<u8>]) -> Result<Card, BadCard> {
-    let bytes = parts.concat();
-    let (length, encoded) = bytes.split_first_chunk::<LENGTH_SIZE>().ok_or(BadCard("no length"))?;
-    if u32::from_be_bytes(*length) as usize != encoded.len() {
-        return Err(BadCard("another length than it says"));
-    }
-    let mut decoder = minicbor::Decoder::new(encoded);
-    let wire: Wire = decoder.decode().map_err(|_| BadCard("malformed"))?;
-    if decoder.position() != encoded.len() {
-        return Err(BadCard("bytes follow"));
-    }
+    let wire: Wire = joined(parts)?;
     if wire.version != VERSION {
         return Err(BadCard("another version"));
     }
@@ -127,10 +134,10 @@ pub fn read(owner: &InboxPublic, place: CardPlace, parts: &[Vec<u8>]) -> Result<
     Ok(Card { key_package: wire.key_package, pointer })
 }
 
-/// Where the boxes of a person's card lie.
+/// Where the boxes of a person's card lie, or of what an invite offers.
 #[derive(Clone, Debug)]
 pub struct CardChain {
-    owner: InboxPublic,
+    writer: WritePublic,
     chain: ChainSecret,
 }
 
@@ -138,12 +145,17 @@ impl CardChain {
     /// The card chain of a person at a place.
     #[must_use]
     pub fn new(owner: InboxPublic, place: CardPlace) -> Self {
-        Self { owner, chain: card_chain(&owner, place.generation, place.period) }
+        Self { writer: *owner.write_public(), chain: card_chain(&owner, place.generation, place.period) }
+    }
+    /// The chain of an invite, by its keys.
+    #[must_use]
+    pub fn of_invite(writer: &WriteKey, chain: ChainSecret) -> Self {
+        Self { writer: writer.public(), chain }
     }
     /// Id of its box `index`.
     #[must_use]
     pub fn id(&self, index: u64) -> BoxId {
-        boxes::id(self.owner.write_public(), &self.chain, index)
+        boxes::id(&self.writer, &self.chain, index)
     }
     /// Seals the plaintext of box `index`; only the owner can sign it.
     ///

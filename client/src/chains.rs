@@ -32,6 +32,8 @@ pub(crate) enum Side {
     Own(WriteKey),
     /// Ours: the card's, filled with the inbox key.
     OwnCard,
+    /// Ours: of an invite, filled with a key that serves nothing else.
+    OneTime(WriteKey),
     /// Another member's.
     Peer {
         /// Row of the member.
@@ -59,7 +61,7 @@ impl Chain {
     /// Id of box `j`.
     pub(crate) fn id(&self, j: u64, inbox: &InboxKey) -> BoxId {
         let writer = match &self.side {
-            Side::Own(key) => key.public(),
+            Side::Own(key) | Side::OneTime(key) => key.public(),
             Side::OwnCard => inbox.write_key().public(),
             Side::Peer { writer, .. } => *writer,
         };
@@ -69,7 +71,7 @@ impl Chain {
     /// Signature over the body of box `j`; `None` for a peer's chain.
     pub(crate) fn sign(&self, j: u64, body: &BoxBody, inbox: &InboxKey) -> Option<[u8; 64]> {
         let key = match &self.side {
-            Side::Own(key) => key,
+            Side::Own(key) | Side::OneTime(key) => key,
             Side::OwnCard => inbox.write_key(),
             Side::Peer { .. } => return None,
         };
@@ -92,9 +94,11 @@ impl Sealed for Chain {
         let open = |context, sealed: &[u8]| -> Result<[u8; 32], MailError> {
             vault.open(context, sealed).map_err(|_| DAMAGED)?.as_slice().try_into().map_err(|_| DAMAGED)
         };
+        let own = || Ok::<_, MailError>(WriteKey::from_seed(&zeroize::Zeroizing::new(open(WRITER, &writer)?)));
         let side = match (member, conversation) {
-            (None, Some(_)) => Side::Own(WriteKey::from_seed(&zeroize::Zeroizing::new(open(WRITER, &writer)?))),
-            (None, None) => Side::OwnCard,
+            (None, Some(_)) => Side::Own(own()?),
+            (None, None) if writer.is_empty() => Side::OwnCard,
+            (None, None) => Side::OneTime(own()?),
             (Some(member), _) => {
                 Side::Peer { member, writer: WritePublic::parse(open(WRITER, &writer)?).map_err(|_| DAMAGED)? }
             }
@@ -116,7 +120,7 @@ pub(crate) fn insert(
     side: &Side,
 ) -> Result<i64, MailError> {
     let (member, writer) = match side {
-        Side::Own(key) => (None, vault.seal(WRITER, key.seed().as_slice())),
+        Side::Own(key) | Side::OneTime(key) => (None, vault.seal(WRITER, key.seed().as_slice())),
         Side::OwnCard => (None, Vec::new()),
         Side::Peer { member, writer } => (Some(member), vault.seal(WRITER, writer.as_bytes())),
     };
@@ -126,6 +130,28 @@ pub(crate) fn insert(
     )?
     .execute((conversation, member, epoch, leaf, generation, vault.seal(SECRET, secret.as_bytes()), writer))?;
     Ok(db.last_insert_rowid())
+}
+
+/// Keeps a chain of an invite, in which nothing is written before box `next`.
+pub(crate) fn insert_one_time(
+    db: &Connection,
+    vault: &Vault,
+    generation: u32,
+    secret: &ChainSecret,
+    writer: &WriteKey,
+    next: u64,
+) -> Result<Chain, MailError> {
+    let row = insert(db, vault, None, 0, 0, generation, secret, &Side::OneTime(writer.clone()))?;
+    db.prepare_cached("UPDATE chain SET next = ?2 WHERE chain = ?1")?.execute((row, next))?;
+    by_row(db, vault, row)
+}
+
+/// Forgets a chain that is no conversation's, with its boxes. Returns their rows.
+pub(crate) fn delete(db: &Connection, chain: i64) -> Result<Vec<i64>, MailError> {
+    let boxes = boxes_of(db, chain)?.into_iter().map(|(row, _)| row).collect();
+    db.prepare_cached("DELETE FROM box_out WHERE chain = ?1")?.execute([chain])?;
+    db.prepare_cached("DELETE FROM chain WHERE chain = ?1")?.execute([chain])?;
+    Ok(boxes)
 }
 
 pub(crate) fn by_row(db: &Connection, vault: &Vault, row: i64) -> Result<Chain, MailError> {
@@ -403,10 +429,11 @@ pub(crate) fn own(db: &Connection, conversation: i64) -> Result<Vec<i64>, MailEr
 
 /// Boxes of a chain that all members have shown who could read it, and still are members, and of which a replica says that
 /// it has our body: their rows and messages. Without the second, an older copy of a profile would take the receipts of its
-/// successor's boxes for its own.
+/// successor's boxes for its own. Cards and invites are confirmed by nobody.
 pub(crate) fn confirmed(db: &Connection, chain: i64) -> Result<Vec<(i64, Option<i64>)>, MailError> {
     let mut statement = db.prepare_cached(
-        "SELECT box, message FROM box_out WHERE chain = ?1 AND stored > 0 AND j < (
+        "SELECT box, message FROM box_out WHERE chain = ?1 AND stored > 0
+            AND (SELECT conversation FROM chain c WHERE c.chain = ?1) IS NOT NULL AND j < (
             SELECT coalesce(min(coalesce(a.boxes, 0)), 9223372036854775807)
             FROM chain c JOIN member m ON m.conversation = c.conversation
             LEFT JOIN acknowledged a ON a.chain = c.chain AND a.member = m.member
@@ -421,7 +448,7 @@ pub(crate) fn delete_box(db: &Connection, row: i64) -> Result<(), MailError> {
 }
 
 /// Boxes that both replicas have had for so long that they will expire before they are confirmed: to be written again.
-/// A card is not among them: it lives as long as anybody looks for it.
+/// Cards and invites are not among them: they live as long as anybody may look for them.
 pub(crate) fn expire_stored(db: &Connection, before: UnixMillis) -> Result<usize, MailError> {
     Ok(db
         .prepare_cached(

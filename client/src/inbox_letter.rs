@@ -50,6 +50,19 @@ impl Pointer {
     pub fn new(generation: u32, manifest: Manifest) -> Self {
         Self { version: VERSION, generation, manifest }
     }
+
+    /// As letters and invites carry it.
+    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        // encoding fixed fields into a Vec cannot fail
+        Zeroizing::new(minicbor::to_vec(self).unwrap_or_default())
+    }
+
+    /// What [`Pointer::to_bytes`] made; `None` also for what this version does not know.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        let decoded: Self = decoder.decode().ok()?;
+        (decoder.position() == bytes.len() && decoded.version == VERSION).then_some(decoded)
+    }
 }
 
 /// Public half of a [`PointerKey`], as a card shows it.
@@ -154,10 +167,7 @@ impl PointerKey {
         let key = letter_key(&shared, &kem_shared, ephemeral, ciphertext, &self.public());
         let content = Zeroizing::new(cipher(&key).decrypt(&Nonce::default(), sealed).ok()?);
         let (length, pointer) = content.split_first_chunk::<2>()?;
-        let pointer = pointer.get(..usize::from(u16::from_be_bytes(*length)))?;
-        let mut decoder = minicbor::Decoder::new(pointer);
-        let decoded: Pointer = decoder.decode().ok()?;
-        (decoder.position() == pointer.len() && decoded.version == VERSION).then_some(decoded)
+        Pointer::parse(pointer.get(..usize::from(u16::from_be_bytes(*length)))?)
     }
 }
 
@@ -170,7 +180,7 @@ pub fn seal_letter(to: &PointerPublic, pointer: &Pointer, rng: &mut impl CryptoR
     let (ciphertext, kem_shared) = kem.encapsulate_with_rng(rng);
     let public = ephemeral.public();
     let key = letter_key(&shared, &kem_shared, public.as_bytes(), &ciphertext, to);
-    let encoded = Zeroizing::new(minicbor::to_vec(pointer).ok()?);
+    let encoded = pointer.to_bytes();
     let mut content = Zeroizing::new(Vec::with_capacity(CONTENT_SIZE));
     content.extend_from_slice(&u16::try_from(encoded.len()).ok()?.to_be_bytes());
     content.extend_from_slice(&encoded);

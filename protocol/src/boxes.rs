@@ -23,6 +23,8 @@ const PREFIX: &str = "shoal/1 box nonce prefix";
 const BODY: &str = "shoal/1 box body key";
 const BLOB_WRITE: &str = "shoal/1 blob write key";
 const BLOB_CHAIN: &str = "shoal/1 blob chain secret";
+const INVITE_WRITE: &str = "shoal/1 invite write key";
+const INVITE_CHAIN: &str = "shoal/1 invite chain";
 const COMMIT_WRITE: &str = "shoal/1 commit write key";
 const COMMIT_CHAIN: &str = "shoal/1 commit chain secret";
 const PLACEMENT: &str = "shoal/1 box placement";
@@ -293,6 +295,12 @@ pub fn blob_keys(secret: &[u8; 32]) -> (WriteKey, ChainSecret) {
 pub fn commit_keys(secret: &[u8; 32]) -> (WriteKey, ChainSecret) {
     let seed = Zeroizing::new(blake3::derive_key(COMMIT_WRITE, secret));
     (WriteKey::from_seed(&seed), ChainSecret::derive(COMMIT_CHAIN, secret))
+}
+
+/// Keys of the chain of an invite: who made it writes the offer, and whoever uses it claims it there.
+pub fn invite_keys(seed: &[u8; 32]) -> (WriteKey, ChainSecret) {
+    let writer = Zeroizing::new(blake3::derive_key(INVITE_WRITE, seed));
+    (WriteKey::from_seed(&writer), ChainSecret::derive(INVITE_CHAIN, seed))
 }
 
 /// The two replicas of a box: the highest rendezvous hashes over the generation's stores, highest first. `None` if the

@@ -15,6 +15,7 @@ pub mod duration;
 pub mod epoch;
 pub mod geometry;
 pub mod inbox;
+pub mod invite;
 pub mod link;
 #[cfg(feature = "memory")]
 pub mod memory;

@@ -21,8 +21,21 @@ pub enum Call {
     Add {
         /// The name to give.
         name: String,
-        /// `shoal1…`.
+        /// `shoal1…`, or an invite, `shoal-invite1…`, which is used.
         address: String,
+    },
+    /// Makes an invite for one person → [`super::InviteLine`].
+    Invite {
+        /// What whoever uses it will be called.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Own invites that can still be used → list of [`super::InviteLine`].
+    Invites,
+    /// Takes an own invite back → `{}`.
+    Withdraw {
+        /// The invite's number.
+        number: u64,
     },
     /// → list of contacts.
     Contacts,
@@ -196,6 +209,9 @@ impl Call {
     pub const METHODS: &[&str] = &[
         "address",
         "add",
+        "invite",
+        "invites",
+        "withdraw",
         "contacts",
         "conversations",
         "group_create",

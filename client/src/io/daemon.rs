@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::client::Client;
 use super::control::{Call, Page, PageEntry};
 use super::failure::{Exit, Failure};
-use super::lines::{AcceptedLine, ContactLine, ConversationLine, Parts, PathLine, SentLine, VerifyLine};
+use super::lines::{AcceptedLine, ContactLine, ConversationLine, InviteLine, Parts, PathLine, SentLine, VerifyLine};
 use super::mailroom::{Desk, MailRoom, Stopped};
 use super::network_file::{self, NetworkLine};
 use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
@@ -180,7 +180,20 @@ impl Daemon {
         match call {
             Call::Address => self.mail(|desk| Ok(json!({ "address": desk.mail.address() }))).await,
             Call::Add { name, address } => {
-                value(self.mail(move |desk| Ok(ContactLine::from(desk.mail.add(&name, &address, desk.now)?))).await?)
+                let add = move |desk: &mut Desk<'_>| Ok(desk.mail.add(&name, &address, desk.now, desk.rng)?);
+                value(ContactLine::from(self.mail(add).await?))
+            }
+            Call::Invite { name } => {
+                let invite = move |desk: &mut Desk<'_>| Ok(desk.mail.invite(name.as_deref(), desk.now, desk.rng)?);
+                value(InviteLine::from(self.mail(invite).await?))
+            }
+            Call::Invites => {
+                let invites = self.mail(|desk| Ok(desk.mail.invites()?)).await?;
+                value(invites.into_iter().map(InviteLine::from).collect::<Vec<_>>())
+            }
+            Call::Withdraw { number } => {
+                self.mail(move |desk| Ok(desk.mail.withdraw(number, desk.rng)?)).await?;
+                Ok(json!({}))
             }
             Call::Contacts => {
                 let (contacts, waiting) =

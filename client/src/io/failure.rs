@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use shoal_protocol::address::Address;
+use shoal_protocol::invite::Introduction;
 use shoal_protocol::safety_number::SafetyNumberError;
 
 use crate::mail::{MailError, NotAnId};
@@ -161,13 +161,21 @@ impl From<ImportError> for Failure {
 
 impl From<MailError> for Failure {
     fn from(error: MailError) -> Self {
-        // what begins like an address was meant as one: say what is wrong with it
+        // what begins like an address or an invite was meant as one: say what is wrong with it
         if let MailError::Unknown(text) = &error
-            && text.trim().to_lowercase().starts_with("shoal1")
-            && let Err(mistake) = text.parse::<Address>()
+            && ["shoal1", "shoal-invite"].iter().any(|start| text.trim().to_lowercase().starts_with(start))
         {
-            let next = "copy the whole address from whoever gave it to you";
-            return Self::new(Exit::Usage, "bad_address", mistake.to_string(), next);
+            match text.parse::<Introduction>() {
+                Err(mistake) => {
+                    let next = "copy it as a whole from whoever gave it to you";
+                    return Self::new(Exit::Usage, "bad_address", mistake.to_string(), next);
+                }
+                Ok(Introduction::Invite(_)) => {
+                    let next = "use it first: shoal add NAME INVITE; then write to NAME";
+                    return Self::new(Exit::Usage, "invite_not_used", "an invite is not an address", next);
+                }
+                Ok(Introduction::Address(_)) => {}
+            }
         }
         let message = error.to_string();
         let (exit, code, next) = match &error {
@@ -220,6 +228,10 @@ impl From<MailError> for Failure {
             ),
             MailError::Name(..) => (Exit::Usage, "bad_name", "choose another name"),
             MailError::Blocked(_) => (Exit::Permission, "blocked", "unblock with shoal accept first"),
+            MailError::Invite(_) => (Exit::Usage, "bad_invite", "ask for another invite, or for the address"),
+            MailError::NoInvite(_) => {
+                (Exit::Usage, "unknown_invite", "it was used, is over, or was withdrawn; shoal invite --list shows those that wait")
+            }
             MailError::Oneself => (Exit::Usage, "own_address", "give the address of another person"),
             MailError::TooLong { .. } => (Exit::Usage, "too_long", "send it in parts"),
             MailError::QueueFull { .. } => (Exit::Temporary, "queue_full", "wait until some of it has arrived"),

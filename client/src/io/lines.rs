@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::{
-    Accepted, ContactInfo, ConversationInfo, Event, MemberInfo, MemberState, MessageState, ReceivedMessage,
+    Accepted, ContactInfo, ConversationInfo, Event, InviteInfo, MemberInfo, MemberState, MessageState, ReceivedMessage,
     SentMessage, Standing, Verification,
 };
 
@@ -108,6 +108,28 @@ impl From<ReceivedMessage> for MessageLine {
             received_at: message.received_at.0,
             request: message.request,
         }
+    }
+}
+
+/// An own invite, as `invite --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteLine {
+    /// Names it on this machine.
+    pub number: u64,
+    /// `shoal-invite1…`: whoever has it can use it, once.
+    pub invite: String,
+    /// What whoever uses it will be called, or `null`.
+    pub name: Option<String>,
+    /// Until then it can be used, in Unix ms.
+    pub ends_at: u64,
+    /// Somebody uses it just now.
+    pub claimed: bool,
+}
+
+impl From<InviteInfo> for InviteLine {
+    fn from(info: InviteInfo) -> Self {
+        let InviteInfo { number, text, name, ends_at, claimed } = info;
+        Self { number, invite: text.to_string(), name, ends_at: ends_at.0, claimed }
     }
 }
 

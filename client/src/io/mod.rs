@@ -32,7 +32,7 @@ pub use failure::{Exit, Failure};
 pub use health::{HealthError, serve_health};
 pub use keyring::{KeyringError, fetch as fetch_from_keyring, forget as forget_in_keyring, keep as keep_in_keyring};
 pub use lines::{
-    AcceptedLine, ContactLine, ConversationLine, EventLine, FileLine, Kind, MemberLine, MessageLine, Parts, PathLine,
+    AcceptedLine, ContactLine, ConversationLine, EventLine, FileLine, InviteLine, Kind, MemberLine, MessageLine, Parts, PathLine,
     SentLine, VerifyLine, WaitsFor,
 };
 pub use mailroom::{Desk, MailRoom, Stopped};

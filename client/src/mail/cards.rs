@@ -140,8 +140,7 @@ impl Mail {
             key_packages_mls::forget_key_package(&provider, &reference, joined)?;
             drop(provider);
             transaction.execute("DELETE FROM card WHERE card = ?1", [card])?;
-            transaction.execute("DELETE FROM box_out WHERE chain = ?1", [chain])?;
-            transaction.execute("DELETE FROM chain WHERE chain = ?1", [chain])?;
+            chains::delete(&transaction, chain)?;
             transaction.commit()?;
             self.memory.boxes.retain(|_, pending| pending.chain != chain);
         }

@@ -47,6 +47,7 @@ enum Send {
 
 enum Read {
     Card(i64),
+    Invite(i64),
     Slot(i64),
     Part(i64),
 }
@@ -93,6 +94,7 @@ impl Mail {
             Rank::Send => picks.send.map_or(Ok(None), |send| self.want_send(send, now, consensus, rng)),
             Rank::BlobRead => match picks.read {
                 Some(Read::Card(contact)) => Ok(self.want_card(contact, now, consensus, rng)),
+                Some(Read::Invite(invite)) => Ok(self.want_claim(invite, now, consensus, rng)),
                 Some(Read::Slot(conversation)) => Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng)),
                 Some(Read::Part(blob)) => Ok(self.want_part_in(blob, now, consensus, rng)),
                 None => Ok(None),
@@ -147,6 +149,9 @@ impl Mail {
         }
         for fetch in self.memory.cards.values_mut() {
             fetch.clock.start(Duration::ZERO, now, rng);
+        }
+        for invite in self.memory.invites.values_mut() {
+            invite.clock.start(mean_gap(Rank::Warm, parameters), now, rng);
         }
     }
 
@@ -271,6 +276,9 @@ impl Mail {
             .find(|(_, fetch)| fetch.next().is_some() && (fetch.flows() || fetch.clock.due(now)));
         if let Some((contact, _)) = card {
             return Some(Read::Card(*contact));
+        }
+        if let Some((row, _)) = self.memory.invites.iter().find(|(_, invite)| invite.clock.due(now)) {
+            return Some(Read::Invite(*row));
         }
         let slot = self.memory.slots.iter().find(|(_, slot)| slot.urgent && slot.waits() && slot.attempt.ready(now));
         if let Some((row, _)) = slot {

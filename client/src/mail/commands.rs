@@ -1,6 +1,5 @@
 //! What the user asks for. Each command is one transaction; what it promises is on disk when it returns.
 
-use super::flight::CardFetch;
 use super::groups::{Accepted, accepts_messages};
 use super::showing::safe_name;
 use super::{
@@ -17,6 +16,7 @@ use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::address::Address;
+use shoal_protocol::invite::Introduction;
 use zeroize::Zeroizing;
 
 /// Own messages that may wait to be delivered to anybody: 10,000 boxes of 2 KB are 20 MB.
@@ -25,13 +25,22 @@ const MESSAGES_WAITING_MAX: u64 = 10_000;
 const BLOB_BYTES_WAITING_MAX: u64 = 256 << 20;
 
 impl Mail {
-    /// Adds a contact, or renames one.
+    /// Adds a contact by an address or an invite, or renames one. An invite is used at once: a conversation begins.
     ///
     /// # Errors
-    /// When the address or the name cannot be used.
-    pub fn add(&mut self, name: &str, address: &str, _now: UnixMillis) -> Result<ContactInfo, MailError> {
+    /// When address, invite or name cannot be used.
+    pub fn add(
+        &mut self,
+        name: &str,
+        introduction: &str,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<ContactInfo, MailError> {
         let name = name.parse::<Name>()?;
-        let inbox = *self.parse_address(address)?.inbox();
+        if let Ok(Introduction::Invite(invite)) = introduction.parse() {
+            return self.use_invite(&name, &invite, now, rng);
+        }
+        let inbox = *self.parse_address(introduction)?.inbox();
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
         let contact = match contacts::by_inbox(&transaction, vault, &inbox)? {
@@ -111,7 +120,9 @@ impl Mail {
         contacts::set_blocked(&transaction, contact.row, true)?;
         contacts::set_wanted(&transaction, contact.row, None)?;
         group_changes::delete_adds_of(&transaction, contact.row)?;
+        let unwritten = self.erase_used(&transaction, contact.row)?;
         transaction.commit()?;
+        self.memory.boxes.retain(|row, _| !unwritten.contains(row));
         let theirs = conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?;
         self.memory.readers.retain(|_, reader| theirs.iter().all(|theirs| theirs.row != reader.conversation));
         for conversation in &theirs {
@@ -253,7 +264,7 @@ impl Mail {
                 }
             }
             (None, Some(contact)) => {
-                self.memory.cards.entry(contact).or_insert_with(|| CardFetch::new(now));
+                self.look_for_card(contact, now)?;
             }
             (None, None) => {}
         }

@@ -12,13 +12,23 @@ use crate::conversations::{Origin, requests_max};
 use crate::conversations_mls::{self, Begun, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
 use crate::leaves_mls::Member;
-use crate::{blobs_store, chains, commits_mls, group_changes, members};
+use crate::{blobs_store, chains, commits_mls, group_changes, invites, members};
 use rand::CryptoRng;
+use rusqlite::Transaction;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Status};
 use zeroize::Zeroizing;
+
+/// A conversation that was founded, and what leads its other member to it.
+pub(super) struct Founded {
+    pub(super) conversation: i64,
+    /// Row of the Welcome.
+    pub(super) welcome: i64,
+    pub(super) generation: u32,
+    pub(super) manifest: Manifest,
+}
 
 /// Answers without a box before a place of a card is given up for the next one.
 const CARD_MISSES_MAX: u32 = 4;
@@ -68,6 +78,9 @@ impl Mail {
             return Ok(());
         }
         let parts: Vec<Vec<u8>> = fetch.parts.values().cloned().collect();
+        if fetch.invite.is_some() {
+            return self.offer_read(contact, &parts, rng);
+        }
         let contact = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?;
         match card::read(&contact.inbox, place, &parts) {
             Ok(card) => {
@@ -87,7 +100,7 @@ impl Mail {
         }
     }
 
-    /// Creates the group, keeps its Welcome and the letter, and gives it the messages that waited: one transaction.
+    /// Founds a conversation by somebody's card, with a letter to their inbox: one transaction.
     fn found_conversation(
         &mut self,
         contact: &Contact,
@@ -96,24 +109,10 @@ impl Mail {
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
-        let Some(generation) = consensus.current_generation().map(|generation| generation.number) else {
-            return Ok(());
-        };
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
-        let writer = WriteKey::generate(rng);
-        let transaction = db.unchecked_transaction()?;
-        let founded = conversations_mls::found(
-            &provider(&self.profile, &self.crypto, &transaction),
-            inbox,
-            &writer,
-            &contact.inbox,
-            &card.key_package,
-            generation,
-            rng,
-        );
-        let (begun, welcome) = match founded {
-            Ok(founded) => founded,
-            Err(GroupError::Refused(why)) => {
+        let transaction = self.profile.db.unchecked_transaction()?;
+        let founded = match self.found_with(&transaction, contact, &card.key_package, now, consensus, rng)? {
+            Some(Ok(founded)) => founded,
+            Some(Err(why)) => {
                 drop(transaction);
                 if let Some(fetch) = self.memory.cards.get_mut(&contact.row) {
                     fetch.turn();
@@ -121,28 +120,66 @@ impl Mail {
                 self.warn("bad_card", format!("the card of {} cannot be used: {why}", contact.label()));
                 return Ok(());
             }
+            None => return Ok(()),
+        };
+        let Founded { conversation, welcome, generation, manifest } = founded;
+        let body = seal_letter(&card.pointer, &Pointer::new(generation, manifest), rng)
+            .ok_or_else(|| MailError::Mls("the letter cannot be sealed".to_owned()))?;
+        let letter = Letter::new(contact.row, Some(welcome), generation, body);
+        let letter_row = stored::insert_letter(&transaction, conversation, &letter)?;
+        transaction.commit()?;
+        self.memory.letters.insert(letter_row, letter);
+        self.founded(contact.row, conversation)
+    }
+
+    /// Creates a group of two with the owner of a key package, keeps its Welcome, and gives it the messages that waited. `None`:
+    /// there is no generation of stores. The inner error: the key package cannot be used; roll back.
+    pub(super) fn found_with(
+        &self,
+        transaction: &Transaction<'_>,
+        contact: &Contact,
+        key_package: &[u8],
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Result<Founded, &'static str>>, MailError> {
+        let Some(generation) = consensus.current_generation().map(|generation| generation.number) else {
+            return Ok(None);
+        };
+        let (vault, inbox) = (&self.profile.vault, &self.profile.inbox);
+        let writer = WriteKey::generate(rng);
+        let founded = conversations_mls::found(
+            &provider(&self.profile, &self.crypto, transaction),
+            inbox,
+            &writer,
+            &contact.inbox,
+            key_package,
+            generation,
+            rng,
+        );
+        let (begun, welcome) = match founded {
+            Ok(founded) => founded,
+            Err(GroupError::Refused(why)) => return Ok(Some(Err(why))),
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
-        let conversation = conversations::insert(&transaction, vault, &begun, &writer, Origin::Founded, now)?;
+        let conversation = conversations::insert(transaction, vault, &begun, &writer, Origin::Founded, now)?.row;
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
         let manifest = Manifest::of(&welcome, *secret);
-        let blob = blobs_store::insert_out(&transaction, vault, &manifest, &welcome)?;
-        blobs_store::activate(&transaction, blob, generation, now)?;
-        let body = seal_letter(&card.pointer, &Pointer::new(generation, manifest), rng)
-            .ok_or_else(|| MailError::Mls("the letter cannot be sealed".to_owned()))?;
-        let letter = Letter::new(contact.row, Some(blob), generation, body);
-        let letter_row = stored::insert_letter(&transaction, conversation.row, &letter)?;
-        stored::adopt(&transaction, contact.row, conversation.row)?;
-        contacts::set_wanted(&transaction, contact.row, None)?;
-        transaction.commit()?;
+        let welcome = blobs_store::insert_out(transaction, vault, &manifest, &welcome)?;
+        blobs_store::activate(transaction, welcome, generation, now)?;
+        stored::adopt(transaction, contact.row, conversation)?;
+        contacts::set_wanted(transaction, contact.row, None)?;
+        Ok(Some(Ok(Founded { conversation, welcome, generation, manifest })))
+    }
 
-        self.refollow(conversation.row)?;
-        self.memory.letters.insert(letter_row, letter);
-        self.drop_card_fetch(contact.row)?;
+    /// After the commit: memory follows, and listeners hear.
+    pub(super) fn founded(&mut self, contact: i64, conversation: i64) -> Result<(), MailError> {
+        self.refollow(conversation)?;
+        self.drop_card_fetch(contact)?;
         self.memory.unsealed = true;
         self.adopt_blobs()?;
-        let info = self.contact_info(contact.row)?;
+        let info = self.contact_info(contact)?;
         self.emit(Event::Contact(info));
         Ok(())
     }
@@ -165,6 +202,8 @@ impl Mail {
             Err(GroupError::Refused(_)) => None,
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
+        // one that came by an own invite, and only that one, was made with the invite's key package
+        let invite = invites::made_for(&transaction, vault, blob.incoming.row)?;
         let admitted = match joined {
             // nobody founds a second conversation in place of an old one; who is in it adds again who was away or gone
             Some((begun, inviter)) if conversations::known(&transaction, vault, &begun.group_id)? => {
@@ -177,11 +216,15 @@ impl Mail {
                     &begun.group_id,
                 )?;
                 let known = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
-                let stranger = known.as_ref().is_none_or(|contact| !contact.known);
+                let stranger = invite.is_none() && known.as_ref().is_none_or(|contact| !contact.known);
                 let people = conversations::requests(&transaction)?.saturating_add(begun.others.len() as u64);
-                let writer = self.card_writer(&transaction, &writer)?;
+                let writer = match &invite {
+                    Some(invite) => Some(&invite.writer).filter(|own| own.public() == writer).cloned(),
+                    None => self.card_writer(&transaction, &writer)?,
+                };
                 match (writer, known) {
                     (None, _) => None,
+                    _ if invite.is_some() && begun.context.name.is_some() => None,
                     (_, Some(contact)) if contact.blocked => None,
                     _ if stranger && people > most => None,
                     (_, None) if contacts::full(&transaction)? => None,
@@ -194,10 +237,11 @@ impl Mail {
             // what joining wrote is undone with the transaction
             drop(transaction);
             blobs_store::delete_in(&self.profile.db, blob.incoming.row)?;
-            return Ok(());
+            return invite.map_or(Ok(()), |invite| self.spoilt(&invite));
         };
         let origin = Origin::Joined { request };
         let conversation = conversations::insert(&transaction, vault, &begun, &writer, origin, now)?;
+        let invited = invite.as_ref().map(|invite| self.welcomed(&transaction, invite, &begun)).transpose()?;
         if let Some(contact) = conversation.contact {
             stored::adopt(&transaction, contact, conversation.row)?;
             contacts::set_wanted(&transaction, contact, None)?;
@@ -205,6 +249,9 @@ impl Mail {
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;
 
+        if let (Some(invite), Some(boxes)) = (&invite, invited) {
+            self.made_forgotten(invite, &boxes);
+        }
         self.refollow(conversation.row)?;
         self.memory.unsealed = true;
         self.memory.plan = true;
@@ -293,9 +340,10 @@ impl Mail {
     /// Nobody writes to the contact for the first time any more: its card is looked for only if it is to be added to a
     /// group.
     fn drop_card_fetch(&mut self, contact: i64) -> Result<(), MailError> {
-        if !group_changes::without_card(&self.profile.db)?.contains(&contact) {
-            self.memory.cards.remove(&contact);
+        if group_changes::without_card(&self.profile.db)?.contains(&contact) {
+            return self.look_for_card(contact, self.memory.latest);
         }
+        self.memory.cards.remove(&contact);
         Ok(())
     }
 

@@ -7,12 +7,14 @@ use super::slots::SlotReader;
 use crate::card::{CardChain, CardPlace};
 use crate::chains::Chain;
 use crate::conversations::Conversation;
+use crate::invites::Used;
 use crate::marks::Marks;
 use crate::marks_heard::Heard;
 use crate::polls::{PollClock, class, mean_gap};
 use crate::proofs_owed::Owed;
 use crate::want::{Rank, Ticket};
 use rand::CryptoRng;
+use shoal_protocol::boxes::{ChainSecret, WritePublic};
 use shoal_protocol::parameters::Parameters;
 use shoal_protocol::poisson::exponential;
 use shoal_protocol::{StoreIndex, UnixMillis};
@@ -57,6 +59,11 @@ pub(super) enum Purpose {
         contact: i64,
         place: CardPlace,
         j: u64,
+    },
+    /// Was an own invite claimed, or (`welcome`) where is the Welcome of who claimed it?
+    GetClaim {
+        invite: i64,
+        welcome: bool,
     },
     ReadInbox {
         generation: u32,
@@ -234,6 +241,8 @@ pub(super) struct CardFetch {
     pub(super) out: BTreeSet<u64>,
     /// Answers from this place that brought no box.
     pub(super) missed: u32,
+    /// It is another person's invite that is being used: the only place, and its chain.
+    pub(super) invite: Option<(CardPlace, CardChain)>,
 }
 
 impl CardFetch {
@@ -247,7 +256,14 @@ impl CardFetch {
             boxes: None,
             out: BTreeSet::new(),
             missed: 0,
+            invite: None,
         }
+    }
+    /// By an invite that is being used.
+    pub(super) fn by_invite(wanted_at: UnixMillis, used: &Used) -> Self {
+        let (key, secret) = used.keys();
+        let place = CardPlace { generation: used.generation, period: 0 };
+        Self { invite: Some((place, CardChain::of_invite(&key, secret))), ..Self::new(wanted_at) }
     }
     /// The box to ask for next: the first until it says how many there are.
     pub(super) fn next(&self) -> Option<u64> {
@@ -269,6 +285,18 @@ impl CardFetch {
     }
 }
 
+/// An own invite that somebody may use.
+pub(super) struct InviteReader {
+    pub(super) secret: ChainSecret,
+    /// The invite's own write key.
+    pub(super) writer: WritePublic,
+    pub(super) generation: u32,
+    pub(super) made_at: UnixMillis,
+    /// The write key that whoever uses it has named.
+    pub(super) claim: Option<WritePublic>,
+    pub(super) clock: PollClock,
+}
+
 /// All of it.
 #[derive(Default)]
 pub(super) struct Memory {
@@ -283,6 +311,8 @@ pub(super) struct Memory {
     /// Second copies that were handed out.
     pub(super) copies: u64,
     pub(super) cards: BTreeMap<i64, CardFetch>,
+    /// Own invites whose claim, or whose Welcome, is waited for.
+    pub(super) invites: BTreeMap<i64, InviteReader>,
     pub(super) inboxes: BTreeMap<u32, PollClock>,
     /// Own commits whose slot not both replicas have.
     pub(super) commits: BTreeMap<i64, PendingCommit>,

@@ -81,7 +81,7 @@ impl Mail {
         let wanted = Wanted::Add { contact: contact.row, card: None };
         group_changes::insert(&transaction, vault, conversation.row, &wanted)?;
         transaction.commit()?;
-        self.memory.cards.entry(contact.row).or_insert_with(|| CardFetch::new(now));
+        self.look_for_card(contact.row, now)?;
         self.changed(conversation.row)
     }
 

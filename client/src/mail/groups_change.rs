@@ -195,7 +195,7 @@ impl Mail {
         }
         let found = !bad.is_empty();
         for (contact, why) in bad {
-            self.memory.cards.entry(contact.row).or_insert_with(|| CardFetch::new(now));
+            self.look_for_card(contact.row, now)?;
             self.warn("bad_card", format!("the card of {} cannot be used: {why}", contact.label()));
         }
         Ok(found)
@@ -333,7 +333,7 @@ impl Mail {
                         conversation,
                     )?
             }
-            Side::OwnCard | Side::Peer { .. } => false,
+            Side::OwnCard | Side::OneTime(_) | Side::Peer { .. } => false,
         })
     }
 }

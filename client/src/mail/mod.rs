@@ -22,6 +22,8 @@ mod forks;
 mod groups;
 mod groups_change;
 mod inboxes;
+mod invited;
+mod invites;
 mod letters;
 #[cfg(test)]
 mod malice;
@@ -46,6 +48,7 @@ mod wants;
 mod writing;
 
 pub use groups::Accepted;
+pub use invites::{INVITES_MAX, InviteInfo};
 pub use timeline::{
     Overview, OwnMessage, TIMELINE_ENTRIES_MAX, TIMELINE_TEXT_MAX, Timeline, TimelineEntry, TimelineMessage,
     TimelineSide, UNSEEN_MAX,
@@ -59,8 +62,8 @@ use crate::conversations_mls::{GroupError, Provider};
 use crate::marks::Marks;
 use crate::profile::{Opener, Profile, ProfileId, Protector, evidence};
 use crate::want::{Ticket, Want};
-use crate::{blobs_store, contacts, conversations, group_changes, marks_heard, members, proofs_owed};
-use flight::{CardFetch, Flight, Memory, PendingBox, Purpose, Reader};
+use crate::{blobs_store, contacts, conversations, group_changes, invites as own_invites, marks_heard, members, proofs_owed};
+use flight::{Flight, InviteReader, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
 use parts::{BlobIn, BlobOut};
 use rand::CryptoRng;
@@ -237,6 +240,7 @@ impl Mail {
             Purpose::GetCard { contact, place, j } => {
                 self.card_read(*contact, *place, *j, answers, now, consensus, rng)
             }
+            Purpose::GetClaim { invite, welcome } => self.claim_read(*invite, *welcome, answers, now, consensus),
             Purpose::ReadInbox { generation, after } => {
                 self.inbox_read(*generation, *after, answers, now, consensus, rng)
             }
@@ -368,12 +372,20 @@ impl Mail {
             memory.letters.insert(row, letter);
         }
         for contact in contacts::all(db, vault)? {
-            if let (Some(since), false) = (contact.wanted_at, contact.blocked) {
-                memory.cards.insert(contact.row, CardFetch::new(since));
+            if let (Some(since), false) = (contact.wanted_at, contact.blocked)
+                && let Some(fetch) = invited::card_fetch(db, vault, contact.row, since)?
+            {
+                memory.cards.insert(contact.row, fetch);
             }
         }
         for contact in group_changes::without_card(db)? {
-            memory.cards.entry(contact).or_insert_with(|| CardFetch::new(self.memory.latest));
+            let fetch = invited::card_fetch(db, vault, contact, self.memory.latest)?;
+            if let (None, Some(fetch)) = (memory.cards.get(&contact), fetch) {
+                memory.cards.insert(contact, fetch);
+            }
+        }
+        for made in own_invites::all_made(db, vault)?.iter().filter(|made| made.welcome.is_none()) {
+            memory.invites.insert(made.row, InviteReader::new(made));
         }
         self.memory = memory;
         for conversation in conversations::all(&self.profile.db, &self.profile.vault)? {

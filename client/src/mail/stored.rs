@@ -317,6 +317,12 @@ pub(super) fn expire_letters(db: &Connection, before: UnixMillis) -> Result<usiz
         .execute([before.0])?)
 }
 
+/// Whether messages wait for a conversation with a contact.
+pub(super) fn waits(db: &Connection, contact: i64) -> Result<bool, MailError> {
+    let found = "SELECT EXISTS (SELECT 1 FROM message_out WHERE contact = ?1 AND conversation IS NULL)";
+    Ok(db.prepare_cached(found)?.query_row([contact], |row| row.get(0))?)
+}
+
 /// Messages in boxes that are not known to be stored.
 pub(super) fn on_their_way(db: &Connection) -> Result<Vec<i64>, MailError> {
     // `state < 3` is the condition of the index

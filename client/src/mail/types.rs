@@ -347,6 +347,12 @@ pub enum MailError {
     /// The other side sees another safety number.
     #[error("the safety number of {0} is another one here")]
     Mismatch(String),
+    /// An invite that cannot be used.
+    #[error("{0}")]
+    Invite(&'static str),
+    /// No own invite has this number.
+    #[error("there is no invite {0}")]
+    NoInvite(u64),
     /// The own address where another's is needed.
     #[error("this is your own address")]
     Oneself,

@@ -31,6 +31,8 @@ impl Mail {
         self.memory.upkeep_at = now.plus((half / RUNS).max(Duration::from_secs(1)));
         self.settle_blobs(now, consensus, rng)?;
         self.forget_old_cards(now, consensus)?;
+        self.end_invites(now, half)?;
+        self.end_used(now, consensus, rng)?;
         self.leave_unlisted(consensus)?;
         self.forget_owed(now)?;
         self.end_left_members(now.minus(half.saturating_mul(2)))?;

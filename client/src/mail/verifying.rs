@@ -95,8 +95,8 @@ mod tests {
         assert!(matches!(ann.safety_number("bob"), Err(MailError::Unknown(_))));
         assert!(matches!(ann.verify(&bob.address(), None), Err(MailError::Unknown(_))), "no contact yet");
 
-        ann.add("bob", &bob.address(), UnixMillis(0)).unwrap();
-        ann.add("eve", &eve.address(), UnixMillis(0)).unwrap();
+        ann.add("bob", &bob.address(), UnixMillis(0), &mut rng).unwrap();
+        ann.add("eve", &eve.address(), UnixMillis(0), &mut rng).unwrap();
         let right: Claimed = theirs.number.words().parse().unwrap();
         let wrong: Claimed = eve.safety_number(&bob.address()).unwrap().number.digits().parse().unwrap();
         assert!(matches!(ann.verify("bob", Some(&wrong)), Err(MailError::Mismatch(name)) if name == "bob"));

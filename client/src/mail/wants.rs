@@ -180,8 +180,13 @@ impl Mail {
         let pace = mean_gap(class(fetch.wanted_at, now, &consensus.parameters), &consensus.parameters);
         fetch.clock.wind(pace, now, rng);
         if fetch.trying.is_none() {
-            let place = *places.get(fetch.tried % places.len().max(1))?;
-            fetch.trying = Some((place, crate::card::CardChain::new(inbox, place)));
+            fetch.trying = match &fetch.invite {
+                Some(only) => Some(only.clone()),
+                None => {
+                    let place = *places.get(fetch.tried % places.len().max(1))?;
+                    Some((place, crate::card::CardChain::new(inbox, place)))
+                }
+            };
         }
         let j = fetch.next()?;
         let (place, chain) = fetch.trying.as_ref()?;

@@ -32,7 +32,8 @@ impl Mail {
             pending.held = stored != 0;
             pending.later(now, &consensus.parameters, rng);
         }
-        self.box_stored(row, &out, stored, taken, now)
+        self.box_stored(row, &out, stored, taken, now)?;
+        if out.message.is_none() { self.claim_written(row, out.chain, stored, now, consensus, rng) } else { Ok(()) }
     }
 
     /// Notes which replicas have a box, and what follows: the message is stored, or was shown already.
@@ -117,6 +118,7 @@ impl Mail {
             (Side::Own(_), Some(conversation)) => {
                 self.stop(conversation)?;
             }
+            (Side::OneTime(_), _) => self.claimed_by_another(row, chain.row)?,
             _ => {
                 // a card's chain secret is known to all who know the address, so this proves nothing: leave the box
                 chains::delete_box(&self.profile.db, row)?;
@@ -204,6 +206,9 @@ impl Mail {
             // whoever speaks has joined: the invitation is done with
             members::set_heard(transaction, member.row)?;
             self.forget_letters(transaction, conversation.row, member.contact, &mut confirmed)?;
+            if conversation.contact.is_some() {
+                self.forget_used(transaction, member.contact, &mut confirmed)?;
+            }
         }
         Ok(confirmed)
     }

@@ -2,9 +2,9 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 5;
+pub(super) const FORMAT: u32 = 6;
 
-/// Everything of format 5 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
+/// Everything of format 6 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
@@ -100,7 +100,7 @@ CREATE TABLE commit_out (
     UNIQUE (conversation, epoch)
 );
 
--- one member's boxes in one group epoch; the card's when conversation is NULL
+-- one member's boxes in one group epoch; when conversation is NULL, a card's (without a write key) or an invite's
 CREATE TABLE chain (
     chain INTEGER PRIMARY KEY,
     conversation INTEGER REFERENCES conversation,
@@ -221,6 +221,34 @@ CREATE TABLE card (
     package BLOB NOT NULL,                    -- sealed reference of the key package
     chain INTEGER NOT NULL REFERENCES chain,
     UNIQUE (generation, period)
+);
+
+-- own invites that are not over
+CREATE TABLE invite_made (
+    invite INTEGER PRIMARY KEY AUTOINCREMENT,
+    seed BLOB NOT NULL,                       -- sealed
+    generation INTEGER NOT NULL,
+    made_at INTEGER NOT NULL,
+    ends_at INTEGER NOT NULL,
+    name BLOB,                                -- sealed: what whoever uses it will be called
+    writer BLOB NOT NULL,                     -- sealed seed of the write key in the key package
+    package BLOB NOT NULL,                    -- sealed reference of the key package
+    chain INTEGER NOT NULL REFERENCES chain,  -- where the key package lies
+    claim BLOB,                               -- sealed write key of whoever uses it
+    welcome INTEGER                           -- the Welcome, being fetched: a blob_in
+);
+
+-- another person's invite that is being used
+CREATE TABLE invite_used (
+    contact INTEGER PRIMARY KEY REFERENCES contact,
+    seed BLOB NOT NULL,                       -- sealed
+    generation INTEGER NOT NULL,
+    ends_at INTEGER NOT NULL,
+    writer BLOB NOT NULL,                     -- sealed seed of the write key that the claim names
+    package BLOB,                             -- sealed key package; NULL: to be found
+    claim INTEGER REFERENCES chain,           -- where the claim is written
+    pointer INTEGER REFERENCES chain,         -- where the pointer to the Welcome is written
+    welcome INTEGER REFERENCES blob_out
 );
 
 CREATE TABLE inbox_cursor (

@@ -54,7 +54,7 @@ fn crashes(seed: u64) {
     world.loss = 0.1;
     let (alice, bob) = (world.address(0), world.address(1));
     let now = world.now;
-    world.mail(1).add("alice", &alice, now).unwrap();
+    world.add(1, "alice", &alice);
     let mut sent = [Vec::new(), Vec::new()];
     for n in 0..10 {
         let text = if n % 4 == 3 { format!("long {n} {}", "x".repeat(6_000)) } else { format!("short {n}") };

@@ -155,10 +155,10 @@ fn addresses_and_names_are_checked() {
     let mail = world.mail(0);
     assert!(matches!(mail.send("nobody", "text", now, &mut rng), Err(MailError::Unknown(_))));
     assert!(matches!(mail.send(&own, "text", now, &mut rng), Err(MailError::Oneself)));
-    assert!(matches!(mail.add("", &bob, now), Err(MailError::Name(..))));
-    assert!(matches!(mail.add(&own, &bob, now), Err(MailError::Name(..))));
-    mail.add("bob", &bob, now).unwrap();
-    mail.add("robert", &bob, now).unwrap();
+    assert!(matches!(mail.add("", &bob, now, &mut rng), Err(MailError::Name(..))));
+    assert!(matches!(mail.add(&own, &bob, now, &mut rng), Err(MailError::Name(..))));
+    mail.add("bob", &bob, now, &mut rng).unwrap();
+    mail.add("robert", &bob, now, &mut rng).unwrap();
     assert!(matches!(mail.send("bob", "text", now, &mut rng), Err(MailError::Unknown(_))));
     assert!(mail.send("robert", "text", now, &mut rng).is_ok());
     let too_long = "x".repeat((1 << 20) + 1);

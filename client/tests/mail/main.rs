@@ -11,6 +11,7 @@ mod faults;
 mod first_contact;
 mod forks;
 mod groups;
+mod invites;
 mod messages;
 mod sealed_files;
 mod timeline;

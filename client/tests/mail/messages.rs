@@ -12,8 +12,8 @@ pub(crate) fn acquainted(seed: u64) -> World {
     let mut world = World::new(seed, 2);
     let (alice, bob) = (world.address(0), world.address(1));
     let now = world.now;
-    world.mail(0).add("bob", &bob, now).unwrap();
-    world.mail(1).add("alice", &alice, now).unwrap();
+    world.add(0, "bob", &bob);
+    world.add(1, "alice", &alice);
     let first = world.send(0, "bob", "hello Bob");
     assert!(world.run_until(5 * MINUTE, |world| world.all_delivered(0, &[first])), "seed {seed}: first contact");
     let second = world.send(1, "alice", "hello Alice");
@@ -95,7 +95,7 @@ fn file_time(seed: u64, parameters: shoal_protocol::parameters::Parameters) -> D
     world.consensus.parameters = parameters;
     let (alice, bob) = (world.address(0), world.address(1));
     let now = world.now;
-    world.mail(1).add("alice", &alice, now).unwrap();
+    world.add(1, "alice", &alice);
     let first = world.send(0, &bob, "hello");
     assert!(world.run_until(20 * MINUTE, |world| world.all_delivered(0, &[first])));
     let began = world.now;

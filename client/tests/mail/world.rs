@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use shoal_client::mail::{Event, Mail, MessageId, MessageState, RateClass, ReceivedMessage};
+use shoal_client::mail::{Event, InviteInfo, Mail, MessageId, MessageState, RateClass, ReceivedMessage};
 use shoal_client::want::{Rank, Ticket, Want};
 use shoal_protocol::authority::AuthoritySecret;
 use shoal_protocol::boxes::{self, BoxBody, BoxId};
@@ -205,6 +205,16 @@ impl World {
 
     pub(crate) fn address(&self, who: usize) -> String {
         self.people[who].address.clone()
+    }
+
+    pub(crate) fn add(&mut self, who: usize, name: &str, introduction: &str) {
+        let (now, mut rng) = (self.now, self.fork());
+        self.mail(who).add(name, introduction, now, &mut rng).expect("it can be added");
+    }
+
+    pub(crate) fn invite(&mut self, who: usize, name: &str) -> InviteInfo {
+        let (now, mut rng) = (self.now, self.fork());
+        self.mail(who).invite(Some(name), now, &mut rng).expect("an invite can be made")
     }
 
     pub(crate) fn send(&mut self, who: usize, to: &str, text: &str) -> MessageId {

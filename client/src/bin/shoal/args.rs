@@ -13,6 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   shoal init --network reef.toml          make a profile; prints your address
   shoal add bob shoal1qq...               give an address a name
+  shoal invite bob                        an invite for bob; they type: shoal add NAME shoal-invite1...
   shoal send bob 'hello' --wait stored    send, and wait until two stores have it on disk
   git log -1 | shoal send bob -           send what comes in
   shoal send-file bob holiday.jpg
@@ -100,12 +101,32 @@ pub(crate) enum Command {
         #[arg(long)]
         qr: bool,
     },
-    /// Add a contact, or give one another name
+    /// Add a contact by an address or an invite, or give one another name
+    ///
+    /// An invite is used at once, and works for whoever uses it first: get it over a channel that you trust.
     Add {
         /// Your name for the contact
         name: String,
-        /// Its address, shoal1...
+        /// The address, shoal1..., or the invite, shoal-invite1...
+        #[arg(value_name = "ADDRESS|INVITE")]
         address: String,
+    },
+    /// Make an invite: for one person, once
+    ///
+    /// Whoever uses it is in your contacts without a request, and nobody can see that two of your invites are of one
+    /// person. Give it only over a channel that you trust: it works for whoever has it first. It ends by itself.
+    Invite {
+        /// Your name for whoever uses it
+        name: Option<String>,
+        /// Draw it as a QR code too
+        #[arg(long)]
+        qr: bool,
+        /// List those that nobody has used yet
+        #[arg(long, conflicts_with_all = ["name", "qr"])]
+        list: bool,
+        /// Take one back, by its number
+        #[arg(long, value_name = "NUMBER", conflicts_with_all = ["name", "qr", "list"])]
+        withdraw: Option<u64>,
     },
     /// List contacts and requests of strangers
     Contacts,

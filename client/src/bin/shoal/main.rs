@@ -10,6 +10,7 @@ mod chat;
 mod daemon;
 mod groups;
 mod init;
+mod invites;
 mod messages;
 mod network;
 mod output;
@@ -107,6 +108,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         | Command::Web
         | Command::Address { .. }
         | Command::Add { .. }
+        | Command::Invite { .. }
         | Command::Contacts
         | Command::Conversations
         | Command::Group { .. }
@@ -145,6 +147,9 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Down => daemon::down(&profile, out).await,
             Command::Address { qr } => people::address(&profile, qr, out).await,
             Command::Add { name, address } => people::add(&profile, name, address, out).await,
+            Command::Invite { list: true, .. } => invites::list(&profile, out).await,
+            Command::Invite { withdraw: Some(number), .. } => invites::withdraw(&profile, number, out).await,
+            Command::Invite { name, qr, .. } => invites::make(&profile, name, qr, out).await,
             Command::Contacts => people::contacts(&profile, out).await,
             Command::Conversations => people::conversations(&profile, out).await,
             Command::Group { command } => groups::group(&profile, command, out).await,

@@ -80,7 +80,7 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
         })?;
     }
     if contacts.is_empty() && !out.json {
-        out.text("no contacts yet: shoal add NAME ADDRESS")?;
+        out.text("no contacts yet: shoal add NAME ADDRESS, or invite somebody: shoal invite NAME")?;
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ use crate::web::sessions::IDLE;
 pub(super) const CALLS: &[&str] = &[
     "address",
     "add",
+    "invite",
+    "invites",
+    "withdraw",
     "contacts",
     "conversations",
     "group_create",

@@ -90,6 +90,7 @@ export function draw(nav, chats, app) {
     { class: "actions" },
     button("My address", app.showAddress, { class: "second", id: "my-address" }, "person"),
     button("Add contact", app.addContact, { class: "second", id: "add-contact" }, "plus"),
+    app.knows("invite") ? button("Invite", app.invite, { class: "second", id: "invite" }, "plus") : null,
     app.knows("group_create") ? button("New group", app.newGroup, { class: "second", id: "new-group" }, "group") : null,
   );
   const empty = el("p", { class: "quiet centred" }, "Nobody here yet. Give your address to somebody, or add theirs.");

@@ -4,7 +4,7 @@ import { Refused, call, enter, hasSession, hush, leave, listen, methods, setup, 
 import { draw as drawChats, gather, title } from "./chats.js";
 import { composer, moveDraft } from "./composer.js";
 import { complain, el, notice } from "./dom.js";
-import { addContact, head, newGroup, request, showAddress } from "./people.js";
+import { addContact, head, invite, newGroup, request, showAddress } from "./people.js";
 import { first, outside } from "./setup.js";
 import { draw as drawStatus } from "./status.js";
 import { timeline } from "./timeline.js";
@@ -56,6 +56,7 @@ const app = {
     await refresh();
     show(contact.conversation ?? contact.address);
   },
+  invite,
   async newGroup() {
     const group = await newGroup();
     if (!group) return;

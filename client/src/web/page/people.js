@@ -30,7 +30,7 @@ function ask(title, fields, words, submit) {
     const error = el("p", { class: "error", role: "alert", hidden: true });
     const send = el("button", { type: "submit", class: "first" }, words);
     const form = el("form", { novalidate: true }, ...fields, error, el("div", { class: "buttons" }, button("Cancel", () => close(), { class: "second" }), send));
-    form.querySelector("input").setAttribute("autofocus", "");
+    form.querySelector("input, select").setAttribute("autofocus", "");
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       send.disabled = true;
@@ -50,8 +50,38 @@ function ask(title, fields, words, submit) {
 export function addContact({ address = "", name = "" } = {}) {
   const named = el("input", { autocomplete: "off", required: true, maxlength: 64, value: name });
   const whose = el("input", { autocomplete: "off", required: true, spellcheck: "false", value: address, readonly: address !== "" });
-  const fields = [field("Name", named, "Your name for them. They do not learn it."), field("Address", whose, "shoal1… as they gave it to you")];
+  const fields = [field("Name", named, "Your name for them. They do not learn it."), field("Address", whose, "shoal1…, or an invite, as they gave it to you")];
   return ask(address ? "Give a name" : "Add contact", fields, address ? "Save" : "Add", () => call("add", { name: named.value.trim(), address: whose.value.trim() }));
+}
+
+/** Makes an invite and shows it, with those that nobody has used yet. */
+export async function invite() {
+  const name = el("input", { autocomplete: "off", maxlength: 64 });
+  const made = await ask("Invite somebody", [field("Name", name, "Your name for whoever uses it. They do not learn it.")], "Make an invite", () => {
+    const wanted = name.value.trim();
+    return call("invite", wanted ? { name: wanted } : {});
+  });
+  if (!made) return;
+  const others = (await call("invites").catch(() => [])).filter((open) => open.number !== made.number);
+  await dialog(made.name ? `Invite for ${made.name}` : "Invite", (close) => [
+    el("p", {}, `It works once, until ${new Date(made.ends_at).toLocaleString()}, for whoever uses it first: give it over a channel that you trust. They add a contact with it.`),
+    el("p", { class: "address", id: "invite-text" }, made.invite),
+    others.length ? el("h3", {}, "Not used yet") : null,
+    others.length ? el("ul", { class: "invites" }, others.map(openInvite)) : null,
+    el(
+      "div",
+      { class: "buttons" },
+      button("Copy", () => navigator.clipboard.writeText(made.invite).then(() => notice("Copied"), () => notice("It cannot be copied here: mark it and copy it by hand", "bad")), { class: "first", autofocus: true }),
+      button("Done", () => close(), { class: "second" }),
+    ),
+  ].filter(Boolean));
+}
+
+/** An open invite, which can be taken back. */
+function openInvite(open) {
+  const line = el("li", {}, `${open.name ?? "no name"}, until ${new Date(open.ends_at).toLocaleDateString()} `);
+  line.append(button("Withdraw", () => call("withdraw", { number: open.number }).then(() => line.remove(), complain), { class: "second" }));
+  return line;
 }
 
 export function newGroup() {
@@ -64,6 +94,13 @@ export function addMember(conversation, contacts) {
   const list = el("datalist", { id: "contact-names" }, options);
   const who = el("input", { autocomplete: "off", required: true, list: "contact-names" });
   return ask("Add to the group", [field("Contact or address", who), list], "Add", () => call("group_add", { conversation, who: who.value.trim() }));
+}
+
+/** Takes somebody out of a group. */
+function removeMember(chat) {
+  const others = chat.members.filter((member) => !member.self);
+  const who = el("select", {}, others.map((member) => el("option", { value: member.address }, short(member.name))));
+  return ask("Remove from the group", [field("Member", who, "They read nothing that is written after it.")], "Remove", () => call("group_remove", { conversation: chat.key, who: who.value }));
 }
 
 export function renameGroup(conversation, old) {
@@ -151,6 +188,9 @@ export function head(chat, app) {
   const invite = async () => {
     if (await addMember(chat.key, app.contacts)) await app.refresh();
   };
+  const removed = async () => {
+    if (await removeMember(chat)) await app.refresh();
+  };
   const named = async () => {
     if (await renameGroup(chat.key, chat.name)) await app.refresh();
   };
@@ -166,6 +206,7 @@ export function head(chat, app) {
       "div",
       { class: "tools" },
       chat.group && app.knows("group_add") ? button("Add member", invite, { class: "second", id: "add-member" }, "plus") : null,
+      chat.group && app.knows("group_remove") && (chat.members ?? []).length > 1 ? button("Remove member", removed, { class: "second", id: "remove-member" }) : null,
       chat.group && app.knows("group_rename") ? button("Rename", named, { class: "second" }) : null,
       chat.group && app.knows("group_leave") ? button("Leave", part, { class: "second" }) : null,
       !chat.group && !chat.request && app.knows("verify") ? button("Verify", () => verify(chat, app), { class: "second", id: "verify" }) : null,

@@ -95,7 +95,7 @@ pub(super) enum Outcome {
 impl Prompt {
     pub(super) fn new(what: What) -> Self {
         let labels: &[&str] = match what {
-            What::AddContact => &["Name", "Address"],
+            What::AddContact => &["Name", "Address or invite"],
             What::SendFile => &["Path"],
             What::NewGroup | What::RenameGroup => &["Name"],
             What::AddMember | What::RemoveMember => &["Who (a contact, or an address)"],

@@ -43,12 +43,15 @@ pub(crate) struct BenchOptions {
     /// Authorities that certify it
     #[arg(long, default_value_t = 7)]
     pub(crate) authorities: u16,
-    /// Runs of the node part; medians are shown. One takes about a minute
+    /// Runs of the node part, and small files of the client part; medians are shown. One takes about a minute
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) runs: u8,
     /// Boxes in a store
     #[arg(long, default_value_t = 20_000)]
     pub(crate) boxes: u64,
+    /// Size of the client part's large file; 5 MiB take about 20 minutes
+    #[arg(long, default_value_t = 5_120, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) file_kib: u16,
     /// Measure this part only; may be given more than once
     #[arg(long, value_enum)]
     pub(crate) part: Vec<Part>,
@@ -66,6 +69,8 @@ pub(crate) enum Part {
     Node,
     /// Both engines of a store, side by side
     Store,
+    /// How long files take between two people, over a network of its own
+    Client,
 }
 
 impl BenchOptions {

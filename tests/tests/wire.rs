@@ -4,7 +4,7 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::disallowed_methods, reason = "measures how long authorities take, on the real clock")]
 
-use shoal_tests::authority::{Kept, directory};
+use shoal_tests::authority::{Kept, directory, remarks};
 use shoal_tests::hosts::{Hosts, PAUSE};
 use shoal_tests::person::Person;
 use shoal_tests::until_every;
@@ -29,6 +29,13 @@ const LOSS: f64 = 0.05;
 fn quality(from: usize, to: usize) -> Quality {
     let delay = if from.min(to) < AUTHORITIES { FAR } else { NEAR };
     Quality { delay, loss: LOSS }
+}
+
+/// Its identity, as the authority in `dir` says.
+fn me(dir: &std::path::Path) -> serde_json::Value {
+    let status = directory(&["status"], dir);
+    let authorities = status["authorities"].as_array().expect("a list");
+    authorities.iter().find(|authority| authority["me"] == true).expect("it is one of them")["identity"].clone()
 }
 
 fn newest(dir: &std::path::Path) -> u64 {
@@ -106,6 +113,12 @@ fn authorities_far_apart_miss_no_epoch_and_people_write_to_each_other() {
     let (begun, reached) = (Instant::now(), newest(&dirs[0]));
     until_every(PAUSE, "it has caught up", PATIENCE, || (newest(cut) >= reached).then_some(()));
     eprintln!("  it has caught up after {:.1} s", begun.elapsed().as_secs_f64());
+    // documents come over any one link; before another one may be missing, all links to it must be there again
+    let linked = |from: usize, to: usize| !remarks(&dirs[from], &me(&dirs[to])).iter().any(|said| said.contains("not reached"));
+    for (from, to) in [(0, 3), (1, 3), (3, 0), (3, 1)] {
+        until_every(PAUSE, &format!("{from} reaches {to}"), PATIENCE, || linked(from, to).then_some(()));
+    }
+    eprintln!("  and is linked with the others after {:.1} s", begun.elapsed().as_secs_f64());
     // of three, all must sign: nothing is certified without the one that is back
     wire.cut(2);
     // on disk there may be one more than is handed out yet

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use shoal_client::io::{Call, Caller, EventLine};
+use shoal_client::io::{Call, Caller, EventLine, SentLine};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
@@ -47,6 +47,7 @@ pub(crate) struct Person {
     pub(crate) address: String,
     profile: PathBuf,
     binary: PathBuf,
+    log: PathBuf,
     daemon: Child,
     ear: JoinHandle<()>,
 }
@@ -67,38 +68,25 @@ impl Person {
         let made = shoal(&binary, &profile, &["init", "--network", &network]).await?;
         let address = text_of(&made, "address")?;
 
-        let log_path = dir.join(format!("{}.log", name.to_lowercase()));
-        let log = File::create(&log_path).with_context(|| format!("cannot open {}", log_path.display()))?;
-        let mut daemon = Command::new(&binary)
-            .arg("--profile")
-            .arg(&profile)
-            .args(["up", "--json"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
-        let stdout = daemon.stdout.take().context("the daemon has no standard output")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let ready = timeout(UP_LIMIT, lines.next_line()).await;
-        let ready = ready.with_context(|| format!("{name}'s daemon is not ready after {} s", UP_LIMIT.as_secs()))??;
-        if !ready.as_deref().is_some_and(|line| line.contains("\"ready\":true")) {
-            let log = fs::read_to_string(&log_path).unwrap_or_default();
-            bail!("{name}'s daemon did not become ready: {}{}", ready.unwrap_or_default(), log.trim());
-        }
-        let mut caller = Caller::connect(&profile).with_context(|| format!("{name}'s daemon cannot be reached"))?;
-        caller.call::<Value>(Call::Subscribe).await.with_context(|| format!("{name}'s daemon tells nothing"))?;
-        let ear = tokio::spawn(async move {
-            // ends with the daemon, or with the conversation
-            while let Ok(event) = caller.event().await {
-                if heard.send(Heard { person: name, at: watch.elapsed(), event }).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { name, address, profile, binary, daemon, ear })
+        let log = dir.join(format!("{}.log", name.to_lowercase()));
+        let (daemon, ear) = wake(name, &binary, &profile, &log, watch, heard).await?;
+        Ok(Self { name, address, profile, binary, log, daemon, ear })
     }
+
+    /// Kills the daemon from one instruction to the next, and starts it again.
+    pub(crate) async fn kill_and_start(&mut self, watch: Stopwatch, heard: mpsc::Sender<Heard>) -> anyhow::Result<()> {
+        self.daemon.kill().await.with_context(|| format!("{}'s daemon cannot be killed", self.name))?;
+        (self.daemon, self.ear) = wake(self.name, &self.binary, &self.profile, &self.log, watch, heard).await?;
+        Ok(())
+    }
+
+    /// How many boxes of an own file are written, and how many it has.
+    pub(crate) async fn parts(&self, id: &str) -> anyhow::Result<(u64, u64)> {
+        let mut caller = Caller::connect(&self.profile).with_context(|| format!("{}'s daemon", self.name))?;
+        let state: SentLine = caller.call(Call::State { id: id.to_owned() }).await?;
+        state.parts.map(|parts| (parts.written, parts.all)).context("the message is no file")
+    }
+
 
     /// The process of the daemon.
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -148,6 +136,48 @@ impl Person {
     async fn shoal(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         shoal(&self.binary, &self.profile, arguments).await
     }
+}
+
+/// Starts a daemon, waits until it is ready, and listens to it.
+async fn wake(
+    name: &'static str,
+    binary: &Path,
+    profile: &Path,
+    log_path: &Path,
+    watch: Stopwatch,
+    heard: mpsc::Sender<Heard>,
+) -> anyhow::Result<(Child, JoinHandle<()>)> {
+    let log = File::options().create(true).append(true).open(log_path);
+    let log = log.with_context(|| format!("cannot open {}", log_path.display()))?;
+    let mut daemon = Command::new(binary)
+        .arg("--profile")
+        .arg(profile)
+        .args(["up", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start {}", binary.display()))?;
+    let stdout = daemon.stdout.take().context("the daemon has no standard output")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let ready = timeout(UP_LIMIT, lines.next_line()).await;
+    let ready = ready.with_context(|| format!("{name}'s daemon is not ready after {} s", UP_LIMIT.as_secs()))??;
+    if !ready.as_deref().is_some_and(|line| line.contains("\"ready\":true")) {
+        let log = fs::read_to_string(log_path).unwrap_or_default();
+        bail!("{name}'s daemon did not become ready: {}{}", ready.unwrap_or_default(), log.trim());
+    }
+    let mut caller = Caller::connect(profile).with_context(|| format!("{name}'s daemon cannot be reached"))?;
+    caller.call::<Value>(Call::Subscribe).await.with_context(|| format!("{name}'s daemon tells nothing"))?;
+    let ear = tokio::spawn(async move {
+        // ends with the daemon, or with the conversation
+        while let Ok(event) = caller.event().await {
+            if heard.send(Heard { person: name, at: watch.elapsed(), event }).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok((daemon, ear))
 }
 
 /// Runs a command of `shoal` that prints one JSON object.

@@ -2,6 +2,7 @@
 //!
 //! Each part is one key of the JSON object, in a file of its own.
 
+mod client;
 mod directory;
 mod machine;
 mod node;
@@ -39,6 +40,11 @@ pub(crate) async fn command(options: &BenchOptions) -> anyhow::Result<()> {
                 let measured = tokio::task::spawn_blocking(move || store::measure(boxes, Progress::new()));
                 let figures = measured.await.context("measuring")??;
                 ("store", serde_json::to_value(&figures)?, figures.describe())
+            }
+            Part::Client => {
+                let bytes = usize::from(options.file_kib) << 10;
+                let figures = client::measure(options.runs, bytes, Progress::new()).await?;
+                ("client", serde_json::to_value(&figures)?, figures.to_string())
             }
         };
         if !options.json {

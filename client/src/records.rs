@@ -126,6 +126,13 @@ pub enum Content {
         #[cbor(n(0), with = "minicbor::bytes")]
         id: [u8; 16],
     },
+    /// The writer's user took a message back: if it is not whole, nothing more of it comes.
+    #[n(6)]
+    Cancel {
+        /// Id of the message.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        id: [u8; 16],
+    },
 }
 
 /// What the content of a blob is.
@@ -176,7 +183,11 @@ impl Record {
         let (sent_at, length) = match &record.content {
             Content::Text { sent_at, .. } => (sent_at.0, 0),
             Content::Blob { sent_at, manifest, .. } => (sent_at.0, manifest.length()),
-            Content::Receipt | Content::End { .. } | Content::Proof { .. } | Content::Leave { .. } => (0, 0),
+            Content::Receipt
+            | Content::End { .. }
+            | Content::Proof { .. }
+            | Content::Leave { .. }
+            | Content::Cancel { .. } => (0, 0),
         };
         if record.seen.len() > SEEN_MAX {
             return Err(NotARecord("says too much of others' chains"));
@@ -241,6 +252,7 @@ mod tests {
             }),
             any::<[u8; 32]>().prop_map(|hash| Content::End { commit: Hash::from_bytes(hash) }),
             any::<[u8; 16]>().prop_map(|id| Content::Leave { id }),
+            any::<[u8; 16]>().prop_map(|id| Content::Cancel { id }),
             (1..=PROOF_PARTS_MAX, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..PROOF_PART_SIZE))
                 .prop_map(|(parts, number, part)| Content::Proof { number: number % parts, parts, part }),
         ]

@@ -131,6 +131,11 @@ pub enum Call {
         /// The message.
         id: String,
     },
+    /// Takes an own message back: a file on its way, or what has not left → `{"id","state"}`.
+    Cancel {
+        /// The message.
+        id: String,
+    },
     /// Own and others' messages of a conversation as a screen shows them → [`super::TimelinePage`].
     Timeline {
         /// Conversation, contact or address.
@@ -228,6 +233,7 @@ impl Call {
         "read",
         "read_done",
         "state",
+        "cancel",
         "timeline",
         "overview",
         "seen",

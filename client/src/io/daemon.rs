@@ -267,6 +267,10 @@ impl Daemon {
                 };
                 value(self.mail(line).await?)
             }
+            Call::Cancel { id } => {
+                let id: MessageId = id.parse()?;
+                value(self.mail(move |desk| Ok(SentLine::from(desk.mail.cancel(id)?))).await?)
+            }
             Call::Timeline { conversation, before, after, limit } => {
                 value(self.timeline(conversation, (before, after), limit).await?)
             }

@@ -235,6 +235,9 @@ impl From<MailError> for Failure {
             MailError::Oneself => (Exit::Usage, "own_address", "give the address of another person"),
             MailError::TooLong { .. } => (Exit::Usage, "too_long", "send it in parts"),
             MailError::QueueFull { .. } => (Exit::Temporary, "queue_full", "wait until some of it has arrived"),
+            MailError::TooLate(_) => {
+                (Exit::Usage, "too_late", "only a file on its way, or what has not left yet, can be taken back")
+            }
             MailError::NoMessage(_) => (Exit::Usage, "unknown_message", "take the id as it was printed"),
             MailError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 (Exit::Permission, "permission_denied", "run as the owner of the profile")

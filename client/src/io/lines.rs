@@ -52,12 +52,12 @@ pub enum WaitsFor {
 impl From<SentMessage> for SentLine {
     fn from(message: SentMessage) -> Self {
         let waits_for = match (message.state, message.conversation) {
-            (state, Some(_)) if message.away && state != MessageState::Delivered => Some(WaitsFor::Member),
+            (state, Some(_)) if message.away && state < MessageState::Delivered => Some(WaitsFor::Member),
             (MessageState::Queued, None) => Some(WaitsFor::Card),
             (MessageState::Queued, Some(_)) => Some(WaitsFor::Turn),
             (MessageState::Sent, _) => Some(WaitsFor::Stores),
             (MessageState::Stored, _) => Some(WaitsFor::Reader),
-            (MessageState::Delivered, _) => None,
+            (MessageState::Delivered | MessageState::Cancelled, _) => None,
         };
         Self { id: message.id.to_string(), state: message.state, waits_for, parts: None }
     }

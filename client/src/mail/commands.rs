@@ -327,7 +327,11 @@ impl Mail {
         let conversation = message.conversation.map(|row| conversations::by_row(db, vault, row)).transpose()?;
         let sent_at = match &message.content {
             Content::Text { sent_at, .. } | Content::Blob { sent_at, .. } => *sent_at,
-            Content::Receipt | Content::End { .. } | Content::Proof { .. } | Content::Leave { .. } => UnixMillis(0),
+            Content::Receipt
+            | Content::End { .. }
+            | Content::Proof { .. }
+            | Content::Leave { .. }
+            | Content::Cancel { .. } => UnixMillis(0),
         };
         let group = conversation.as_ref().and_then(|found| found.name.as_ref()).map(|name| name.as_str().to_owned());
         let to = match (message.contact, group) {
@@ -346,6 +350,9 @@ impl Mail {
     pub fn parts(&self, id: MessageId) -> Result<Option<(u64, u64)>, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let message = stored::out_by_id(db, vault, id)?.ok_or(MailError::NoMessage(id))?;
+        if message.state == MessageState::Cancelled {
+            return Ok(None);
+        }
         let Content::Blob { manifest, .. } = &message.content else { return Ok(None) };
         let all = manifest.boxes();
         let waiting = message.blob.and_then(|row| self.memory.blobs_out.get(&row)).map(|blob| blob.queue.open() as u64);

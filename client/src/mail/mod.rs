@@ -10,6 +10,7 @@
 //! What an event says, and what a want carries, is on disk before it is handed out. All else lives in memory and is
 //! rebuilt from the profile: dropping a `Mail` at any point loses nothing and shows nothing twice.
 
+mod cancelling;
 mod cards;
 mod choosing;
 mod commands;

@@ -44,6 +44,8 @@ struct Applied {
     leaves: bool,
     /// A message of somebody blocked, not shown.
     silenced: bool,
+    /// The blob of a message that its writer took back.
+    taken_back: Option<i64>,
 }
 
 impl Mail {
@@ -228,9 +230,13 @@ impl Mail {
     ) -> Result<Applied, MailError> {
         let confirmed = self.confirm(transaction, conversation, member, &record.seen)?;
         let mut applied =
-            Applied { confirmed, blob: None, content: false, refused: None, end: None, leaves: false, silenced: false };
+            Applied { confirmed, blob: None, content: false, refused: None, end: None, leaves: false, silenced: false, taken_back: None };
         let (id, received, blob) = match record.content {
             Content::Receipt | Content::Proof { .. } => return Ok(applied),
+            Content::Cancel { id } => {
+                applied.taken_back = self.taken_back(transaction, conversation, member, MessageId(id))?;
+                return Ok(applied);
+            }
             Content::Leave { .. } => {
                 if conversation.contact.is_none() {
                     members::set_leaving(transaction, member.row)?;
@@ -371,6 +377,9 @@ impl Mail {
             self.warn("message_refused", format!("a message was refused: {why}"));
         }
         self.confirmed(applied.confirmed);
+        if let Some(blob) = applied.taken_back {
+            self.memory.blobs_in.remove(&blob);
+        }
         if let Some(incoming) = applied.blob {
             let blob = BlobIn::new(incoming, &[]);
             let (row, empty) = (blob.incoming.row, blob.queue.open() == 0);

@@ -48,7 +48,7 @@ impl Mail {
                 }
             }
         }
-        if self.commit_due(now, consensus, rng)? {
+        if self.seal_cancelled(rng)? || self.commit_due(now, consensus, rng)? {
             return Ok(());
         }
         let request = |conversation| {

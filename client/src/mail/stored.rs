@@ -109,7 +109,8 @@ fn state_of(number: u8) -> MessageState {
         0 => MessageState::Queued,
         1 => MessageState::Sent,
         2 => MessageState::Stored,
-        _ => MessageState::Delivered,
+        3 => MessageState::Delivered,
+        _ => MessageState::Cancelled,
     }
 }
 
@@ -119,6 +120,7 @@ fn number_of(state: MessageState) -> u8 {
         MessageState::Sent => 1,
         MessageState::Stored => 2,
         MessageState::Delivered => 3,
+        MessageState::Cancelled => 4,
     }
 }
 
@@ -192,9 +194,40 @@ pub(super) fn set_sealed(db: &Connection, row: i64) -> Result<(), MailError> {
     Ok(())
 }
 
-/// The message is to be sealed again; returns its blob.
+pub(super) fn is_sealed(db: &Connection, row: i64) -> Result<bool, MailError> {
+    Ok(db.prepare_cached("SELECT sealed FROM message_out WHERE message = ?1")?.query_row([row], |row| row.get(0))?)
+}
+
+pub(super) fn row_of(db: &Connection, vault: &Vault, id: MessageId) -> Result<i64, MailError> {
+    let found = "SELECT message FROM message_out WHERE id = ?1";
+    Ok(db.prepare_cached(found)?.query_row([vault.seal(OUT_ID, &id.0)], |row| row.get(0))?)
+}
+
+/// The user took a message back. `told`: its readers may have heard of it, and are to be told.
+pub(super) fn cancel(db: &Connection, row: i64, told: bool) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE message_out SET state = ?2, sealed = 1, cancel = ?3 WHERE message = ?1")?
+        .execute((row, number_of(MessageState::Cancelled), told))?;
+    Ok(())
+}
+
+/// Messages that were taken back and whose readers are to be told: row, conversation.
+pub(super) fn cancelled(db: &Connection) -> Result<Vec<(i64, i64)>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT message, conversation FROM message_out WHERE cancel = 1 AND conversation IS NOT NULL
+         ORDER BY message LIMIT 64",
+    )?;
+    Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn set_cancel_said(db: &Connection, row: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE message_out SET cancel = 2 WHERE message = ?1")?.execute([row])?;
+    Ok(())
+}
+
+/// The message is to be sealed again, or the word that it was taken back; returns its blob.
 pub(super) fn unseal(db: &Connection, row: i64) -> Result<Option<i64>, MailError> {
-    db.prepare_cached("UPDATE message_out SET sealed = 0 WHERE message = ?1")?.execute([row])?;
+    db.prepare_cached("UPDATE message_out SET sealed = state > 3, cancel = min(cancel, 1) WHERE message = ?1")?
+        .execute([row])?;
     Ok(db.prepare_cached("SELECT blob FROM message_out WHERE message = ?1")?.query_row([row], |row| row.get(0))?)
 }
 

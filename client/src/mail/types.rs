@@ -36,6 +36,8 @@ pub enum MessageState {
     Stored,
     /// The peer's client has stored it (its receipt came).
     Delivered,
+    /// The user took it back before it was delivered.
+    Cancelled,
 }
 
 /// Where an own message stands.
@@ -372,6 +374,9 @@ pub enum MailError {
         /// Of what: messages or bytes.
         unit: &'static str,
     },
+    /// What has left, and is no file on its way, cannot be taken back.
+    #[error("message {0} cannot be taken back any more")]
+    TooLate(MessageId),
     /// No such received message.
     #[error("no message {0}")]
     NoMessage(MessageId),

@@ -149,11 +149,13 @@ CREATE TABLE message_out (
     conversation INTEGER REFERENCES conversation,
     content BLOB NOT NULL,                    -- sealed record content
     blob INTEGER REFERENCES blob_out,
-    state INTEGER NOT NULL DEFAULT 0,         -- 0 queued, 1 sent, 2 stored, 3 delivered
-    sealed INTEGER NOT NULL DEFAULT 0         -- 1: in box_out
+    state INTEGER NOT NULL DEFAULT 0,         -- 0 queued, 1 sent, 2 stored, 3 delivered, 4 taken back
+    sealed INTEGER NOT NULL DEFAULT 0,        -- 1: in box_out, or taken back before
+    cancel INTEGER NOT NULL DEFAULT 0         -- taken back: 1: its readers are to be told, 2: that is in box_out
 );
 CREATE INDEX message_out_waiting ON message_out (contact, message) WHERE sealed = 0;
 CREATE INDEX message_out_undelivered ON message_out (state) WHERE state < 3;
+CREATE INDEX message_out_cancelled ON message_out (message) WHERE cancel = 1;
 
 CREATE TABLE blob_out (
     blob INTEGER PRIMARY KEY AUTOINCREMENT,

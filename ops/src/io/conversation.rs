@@ -161,6 +161,7 @@ fn note(message: &mut Message, heard: &Heard, written_at: Duration) {
                 MessageState::Sent => "sent",
                 MessageState::Stored => "stored",
                 MessageState::Delivered => "delivered",
+                MessageState::Cancelled => "cancelled",
             };
             if !message.states.iter().any(|reached| reached.state == state) {
                 message.states.push(Reached { state: state.to_owned(), after_ms });

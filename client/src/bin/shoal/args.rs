@@ -209,6 +209,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Take back a file that is still on its way, or a message that has not left
+    ///
+    /// What the other side has as a whole stays there. Of a text that has left nothing can be taken back.
+    Cancel {
+        /// The ID as `send-file` or `send` printed it
+        id: String,
+    },
     /// Show messages of others that were not shown before
     ///
     /// What was shown is not shown again, unless with --since. Prints nothing when nothing is new.

@@ -120,6 +120,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         | Command::Import { .. }
         | Command::Send { .. }
         | Command::SendFile { .. }
+        | Command::Cancel { .. }
         | Command::Read { .. }
         | Command::Network { .. }
         | Command::Status
@@ -164,6 +165,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Import { file, without_keyring } => transfer::take_in(&profile, &file, without_keyring, out).await,
             Command::Send { to, text, patience } => messages::send(&profile, to, text, patience, out).await,
             Command::SendFile { to, path, patience } => messages::send_file(&profile, to, path, patience, out).await,
+            Command::Cancel { id } => messages::cancel(&profile, id, out).await,
             Command::Read { follow, since, ids } => messages::read(&profile, follow, since, ids, out).await,
             Command::Network { command: None | Some(NetworkCommand::Show) } => network::show(&profile, out).await,
             Command::Network { command: Some(NetworkCommand::Update { file }) } => {

@@ -116,6 +116,10 @@ async fn follow(
         line.set_message(word(sent.state));
     }
     line.finish_and_clear();
+    if sent.state == MessageState::Cancelled {
+        let failure = Failure::new(Exit::Temporary, "cancelled", "it was taken back", "send it again if you want to");
+        return Err(Problem::after(failure, sent));
+    }
     // what it waited for on the way says nothing about where it is now
     Ok(SentLine { waits_for: None, parts: None, ..sent })
 }
@@ -195,7 +199,13 @@ fn word(state: MessageState) -> &'static str {
         MessageState::Sent => "sent",
         MessageState::Stored => "stored",
         MessageState::Delivered => "delivered",
+        MessageState::Cancelled => "cancelled",
     }
+}
+
+pub(crate) async fn cancel(profile: &Path, id: String, out: &Out) -> Result<(), Problem> {
+    let sent: SentLine = reach(profile, out).await?.call(Call::Cancel { id }).await?;
+    out.either(&sent, || format!("{} is taken back", sent.id))
 }
 
 pub(crate) async fn read(

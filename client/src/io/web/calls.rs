@@ -36,6 +36,7 @@ pub(super) const CALLS: &[&str] = &[
     "read",
     "read_done",
     "state",
+    "cancel",
     "timeline",
     "overview",
     "seen",

@@ -75,13 +75,14 @@ export function progress(entry) {
     { class: "progress" },
     el("progress", { max: parts.all, value: parts.written, "aria-label": "Written to the stores" }),
     el("span", {}, `${share} % of ${parts.all} boxes`),
+    button("Cancel", () => call("cancel", { id: entry.id }).catch(complain), { class: "second", "aria-label": "Take this file back" }),
   );
 }
 
 /** Looks at how far own files have come, until they are there; `changed` is told of each. */
 export async function follow(entries, changed) {
   for (const entry of entries) {
-    if (!entry.own || !entry.parts || entry.state === "stored" || entry.state === "delivered") continue;
+    if (!entry.own || !entry.parts || (entry.state !== "queued" && entry.state !== "sent")) continue;
     try {
       const { state, parts, waits_for } = await call("state", { id: entry.id });
       if (parts && (parts.written !== entry.parts.written || state !== entry.state)) changed({ ...entry, state, parts, waits_for });

@@ -5,6 +5,7 @@ export const STATES = {
   sent: ["Sent", "on its way through the mixes"],
   stored: ["Stored", "two stores have it on disk"],
   delivered: ["Delivered", "the other side's client has it"],
+  cancelled: ["Taken back", "nothing more of it is sent"],
 };
 
 export const WAITS = {

@@ -132,7 +132,7 @@ impl Talk {
                 MessageState::Queued => line.waits_for.or(entry.waits_for),
                 MessageState::Sent => Some(WaitsFor::Stores),
                 MessageState::Stored => Some(WaitsFor::Reader),
-                MessageState::Delivered => None,
+                MessageState::Delivered | MessageState::Cancelled => None,
             };
             entry.parts = line.parts.or(entry.parts);
         }

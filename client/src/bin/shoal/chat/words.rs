@@ -59,6 +59,7 @@ pub(super) fn state(entry: &EntryLine) -> Option<String> {
         MessageState::Sent => ("→", "sent"),
         MessageState::Stored => ("✓", "stored"),
         MessageState::Delivered => ("✓✓", "delivered"),
+        MessageState::Cancelled => ("✗", "taken back"),
     };
     let waits = match entry.waits_for {
         Some(WaitsFor::Card) => ", until they have run Shoal once on this network",

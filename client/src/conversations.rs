@@ -276,6 +276,14 @@ pub(crate) fn rejoin(
     insert_epoch(db, vault, row, begun, writer, now)
 }
 
+/// Forgets a conversation in which nobody else ever spoke: all rows of it but its messages.
+pub(crate) fn delete(db: &Connection, row: i64) -> Result<(), MailError> {
+    for table in ["proof_owed", "chain", "member", "group_epoch", "conversation"] {
+        db.execute(&format!("DELETE FROM {table} WHERE conversation = ?1"), [row])?;
+    }
+    Ok(())
+}
+
 pub(crate) fn set_standing(db: &Connection, row: i64, standing: Standing) -> Result<(), MailError> {
     let number = match standing {
         Standing::Member => 0,

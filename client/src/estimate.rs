@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use shoal_protocol::parameters::Parameters;
 
+use shoal_protocol::geometry::BOX_PLAINTEXT_SIZE;
+
 use crate::mail::RateClass;
 use crate::polls::mean_gap;
+use crate::traffic::monthly_bytes;
 use crate::want::Rank;
 
 /// Hops of a request that hold a packet: the gateway and three layers. A reply has as many.
@@ -66,6 +69,38 @@ pub fn estimate(load: Load, class: RateClass, parameters: &Parameters) -> Estima
     Estimate { stored, arrived }
 }
 
+/// What a rate class costs: traffic, whatever is written, and time, in a conversation that both sides have open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Costs {
+    /// Bytes in a month of 30 days, each way.
+    pub monthly_bytes: u64,
+    /// A text, until two stores have it.
+    pub text_stored: Duration,
+    /// A text, until its reader has it.
+    pub text_arrives: Duration,
+    /// A file of 64 KiB, until its reader has it.
+    pub file_64k_arrives: Duration,
+    /// One of 5 MiB.
+    pub file_5m_arrives: Duration,
+}
+
+/// The costs of a class for whoever writes; readers are taken to be of the normal class.
+#[must_use]
+pub fn costs(class: RateClass, parameters: &Parameters) -> Costs {
+    let with = |bytes: u64| {
+        // a message whose content is a blob has a box of its own beside those of the content
+        let boxes = if bytes == 0 { 1 } else { bytes.div_ceil(BOX_PLAINTEXT_SIZE as u64) + 1 };
+        estimate(Load { boxes, ahead: 0, reader: Rank::Hot }, class, parameters)
+    };
+    Costs {
+        monthly_bytes: monthly_bytes(class, parameters),
+        text_stored: with(0).stored,
+        text_arrives: with(0).arrived,
+        file_64k_arrives: with(64 << 10).arrived,
+        file_5m_arrives: with(5 << 20).arrived,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +114,15 @@ mod tests {
         assert_eq!(estimate.stored, Duration::from_millis(5_500));
         // 0.5 + 2 + 0.5, the reader's poll 2 s, its tick 0.5 s, 2 + 1 + 2
         assert_eq!(estimate.arrived, Duration::from_millis(10_500));
+    }
+
+    #[test]
+    fn the_low_class_trades_time_for_traffic() {
+        let [normal, low] = [RateClass::Normal, RateClass::Low].map(|class| costs(class, &Parameters::production()));
+        assert!(low.monthly_bytes * 4 < normal.monthly_bytes);
+        assert!(low.text_stored > normal.text_stored * 2);
+        assert!(low.file_5m_arrives > low.file_64k_arrives * 50);
+        assert!(normal.file_64k_arrives > normal.text_arrives);
     }
 
     #[test]

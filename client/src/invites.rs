@@ -4,7 +4,7 @@ use crate::mail::MailError;
 use crate::names::Name;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{ChainSecret, WriteKey, WritePublic, invite_keys};
 use shoal_protocol::invite::Invite;
@@ -51,18 +51,9 @@ impl Made {
 }
 
 impl Sealed for Made {
-    type Raw = (
-        i64,
-        Vec<u8>,
-        (u32, u64, u64),
-        Option<Vec<u8>>,
-        Vec<u8>,
-        Vec<u8>,
-        i64,
-        Option<Vec<u8>>,
-        Option<i64>,
-    );
-    const SELECT: &'static str = "SELECT invite, seed, generation, made_at, ends_at, name, writer, package, chain, claim,
+    type Raw = (i64, Vec<u8>, (u32, u64, u64), Option<Vec<u8>>, Vec<u8>, Vec<u8>, i64, Option<Vec<u8>>, Option<i64>);
+    const SELECT: &'static str =
+        "SELECT invite, seed, generation, made_at, ends_at, name, writer, package, chain, claim,
         welcome FROM invite_made";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
@@ -97,7 +88,7 @@ impl Sealed for Made {
             made_at: UnixMillis(made_at),
             ends_at: UnixMillis(ends_at),
             name,
-            writer: WriteKey::from_seed(&open_seed(vault, WRITER, &writer)?),
+            writer: WriteKey::from_seed(&*open_seed(vault, WRITER, &writer)?),
             package: vault.open(PACKAGE, &package).map_err(|_| DAMAGED)?.to_vec(),
             chain,
             claim,
@@ -158,8 +149,9 @@ pub(crate) fn made_in_vain(db: &Connection, vault: &Vault) -> Result<Vec<Made>, 
     rows::all(db, vault, gone, [])
 }
 
-pub(crate) fn count_made(db: &Connection) -> Result<u64, MailError> {
-    Ok(db.query_row("SELECT count(*) FROM invite_made", [], |row| row.get(0))?)
+/// How many are not over.
+pub(crate) fn count_made(db: &Connection, now: UnixMillis) -> Result<u64, MailError> {
+    Ok(db.query_row("SELECT count(*) FROM invite_made WHERE ends_at > ?1", [now.0], |row| row.get(0))?)
 }
 
 /// Somebody uses the invite.
@@ -187,7 +179,6 @@ pub(crate) struct Used {
     pub(crate) contact: i64,
     pub(crate) seed: Zeroizing<[u8; 32]>,
     pub(crate) generation: u32,
-    pub(crate) ends_at: UnixMillis,
     /// The write key that the claim names.
     pub(crate) writer: WriteKey,
     /// The key package, once it is here.
@@ -207,24 +198,22 @@ impl Used {
 }
 
 impl Sealed for Used {
-    type Raw =
-        (i64, Vec<u8>, u32, u64, Vec<u8>, Option<Vec<u8>>, Option<i64>, Option<i64>, Option<i64>);
+    type Raw = (i64, Vec<u8>, u32, Vec<u8>, Option<Vec<u8>>, Option<i64>, Option<i64>, Option<i64>);
     const SELECT: &'static str =
-        "SELECT contact, seed, generation, ends_at, writer, package, claim, pointer, welcome FROM invite_used";
+        "SELECT contact, seed, generation, writer, package, claim, pointer, welcome FROM invite_used";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
         row.try_into()
     }
 
     fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
-        let (contact, seed, generation, ends_at, writer, package, claim, pointer, welcome) = raw;
+        let (contact, seed, generation, writer, package, claim, pointer, welcome) = raw;
         let package = package.map(|sealed| vault.open(PACKAGE, &sealed).map_err(|_| DAMAGED)).transpose()?;
         Ok(Self {
             contact,
             seed: open_seed(vault, SEED, &seed)?,
             generation,
-            ends_at: UnixMillis(ends_at),
-            writer: WriteKey::from_seed(&open_seed(vault, WRITER, &writer)?),
+            writer: WriteKey::from_seed(&*open_seed(vault, WRITER, &writer)?),
             package: package.map(|package| package.to_vec()),
             claim,
             pointer,
@@ -286,6 +275,21 @@ pub(crate) fn claims(db: &Connection) -> Result<Vec<(i64, i64, u8)>, MailError> 
     Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?)
 }
 
+/// Boxes with pointers to Welcomes, and the Welcomes' blobs.
+pub(crate) fn pointers(db: &Connection) -> Result<Vec<(i64, i64)>, MailError> {
+    let mut statement =
+        db.prepare_cached("SELECT box, u.welcome FROM box_out JOIN invite_used u ON u.pointer = box_out.chain")?;
+    Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+/// Conversations that were founded by invites which ended before a time, with the contacts: nobody has joined them.
+pub(crate) fn unanswered(db: &Connection, before: UnixMillis) -> Result<Vec<(i64, i64)>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT contact, conversation FROM invite_used WHERE conversation IS NOT NULL AND ends_at < ?1",
+    )?;
+    Ok(statement.query_map([before.0], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
 /// The key package is here, and the claim is being written.
 pub(crate) fn set_package(
     db: &Connection,
@@ -294,16 +298,33 @@ pub(crate) fn set_package(
     package: &[u8],
     claim: i64,
 ) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE invite_used SET package = ?2, claim = ?3 WHERE contact = ?1")?
-        .execute((contact, vault.seal(PACKAGE, package), claim))?;
+    db.prepare_cached("UPDATE invite_used SET package = ?2, claim = ?3 WHERE contact = ?1")?.execute((
+        contact,
+        vault.seal(PACKAGE, package),
+        claim,
+    ))?;
     Ok(())
 }
 
 /// The conversation is founded, and its Welcome and the pointer to it are being written.
-pub(crate) fn set_founded(db: &Connection, contact: i64, pointer: i64, welcome: i64) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE invite_used SET pointer = ?2, welcome = ?3, package = NULL WHERE contact = ?1")?
-        .execute((contact, pointer, welcome))?;
+pub(crate) fn set_founded(
+    db: &Connection,
+    contact: i64,
+    conversation: i64,
+    pointer: i64,
+    welcome: i64,
+) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE invite_used SET conversation = ?2, pointer = ?3, welcome = ?4, package = NULL WHERE contact = ?1",
+    )?
+    .execute((contact, conversation, pointer, welcome))?;
     Ok(())
+}
+
+/// By whose invite a conversation was founded, if by any.
+pub(crate) fn founded(db: &Connection, conversation: i64) -> Result<Option<i64>, MailError> {
+    let found = "SELECT contact FROM invite_used WHERE conversation = ?1";
+    Ok(db.prepare_cached(found)?.query_row([conversation], |row| row.get(0)).optional()?)
 }
 
 /// Forgets the row; chains and blob are for the caller.

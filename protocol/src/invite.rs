@@ -70,7 +70,13 @@ pub enum InviteError {
 impl Invite {
     /// An invite of a person (`inbox`) to the network of this genesis hash. `end` is cut to the minute.
     #[must_use]
-    pub fn new(inbox: InboxPublic, seed: Zeroizing<[u8; 32]>, generation: u32, end: UnixMillis, network: &Hash) -> Self {
+    pub fn new(
+        inbox: InboxPublic,
+        seed: Zeroizing<[u8; 32]>,
+        generation: u32,
+        end: UnixMillis,
+        network: &Hash,
+    ) -> Self {
         // the year 10136 is the last that fits
         let end = u32::try_from(end.0 / MINUTE_MS).unwrap_or(u32::MAX);
         Self { inbox, seed, generation, end, network: network_of(network) }

@@ -114,7 +114,8 @@ fn authorities_far_apart_miss_no_epoch_and_people_write_to_each_other() {
     until_every(PAUSE, "it has caught up", PATIENCE, || (newest(cut) >= reached).then_some(()));
     eprintln!("  it has caught up after {:.1} s", begun.elapsed().as_secs_f64());
     // documents come over any one link; before another one may be missing, all links to it must be there again
-    let linked = |from: usize, to: usize| !remarks(&dirs[from], &me(&dirs[to])).iter().any(|said| said.contains("not reached"));
+    let linked =
+        |from: usize, to: usize| !remarks(&dirs[from], &me(&dirs[to])).iter().any(|said| said.contains("not reached"));
     for (from, to) in [(0, 3), (1, 3), (3, 0), (3, 1)] {
         until_every(PAUSE, &format!("{from} reaches {to}"), PATIENCE, || linked(from, to).then_some(()));
     }

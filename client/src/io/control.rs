@@ -169,6 +169,8 @@ pub enum Call {
     },
     /// → [`super::Status`].
     Status,
+    /// The rate class and what each costs → [`super::RateLine`].
+    Rate,
     /// The profile's network → [`super::NetworkLine`].
     Network,
     /// Takes up the hints of a newer network file of the same network → [`super::NetworkLine`].
@@ -239,6 +241,7 @@ impl Call {
         "seen",
         "estimate",
         "status",
+        "rate",
         "network",
         "network_update",
         "web_link",

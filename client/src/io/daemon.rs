@@ -14,7 +14,9 @@ use tokio::task::JoinSet;
 use super::client::Client;
 use super::control::{Call, Page, PageEntry};
 use super::failure::{Exit, Failure};
-use super::lines::{AcceptedLine, ContactLine, ConversationLine, InviteLine, Parts, PathLine, SentLine, VerifyLine};
+use super::lines::{
+    AcceptedLine, ContactLine, ConversationLine, InviteLine, Parts, PathLine, RateLine, SentLine, VerifyLine,
+};
 use super::mailroom::{Desk, MailRoom, Stopped};
 use super::network_file::{self, NetworkLine};
 use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
@@ -188,7 +190,7 @@ impl Daemon {
                 value(InviteLine::from(self.mail(invite).await?))
             }
             Call::Invites => {
-                let invites = self.mail(|desk| Ok(desk.mail.invites()?)).await?;
+                let invites = self.mail(|desk| Ok(desk.mail.invites(desk.now)?)).await?;
                 value(invites.into_iter().map(InviteLine::from).collect::<Vec<_>>())
             }
             Call::Withdraw { number } => {
@@ -293,6 +295,10 @@ impl Daemon {
                 let waiting = waiting.into_iter().map(line).collect();
                 let status = Status { waiting, ..self.snapshot.borrow().status(queue) };
                 value(status.with(disputes, older_copy))
+            }
+            Call::Rate => {
+                let rate = |desk: &mut Desk<'_>| Ok(RateLine::new(desk.mail.rate_class(), desk.mail.network()));
+                value(self.mail(rate).await?)
             }
             Call::Network => value(self.mail(|desk| Ok(NetworkLine::from(desk.mail.network()))).await?),
             Call::NetworkUpdate { file } => {

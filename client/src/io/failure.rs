@@ -229,9 +229,11 @@ impl From<MailError> for Failure {
             MailError::Name(..) => (Exit::Usage, "bad_name", "choose another name"),
             MailError::Blocked(_) => (Exit::Permission, "blocked", "unblock with shoal accept first"),
             MailError::Invite(_) => (Exit::Usage, "bad_invite", "ask for another invite, or for the address"),
-            MailError::NoInvite(_) => {
-                (Exit::Usage, "unknown_invite", "it was used, is over, or was withdrawn; shoal invite --list shows those that wait")
-            }
+            MailError::NoInvite(_) => (
+                Exit::Usage,
+                "unknown_invite",
+                "it was used, is over, or was withdrawn; shoal invite --list shows those that wait",
+            ),
             MailError::Oneself => (Exit::Usage, "own_address", "give the address of another person"),
             MailError::TooLong { .. } => (Exit::Usage, "too_long", "send it in parts"),
             MailError::QueueFull { .. } => (Exit::Temporary, "queue_full", "wait until some of it has arrived"),

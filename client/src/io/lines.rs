@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use shoal_protocol::network::NetworkFile;
 
+use crate::estimate::costs;
 use crate::mail::{
-    Accepted, ContactInfo, ConversationInfo, Event, InviteInfo, MemberInfo, MemberState, MessageState, ReceivedMessage,
-    SentMessage, Standing, Verification,
+    Accepted, ContactInfo, ConversationInfo, Event, InviteInfo, MemberInfo, MemberState, MessageState, RateClass,
+    ReceivedMessage, SentMessage, Standing, Verification,
 };
 
 /// An own message.
@@ -112,7 +114,7 @@ impl From<ReceivedMessage> for MessageLine {
 }
 
 /// An own invite, as `invite --json` prints it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteLine {
     /// Names it on this machine.
     pub number: u64,
@@ -126,10 +128,61 @@ pub struct InviteLine {
     pub claimed: bool,
 }
 
+impl std::fmt::Debug for InviteLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InviteLine({}, text redacted)", self.number)
+    }
+}
+
 impl From<InviteInfo> for InviteLine {
     fn from(info: InviteInfo) -> Self {
         let InviteInfo { number, text, name, ends_at, claimed } = info;
         Self { number, invite: text.to_string(), name, ends_at: ends_at.0, claimed }
+    }
+}
+
+/// The rate class and what each costs, as `rate --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLine {
+    /// The profile's.
+    pub class: RateClass,
+    /// Costs of the normal class.
+    pub normal: CostLine,
+    /// Costs of the low class.
+    pub low: CostLine,
+}
+
+/// What a rate class costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostLine {
+    /// Bytes in a month of 30 days, each way, used or not.
+    pub monthly_bytes: u64,
+    /// Mean time until two stores have a text, ms.
+    pub text_stored_ms: u64,
+    /// Mean time until its reader has it, ms.
+    pub text_arrives_ms: u64,
+    /// Mean time until a reader has a file of 64 KiB, ms.
+    pub file_64k_ms: u64,
+    /// The same for 5 MiB, ms.
+    pub file_5m_ms: u64,
+}
+
+impl RateLine {
+    /// What a profile of this class on this network is told.
+    #[must_use]
+    pub fn new(class: RateClass, network: &NetworkFile) -> Self {
+        let line = |class| {
+            let costs = costs(class, &network.parameters);
+            let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            CostLine {
+                monthly_bytes: costs.monthly_bytes,
+                text_stored_ms: ms(costs.text_stored),
+                text_arrives_ms: ms(costs.text_arrives),
+                file_64k_ms: ms(costs.file_64k_arrives),
+                file_5m_ms: ms(costs.file_5m_arrives),
+            }
+        };
+        Self { class, normal: line(RateClass::Normal), low: line(RateClass::Low) }
     }
 }
 

@@ -32,8 +32,8 @@ pub use failure::{Exit, Failure};
 pub use health::{HealthError, serve_health};
 pub use keyring::{KeyringError, fetch as fetch_from_keyring, forget as forget_in_keyring, keep as keep_in_keyring};
 pub use lines::{
-    AcceptedLine, ContactLine, ConversationLine, EventLine, FileLine, InviteLine, Kind, MemberLine, MessageLine, Parts, PathLine,
-    SentLine, VerifyLine, WaitsFor,
+    AcceptedLine, ContactLine, ConversationLine, CostLine, EventLine, FileLine, InviteLine, Kind, MemberLine,
+    MessageLine, Parts, PathLine, RateLine, SentLine, VerifyLine, WaitsFor,
 };
 pub use mailroom::{Desk, MailRoom, Stopped};
 pub use network_file::{

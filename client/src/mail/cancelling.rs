@@ -8,7 +8,7 @@ use crate::chains;
 use crate::conversations::{self, Conversation};
 use crate::members::MemberRow;
 use crate::records::Content;
-use crate::blobs_store;
+use crate::{blobs_store, contacts, invites};
 use rand::CryptoRng;
 use rusqlite::{OptionalExtension as _, Transaction};
 
@@ -22,17 +22,29 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let message = stored::out_by_id(db, vault, id)?.ok_or(MailError::NoMessage(id))?;
         let row = stored::row_of(db, vault, id)?;
-        let waits = !stored::is_sealed(db, row)?;
+        // one that is to be sealed again may be known already
+        let left = stored::is_sealed(db, row)? || message.state > MessageState::Queued;
         match message.state {
             MessageState::Cancelled => return self.state(id),
             MessageState::Delivered => return Err(MailError::TooLate(id)),
             MessageState::Queued | MessageState::Sent | MessageState::Stored => {}
         }
-        if !waits && message.blob.is_none() {
+        if left && message.blob.is_none() {
             return Err(MailError::TooLate(id));
         }
         let transaction = db.unchecked_transaction()?;
-        stored::cancel(&transaction, row, !waits)?;
+        stored::cancel(&transaction, row, left)?;
+        let contact = message.contact.filter(|_| message.conversation.is_none());
+        let asks_nothing = match contact {
+            // who has nothing to say asks nobody to talk
+            Some(contact) => {
+                invites::used(&transaction, vault, contact)?.is_none() && !stored::waits(&transaction, contact)?
+            }
+            None => false,
+        };
+        if let Some(contact) = contact.filter(|_| asks_nothing) {
+            contacts::set_wanted(&transaction, contact, None)?;
+        }
         if let Some(blob) = message.blob {
             stored::drop_blob(&transaction, row)?;
             blobs_store::delete_out(&transaction, blob)?;
@@ -41,7 +53,9 @@ impl Mail {
         if let Some(blob) = message.blob {
             self.memory.blobs_out.remove(&blob);
         }
-        self.memory.unsealed = true;
+        if let Some(contact) = contact.filter(|_| asks_nothing) {
+            self.drop_card_fetch(contact)?;
+        }
         self.emit(Event::State { id, state: MessageState::Cancelled });
         self.state(id)
     }
@@ -51,7 +65,8 @@ impl Mail {
         for (message, conversation) in stored::cancelled(&self.profile.db)? {
             let (db, vault) = (&self.profile.db, &self.profile.vault);
             let conversation = conversations::by_row(db, vault, conversation)?;
-            if conversation.request || self.silent(&conversation)? {
+            let blocked = conversation.contact.map_or(Ok(false), |contact| self.is_blocked(contact))?;
+            if conversation.request || !conversation.speaks() || blocked {
                 continue;
             }
             let own = chains::writing(db, vault, conversation.row)?;

@@ -35,6 +35,7 @@ struct Picks {
 enum Quiet {
     Chain(i64),
     Slot(i64),
+    Invite(i64),
 }
 
 #[derive(Clone, Copy)]
@@ -47,7 +48,6 @@ enum Send {
 
 enum Read {
     Card(i64),
-    Invite(i64),
     Slot(i64),
     Part(i64),
 }
@@ -94,7 +94,6 @@ impl Mail {
             Rank::Send => picks.send.map_or(Ok(None), |send| self.want_send(send, now, consensus, rng)),
             Rank::BlobRead => match picks.read {
                 Some(Read::Card(contact)) => Ok(self.want_card(contact, now, consensus, rng)),
-                Some(Read::Invite(invite)) => Ok(self.want_claim(invite, now, consensus, rng)),
                 Some(Read::Slot(conversation)) => Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng)),
                 Some(Read::Part(blob)) => Ok(self.want_part_in(blob, now, consensus, rng)),
                 None => Ok(None),
@@ -104,6 +103,7 @@ impl Mail {
             Rank::Idle => match picks.idle {
                 Some(Quiet::Chain(chain)) => Ok(self.want_poll(chain, rank, now, consensus, rng)),
                 Some(Quiet::Slot(conversation)) => Ok(self.want_slot(conversation, rank, now, consensus, rng)),
+                Some(Quiet::Invite(invite)) => Ok(self.want_claim(invite, now, consensus, rng)),
                 None => Ok(None),
             },
             Rank::Copy => {
@@ -201,7 +201,13 @@ impl Mail {
         [picks.hot, picks.warm] = [hot, warm].map(|slot| slot.map(|(_, chain)| chain));
         let mut slots = self.memory.slots.iter().filter(|(_, slot)| slot.waits());
         let slot = slots.by_ref().filter_map(|(row, slot)| Some((slot.clock.ran_out(now)?, *row))).min();
-        let idle = [idle.map(|(at, row)| (at, Quiet::Chain(row))), slot.map(|(at, row)| (at, Quiet::Slot(row)))];
+        let invites = self.memory.invites.iter();
+        let invite = invites.filter_map(|(row, invite)| Some((invite.clock.ran_out(now)?, *row))).min();
+        let idle = [
+            idle.map(|(at, row)| (at, Quiet::Chain(row))),
+            slot.map(|(at, row)| (at, Quiet::Slot(row))),
+            invite.map(|(at, row)| (at, Quiet::Invite(row))),
+        ];
         let idle = idle.into_iter().flatten().min_by_key(|(at, _)| *at);
         picks.idle = idle.map(|(_, poll)| poll);
         picks.overdue = [(Rank::Warm, warm.map(|(at, _)| at)), (Rank::Idle, idle.map(|(at, _)| at))]
@@ -217,7 +223,11 @@ impl Mail {
         if self.rolled_back.is_some() {
             return None;
         }
-        let fresh = self.memory.boxes.iter().find(|(_, pending)| !pending.held && pending.attempt.ready(now));
+        let fresh = self.memory.boxes.iter().find(|(row, pending)| {
+            // who is invited reads the Welcome at once: it is there before the pointer to it
+            let welcome = self.memory.pointers.get(row).and_then(|blob| self.memory.blobs_out.get(blob));
+            !pending.held && pending.attempt.ready(now) && welcome.is_none_or(|blob| blob.queue.readable())
+        });
         if let Some((row, _)) = fresh {
             return Some(Send::Box(*row));
         }
@@ -277,16 +287,14 @@ impl Mail {
         if let Some((contact, _)) = card {
             return Some(Read::Card(*contact));
         }
-        if let Some((row, _)) = self.memory.invites.iter().find(|(_, invite)| invite.clock.due(now)) {
-            return Some(Read::Invite(*row));
-        }
         let slot = self.memory.slots.iter().find(|(_, slot)| slot.urgent && slot.waits() && slot.attempt.ready(now));
         if let Some((row, _)) = slot {
             return Some(Read::Slot(*row));
         }
         // blobs take turns; those of accepted people before those of strangers, but for every fourth read
         let strangers_first = self.memory.blob_reads.is_multiple_of(STRANGERS_EVERY);
-        let ready = self.memory.blobs_in.iter().filter(|(_, blob)| blob.resting <= now && blob.queue.has_ready(now));
+        let ready = self.memory.blobs_in.iter();
+        let ready = ready.filter(|(_, blob)| !blob.waits && blob.resting <= now && blob.queue.has_ready(now));
         let turn = ready.min_by_key(|(_, blob)| (blob.incoming.stranger != strangers_first, blob.served));
         turn.map(|(row, _)| Read::Part(*row))
     }

@@ -2,6 +2,7 @@
 
 use super::groups::{Accepted, accepts_messages};
 use super::showing::safe_name;
+use super::writing::Confirmed;
 use super::{
     ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MessageId, MessageState, READ_CURSOR,
     ReceivedMessage, SentMessage, Standing, stored,
@@ -120,9 +121,10 @@ impl Mail {
         contacts::set_blocked(&transaction, contact.row, true)?;
         contacts::set_wanted(&transaction, contact.row, None)?;
         group_changes::delete_adds_of(&transaction, contact.row)?;
-        let unwritten = self.erase_used(&transaction, contact.row)?;
+        let mut gone = Confirmed::default();
+        self.erase_used(&transaction, contact.row, &mut gone)?;
         transaction.commit()?;
-        self.memory.boxes.retain(|row, _| !unwritten.contains(row));
+        self.confirmed(gone);
         let theirs = conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?;
         self.memory.readers.retain(|_, reader| theirs.iter().all(|theirs| theirs.row != reader.conversation));
         for conversation in &theirs {
@@ -402,7 +404,7 @@ impl Mail {
     }
 
     /// Memory follows an acceptance: chains are read, and are no requests.
-    fn follow_again(&mut self, accepted: &[Conversation]) -> Result<(), MailError> {
+    pub(super) fn follow_again(&mut self, accepted: &[Conversation]) -> Result<(), MailError> {
         for conversation in accepted {
             self.refollow(conversation.row)?;
         }

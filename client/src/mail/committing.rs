@@ -341,7 +341,7 @@ impl Mail {
         )?;
         commits::set_merged(&transaction, vault, row)?;
         conversations::set_healed(&transaction, conversation.row, now)?;
-        let letters = self.invite(&transaction, &conversation, &commit, &led, now, rng)?;
+        let letters = self.letters_to_added(&transaction, &conversation, &commit, &led, now, rng)?;
         let (cuts, writer) = (&commit.cuts, &commit.writer);
         let entered = self.next_epoch(&transaction, &conversation, &led, cuts, writer, &commit.hash, now)?;
         transaction.commit()?;

@@ -195,7 +195,9 @@ impl Mail {
             .filter(|(_, blob)| blob.resting <= now)
             .filter_map(|(row, blob)| {
                 // a Welcome is stored before its letter: what is not there for so long never was
+                // one that was invited comes in its own time
                 let never = blob.incoming.purpose == Purpose::Welcome
+                    && blob.incoming.stranger
                     && blob.absent_since.is_some_and(|since| since.plus(WELCOME_PATIENCE) < now);
                 let dead = never || blob.incoming.since.plus(retention) < now;
                 let whole = blob.queue.open() == 0 && blob.incoming.since.plus(retention) >= now;

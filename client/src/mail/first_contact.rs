@@ -3,7 +3,7 @@
 use super::epochs::Entered;
 use super::letters::Letter;
 use super::parts::BlobIn;
-use super::writing::each;
+use super::writing::{Confirmed, each};
 use super::{ContactInfo, ConversationId, Event, Mail, MailError, Standing, conversations, provider, stored};
 use crate::blobs::Manifest;
 use crate::card::{self, Card, CardPlace};
@@ -242,13 +242,17 @@ impl Mail {
         let origin = Origin::Joined { request };
         let conversation = conversations::insert(&transaction, vault, &begun, &writer, origin, now)?;
         let invited = invite.as_ref().map(|invite| self.welcomed(&transaction, invite, &begun)).transpose()?;
+        let mut gone = Confirmed::default();
         if let Some(contact) = conversation.contact {
             stored::adopt(&transaction, contact, conversation.row)?;
             contacts::set_wanted(&transaction, contact, None)?;
+            // one of theirs that is being used is of no use any more
+            self.erase_used(&transaction, contact, &mut gone)?;
         }
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;
 
+        self.confirmed(gone);
         if let (Some(invite), Some(boxes)) = (&invite, invited) {
             self.made_forgotten(invite, &boxes);
         }
@@ -339,7 +343,7 @@ impl Mail {
 
     /// Nobody writes to the contact for the first time any more: its card is looked for only if it is to be added to a
     /// group.
-    fn drop_card_fetch(&mut self, contact: i64) -> Result<(), MailError> {
+    pub(super) fn drop_card_fetch(&mut self, contact: i64) -> Result<(), MailError> {
         if group_changes::without_card(&self.profile.db)?.contains(&contact) {
             return self.look_for_card(contact, self.memory.latest);
         }

@@ -291,7 +291,9 @@ pub(super) struct InviteReader {
     /// The invite's own write key.
     pub(super) writer: WritePublic,
     pub(super) generation: u32,
-    pub(super) made_at: UnixMillis,
+    /// When it was made, or claimed.
+    pub(super) active_at: UnixMillis,
+    pub(super) ends_at: UnixMillis,
     /// The write key that whoever uses it has named.
     pub(super) claim: Option<WritePublic>,
     pub(super) clock: PollClock,
@@ -313,6 +315,8 @@ pub(super) struct Memory {
     pub(super) cards: BTreeMap<i64, CardFetch>,
     /// Own invites whose claim, or whose Welcome, is waited for.
     pub(super) invites: BTreeMap<i64, InviteReader>,
+    /// Boxes that point to a Welcome for another person's invite, with its blob.
+    pub(super) pointers: BTreeMap<i64, i64>,
     pub(super) inboxes: BTreeMap<u32, PollClock>,
     /// Own commits whose slot not both replicas have.
     pub(super) commits: BTreeMap<i64, PendingCommit>,

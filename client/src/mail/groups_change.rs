@@ -1,7 +1,7 @@
 //! How the members of a group change: what an own commit does, whom it invites, and what is forgotten by whoever goes.
 
 use super::epochs::Entered;
-use super::flight::CardFetch;
+
 use super::letters::Letter;
 use super::writing::Confirmed;
 use super::{Mail, MailError, Standing, provider, stored};
@@ -94,7 +94,7 @@ impl Mail {
 
     /// The own commit has won: keeps the Welcome of those whom it added, and a letter to each. To be called before the
     /// group enters the epoch.
-    pub(super) fn invite(
+    pub(super) fn letters_to_added(
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,

@@ -12,16 +12,20 @@ use crate::inbox_letter::Pointer;
 use crate::invites::{self, Used};
 use crate::names::Name;
 use crate::profile::Vault;
-use crate::{blobs_store, chains, contacts, conversations, offer};
+use crate::{blobs_store, chains, commits_mls, contacts, conversations, offer};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{self, WriteKey};
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::invite::{CLAIM_BOX, Invite, WELCOME_BOX};
+use std::time::Duration;
 
 /// A claim that one replica has counts after so many attempts at the other, which may be gone.
 const CLAIM_TRIES: u32 = 4;
+
+/// How much clocks of two people may differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
 /// How memory looks for what a first message needs: by the invite that is being used, else by the address. `None`: an invite
 /// is claimed, and nothing more is to be found.
@@ -56,6 +60,10 @@ impl Mail {
         if invite.end() <= now {
             return Err(MailError::Invite("the invite is over"));
         }
+        let longest = Duration::from_millis(self.profile.network().parameters.retention_ms / 2) + CLOCKS_DIFFER;
+        if invite.end() > now.plus(longest) {
+            return Err(MailError::Invite("the invite would last longer than any can"));
+        }
         if let Some(conversation) = self.rolled_back {
             return Err(MailError::RolledBack(conversation));
         }
@@ -68,16 +76,24 @@ impl Mail {
         };
         contacts::set_name(&transaction, vault, contact.row, name)?;
         contacts::set_known(&transaction, contact.row)?;
-        let strangers = conversations::of_contact(&transaction, vault, contact.row)?.is_empty();
-        let mut dropped = Vec::new();
+        let met = !conversations::of_contact(&transaction, vault, contact.row)?.is_empty();
+        // typed a second time: one's own claim must not be in the way of another one
+        let same = invites::used(&transaction, vault, contact.row)?.is_some_and(|used| *used.seed == *invite.seed());
+        let strangers = !met && !same;
+        let mut dropped = Confirmed::default();
         if strangers {
-            dropped = self.erase_used(&transaction, contact.row)?;
+            self.erase_used(&transaction, contact.row, &mut dropped)?;
             invites::insert_used(&transaction, vault, contact.row, invite, &WriteKey::generate(rng))?;
             contacts::set_wanted(&transaction, contact.row, Some(contact.wanted_at.unwrap_or(now)))?;
         }
         transaction.commit()?;
+        if met {
+            // whoever wrote first, the user wants them
+            conversations::accept(&self.profile.db, contact.row)?;
+            self.follow_again(&conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?)?;
+        }
         if strangers {
-            self.memory.boxes.retain(|row, _| !dropped.contains(row));
+            self.confirmed(dropped);
             self.memory.cards.remove(&contact.row);
             self.look_for_card(contact.row, now)?;
         }
@@ -109,9 +125,9 @@ impl Mail {
             return Ok(());
         };
         let inbox = contacts::by_row(db, vault, contact)?.inbox;
-        let package = offer::read(parts).ok().filter(|package| {
-            key_package_of(&provider(&self.profile, &self.crypto, db), &inbox, package).is_ok()
-        });
+        let package = offer::read(parts)
+            .ok()
+            .filter(|package| key_package_of(&provider(&self.profile, &self.crypto, db), &inbox, package).is_ok());
         let Some(package) = package else { return self.give_up_invite(&used, "does not hold what it should") };
         let (key, secret) = used.keys();
         let transaction = db.unchecked_transaction()?;
@@ -138,7 +154,8 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let both = stored == chains::STORED_BOTH;
-        let alone = stored != 0 && self.memory.boxes.get(&row).is_some_and(|pending| pending.attempt.tries() >= CLAIM_TRIES);
+        let alone =
+            stored != 0 && self.memory.boxes.get(&row).is_some_and(|pending| pending.attempt.tries() >= CLAIM_TRIES);
         let contested = self.memory.boxes.get(&row).is_some_and(|pending| pending.contested);
         if contested || !(both || alone) {
             return Ok(());
@@ -151,6 +168,14 @@ impl Mail {
         }
         let used = invites::used_on(db, vault, chain)?;
         let Some(used) = used.filter(|used| used.claim == Some(chain) && used.pointer.is_none()) else { return Ok(()) };
+        if !conversations::of_contact(db, vault, used.contact)?.is_empty() {
+            // the inviter wrote first, another way
+            let (transaction, mut gone) = (db.unchecked_transaction()?, Confirmed::default());
+            self.erase_used(&transaction, used.contact, &mut gone)?;
+            transaction.commit()?;
+            self.confirmed(gone);
+            return self.drop_card_fetch(used.contact);
+        }
         let Some(package) = &used.package else { return Ok(()) };
         self.found_by_invite(&used, package, now, consensus, rng)
     }
@@ -175,16 +200,16 @@ impl Mail {
         };
         let (_, secret) = used.keys();
         let vault = &self.profile.vault;
-        let chain =
-            chains::insert_one_time(&transaction, vault, used.generation, &secret, &used.writer, WELCOME_BOX)?;
+        let chain = chains::insert_one_time(&transaction, vault, used.generation, &secret, &used.writer, WELCOME_BOX)?;
         let id = chain.id(WELCOME_BOX, &self.profile.inbox);
         let pointer = Pointer::new(founded.generation, founded.manifest.clone()).to_bytes();
-        let body = boxes::seal(&secret, WELCOME_BOX, &id, &pointer, rng)
-            .map_err(|error| MailError::Mls(error.to_string()))?;
+        let body =
+            boxes::seal(&secret, WELCOME_BOX, &id, &pointer, rng).map_err(|error| MailError::Mls(error.to_string()))?;
         let sealed = chains::push_box(&transaction, &chain, &body, None)?;
-        invites::set_founded(&transaction, used.contact, chain.row, founded.welcome)?;
+        invites::set_founded(&transaction, used.contact, founded.conversation, chain.row, founded.welcome)?;
         transaction.commit()?;
         self.memory.boxes.insert(sealed, PendingBox::new(chain.row, false));
+        self.memory.pointers.insert(sealed, founded.welcome);
         self.founded(contact.row, founded.conversation)
     }
 
@@ -192,7 +217,18 @@ impl Mail {
     pub(super) fn claimed_by_another(&mut self, row: i64, chain: i64) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         if let Some(used) = invites::used_on(db, vault, chain)?.filter(|used| used.claim == Some(chain)) {
-            return self.give_up_invite(&used, "was used by somebody else");
+            if used.pointer.is_none() {
+                return self.give_up_invite(&used, "was used by somebody else");
+            }
+            // founded on the word of one store, while the other one has somebody else's claim
+            let contact = contacts::by_row(db, vault, used.contact)?.label();
+            chains::delete_box(db, row)?;
+            self.memory.boxes.remove(&row);
+            self.warn(
+                "invite_contested",
+                format!("somebody else used the invite of {contact} too: compare safety numbers before you trust it"),
+            );
+            return Ok(());
         }
         if let Some(made) = invites::made_on(db, vault, chain)? {
             return self.spoilt(&made);
@@ -209,17 +245,19 @@ impl Mail {
     /// The invite leads nowhere: its owner is written to as a stranger writes.
     fn give_up_invite(&mut self, used: &Used, why: &str) -> Result<(), MailError> {
         let transaction = self.profile.db.unchecked_transaction()?;
-        let boxes = self.erase_used(&transaction, used.contact)?;
+        let mut gone = Confirmed::default();
+        self.erase_used(&transaction, used.contact, &mut gone)?;
         if !stored::waits(&transaction, used.contact)? {
             // who has nothing to say does not ask as a stranger
             contacts::set_wanted(&transaction, used.contact, None)?;
         }
         transaction.commit()?;
-        self.memory.boxes.retain(|row, _| !boxes.contains(row));
+        self.confirmed(gone);
         self.memory.cards.remove(&used.contact);
         let contact = contacts::by_row(&self.profile.db, &self.profile.vault, used.contact)?;
-        if let Some(since) = contact.wanted_at {
-            self.look_for_card(contact.row, since)?;
+        match contact.wanted_at {
+            Some(since) => self.look_for_card(contact.row, since)?,
+            None => self.drop_card_fetch(contact.row)?,
         }
         self.warn(
             "invite_failed",
@@ -232,31 +270,34 @@ impl Mail {
         Ok(())
     }
 
-    /// Nothing of an invite is kept that was used for this contact. Returns the boxes that are no longer written.
-    pub(super) fn erase_used(&self, transaction: &Transaction<'_>, contact: i64) -> Result<Vec<i64>, MailError> {
-        let Some(used) = invites::used(transaction, &self.profile.vault, contact)? else { return Ok(Vec::new()) };
-        invites::delete_used(transaction, contact)?;
-        let mut boxes = Vec::new();
-        for chain in [used.claim, used.pointer].into_iter().flatten() {
-            boxes.extend(chains::delete(transaction, chain)?);
-        }
-        Ok(boxes)
-    }
-
-    /// Whom we wrote to by an invite has answered: it is done with, and so is its Welcome.
-    pub(super) fn forget_used(
+    /// Nothing of an invite is kept that was used for this contact, nor its Welcome.
+    pub(super) fn erase_used(
         &self,
         transaction: &Transaction<'_>,
         contact: i64,
-        confirmed: &mut Confirmed,
+        gone: &mut Confirmed,
     ) -> Result<(), MailError> {
-        let welcome = invites::used(transaction, &self.profile.vault, contact)?.and_then(|used| used.welcome);
-        confirmed.boxes.extend(self.erase_used(transaction, contact)?);
-        if let Some(welcome) = welcome {
+        let Some(used) = invites::used(transaction, &self.profile.vault, contact)? else { return Ok(()) };
+        invites::delete_used(transaction, contact)?;
+        for chain in [used.claim, used.pointer].into_iter().flatten() {
+            gone.boxes.extend(chains::delete(transaction, chain)?);
+        }
+        if let Some(welcome) = used.welcome {
             blobs_store::delete_out(transaction, welcome)?;
-            confirmed.blobs.push(welcome);
+            gone.blobs.push(welcome);
         }
         Ok(())
+    }
+
+    /// Somebody has spoken in a conversation: the invite by which it was founded is done with.
+    pub(super) fn invite_answered(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: i64,
+        gone: &mut Confirmed,
+    ) -> Result<(), MailError> {
+        let founded = invites::founded(transaction, conversation)?;
+        founded.map_or(Ok(()), |contact| self.erase_used(transaction, contact, gone))
     }
 
     /// Invites that are over before they could be claimed; and claims after which a crash came.
@@ -266,12 +307,42 @@ impl Mail {
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
-        for (row, chain, stored) in invites::claims(&self.profile.db)? {
-            self.claim_written(row, chain, stored, now, consensus, rng)?;
-        }
         for used in invites::used_in_vain(&self.profile.db, &self.profile.vault, now)? {
             self.give_up_invite(&used, "is over")?;
         }
+        for (row, chain, stored) in invites::claims(&self.profile.db)? {
+            self.claim_written(row, chain, stored, now, consensus, rng)?;
+        }
+        // the inviter looks for a quarter of a retention after the end, and answers within a retention of that
+        let answer = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        for (contact, conversation) in invites::unanswered(&self.profile.db, now.minus(answer))? {
+            self.abandon(contact, conversation, now)?;
+        }
+        Ok(())
+    }
+
+    /// A conversation that its inviter never joined is undone: what was written goes to the address.
+    fn abandon(&mut self, contact: i64, conversation: i64, now: UnixMillis) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let founded = conversations::by_row(db, vault, conversation)?;
+        let transaction = db.unchecked_transaction()?;
+        let mut gone = Confirmed::default();
+        self.erase_used(&transaction, contact, &mut gone)?;
+        commits_mls::forget(&provider(&self.profile, &self.crypto, &transaction), &founded.id.0, false)?;
+        self.forget_state(&transaction, &founded)?;
+        stored::unseal_all(&transaction, conversation)?;
+        stored::disown(&transaction, conversation)?;
+        conversations::delete(&transaction, conversation)?;
+        if stored::waits(&transaction, contact)? {
+            contacts::set_wanted(&transaction, contact, Some(now))?;
+        }
+        transaction.commit()?;
+        self.reload()?;
+        let label = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?.label();
+        self.warn(
+            "invite_failed",
+            format!("{label} has never answered to the use of the invite; what you wrote goes to their address"),
+        );
         Ok(())
     }
 }

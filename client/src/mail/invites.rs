@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 pub const INVITES_MAX: u64 = 64;
 
 /// An own invite, as the user sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct InviteInfo {
     /// Names it on this machine.
     pub number: u64,
@@ -41,6 +41,12 @@ pub struct InviteInfo {
     pub ends_at: UnixMillis,
     /// Somebody uses it just now.
     pub claimed: bool,
+}
+
+impl std::fmt::Debug for InviteInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InviteInfo({}, text redacted)", self.number)
+    }
 }
 
 impl Mail {
@@ -65,7 +71,7 @@ impl Mail {
         {
             return Err(MailError::Name(name.as_str().to_owned(), "another contact has it"));
         }
-        if invites::count_made(db)? >= INVITES_MAX {
+        if invites::count_made(db, now)? >= INVITES_MAX {
             return Err(MailError::QueueFull { waiting: INVITES_MAX, unit: "invites" });
         }
         let mut seed = Zeroizing::new([0; 32]);
@@ -89,11 +95,11 @@ impl Mail {
         for part in &parts {
             let chain = chains::by_row(&transaction, vault, chain)?;
             let id = chain.id(chain.next, inbox);
-            let body = boxes::seal(&secret, chain.next, &id, part, rng).map_err(|error| MailError::Mls(error.to_string()))?;
+            let body =
+                boxes::seal(&secret, chain.next, &id, part, rng).map_err(|error| MailError::Mls(error.to_string()))?;
             boxes.push(chains::push_box(&transaction, &chain, &body, None)?);
         }
-        let new =
-            invites::New { invite: &invite, name: name.as_ref(), writer: &writer, package: &reference, chain };
+        let new = invites::New { invite: &invite, name: name.as_ref(), writer: &writer, package: &reference, chain };
         let row = invites::insert_made(&transaction, vault, &new, now)?;
         transaction.commit()?;
 
@@ -110,9 +116,9 @@ impl Mail {
     ///
     /// # Errors
     /// When the profile fails.
-    pub fn invites(&self) -> Result<Vec<InviteInfo>, MailError> {
+    pub fn invites(&self, now: UnixMillis) -> Result<Vec<InviteInfo>, MailError> {
         let all = invites::all_made(&self.profile.db, &self.profile.vault)?;
-        Ok(all.iter().map(|made| self.invite_info(made)).collect())
+        Ok(all.iter().filter(|made| made.ends_at > now).map(|made| self.invite_info(made)).collect())
     }
 
     /// Takes an own invite back, by claiming it: whoever uses it from now on is told that it was used. Who has claimed it
@@ -124,19 +130,24 @@ impl Mail {
         let row = i64::try_from(number).map_err(|_| MailError::NoInvite(number))?;
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let made = invites::made(db, vault, row)?.ok_or(MailError::NoInvite(number))?;
+        let transaction = db.unchecked_transaction()?;
+        let mut claimed = None;
         if made.claim.is_none() && self.rolled_back.is_none() {
             let (key, secret) = made.keys();
-            let transaction = db.unchecked_transaction()?;
             let chain = chains::insert_one_time(&transaction, vault, made.generation, &secret, &key, CLAIM_BOX)?;
             let id = chain.id(CLAIM_BOX, &self.profile.inbox);
             let nobody = WriteKey::generate(rng).public();
             let body = boxes::seal(&secret, CLAIM_BOX, &id, nobody.as_bytes(), rng)
                 .map_err(|error| MailError::Mls(error.to_string()))?;
-            let sealed = chains::push_box(&transaction, &chain, &body, None)?;
-            transaction.commit()?;
-            self.memory.boxes.insert(sealed, PendingBox::new(chain.row, false));
+            claimed = Some((chains::push_box(&transaction, &chain, &body, None)?, chain.row));
         }
-        self.forget_made(&made)
+        let gone = self.erase_made(&transaction, &made, false)?;
+        transaction.commit()?;
+        self.made_forgotten(&made, &gone);
+        if let Some((sealed, chain)) = claimed {
+            self.memory.boxes.insert(sealed, PendingBox::new(chain, false));
+        }
+        Ok(())
     }
 
     fn invite_info(&self, made: &Made) -> InviteInfo {
@@ -161,12 +172,13 @@ impl Mail {
     ) -> Option<Want> {
         let reader = self.memory.invites.get_mut(&row)?;
         let parameters = &consensus.parameters;
-        // fresh invites are used soon; whoever has claimed one is about to write
-        let pace = if reader.claim.is_some() { Rank::Hot } else { class(reader.made_at, now, parameters).max(Rank::Warm) };
+        // fresh invites are used soon, and whoever has claimed one is about to write; but it may be a machine that went off
+        let pace = class(reader.active_at, now, parameters);
+        let pace = if reader.claim.is_some() { pace } else { pace.max(Rank::Warm) };
         reader.clock.wind(mean_gap(pace, parameters), now, rng);
         let (id, generation, welcome) = (reader.id(), reader.generation, reader.claim.is_some());
         let purpose = Purpose::GetClaim { invite: row, welcome };
-        self.launch(Rank::BlobRead, generation, Operation::Get { id }, purpose, None, now, consensus, rng)
+        self.launch(Rank::Idle, generation, Operation::Get { id }, purpose, None, now, consensus, rng)
     }
 
     pub(super) fn claim_read(
@@ -182,14 +194,26 @@ impl Mail {
         let Some(reader) = self.memory.invites.get(&row).filter(|reader| reader.claim.is_some() == welcome) else {
             return Ok(());
         };
-        // a body that does not open is a lie of a replica
-        let Some(plaintext) = bodies.iter().find_map(|body| reader.open(body)) else { return Ok(()) };
         let made = invites::made(&self.profile.db, &self.profile.vault, row)?;
+        // a body that does not open is a lie of a replica
+        let Some(plaintext) = bodies.iter().find_map(|body| reader.open(body)) else {
+            let late = reader.ends_at.plus(Duration::from_millis(consensus.parameters.retention_ms / 4));
+            let looked = each(answers).any(|(_, answer)| answer.status == Status::Empty);
+            // over, and looked at after the end: who was away for long finds what was written meanwhile
+            return match made.filter(|_| looked && late < now) {
+                Some(made) => self.forget_made(&made),
+                None => Ok(()),
+            };
+        };
         let Some(made) = made else {
             self.memory.invites.remove(&row);
             return Ok(());
         };
-        if welcome { self.welcome_pointed_to(&made, &plaintext, now, consensus) } else { self.claimed(&made, &plaintext, now) }
+        if welcome {
+            self.welcome_pointed_to(&made, &plaintext, now, consensus)
+        } else {
+            self.claimed(&made, &plaintext, now)
+        }
     }
 
     /// Somebody uses the invite: only who named this key can write what follows.
@@ -198,6 +222,7 @@ impl Mail {
         invites::set_claim(&self.profile.db, &self.profile.vault, made.row, &claim)?;
         if let Some(reader) = self.memory.invites.get_mut(&made.row) {
             reader.claim = Some(claim);
+            reader.active_at = now;
             reader.clock.ring(now);
         }
         Ok(())
@@ -211,11 +236,14 @@ impl Mail {
         now: UnixMillis,
         consensus: &Consensus,
     ) -> Result<(), MailError> {
-        let pointer = Pointer::parse(plaintext).filter(|pointer| {
-            (1..=WELCOME_SIZE_MAX).contains(&pointer.manifest.length())
-                && consensus.generation(pointer.generation).is_some()
-        });
+        let length = 1..=WELCOME_SIZE_MAX;
+        let pointer = Pointer::parse(plaintext).filter(|pointer| length.contains(&pointer.manifest.length()));
         let Some(pointer) = pointer else { return self.spoilt(made) };
+        if consensus.generation(pointer.generation).is_none() {
+            let newest = consensus.generations.last().map_or(0, |generation| generation.number);
+            // the other side may hold a newer document
+            return if pointer.generation > newest { Ok(()) } else { self.spoilt(made) };
+        }
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
         let incoming = blobs_store::insert_in(
@@ -238,7 +266,10 @@ impl Mail {
     pub(super) fn spoilt(&mut self, made: &Made) -> Result<(), MailError> {
         self.forget_made(made)?;
         let whom = made.name.as_ref().map_or_else(String::new, |name| format!(" for {}", name.as_str()));
-        self.warn("invite_spoilt", format!("the invite{whom} was used, but what came cannot be read; make another one"));
+        self.warn(
+            "invite_spoilt",
+            format!("the invite{whom} was used, but what came cannot be read; make another one"),
+        );
         Ok(())
     }
 
@@ -267,9 +298,6 @@ impl Mail {
     pub(super) fn forget_made(&mut self, made: &Made) -> Result<(), MailError> {
         let transaction = self.profile.db.unchecked_transaction()?;
         let boxes = self.erase_made(&transaction, made, false)?;
-        if let Some(welcome) = made.welcome {
-            blobs_store::delete_in(&transaction, welcome)?;
-        }
         transaction.commit()?;
         self.made_forgotten(made, &boxes);
         Ok(())
@@ -279,6 +307,9 @@ impl Mail {
         let provider = provider(&self.profile, &self.crypto, transaction);
         key_packages_mls::forget_key_package(&provider, &made.package, joined)?;
         invites::delete_made(transaction, made.row)?;
+        if let Some(welcome) = made.welcome {
+            blobs_store::delete_in(transaction, welcome)?;
+        }
         chains::delete(transaction, made.chain)
     }
 
@@ -291,13 +322,12 @@ impl Mail {
         }
     }
 
-    /// Invites that are over, a quarter of the retention after their end: who used one at the last moment has answered.
+    /// Invites of which nothing can lie in any store any more.
     pub(super) fn end_invites(&mut self, now: UnixMillis, half: Duration) -> Result<(), MailError> {
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
-        for made in invites::made_in_vain(db, vault)? {
+        for made in invites::made_in_vain(&self.profile.db, &self.profile.vault)? {
             self.spoilt(&made)?;
         }
-        let before = now.minus(half / 2);
+        let before = now.minus(half.saturating_mul(2));
         for made in invites::all_made(&self.profile.db, &self.profile.vault)? {
             if made.ends_at < before && made.welcome.is_none() {
                 self.forget_made(&made)?;
@@ -315,7 +345,8 @@ impl InviteReader {
             secret,
             writer: writer.public(),
             generation: made.generation,
-            made_at: made.made_at,
+            active_at: made.made_at,
+            ends_at: made.ends_at,
             claim: made.claim,
             clock: crate::polls::PollClock::default(),
         }

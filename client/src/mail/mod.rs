@@ -63,7 +63,9 @@ use crate::conversations_mls::{GroupError, Provider};
 use crate::marks::Marks;
 use crate::profile::{Opener, Profile, ProfileId, Protector, evidence};
 use crate::want::{Ticket, Want};
-use crate::{blobs_store, contacts, conversations, group_changes, invites as own_invites, marks_heard, members, proofs_owed};
+use crate::{
+    blobs_store, contacts, conversations, group_changes, invites as own_invites, marks_heard, members, proofs_owed,
+};
 use flight::{Flight, InviteReader, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
 use parts::{BlobIn, BlobOut};
@@ -269,7 +271,14 @@ impl Mail {
     pub fn set_hints(&mut self, hints: Hints) -> Result<(), MailError> {
         self.profile.set_hints(hints)
     }
-    /// The rate class the profile was made with.
+    /// From the next start on the client sends at the rate of this class; whoever watches its link sees the change.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn set_rate_class(&mut self, class: RateClass) -> Result<(), MailError> {
+        self.profile.set_class(class)
+    }
+    /// The rate class.
     #[must_use]
     pub fn rate_class(&self) -> RateClass {
         self.profile.class()
@@ -385,6 +394,7 @@ impl Mail {
                 memory.cards.insert(contact, fetch);
             }
         }
+        memory.pointers = own_invites::pointers(db)?.into_iter().collect();
         for made in own_invites::all_made(db, vault)?.iter().filter(|made| made.welcome.is_none()) {
             memory.invites.insert(made.row, InviteReader::new(made));
         }

@@ -112,6 +112,8 @@ pub(super) struct BlobIn {
     pub(super) served: u64,
     /// Since when both replicas have said of every part that is asked for that it is not there.
     pub(super) absent_since: Option<UnixMillis>,
+    /// Others of its writer go first.
+    pub(super) waits: bool,
     /// Own failures with it, and before when it is left alone because of them.
     pub(super) failures: u32,
     pub(super) resting: UnixMillis,
@@ -128,6 +130,7 @@ impl BlobIn {
             lies: 0,
             served: 0,
             absent_since: None,
+            waits: false,
             failures: 0,
             resting: UnixMillis::default(),
         }

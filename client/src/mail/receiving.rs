@@ -27,7 +27,8 @@ use shoal_protocol::{Hash, UnixMillis};
 
 /// Times that the next box of a chain may open without holding a message before it is skipped.
 const UNREADABLE_MAX: u32 = 3;
-/// Blobs of one sender in a conversation that may be fetched at a time; the chain is read on when one of them is whole.
+/// Blobs of one sender in a conversation that are fetched at a time; the chain is read on meanwhile, for a later box may
+/// take one of them back.
 const HELD_BLOBS_MAX: u64 = 8;
 /// Messages of one sender in a conversation that may be held back.
 const HELD_MAX: u64 = 512;
@@ -229,8 +230,16 @@ impl Mail {
         now: UnixMillis,
     ) -> Result<Applied, MailError> {
         let confirmed = self.confirm(transaction, conversation, member, &record.seen)?;
-        let mut applied =
-            Applied { confirmed, blob: None, content: false, refused: None, end: None, leaves: false, silenced: false, taken_back: None };
+        let mut applied = Applied {
+            confirmed,
+            blob: None,
+            content: false,
+            refused: None,
+            end: None,
+            leaves: false,
+            silenced: false,
+            taken_back: None,
+        };
         let (id, received, blob) = match record.content {
             Content::Receipt | Content::Proof { .. } => return Ok(applied),
             Content::Cancel { id } => {
@@ -391,17 +400,28 @@ impl Mail {
         Ok(())
     }
 
-    /// A chain is not read on while too much of its writer is held back in its conversation.
+    /// A chain is not read on while too much of its writer is held back in its conversation; and of a writer's blobs the first
+    /// ones are fetched.
     pub(super) fn repause(&mut self, conversation: i64) -> Result<(), MailError> {
-        let mut statement = self.profile.db.prepare_cached(
+        let db = &self.profile.db;
+        let mut statement = db.prepare_cached(
             "SELECT contact FROM message_in WHERE conversation = ?1 AND cursor IS NULL GROUP BY contact
-             HAVING count(*) >= ?2 OR count(blob) >= ?3",
+             HAVING count(*) >= ?2",
         )?;
-        let full = statement
-            .query_map((conversation, HELD_MAX, HELD_BLOBS_MAX), |row| row.get(0))?
-            .collect::<Result<Vec<i64>, _>>()?;
+        let full = statement.query_map((conversation, HELD_MAX), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
         for reader in self.memory.readers.values_mut().filter(|reader| reader.conversation == conversation) {
             reader.paused = full.contains(&reader.contact);
+        }
+        let mut statement = db.prepare_cached(
+            "SELECT blob, row_number() OVER (PARTITION BY contact ORDER BY message) > ?2 FROM message_in
+             WHERE conversation = ?1 AND blob IS NOT NULL",
+        )?;
+        let turns = statement.query_map((conversation, HELD_BLOBS_MAX), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for turn in turns {
+            let (row, waits): (i64, bool) = turn?;
+            if let Some(blob) = self.memory.blobs_in.get_mut(&row) {
+                blob.waits = waits;
+            }
         }
         Ok(())
     }

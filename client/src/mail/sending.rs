@@ -39,6 +39,9 @@ impl Mail {
         if self.prove(now, rng)? {
             return Ok(());
         }
+        if self.seal_cancelled(rng)? {
+            return Ok(());
+        }
         if self.memory.unsealed {
             let waiting = stored::unsealed(&self.profile.db)?;
             self.memory.unsealed = !waiting.is_empty();
@@ -48,7 +51,7 @@ impl Mail {
                 }
             }
         }
-        if self.seal_cancelled(rng)? || self.commit_due(now, consensus, rng)? {
+        if self.commit_due(now, consensus, rng)? {
             return Ok(());
         }
         let request = |conversation| {

@@ -205,18 +205,39 @@ pub(super) fn row_of(db: &Connection, vault: &Vault, id: MessageId) -> Result<i6
 
 /// The user took a message back. `told`: its readers may have heard of it, and are to be told.
 pub(super) fn cancel(db: &Connection, row: i64, told: bool) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE message_out SET state = ?2, sealed = 1, cancel = ?3 WHERE message = ?1")?
-        .execute((row, number_of(MessageState::Cancelled), told))?;
+    db.prepare_cached("UPDATE message_out SET state = ?2, sealed = 1, cancel = ?3 WHERE message = ?1")?.execute((
+        row,
+        number_of(MessageState::Cancelled),
+        told,
+    ))?;
     Ok(())
 }
 
 /// Messages that were taken back and whose readers are to be told: row, conversation.
 pub(super) fn cancelled(db: &Connection) -> Result<Vec<(i64, i64)>, MailError> {
     let mut statement = db.prepare_cached(
-        "SELECT message, conversation FROM message_out WHERE cancel = 1 AND conversation IS NOT NULL
-         ORDER BY message LIMIT 64",
+        "SELECT min(message), conversation FROM message_out m WHERE cancel = 1 AND EXISTS (
+            SELECT 1 FROM conversation v WHERE v.conversation = m.conversation AND v.standing < 2 AND v.broken = 0)
+         GROUP BY conversation",
     )?;
     Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+/// The box of a message was confirmed by all its readers. If the message was taken back, and they cannot have read the word that
+/// did so, they have it all the same. Says whether that is so.
+pub(super) fn arrived_all_the_same(db: &Connection, row: i64) -> Result<bool, MailError> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE message_out SET state = 3, cancel = 0 WHERE message = ?1 AND state = 4
+                AND (cancel = 1 OR EXISTS (SELECT 1 FROM box_out b WHERE b.message = ?1 AND b.j >= (
+                    SELECT coalesce(min(coalesce(a.boxes, 0)), 0)
+                    FROM chain c JOIN member m ON m.conversation = c.conversation
+                    LEFT JOIN acknowledged a ON a.chain = c.chain AND a.member = m.member
+                    WHERE c.chain = b.chain AND m.left_at IS NULL AND m.leaving = 0 AND m.astray = 0
+                        AND m.joined_epoch <= c.epoch)))",
+        )?
+        .execute([row])?;
+    Ok(changed == 1)
 }
 
 pub(super) fn set_cancel_said(db: &Connection, row: i64) -> Result<(), MailError> {
@@ -241,6 +262,14 @@ pub(super) fn unseal_all(db: &Connection, conversation: i64) -> Result<(), MailE
             blobs_store::restart_out(db, blob)?;
         }
     }
+    db.prepare_cached("UPDATE message_out SET cancel = 1 WHERE conversation = ?1 AND cancel = 2")?
+        .execute([conversation])?;
+    Ok(())
+}
+
+/// The messages of a conversation that is undone wait for another one.
+pub(super) fn disown(db: &Connection, conversation: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE message_out SET conversation = NULL WHERE conversation = ?1")?.execute([conversation])?;
     Ok(())
 }
 
@@ -352,7 +381,7 @@ pub(super) fn expire_letters(db: &Connection, before: UnixMillis) -> Result<usiz
 
 /// Whether messages wait for a conversation with a contact.
 pub(super) fn waits(db: &Connection, contact: i64) -> Result<bool, MailError> {
-    let found = "SELECT EXISTS (SELECT 1 FROM message_out WHERE contact = ?1 AND conversation IS NULL)";
+    let found = "SELECT EXISTS (SELECT 1 FROM message_out WHERE contact = ?1 AND conversation IS NULL AND sealed = 0)";
     Ok(db.prepare_cached(found)?.query_row([contact], |row| row.get(0))?)
 }
 

@@ -60,7 +60,10 @@ impl Mail {
             let signature = chain.sign(out.j, &out.body, inbox).ok_or(MailError::Damaged("a box of a peer's chain"))?;
             (Operation::Put { id, signature, body: out.body }, Purpose::PutBox { row })
         };
-        let want = self.launch(Rank::Send, chain.generation, operation, purpose, None, now, consensus, rng);
+        // what lies at the replica that has not ours is the question
+        let order = place(consensus, chain.generation, &id).filter(|_| contested);
+        let order = order.map(|[first, second]| if out.stored & 1 == 0 { [first, second] } else { [second, first] });
+        let want = self.launch(Rank::Send, chain.generation, operation, purpose, order, now, consensus, rng);
         if let Some(pending) = self.memory.boxes.get_mut(&row) {
             if want.is_some() {
                 pending.attempt.out = true;

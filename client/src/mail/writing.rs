@@ -90,8 +90,10 @@ impl Mail {
         let chain = chains::by_row(&self.profile.db, &self.profile.vault, out.chain)?;
         let id = chain.id(out.j, &self.profile.inbox);
         let mut stored = out.stored;
-        let mut other = false;
+        let (mut other, mut looked) = (false, false);
         for (store, answer) in each(answers) {
+            let answered = matches!(answer.status, Status::Found | Status::Empty);
+            looked |= answered && out.stored & bit(flight.placement, store) == 0;
             let Some(body) = answer.body.as_ref().filter(|_| answer.status == Status::Found) else { continue };
             if *body == out.body {
                 stored |= bit(flight.placement, store);
@@ -104,11 +106,12 @@ impl Mail {
             return self.taken_by_another(row, &chain);
         }
         if let Some(pending) = self.memory.boxes.get_mut(&row) {
-            pending.contested = false;
+            pending.contested = !looked;
             pending.held = stored != 0;
             pending.later(now, &consensus.parameters, rng);
         }
-        self.box_stored(row, &out, stored, false, now)
+        self.box_stored(row, &out, stored, false, now)?;
+        if out.message.is_none() { self.claim_written(row, out.chain, stored, now, consensus, rng) } else { Ok(()) }
     }
 
     /// An own next box holds another body that opens: an older copy of this profile came back, or a copy lives beside
@@ -206,9 +209,7 @@ impl Mail {
             // whoever speaks has joined: the invitation is done with
             members::set_heard(transaction, member.row)?;
             self.forget_letters(transaction, conversation.row, member.contact, &mut confirmed)?;
-            if conversation.contact.is_some() {
-                self.forget_used(transaction, member.contact, &mut confirmed)?;
-            }
+            self.invite_answered(transaction, conversation.row, &mut confirmed)?;
         }
         Ok(confirmed)
     }
@@ -257,7 +258,8 @@ impl Mail {
             confirmed.boxes.push(row);
             if let Some(message) = message {
                 let found = stored::out_by_row(transaction, &self.profile.vault, message)?;
-                if stored::raise(transaction, message, MessageState::Delivered)? {
+                let arrived = stored::arrived_all_the_same(transaction, message)?;
+                if arrived || stored::raise(transaction, message, MessageState::Delivered)? {
                     confirmed.messages.push(found.id);
                 }
                 if let Some(blob) = found.blob {

@@ -189,7 +189,16 @@ impl Profile {
         self.network = network;
         Ok(())
     }
-    /// The rate class it was made with.
+    /// From the next opening on the client sends at the rate of this class.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn set_class(&mut self, class: RateClass) -> Result<(), MailError> {
+        self.set_setting(RATE_CLASS, class_name(class).as_bytes())?;
+        self.class = class;
+        Ok(())
+    }
+    /// The rate class.
     #[must_use]
     pub fn class(&self) -> RateClass {
         self.class

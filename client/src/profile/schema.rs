@@ -249,6 +249,7 @@ CREATE TABLE invite_used (
     writer BLOB NOT NULL,                     -- sealed seed of the write key that the claim names
     package BLOB,                             -- sealed key package; NULL: to be found
     claim INTEGER REFERENCES chain,           -- where the claim is written
+    conversation INTEGER REFERENCES conversation, -- what it founded
     pointer INTEGER REFERENCES chain,         -- where the pointer to the Welcome is written
     welcome INTEGER REFERENCES blob_out
 );

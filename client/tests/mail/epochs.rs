@@ -98,7 +98,8 @@ fn a_conversation_outlives_its_stores() {
             world.run(MINUTE);
             world.retire();
         }
-        assert!(followed(&mut world), "round {round}");
+        // one of them may have committed this moment
+        assert!(world.run_until(MINUTE, followed), "round {round}");
         assert!(world.consensus.generation(first + round).is_none(), "the old stores are gone");
     }
     assert!(world.run_until(5 * MINUTE, |world| talk.delivered(world)));

@@ -53,7 +53,6 @@ fn crashes(seed: u64) {
     let mut world = World::new(seed, 2);
     world.loss = 0.1;
     let (alice, bob) = (world.address(0), world.address(1));
-    let now = world.now;
     world.add(1, "alice", &alice);
     let mut sent = [Vec::new(), Vec::new()];
     for n in 0..10 {

@@ -226,3 +226,19 @@ fn a_letter_whose_work_takes_long_holds_nothing_up() {
     assert!(world.run_until(MINUTE, |world| world.all_delivered(0, &[file])));
     assert!(world.shown(2).is_empty());
 }
+
+#[test]
+fn a_card_is_written_until_both_its_stores_have_it() {
+    for seed in 0..5 {
+        let mut world = World::new(190 + seed, 1);
+        world.half_loss = 0.9;
+        world.run(30 * MINUTE / 4);
+        let chain = card_chain(&world, 0).0;
+        let copies = |world: &World| {
+            let held = |id| world.stores.values().filter(|store| store.boxes.contains_key(&id)).count();
+            (0..).map(|index| held(chain.id(index))).take_while(|copies| *copies > 0).collect::<Vec<_>>()
+        };
+        let copies = copies(&world);
+        assert!(copies.len() >= 2 && copies.iter().all(|copies| *copies == 2), "seed {seed}: {copies:?}");
+    }
+}

@@ -1,8 +1,8 @@
 //! Invites: for one person, once.
 
 use crate::world::World;
-use shoal_client::mail::{INVITES_MAX, MailError, MessageState};
-use shoal_protocol::invite::Introduction;
+use shoal_client::mail::{INVITES_MAX, InviteInfo, MailError, MessageState};
+use shoal_protocol::invite::Invite;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -14,6 +14,11 @@ fn world(seed: u64, people: usize) -> World {
     world
 }
 
+fn invites(world: &mut World) -> Vec<InviteInfo> {
+    let now = world.now;
+    world.mail(0).invites(now).unwrap()
+}
+
 fn letters(world: &World, who: usize) -> usize {
     world.people[who].asked.iter().filter(|(_, kind)| *kind == "append").count()
 }
@@ -22,14 +27,14 @@ fn letters(world: &World, who: usize) -> usize {
 fn who_is_invited_is_no_stranger_and_leaves_nothing_in_an_inbox() {
     let mut world = world(71, 2);
     let invite = world.invite(0, "bob");
-    assert!(world.run_until(5 * MINUTE, |world| world.mail(0).invites().unwrap().len() == 1));
+    assert!(world.run_until(5 * MINUTE, |world| invites(world).len() == 1));
     world.add(1, "alice", &invite.text);
     // nothing was written yet: both see each other all the same
     let both = |world: &mut World| (0..2).all(|who| world.mail(who).conversations().unwrap().len() == 1);
     assert!(world.run_until(10 * MINUTE, both));
     let contact = world.mail(0).contacts().unwrap().remove(0);
     assert_eq!((contact.name.as_str(), contact.request), ("bob", false));
-    assert_eq!(world.mail(0).invites().unwrap(), [], "it is used up");
+    assert_eq!(invites(&mut world), [], "it is used up");
     let ids = [world.send(1, "alice", "thank you"), world.send(1, "alice", "for the invite")];
     let answer = world.send(0, "bob", "welcome");
     assert!(world.run_until(10 * MINUTE, |world| world.all_delivered(1, &ids) && world.all_delivered(0, &[answer])));
@@ -119,7 +124,7 @@ fn one_that_is_withdrawn_or_over_gives_nothing() {
     let (now, mut rng) = (world.now, world.fork());
     assert!(matches!(world.mail(2).add("alice", &over.text, now, &mut rng), Err(MailError::Invite(_))));
     world.run(Duration::from_millis(world.consensus.parameters.retention_ms / 2));
-    assert_eq!(world.mail(0).invites().unwrap(), [], "forgotten");
+    assert_eq!(invites(&mut world), [], "forgotten");
 }
 
 #[test]
@@ -160,19 +165,82 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
     let (now, mut rng) = (world.now, world.fork());
     assert!(matches!(world.mail(0).add("me", &invite.text, now, &mut rng), Err(MailError::Oneself)));
     assert!(matches!(world.mail(1).send(&invite.text, "hi", now, &mut rng), Err(MailError::Unknown(_))));
-    let mut other = World::new(79, 1);
-    let Ok(Introduction::Invite(read)) = invite.text.parse() else { panic!("an invite") };
-    other.network.name = "elsewhere".to_owned();
-    assert!(!read.is_of(&other.network.genesis_hash()));
+    let read: Invite = invite.text.parse().unwrap();
+    let network = world.network.genesis_hash();
+    let changed = |end, network| {
+        Invite::new(*read.inbox(), read.seed().to_owned().into(), read.generation(), end, network).text()
+    };
+    let other = shoal_protocol::Hash::of("test", b"elsewhere");
+    let elsewhere = changed(read.end(), &other);
+    let endless = changed(now.plus(Duration::from_secs(1 << 32)), &network);
+    for text in [elsewhere, endless] {
+        assert!(matches!(world.mail(1).add("alice", &text, now, &mut rng), Err(MailError::Invite(_))));
+    }
     for _ in 1..INVITES_MAX {
         world.mail(0).invite(None, now, &mut rng).unwrap();
     }
     assert!(matches!(world.mail(0).invite(None, now, &mut rng), Err(MailError::QueueFull { .. })));
-    // a contact by another way is only named
-    world.send(1, &world.address(0), "by address");
-    assert!(world.run_until(10 * MINUTE, |world| world.shown(0).len() == 1));
-    world.add(1, "alice", &invite.text);
-    world.run(10 * MINUTE);
+    // a contact by another way is only named, and accepted
+    world.send(0, &world.address(1), "by address");
+    assert!(world.run_until(10 * MINUTE, |world| world.shown(1).len() == 1));
+    assert!(world.shown(1)[0].request);
+    world.mail(0).withdraw(invite.number, &mut rng).unwrap();
+    let fresh = world.invite(0, "bob");
+    world.add(1, "alice", &fresh.text);
+    assert!(world.run_until(5 * MINUTE, |world| world.mail(0).queue_length().unwrap() == 0));
     assert_eq!(world.mail(1).conversations().unwrap().len(), 1);
-    assert_eq!(world.mail(0).invites().unwrap().len() as u64, INVITES_MAX, "not used");
+    assert!(!world.shown(1)[0].request);
+    assert!(invites(&mut world).iter().any(|open| open.number == fresh.number), "not used");
+}
+
+#[test]
+fn one_that_is_typed_twice_is_used_once() {
+    for seed in 0..6 {
+        let mut world = world(790 + seed, 2);
+        let invite = world.invite(0, "bob");
+        world.add(1, "alcie", &invite.text);
+        world.run(Duration::from_secs(4 * seed));
+        world.add(1, "alice", &invite.text);
+        let id = world.send(1, "alice", "hello");
+        assert!(world.run_until(20 * MINUTE, |world| world.all_delivered(1, &[id])), "seed {seed}");
+        assert!(!world.shown(0)[0].request);
+        assert_eq!((letters(&world, 1), world.warnings(1)), (0, vec![]));
+    }
+}
+
+#[test]
+fn an_inviter_who_was_away_for_most_of_the_retention_finds_who_came() {
+    let mut world = world(800, 2);
+    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let invite = world.invite(0, "bob");
+    world.run(MINUTE);
+    world.crash(0);
+    world.add(1, "alice", &invite.text);
+    let id = world.send(1, "alice", "are you there?");
+    world.run(retention.mul_f64(0.7));
+    world.restart(0);
+    assert!(world.run_until(retention / 4, |world| world.all_delivered(1, &[id])));
+    assert!(!world.shown(0)[0].request);
+}
+
+#[test]
+fn what_was_written_to_an_inviter_who_never_answers_goes_to_the_address() {
+    let mut world = world(801, 2);
+    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let invite = world.invite(0, "bob");
+    world.run(MINUTE);
+    world.crash(0);
+    world.add(1, "alice", &invite.text);
+    let ids = [world.send(1, "alice", "one"), world.send_file(1, "alice", "two.png", &[2; 9_000])];
+    assert!(world.run_until(20 * MINUTE, |world| world.state(1, ids[1]) == MessageState::Stored));
+    // she takes it back, not knowing that it is used
+    world.restart(0);
+    let mut rng = world.fork();
+    world.mail(0).withdraw(invite.number, &mut rng).unwrap();
+    assert!(world.run_until(retention * 3, |world| world.shown(0).len() == 2));
+    assert!(world.shown(0).iter().all(|message| message.request && message.from == world.address(1)));
+    assert!(world.warnings(1).contains(&"invite_failed"));
+    assert_eq!(world.mail(1).conversations().unwrap().len(), 1);
+    world.accept(0, &world.address(1));
+    assert!(world.run_until(20 * MINUTE, |world| world.all_delivered(1, &ids)));
 }

@@ -11,7 +11,6 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) fn acquainted(seed: u64) -> World {
     let mut world = World::new(seed, 2);
     let (alice, bob) = (world.address(0), world.address(1));
-    let now = world.now;
     world.add(0, "bob", &bob);
     world.add(1, "alice", &alice);
     let first = world.send(0, "bob", "hello Bob");
@@ -94,7 +93,6 @@ fn file_time(seed: u64, parameters: shoal_protocol::parameters::Parameters) -> D
     let mut world = World::new(seed, 2);
     world.consensus.parameters = parameters;
     let (alice, bob) = (world.address(0), world.address(1));
-    let now = world.now;
     world.add(1, "alice", &alice);
     let first = world.send(0, &bob, "hello");
     assert!(world.run_until(20 * MINUTE, |world| world.all_delivered(0, &[first])));

@@ -87,7 +87,6 @@ impl Person {
         state.parts.map(|parts| (parts.written, parts.all)).context("the message is no file")
     }
 
-
     /// The process of the daemon.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.daemon.id()

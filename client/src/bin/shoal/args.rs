@@ -107,7 +107,7 @@ pub(crate) enum Command {
     Add {
         /// Your name for the contact
         name: String,
-        /// The address, shoal1..., or the invite, shoal-invite1...
+        /// The address, shoal1..., or the invite, shoal-invite1...; - reads it from standard input
         #[arg(value_name = "ADDRESS|INVITE")]
         address: String,
     },
@@ -237,6 +237,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<NetworkCommand>,
     },
+    /// Show the rate class and what each costs in traffic and time, or change it
+    ///
+    /// The low class is for a phone or a metered line. Everybody on the way sees which class you use, and a change of it.
+    Rate {
+        /// The class to use from now on; the daemon is started again
+        #[arg(value_enum)]
+        class: Option<Class>,
+    },
     /// Connection, anonymity now, queue
     Status,
     /// Look for what may be wrong, and say what to do
@@ -332,6 +340,12 @@ pub(crate) struct Patience {
     /// How long to wait: 500ms, 60s, 5m, 1h, 2d; a plain number is seconds
     #[arg(long, default_value = "60s", value_parser = patience)]
     pub(crate) timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Class {
+    Normal,
+    Low,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

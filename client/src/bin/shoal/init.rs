@@ -4,12 +4,14 @@ use std::io;
 use std::path::Path;
 
 use serde_json::json;
+use shoal_client::estimate::costs;
 use shoal_client::io::{
     Exit, Failure, forget_in_keyring, keep_in_keyring, parse_network_file, system_rng, usable_network_file,
 };
 use shoal_client::mail::{Mail, MailError, RateClass};
 use shoal_client::profile::{Cost, ProfileId, Protection, Protector};
 use shoal_client::traffic::monthly_bytes;
+use shoal_protocol::duration;
 use shoal_protocol::network::NetworkFile;
 
 use crate::asking;
@@ -56,6 +58,9 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, wish: Wish, 
     });
     out.either(&value, || {
         let (mine, other) = if low { (low_bytes, normal_bytes) } else { (normal_bytes, low_bytes) };
+        let text = |class| costs(class, &file.parameters).text_stored;
+        let other_class = if low { RateClass::Normal } else { RateClass::Low };
+        let (mine_text, other_text) = (text(class), text(other_class));
         let (mine_name, other_name) = if low { ("low", "normal") } else { ("normal", "low") };
         format!(
             "Your address, to give to others:\n\n  {address}\n\n\
@@ -64,12 +69,15 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, wish: Wish, 
              \x20            (compare these words with whoever gave you the network file)\n\
              Traffic      rate class {mine_name}: about {} a month each way while the daemon runs, used or not\n\
              \x20            ({other_name} would be {}; everybody on the way can see which class you use)\n\
+             Time         about {} until stores have a text ({other_name}: {}); see shoal rate\n\
              Profile      {}\n\
              Key          {}\n\n\
              Next: shoal add NAME ADDRESS, then shoal send NAME TEXT",
             plain(&file.name),
             size(mine),
             size(other),
+            duration::short(mine_text),
+            duration::short(other_text),
             profile.display(),
             match protector.opener().protection() {
                 Protection::File => "in the profile's folder, which only you can read (shoal passphrase set closes it)",

@@ -35,7 +35,12 @@ pub(crate) async fn list(profile: &Path, out: &Out) -> Result<(), Problem> {
         out.either(invite, || {
             let name = invite.name.as_deref().map_or("(no name)".into(), plain);
             let state = if invite.claimed { "being used" } else { "waits" };
-            format!("{:>3}  {name:<20} {state}, until {}\n     {}", invite.number, readable(invite.ends_at), invite.invite)
+            format!(
+                "{:>3}  {name:<20} {state}, until {}\n     {}",
+                invite.number,
+                readable(invite.ends_at),
+                invite.invite
+            )
         })?;
     }
     if invites.is_empty() && !out.json {

@@ -17,6 +17,7 @@ mod output;
 mod people;
 mod protect;
 mod qr;
+mod rate;
 mod status;
 mod time;
 mod transfer;
@@ -123,6 +124,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         | Command::Cancel { .. }
         | Command::Read { .. }
         | Command::Network { .. }
+        | Command::Rate { .. }
         | Command::Status
         | Command::Doctor => tokio::runtime::Builder::new_current_thread(),
     };
@@ -171,6 +173,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Network { command: Some(NetworkCommand::Update { file }) } => {
                 network::update(&profile, &file, out).await
             }
+            Command::Rate { class } => rate::rate(&profile, class, out).await,
             Command::Status => status::status(&profile, out).await,
             Command::Doctor => status::doctor(&profile, out).await,
         }

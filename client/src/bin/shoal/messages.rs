@@ -47,7 +47,7 @@ pub(crate) async fn send_file(
     dispatch(profile, Call::SendFile { to, path: absolute }, patience, out).await
 }
 
-fn standard_input() -> Result<String, Failure> {
+pub(crate) fn standard_input() -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let failed = |message: String, exit| Failure::new(exit, "standard_input", message, "check what is piped in");
     std::io::stdin()

@@ -47,7 +47,7 @@ pub(crate) async fn remove(profile: &Path, out: &Out) -> Result<(), Problem> {
 }
 
 /// A daemon is not stopped for a passphrase that is wrong.
-fn check(profile: &Path, before: &KeyFile, opener: &Opener) -> Result<(), MailError> {
+pub(crate) fn check(profile: &Path, before: &KeyFile, opener: &Opener) -> Result<(), MailError> {
     before.open(opener).map(drop).map_err(|error| match error {
         NotOpened::Memory => MailError::NoMemory,
         NotOpened::Wrong | NotOpened::Protection(_) => {

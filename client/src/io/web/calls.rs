@@ -42,6 +42,7 @@ pub(super) const CALLS: &[&str] = &[
     "seen",
     "estimate",
     "status",
+    "rate",
     "network",
     "network_update",
 ];

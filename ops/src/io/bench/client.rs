@@ -66,7 +66,11 @@ impl fmt::Display for ClientFigures {
             f,
             "client, {lambda_p} payload packets a second\n  64 KiB: {file_64k_s:.1} s (median of {all})\n  \
              {} KiB, both daemons killed at {} of {} boxes: {:.0} s, {:.2} of the packets carried a box of it",
-            large.bytes >> 10, large.killed_at, large.boxes, large.seconds, large.ratio
+            large.bytes >> 10,
+            large.killed_at,
+            large.boxes,
+            large.seconds,
+            large.ratio
         )
     }
 }
@@ -161,7 +165,7 @@ async fn with_network(
 ) -> anyhow::Result<ClientFigures> {
     let mut pair = Pair::meet(dir, network).await?;
     let path = dir.join("file.bin");
-    let mut random = |size: usize| {
+    let random = |size: usize| {
         let mut content = vec![0; size];
         clock::generator().fill_bytes(&mut content);
         fs::write(&path, &content).with_context(|| format!("cannot write {}", path.display()))

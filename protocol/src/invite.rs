@@ -236,8 +236,9 @@ mod tests {
     fn errors_say_what_is_wrong() {
         let text = invite(1).text();
         assert_eq!("".parse::<Invite>(), Err(InviteError::NotAnInvite));
-        assert_eq!(text[..LENGTH - 1].parse::<Invite>(), Err(InviteError::NotAnInvite));
-        assert!(matches!(text[..LENGTH - 1].parse::<Introduction>(), Err(IntroductionError::Invite(_))));
+        let shorter: String = text.chars().take(LENGTH - 1).collect();
+        assert_eq!(shorter.parse::<Invite>(), Err(InviteError::NotAnInvite));
+        assert!(matches!(shorter.parse::<Introduction>(), Err(IntroductionError::Invite(_))));
         assert!(matches!("shoal".parse::<Introduction>(), Err(IntroductionError::Address(_))));
         let encode = |data: &[u8]| bech32::encode_lower::<Bech32m>(Hrp::parse_unchecked(PREFIX), data).unwrap();
         let mut data = vec![9; SIZE];
@@ -245,7 +246,7 @@ mod tests {
         data[0] = VERSION;
         data[1..33].fill(0);
         assert_eq!(encode(&data).parse::<Invite>(), Err(InviteError::Key));
-        assert!(!format!("{:?}", invite(1)).contains("1, 1"), "the seed is not shown");
+        assert_eq!(format!("{:?}", invite(1)), "Invite(redacted)");
     }
 
     proptest! {

@@ -257,14 +257,21 @@ pub(crate) fn used_in_vain(db: &Connection, vault: &Vault, before: UnixMillis) -
     rows::all(db, vault, "WHERE ends_at < ?1 AND pointer IS NULL", [before.0])
 }
 
-/// Whether a chain is neither a conversation's nor a card's nor an invite's: the claim of an own invite that was withdrawn.
+/// Chains that are neither a conversation's nor a card's nor an invite's: claims of own invites that were withdrawn.
+const NOTHING: &str = "conversation IS NULL
+    AND NOT EXISTS (SELECT 1 FROM card c WHERE c.chain = chain.chain)
+    AND NOT EXISTS (SELECT 1 FROM invite_made i WHERE i.chain = chain.chain)
+    AND NOT EXISTS (SELECT 1 FROM invite_used u WHERE u.claim = chain.chain OR u.pointer = chain.chain)";
+
 pub(crate) fn on_nothing(db: &Connection, chain: i64) -> Result<bool, MailError> {
-    let found = "SELECT conversation IS NULL
-            AND NOT EXISTS (SELECT 1 FROM card c WHERE c.chain = chain.chain)
-            AND NOT EXISTS (SELECT 1 FROM invite_made i WHERE i.chain = chain.chain)
-            AND NOT EXISTS (SELECT 1 FROM invite_used u WHERE u.claim = chain.chain OR u.pointer = chain.chain)
-        FROM chain WHERE chain = ?1";
-    Ok(db.prepare_cached(found)?.query_row([chain], |row| row.get(0))?)
+    let found = format!("SELECT EXISTS (SELECT 1 FROM chain WHERE chain = ?1 AND {NOTHING})");
+    Ok(db.prepare_cached(&found)?.query_row([chain], |row| row.get(0))?)
+}
+
+/// All of them, with their generations.
+pub(crate) fn nothings(db: &Connection) -> Result<Vec<(i64, u32)>, MailError> {
+    let mut statement = db.prepare_cached(&format!("SELECT chain, generation FROM chain WHERE {NOTHING}"))?;
+    Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
 }
 
 /// Claims after which no conversation was founded yet: box, chain, which replicas have it.

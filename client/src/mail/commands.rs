@@ -122,7 +122,10 @@ impl Mail {
         contacts::set_wanted(&transaction, contact.row, None)?;
         group_changes::delete_adds_of(&transaction, contact.row)?;
         let mut gone = Confirmed::default();
-        self.erase_used(&transaction, contact.row, &mut gone)?;
+        if conversations::of_contact(&transaction, &self.profile.vault, contact.row)?.is_empty() {
+            // an invite that is only being claimed; what it founded is kept, for a block may be taken back
+            self.erase_used(&transaction, contact.row, &mut gone)?;
+        }
         transaction.commit()?;
         self.confirmed(gone);
         let theirs = conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?;

@@ -322,8 +322,19 @@ impl Mail {
         }
     }
 
-    /// Invites of which nothing can lie in any store any more.
-    pub(super) fn end_invites(&mut self, now: UnixMillis, half: Duration) -> Result<(), MailError> {
+    /// Invites of which nothing can lie in any store any more, and claims of withdrawn ones that have no place.
+    pub(super) fn end_invites(
+        &mut self,
+        now: UnixMillis,
+        half: Duration,
+        consensus: &Consensus,
+    ) -> Result<(), MailError> {
+        for (chain, generation) in invites::nothings(&self.profile.db)? {
+            if consensus.generation(generation).is_none() {
+                let boxes = chains::delete(&self.profile.db, chain)?;
+                self.memory.boxes.retain(|row, _| !boxes.contains(row));
+            }
+        }
         for made in invites::made_in_vain(&self.profile.db, &self.profile.vault)? {
             self.spoilt(&made)?;
         }

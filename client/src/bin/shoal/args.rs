@@ -209,9 +209,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         patience: Patience,
     },
-    /// Take back a file that is still on its way, or a message that has not left
+    /// Take back a file that is still on its way, or a message that waits
     ///
-    /// What the other side has as a whole stays there. Of a text that has left nothing can be taken back.
+    /// A message waits while the other side's card is not found, or behind many others. Of a text that has left nothing can be
+    /// taken back, and what the other side has as a whole stays there.
     Cancel {
         /// The ID as `send-file` or `send` printed it
         id: String,

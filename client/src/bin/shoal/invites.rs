@@ -51,5 +51,5 @@ pub(crate) async fn list(profile: &Path, out: &Out) -> Result<(), Problem> {
 
 pub(crate) async fn withdraw(profile: &Path, number: u64, out: &Out) -> Result<(), Problem> {
     let _: Value = reach(profile, out).await?.call(Call::Withdraw { number }).await?;
-    out.either(&json!({}), || format!("invite {number} is withdrawn: whoever uses it gets no answer"))
+    out.either(&json!({}), || format!("invite {number} is withdrawn: whoever uses it from now on is told so"))
 }

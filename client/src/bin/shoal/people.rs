@@ -71,7 +71,8 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
                 (false, false, Some(since)) => {
                     let since = readable(since);
                     format!(
-                        "  (messages wait since {since}: no card found, they have not run shoal on this network yet)"
+                        "  (since {since} nothing of them is found: they have not run shoal on this network yet, or an \
+                         invite is being used)"
                     )
                 }
                 (false, false, None) => String::new(),

@@ -299,3 +299,45 @@ fn keys_of_old_cards_are_forgotten_unless_a_conversation_uses_them() {
     scene.bob.forget_old_cards(scene.now.plus(retention * 4), &scene.consensus).unwrap();
     assert_eq!(testing::signature_keys(&scene.bob.profile.db), 1, "the conversation still signs with it");
 }
+
+#[test]
+fn taking_back_undoes_nothing_but_an_own_message_that_is_not_whole() {
+    let mut scene = Scene::new(8);
+    scene.acquaint();
+    let blob = |n| Content::Blob {
+        id: [n; 16],
+        sent_at: NOW,
+        kind: BlobKind::Text,
+        manifest: Manifest::new([n; 32], 5_000, Hash::from_bytes([n; 32])),
+    };
+    let cancel = |n| Content::Cancel { id: [n; 16] };
+    let shown = |scene: &Scene| {
+        let messages = scene.bob.messages(0, 10).unwrap();
+        messages.into_iter().map(|message| message.text).collect::<Vec<_>>()
+    };
+    // whole, unknown, of somebody else: nothing happens
+    let own = scene.bob.conversations().unwrap()[0].id.to_string();
+    let of_bob = scene.bob.send(&own, "mine", scene.now, &mut scene.rng).unwrap();
+    for content in [text(1, 0), cancel(1), cancel(2), Content::Cancel { id: of_bob.0 }] {
+        let written = scene.write(Seen::default(), content);
+        scene.read(&written);
+    }
+    assert_eq!(shown(&scene), ["text 1"]);
+    assert_eq!(scene.bob.state(of_bob).unwrap().state, MessageState::Queued);
+    // what is not whole ends, and what it held back is shown; a second word for it changes nothing
+    for content in [blob(3), text(4, 0)] {
+        let written = scene.write(Seen::default(), content);
+        scene.read(&written);
+    }
+    assert_eq!((shown(&scene).len(), scene.bob.memory.blobs_in.len()), (1, 1));
+    for content in [cancel(3), cancel(3), text(5, 0)] {
+        let written = scene.write(Seen::default(), content);
+        scene.read(&written);
+        scene.crash();
+    }
+    assert_eq!(
+        (shown(&scene), scene.bob.memory.blobs_in.len()),
+        (vec!["text 1".into(), "text 4".into(), "text 5".into()], 0)
+    );
+    assert!(!scene.warned("blob_refused"));
+}

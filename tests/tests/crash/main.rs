@@ -2,7 +2,7 @@
 //! with SIGKILL and started again. In the end nothing that was acknowledged is lost, nothing is shown twice, and each
 //! sender's messages are in their order.
 //!
-//! Bounded by default. The full size: `TMPDIR=/dev/shm SHOAL_SECONDS=900 SHOAL_PERIOD_MS=5000 SHOAL_PEOPLE=4
+//! Bounded by default. The full size: `TMPDIR=/dev/shm SHOAL_SECONDS=2700 SHOAL_PERIOD_MS=5000 SHOAL_PEOPLE=4
 //! SHOAL_LAMBDA_P=40 SHOAL_WINDOW=400 cargo test -p shoal-tests --test crash -- --nocapture` (in memory, because what a
 //! SIGKILL leaves is the same there, and every message costs each side several flushes of a disk). `SHOAL_SEED` repeats the
 //! choice of victims.
@@ -30,7 +30,6 @@ fn set<T: FromStr>(name: &str, bounded: T) -> T {
 }
 
 #[test]
-#[ignore = "row 14 is not shown yet: never seen to end in time on two busy cores; run it alone, see tests/README.md"]
 fn nothing_is_lost_or_doubled_whoever_is_killed() {
     let seconds = Duration::from_secs(set("SHOAL_SECONDS", 30));
     let period = Duration::from_millis(set("SHOAL_PERIOD_MS", 3_000));

@@ -142,8 +142,19 @@ pub(crate) fn insert_one_time(
     next: u64,
 ) -> Result<Chain, MailError> {
     let row = insert(db, vault, None, 0, 0, generation, secret, &Side::OneTime(writer.clone()))?;
-    db.prepare_cached("UPDATE chain SET next = ?2 WHERE chain = ?1")?.execute((row, next))?;
-    by_row(db, vault, row)
+    skip_to(db, vault, row, next)
+}
+
+/// The next box of an own chain that is written is this one.
+pub(crate) fn skip_to(db: &Connection, vault: &Vault, chain: i64, next: u64) -> Result<Chain, MailError> {
+    db.prepare_cached("UPDATE chain SET next = ?2 WHERE chain = ?1")?.execute((chain, next))?;
+    by_row(db, vault, chain)
+}
+
+/// Whether both replicas have all that was written of a chain.
+pub(crate) fn all_stored(db: &Connection, chain: i64) -> Result<bool, MailError> {
+    let found = "SELECT NOT EXISTS (SELECT 1 FROM box_out WHERE chain = ?1 AND stored < 3)";
+    Ok(db.prepare_cached(found)?.query_row([chain], |row| row.get(0))?)
 }
 
 /// Forgets a chain that is no conversation's, with its boxes. Returns their rows.

@@ -85,6 +85,9 @@ pub struct MessageLine {
     pub from: String,
     /// The same at every member.
     pub conversation: String,
+    /// Name of the group, and only present when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The text, byte for byte.
     pub text: String,
     /// The file, or `null`.
@@ -104,6 +107,7 @@ impl From<ReceivedMessage> for MessageLine {
             id: message.id.to_string(),
             from: message.from,
             conversation: message.conversation.to_string(),
+            group: message.group,
             text: message.text,
             file: message.file.map(|file| FileLine { name: file.name, size: file.size, path: file.path }),
             sent_at: message.sent_at.0,
@@ -408,6 +412,7 @@ mod tests {
             from: "ann".to_owned(),
             address: "shoal1x".to_owned(),
             conversation: ConversationId([2; 16]),
+            group: None,
             request: false,
             text: "שלום 🐟".to_owned(),
             file: None,

@@ -38,6 +38,9 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<ContactInfo, MailError> {
         let name = name.parse::<Name>()?;
+        if self.names_a_group(&name)? {
+            return Err(MailError::Name(name.as_str().to_owned(), "a group has it"));
+        }
         if let Ok(Introduction::Invite(invite)) = introduction.parse() {
             return self.use_invite(&name, &invite, now, rng);
         }
@@ -371,6 +374,12 @@ impl Mail {
     /// When the profile fails.
     pub fn queue_length(&self) -> Result<u64, MailError> {
         stored::count_below(&self.profile.db, MessageState::Stored)
+    }
+
+    /// Whether a name is a group's: a contact of the same name would get its messages.
+    pub(super) fn names_a_group(&self, name: &Name) -> Result<bool, MailError> {
+        let groups = conversations::groups_named(&self.profile.db, &self.profile.vault, name.as_str())?;
+        Ok(groups.iter().any(|group| matches!(group.standing, Standing::Member | Standing::Away)))
     }
 
     pub(super) fn parse_address(&self, text: &str) -> Result<Address, MailError> {

@@ -161,7 +161,7 @@ impl Mail {
             return Ok(());
         }
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        if both && invites::on_nothing(db, chain)? {
+        if both && invites::on_nothing(db, chain)? && chains::all_stored(db, chain)? {
             // an invite was withdrawn
             chains::delete(db, chain)?;
             return Ok(());
@@ -218,7 +218,7 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         if let Some(used) = invites::used_on(db, vault, chain)?.filter(|used| used.claim == Some(chain)) {
             if used.pointer.is_none() {
-                return self.give_up_invite(&used, "was used by somebody else");
+                return self.give_up_invite(&used, "was used by somebody else, or withdrawn");
             }
             // founded on the word of one store, while the other one has somebody else's claim
             let contact = contacts::by_row(db, vault, used.contact)?.label();
@@ -233,12 +233,9 @@ impl Mail {
         if let Some(made) = invites::made_on(db, vault, chain)? {
             return self.spoilt(&made);
         }
-        if invites::on_nothing(db, chain)? {
-            chains::delete(db, chain)?;
-        } else {
-            chains::delete_box(db, row)?;
-        }
-        self.memory.boxes.remove(&row);
+        let gone = if invites::on_nothing(db, chain)? { chains::delete(db, chain)? } else { vec![row] };
+        chains::delete_box(db, row)?;
+        self.memory.boxes.retain(|row, _| !gone.contains(row));
         Ok(())
     }
 

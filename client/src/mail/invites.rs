@@ -67,9 +67,9 @@ impl Mail {
         let name = name.map(str::parse::<Name>).transpose()?;
         let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
         if let Some(name) = &name
-            && contacts::by_name(db, vault, name.as_str())?.is_some()
+            && (contacts::by_name(db, vault, name.as_str())?.is_some() || self.names_a_group(name)?)
         {
-            return Err(MailError::Name(name.as_str().to_owned(), "another contact has it"));
+            return Err(MailError::Name(name.as_str().to_owned(), "another contact or a group has it"));
         }
         if invites::count_made(db, now)? >= INVITES_MAX {
             return Err(MailError::QueueFull { waiting: INVITES_MAX, unit: "invites" });
@@ -133,15 +133,16 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let mut claimed = None;
         if made.claim.is_none() && self.rolled_back.is_none() {
-            let (key, secret) = made.keys();
-            let chain = chains::insert_one_time(&transaction, vault, made.generation, &secret, &key, CLAIM_BOX)?;
+            let (_, secret) = made.keys();
+            // behind what is offered, which is written on: whoever uses the invite looks for that first
+            let chain = chains::skip_to(&transaction, vault, made.chain, CLAIM_BOX)?;
             let id = chain.id(CLAIM_BOX, &self.profile.inbox);
             let nobody = WriteKey::generate(rng).public();
             let body = boxes::seal(&secret, CLAIM_BOX, &id, nobody.as_bytes(), rng)
                 .map_err(|error| MailError::Mls(error.to_string()))?;
             claimed = Some((chains::push_box(&transaction, &chain, &body, None)?, chain.row));
         }
-        let gone = self.erase_made(&transaction, &made, false)?;
+        let gone = self.erase_made(&transaction, &made, false, claimed.is_some())?;
         transaction.commit()?;
         self.made_forgotten(&made, &gone);
         if let Some((sealed, chain)) = claimed {
@@ -287,30 +288,38 @@ impl Mail {
             let unnamed = contacts::by_row(transaction, vault, contact)?.name.is_none();
             if let (Some(name), true) = (&made.name, unnamed)
                 && contacts::by_name(transaction, vault, name.as_str())?.is_none()
+                && !self.names_a_group(name)?
             {
                 contacts::set_name(transaction, vault, contact, name)?;
             }
         }
-        self.erase_made(transaction, made, true)
+        self.erase_made(transaction, made, true, false)
     }
 
     /// Forgets an own invite: its key package opens nothing any more. What it offers lies where it is until it expires.
     pub(super) fn forget_made(&mut self, made: &Made) -> Result<(), MailError> {
         let transaction = self.profile.db.unchecked_transaction()?;
-        let boxes = self.erase_made(&transaction, made, false)?;
+        let boxes = self.erase_made(&transaction, made, false, false)?;
         transaction.commit()?;
         self.made_forgotten(made, &boxes);
         Ok(())
     }
 
-    fn erase_made(&self, transaction: &Transaction<'_>, made: &Made, joined: bool) -> Result<Vec<i64>, MailError> {
+    /// `withdrawn`: its boxes are written on, without their invite. Returns those that are not.
+    fn erase_made(
+        &self,
+        transaction: &Transaction<'_>,
+        made: &Made,
+        joined: bool,
+        withdrawn: bool,
+    ) -> Result<Vec<i64>, MailError> {
         let provider = provider(&self.profile, &self.crypto, transaction);
         key_packages_mls::forget_key_package(&provider, &made.package, joined)?;
         invites::delete_made(transaction, made.row)?;
         if let Some(welcome) = made.welcome {
             blobs_store::delete_in(transaction, welcome)?;
         }
-        chains::delete(transaction, made.chain)
+        if withdrawn { Ok(Vec::new()) } else { chains::delete(transaction, made.chain) }
     }
 
     /// After the commit: memory follows.

@@ -92,6 +92,7 @@ fn received(db: &Connection, mail: &Mail, condition: &str, number: i64) -> Resul
             from: contact.label(),
             address: contact.address(),
             conversation: conversation.id,
+            group: conversation.name.as_ref().map(|name| name.as_str().to_owned()),
             request: conversation.request,
             text,
             file,

@@ -83,6 +83,8 @@ pub struct ReceivedMessage {
     pub address: String,
     /// The conversation it belongs to.
     pub conversation: ConversationId,
+    /// Name of the group, if it is one.
+    pub group: Option<String>,
     /// `true` while the sender is a stranger whom the user has not accepted.
     pub request: bool,
     /// The text; empty for a file without words and for an empty message.

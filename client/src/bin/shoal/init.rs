@@ -72,7 +72,7 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, wish: Wish, 
              Time         about {} until stores have a text ({other_name}: {}); see shoal rate\n\
              Profile      {}\n\
              Key          {}\n\n\
-             Next: shoal add NAME ADDRESS, then shoal send NAME TEXT",
+             Next: shoal invite NAME, or shoal add NAME ADDRESS; then shoal send NAME TEXT",
             plain(&file.name),
             size(mine),
             size(other),

@@ -278,7 +278,9 @@ fn human(message: &MessageLine) -> String {
         [Some(plain(&message.text)).filter(|text| !text.is_empty()), file].into_iter().flatten().collect();
     // only the first line stands at the margin: a message cannot look like another person's line
     let body = body.join(" ").replace('\n', "\n    ");
-    format!("{}  {}{request}: {body}", readable(message.sent_at), plain(&message.from).replace('\n', " "))
+    let line = |text: &str| plain(text).replace('\n', " ");
+    let group = message.group.as_deref().map_or_else(String::new, |name| format!(" in {}", line(name)));
+    format!("{}  {}{group}{request}: {body}", readable(message.sent_at), line(&message.from))
 }
 
 #[cfg(test)]
@@ -326,6 +328,7 @@ mod tests {
             id: "00".into(),
             from: "ann".into(),
             conversation: "00".into(),
+            group: None,
             text: "hi\u{1b}[2J".into(),
             file: None,
             sent_at: 1_750_000_000_000,

@@ -31,7 +31,9 @@ pub(crate) async fn address(profile: &Path, drawn: bool, out: &Out) -> Result<()
 pub(crate) async fn add(profile: &Path, name: String, address: String, out: &Out) -> Result<(), Problem> {
     // an invite on the command line can be seen by everybody on this machine
     let address = if address == "-" { crate::messages::standard_input()?.trim().to_owned() } else { address };
-    changed(profile, Call::Add { name, address }, "added", out).await
+    let invite = address.to_lowercase().starts_with("shoal-invite");
+    let done = if invite { "the invite is being used (shoal contacts); added" } else { "added" };
+    changed(profile, Call::Add { name, address }, done, out).await
 }
 
 pub(crate) async fn accept(profile: &Path, who: String, out: &Out) -> Result<(), Problem> {

@@ -79,7 +79,7 @@ pub(crate) fn human(status: &Status) -> String {
     for WaitingLine { name, since } in &status.waiting {
         let (name, since) = (plain(name), readable(*since));
         lines.push(format!(
-            "            for {name} since {since}: no card found; they have not run shoal on this network yet"
+            "            for {name} since {since}: not found: they have not run shoal on this network yet, or an invite is being used"
         ));
     }
     for dispute in &status.disputes {
@@ -217,8 +217,8 @@ fn network_checks(status: &Status) -> Vec<Check> {
         checks.push(Check::new("contacts' networks", false, what, next));
     }
     for WaitingLine { name, .. } in &status.waiting {
-        let next = "ask them to run shoal once (shoal up), and compare the address and the network's words";
-        checks.push(Check::new("waiting", false, format!("messages to {name} wait: no card of theirs is found"), next));
+        let next = "wait, if an invite is being used; else ask them to run shoal once (shoal up), and compare address and network";
+        checks.push(Check::new("waiting", false, format!("{name} is not found yet"), next));
     }
     checks
 }

@@ -220,6 +220,7 @@ fn news_reach_the_open_conversation_and_the_list() {
         id: "id9".into(),
         from: "bob".into(),
         conversation: "c1".into(),
+        group: None,
         text: "new".into(),
         file: None,
         sent_at: 0,

@@ -86,10 +86,12 @@ impl Mail {
             invites::insert_used(&transaction, vault, contact.row, invite, &WriteKey::generate(rng))?;
             contacts::set_wanted(&transaction, contact.row, Some(contact.wanted_at.unwrap_or(now)))?;
         }
-        transaction.commit()?;
         if met {
             // whoever wrote first, the user wants them
-            conversations::accept(&self.profile.db, contact.row)?;
+            conversations::accept(&transaction, contact.row)?;
+        }
+        transaction.commit()?;
+        if met {
             self.follow_again(&conversations::of_contact(&self.profile.db, &self.profile.vault, contact.row)?)?;
         }
         if strangers {

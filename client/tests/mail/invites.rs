@@ -128,6 +128,19 @@ fn one_that_is_withdrawn_or_over_gives_nothing() {
 }
 
 #[test]
+fn one_that_is_withdrawn_before_it_is_written_is_found_withdrawn() {
+    let mut world = world(802, 2);
+    let invite = world.invite(0, "bob");
+    let mut rng = world.fork();
+    world.mail(0).withdraw(invite.number, &mut rng).unwrap();
+    world.crash(0);
+    world.restart(0);
+    world.add(1, "alice", &invite.text);
+    assert!(world.run_until(2 * MINUTE, |world| world.warnings(1).contains(&"invite_failed")));
+    assert_eq!((letters(&world, 1), invites(&mut world)), (0, vec![]));
+}
+
+#[test]
 fn a_claim_that_never_got_its_key_package_ends_with_the_invite() {
     let mut world = world(76, 2);
     let invite = world.invite(0, "bob");

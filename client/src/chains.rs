@@ -5,6 +5,7 @@ use crate::mail::MailError;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
 use minicbor::{Decode, Encode};
+use rand::CryptoRng;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey, WritePublic};
 use shoal_protocol::inbox::InboxKey;
@@ -149,6 +150,18 @@ pub(crate) fn insert_one_time(
 pub(crate) fn skip_to(db: &Connection, vault: &Vault, chain: i64, next: u64) -> Result<Chain, MailError> {
     db.prepare_cached("UPDATE chain SET next = ?2 WHERE chain = ?1")?.execute((chain, next))?;
     by_row(db, vault, chain)
+}
+
+/// Seals a plaintext into the next box of an own chain that is no conversation's, and keeps it.
+pub(crate) fn push_sealed(
+    db: &Connection,
+    chain: &Chain,
+    plaintext: &[u8],
+    inbox: &InboxKey,
+    rng: &mut impl CryptoRng,
+) -> Result<i64, MailError> {
+    let body = boxes::seal(&chain.secret, chain.next, &chain.id(chain.next, inbox), plaintext, rng);
+    push_box(db, chain, &body.map_err(|error| MailError::Mls(error.to_string()))?, None)
 }
 
 /// Whether both replicas have all that was written of a chain.

@@ -63,9 +63,9 @@ impl Mail {
             &Side::OwnCard,
         )?;
         let mut boxes = Vec::with_capacity(parts.len());
-        for (j, part) in (0u64..).zip(&parts) {
-            let body = chain.seal(j, part, rng).map_err(|error| MailError::Mls(error.to_string()))?;
-            boxes.push(chains::push_box(&transaction, &chains::by_row(&transaction, vault, row)?, &body, None)?);
+        for part in &parts {
+            let chain = chains::by_row(&transaction, vault, row)?;
+            boxes.push(chains::push_sealed(&transaction, &chain, part, inbox, rng)?);
         }
         transaction
             .prepare_cached(

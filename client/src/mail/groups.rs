@@ -2,7 +2,6 @@
 //! commit does it when it has won its slot.
 
 use super::commands::{Target, fresh_id};
-
 use super::{
     ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MemberInfo, MemberState, Standing, provider,
     stored,

@@ -1,7 +1,6 @@
 //! How the members of a group change: what an own commit does, whom it invites, and what is forgotten by whoever goes.
 
 use super::epochs::Entered;
-
 use super::letters::Letter;
 use super::writing::Confirmed;
 use super::{Mail, MailError, Standing, provider, stored};

@@ -16,7 +16,7 @@ use crate::{blobs_store, chains, commits_mls, contacts, conversations, offer};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
-use shoal_protocol::boxes::{self, WriteKey};
+use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::invite::{CLAIM_BOX, Invite, WELCOME_BOX};
 use std::time::Duration;
@@ -134,10 +134,8 @@ impl Mail {
         let (key, secret) = used.keys();
         let transaction = db.unchecked_transaction()?;
         let chain = chains::insert_one_time(&transaction, vault, used.generation, &secret, &key, CLAIM_BOX)?;
-        let id = chain.id(CLAIM_BOX, &self.profile.inbox);
-        let body = boxes::seal(&secret, CLAIM_BOX, &id, used.writer.public().as_bytes(), rng)
-            .map_err(|error| MailError::Mls(error.to_string()))?;
-        let sealed = chains::push_box(&transaction, &chain, &body, None)?;
+        let claim = used.writer.public();
+        let sealed = chains::push_sealed(&transaction, &chain, claim.as_bytes(), &self.profile.inbox, rng)?;
         invites::set_package(&transaction, vault, contact, &package, chain.row)?;
         transaction.commit()?;
         self.memory.cards.remove(&contact);
@@ -203,11 +201,8 @@ impl Mail {
         let (_, secret) = used.keys();
         let vault = &self.profile.vault;
         let chain = chains::insert_one_time(&transaction, vault, used.generation, &secret, &used.writer, WELCOME_BOX)?;
-        let id = chain.id(WELCOME_BOX, &self.profile.inbox);
         let pointer = Pointer::new(founded.generation, founded.manifest.clone()).to_bytes();
-        let body =
-            boxes::seal(&secret, WELCOME_BOX, &id, &pointer, rng).map_err(|error| MailError::Mls(error.to_string()))?;
-        let sealed = chains::push_box(&transaction, &chain, &body, None)?;
+        let sealed = chains::push_sealed(&transaction, &chain, &pointer, &self.profile.inbox, rng)?;
         invites::set_founded(&transaction, used.contact, founded.conversation, chain.row, founded.welcome)?;
         transaction.commit()?;
         self.memory.boxes.insert(sealed, PendingBox::new(chain.row, false));

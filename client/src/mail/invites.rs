@@ -94,10 +94,7 @@ impl Mail {
         let mut boxes = Vec::with_capacity(parts.len());
         for part in &parts {
             let chain = chains::by_row(&transaction, vault, chain)?;
-            let id = chain.id(chain.next, inbox);
-            let body =
-                boxes::seal(&secret, chain.next, &id, part, rng).map_err(|error| MailError::Mls(error.to_string()))?;
-            boxes.push(chains::push_box(&transaction, &chain, &body, None)?);
+            boxes.push(chains::push_sealed(&transaction, &chain, part, inbox, rng)?);
         }
         let new = invites::New { invite: &invite, name: name.as_ref(), writer: &writer, package: &reference, chain };
         let row = invites::insert_made(&transaction, vault, &new, now)?;
@@ -133,14 +130,11 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let mut claimed = None;
         if made.claim.is_none() && self.rolled_back.is_none() {
-            let (_, secret) = made.keys();
             // behind what is offered, which is written on: whoever uses the invite looks for that first
             let chain = chains::skip_to(&transaction, vault, made.chain, CLAIM_BOX)?;
-            let id = chain.id(CLAIM_BOX, &self.profile.inbox);
             let nobody = WriteKey::generate(rng).public();
-            let body = boxes::seal(&secret, CLAIM_BOX, &id, nobody.as_bytes(), rng)
-                .map_err(|error| MailError::Mls(error.to_string()))?;
-            claimed = Some((chains::push_box(&transaction, &chain, &body, None)?, chain.row));
+            let sealed = chains::push_sealed(&transaction, &chain, nobody.as_bytes(), &self.profile.inbox, rng)?;
+            claimed = Some((sealed, chain.row));
         }
         let gone = self.erase_made(&transaction, &made, false, claimed.is_some())?;
         transaction.commit()?;

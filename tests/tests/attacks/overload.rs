@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// Mean of the mixing delays, that of a public network: what a packet waits before a worker has its turn with it is held against
 /// it.
 const MEAN: Duration = Duration::from_millis(500);
+/// How much of the mean a machine that is overloaded itself may add to every delay: an exponential distribution that is
+/// moved by a share of its mean is at most that share away from itself.
+const SHIFT_MAX: f64 = 0.05;
 /// Packets a second of the honest neighbour.
 const HONEST_RATE: f64 = 50.0;
 /// Bounds of the node under test, smaller than the defaults, so that they are reached.
@@ -235,5 +238,9 @@ async fn row_12_an_honest_neighbour_keeps_its_share_and_its_timing_at_an_overloa
         flood.accounts.dropped,
     );
     assert!(share >= 0.9, "{share:.3}");
-    assert!(p > 0.001, "delays under overload: distance {distance}, p {p}");
+    // node, flood and the clock that judges share two cores: a packet that is written or read some milliseconds late moves
+    // the whole curve by as much of the mean. What may not happen is another shape, and that goes beyond such a shift
+    let shifted = kolmogorov_p((distance - SHIFT_MAX).max(0.0), passed.took.len());
+    assert!(shifted > 0.001, "delays under overload: distance {distance}, p {p}, beyond a shift {shifted}");
+    assert!(half <= SHIFT_MAX * MEAN.as_secs_f64() * 1e3, "later than drawn by {half} ms");
 }

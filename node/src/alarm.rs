@@ -21,6 +21,10 @@
 //! on every loop: then the fault is here, or the network's as a whole, and no other node is named. A total loss is named
 //! rightly; one of a tenth, between places that share half of their loops (a width of 2), wrongly in one case of ten.
 //!
+//! A total loss that a return refutes before its sum has passed as well was chance, or another place's losses: the place is not
+//! named any longer, and losses on its ways count for all places again. Else an innocent that is named a moment before the
+//! culprit would hide every second loss of the culprit's.
+//!
 //! **Clearing.** A named place keeps its sum, at most 12; at 0 it is cleared: after 97 to 126 returns more than 24 times the
 //! losses. That is as many as finding a loss of a tenth takes, so an alarm does not flap.
 
@@ -86,8 +90,12 @@ impl Alarm {
         self.tell_apart(way, true);
         for spot in spots(way) {
             let Some(score) = self.scores.get_mut(&spot) else { continue };
+            let refuted = score.points < RAISE && score.run >= RUN;
             score.points = score.points.saturating_sub(RETURN);
             score.run = 0;
+            if refuted {
+                score.raised = None;
+            }
             if score.points == 0 {
                 self.scores.remove(&spot);
             }
@@ -225,6 +233,23 @@ mod tests {
         assert_eq!(alarm.losing(), [Spot::Between([1; 32], [2; 32]), Spot::Between([2; 32], [3; 32])]);
         alarm.settle(&way([1, 2, 9]), false);
         assert_eq!(alarm.losing(), [Spot::Between([1; 32], [2; 32])], "the other one did not lose this");
+    }
+
+    #[test]
+    fn a_total_loss_that_a_return_refutes_is_taken_back() {
+        let mut alarm = Alarm::default();
+        // node 20 is innocent: what is lost over it is lost at node 10, and once by chance
+        alarm.settle(&way([11, 20, 31]), false);
+        (0..3).for_each(|_| alarm.settle(&way([10, 20, 30]), false));
+        assert!(alarm.losing().contains(&Spot::Node([20; 32])), "{:?}", alarm.losing());
+        alarm.settle(&way([11, 20, 30]), true);
+        assert!(alarm.losing().is_empty(), "{:?}", alarm.losing());
+        // and the next losses count for the culprit
+        (0..4).for_each(|n| {
+            alarm.settle(&way([10, 20 + n % 2, 30 + n / 2]), false);
+            alarm.settle(&way([11, 20 + n % 2, 30 + n / 2]), true);
+        });
+        assert_eq!(alarm.losing(), [Spot::Node([10; 32])]);
     }
 
     #[test]

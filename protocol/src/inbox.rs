@@ -17,6 +17,7 @@ const CARD: &str = "shoal/1 card chain secret";
 const WORK: &str = "shoal/1 append work";
 const READ_CONTEXT: &[u8] = b"shoal/1 inbox read";
 const CREDENTIAL_CONTEXT: &str = "shoal/1 credential";
+const SUCCESSION_CONTEXT: &str = "shoal/1 succession";
 
 /// Public half of an [`InboxKey`]; what an address encodes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +50,10 @@ impl InboxPublic {
     /// Checks a credential's signature over a leaf's signature key.
     pub fn verify_credential(&self, leaf_signature_key: &[u8], signature: &[u8; 64]) -> bool {
         crate::Identity::from_bytes(*self.as_bytes()).verify(CREDENTIAL_CONTEXT, leaf_signature_key, signature)
+    }
+    /// Checks that the owner of this key has another one from now on.
+    pub fn verify_succession(&self, next: &Self, signature: &[u8; 64]) -> bool {
+        crate::Identity::from_bytes(*self.as_bytes()).verify(SUCCESSION_CONTEXT, next.as_bytes(), signature)
     }
 }
 
@@ -86,6 +91,10 @@ impl InboxKey {
     /// Signs a leaf's signature key: the credential of a conversation.
     pub fn sign_credential(&self, leaf_signature_key: &[u8]) -> [u8; 64] {
         crate::IdentityKey::from_seed(&self.seed()).sign(CREDENTIAL_CONTEXT, leaf_signature_key)
+    }
+    /// Signs that its owner has another key from now on: who knew the one knows the other.
+    pub fn sign_succession(&self, next: &InboxPublic) -> [u8; 64] {
+        crate::IdentityKey::from_seed(&self.seed()).sign(SUCCESSION_CONTEXT, next.as_bytes())
     }
     /// Signs a READ of entries after `after` in one replica's numbering.
     pub fn sign_read(&self, generation: u32, after: u64, epoch: Epoch) -> [u8; 64] {
@@ -219,5 +228,16 @@ mod tests {
         assert!(a.public().verify_credential(b"leaf", &signature));
         assert!(!a.public().verify_credential(b"leaf2", &signature));
         assert!(!b.public().verify_credential(b"leaf", &signature));
+    }
+
+    #[test]
+    fn a_succession_binds_both_keys() {
+        let mut rng = StdRng::seed_from_u64(6);
+        let [a, b, c] = std::array::from_fn(|_| InboxKey::generate(&mut rng));
+        let signature = a.sign_succession(&b.public());
+        assert!(a.public().verify_succession(&b.public(), &signature));
+        assert!(!a.public().verify_succession(&c.public(), &signature));
+        assert!(!b.public().verify_succession(&a.public(), &signature));
+        assert!(!a.public().verify_credential(b.public().as_bytes(), &signature), "another context");
     }
 }

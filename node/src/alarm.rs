@@ -38,6 +38,8 @@ const RETURN: u32 = 95;
 const RAISE: u32 = 12_000;
 /// Losses without a return between them that raise it.
 const RUN: u32 = 4;
+/// A run that may become one.
+const UNDECIDED: u32 = 2;
 /// Places remembered at most: 4,096 × about 120 bytes = 0.5 MB. One is remembered for at most 25 returns per loss held against
 /// it, so a network that works never comes near; beyond it links between others are not remembered.
 const SPOTS_MAX: usize = 4_096;
@@ -90,13 +92,11 @@ impl Alarm {
         self.tell_apart(way, true);
         for spot in spots(way) {
             let Some(score) = self.scores.get_mut(&spot) else { continue };
+            // what was held against all others was forgotten when it was named: now nothing is held against anybody
             let refuted = score.points < RAISE && score.run >= RUN;
             score.points = score.points.saturating_sub(RETURN);
             score.run = 0;
-            if refuted {
-                score.raised = None;
-            }
-            if score.points == 0 {
+            if refuted || score.points == 0 {
                 self.scores.remove(&spot);
             }
         }
@@ -119,6 +119,11 @@ impl Alarm {
             if !known && (score.run >= RUN || score.points == RAISE) {
                 passed.push((spot, *score));
             }
+        }
+        // a sum waits while an unbroken run on the same way may yet become a total loss, which says more
+        let undecided = |spot: Spot| self.scores.get(&spot).is_some_and(|score| (UNDECIDED..RUN).contains(&score.run));
+        if passed.iter().all(|(_, score)| score.run < RUN) && spots(way).any(undecided) {
+            return;
         }
         self.raise(&passed);
     }

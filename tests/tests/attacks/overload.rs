@@ -173,10 +173,16 @@ async fn flood() -> Flood {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn row_12_overloaded_ten_times_the_node_keeps_its_bounds_and_accounts() {
+async fn row_12_overloaded_ten_times_a_node_keeps_its_bounds_and_accounts_and_an_honest_neighbours_share_and_timing() {
     let _alone = alone().await;
     let flood = flood().await;
-    let Flood { accounts, .. } = &flood;
+    judge_timing(&flood);
+    judge_bounds(&flood).await;
+}
+
+/// Memory, accounts, and how soon it is over.
+async fn judge_bounds(flood: &Flood) {
+    let Flood { accounts, .. } = flood;
     let sent = flood.bad + (flood.honest.len() + flood.good.len()) as u64;
     let times = sent as f64 / flood.seconds / flood.capacity;
     let cap = memory_cap(flood.resident_before, (flood.honest.len() + flood.good.len()) as u64);
@@ -212,10 +218,8 @@ async fn row_12_overloaded_ten_times_the_node_keeps_its_bounds_and_accounts() {
     assert!(probed < 50.0, "{probed} ms");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn row_12_an_honest_neighbour_keeps_its_share_and_its_timing_at_an_overloaded_node() {
-    let _alone = alone().await;
-    let flood = flood().await;
+/// What an honest neighbour sees of it.
+fn judge_timing(flood: &Flood) {
     let l2 = &flood.paper.mixes[1];
     let honest = Passed::of(flood.passed.clone(), l2, &flood.honest);
     let mut written = flood.honest.clone();

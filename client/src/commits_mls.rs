@@ -8,6 +8,7 @@ use crate::commit_slots::ENTRY_CONTEXT;
 use crate::conversations_mls::{Begun, GroupError, Provider, begun, key_package_of, load, own_signer, state};
 use crate::leaves_mls::{Context, Member, OwnLeaf, verify_leaf};
 use crate::names::Name;
+use crate::own_keys::OwnKeys;
 use openmls::credentials::NewSignerBundle;
 use openmls::group::PastEpochDeletion;
 use openmls::prelude::{
@@ -21,7 +22,7 @@ use openmls_traits::types::SignatureScheme;
 use rand::CryptoRng;
 use shoal_protocol::Identity;
 use shoal_protocol::boxes::WriteKey;
-use shoal_protocol::inbox::{InboxKey, InboxPublic};
+use shoal_protocol::inbox::InboxPublic;
 use std::time::SystemTime;
 use tls_codec::{DeserializeBytes as _, Serialize as _};
 
@@ -54,14 +55,14 @@ pub struct Staged {
     pub welcome: Option<Vec<u8>>,
 }
 
-/// Stages a commit that renews the own leaf, with this write key in it, and does what `change` says. The group stays in
-/// its epoch.
+/// Stages a commit that renews the own leaf, with this write key in it and under the own address of now, and does what `change`
+/// says. The group stays in its epoch.
 ///
 /// # Errors
 /// [`GroupError::Refused`] when a key package is refused, else [`GroupError::State`].
 pub fn stage(
     provider: &Provider<'_>,
-    inbox: &InboxKey,
+    own: &OwnKeys,
     writer: &WriteKey,
     group_id: &[u8],
     change: &Change,
@@ -69,7 +70,16 @@ pub fn stage(
 ) -> Result<Staged, GroupError> {
     let mut group = load(provider, group_id)?;
     let signer = own_signer(provider, &group)?;
-    let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
+    let owner = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?;
+    let owner = verify_leaf(group.own_leaf_index().u32(), owner)?.inbox;
+    let succeeds = match owner == own.public() {
+        true => None,
+        false => {
+            let signature = own.succession(&owner);
+            Some((owner, signature.ok_or_else(|| GroupError::State("the own leaf is under no own key".to_owned()))?))
+        }
+    };
+    let leaf = OwnLeaf::new(provider, own.current(), succeeds.as_ref(), writer, rng)?;
     let before = Context::read(group.extensions())?;
     let context = Context {
         generation: change.generation.unwrap_or(before.generation),
@@ -107,6 +117,8 @@ pub struct Led {
     pub begun: Begun,
     /// Leaves whose members were removed; another may have one of them now.
     pub removed: Vec<u32>,
+    /// Leaves whose members have another address now.
+    pub moved: Vec<u32>,
 }
 
 fn removed_by(staged: &StagedCommit) -> Vec<u32> {
@@ -119,7 +131,7 @@ fn removed_by(staged: &StagedCommit) -> Vec<u32> {
 /// [`GroupError::State`].
 pub fn merge_staged(
     provider: &Provider<'_>,
-    own: &InboxPublic,
+    own: &OwnKeys,
     group_id: &[u8],
     keep: bool,
 ) -> Result<Led, GroupError> {
@@ -132,7 +144,7 @@ pub fn merge_staged(
     if let (Some(before), false) = (before, keep) {
         SignatureKeyPair::delete(provider.storage(), &before, SignatureScheme::ED25519).map_err(state)?;
     }
-    Ok(Led { begun: begun(provider, &group, own)?, removed })
+    Ok(Led { begun: begun(provider, &group, |leaf| own.is_own(leaf))?, removed, moved: Vec::new() })
 }
 
 fn own_signature_key(group: &MlsGroup) -> Option<Vec<u8>> {
@@ -179,7 +191,7 @@ pub enum Applied {
 /// caller must then roll its transaction back.
 pub fn apply(
     provider: &Provider<'_>,
-    own: &InboxPublic,
+    own: &OwnKeys,
     group_id: &[u8],
     leaf: u32,
     commit: &[u8],
@@ -189,7 +201,7 @@ pub fn apply(
         .try_into_protocol_message()
         .map_err(|_| GroupError::Refused("no protocol message"))?;
     let mut group = load(provider, group_id)?;
-    let before = begun(provider, &group, own)?;
+    let before = begun(provider, &group, |leaf| own.is_own(leaf))?;
     if message.epoch() != group.epoch() {
         return Err(GroupError::Refused("commit of another epoch"));
     }
@@ -221,7 +233,7 @@ pub fn apply(
         .map(|queued| verify_leaf(0, queued.add_proposal().key_package().leaf_node()).map(|member| member.inbox));
     let added = added.collect::<Result<Vec<_>, _>>()?;
     if staged.self_removed() {
-        return match added.contains(own) {
+        return match added.iter().any(|person| own.is_own(person)) {
             true => Ok(Applied::Again),
             false if group_of_many => Ok(Applied::Out),
             false => Err(GroupError::Refused("two cannot remove each other")),
@@ -229,14 +241,15 @@ pub fn apply(
     }
     let removed = removed_by(&staged);
     group.merge_staged_commit(provider, *staged).map_err(state)?;
-    let after = begun(provider, &group, own)?;
+    let after = begun(provider, &group, |leaf| own.is_own(leaf))?;
     let stays = |member: &&Member| !removed.contains(&member.leaf);
-    let kept =
-        |member: &Member| after.others.iter().any(|other| (other.leaf, other.inbox) == (member.leaf, member.inbox));
+    // a member may have another address, if the one before it signed that it is the same person's
+    let is_of = |before: &Member, after: &Member| before.inbox == after.inbox || after.former == Some(before.inbox);
+    let kept = |member: &Member| after.others.iter().any(|other| other.leaf == member.leaf && is_of(member, other));
     if !before.others.iter().filter(stays).all(kept) {
         return Err(GroupError::Refused("a leaf changed its owner"));
     }
-    let same = |member: &Member| before.others.iter().any(|other| other.inbox == member.inbox);
+    let same = |member: &Member| before.others.iter().any(|other| is_of(other, member));
     if !group_of_many && !after.others.iter().all(same) {
         return Err(GroupError::Refused("another person took the place of one of two"));
     }
@@ -246,7 +259,9 @@ pub fn apply(
     if after.context.generation < before.context.generation {
         return Err(GroupError::Refused("commit goes back to an older generation"));
     }
-    Ok(Applied::On(Led { begun: after, removed }))
+    let moved = |member: &&Member| after.others.iter().any(|other| other.leaf == member.leaf && other.inbox != member.inbox);
+    let moved = before.others.iter().filter(stays).filter(moved).map(|member| member.leaf).collect();
+    Ok(Applied::On(Led { begun: after, removed, moved }))
 }
 
 /// Keeps the means to open messages of at most `epochs` epochs before the current one.

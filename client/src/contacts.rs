@@ -12,6 +12,8 @@ use shoal_protocol::inbox::InboxPublic;
 const INBOX: &str = "contact.inbox";
 const NAME: &str = "contact.name";
 const VERIFIED: &str = "contact.verified";
+/// Former addresses that are kept of a contact, who may have a new one with every commit.
+const FORMER_MAX: u32 = 8;
 /// Most contacts: each conversation costs a poll every 10 minutes even when idle, 17 a second at this number.
 pub const CONTACTS_MAX: u64 = 10_000;
 
@@ -60,8 +62,13 @@ impl Sealed for Contact {
     }
 }
 
+/// Who has this address, or had it.
 pub(crate) fn by_inbox(db: &Connection, vault: &Vault, inbox: &InboxPublic) -> Result<Option<Contact>, MailError> {
-    rows::find(db, vault, "WHERE inbox = ?1", [vault.seal(INBOX, inbox.as_bytes())])
+    let sealed = vault.seal(INBOX, inbox.as_bytes());
+    match rows::find(db, vault, "WHERE inbox = ?1", [&sealed])? {
+        Some(contact) => Ok(Some(contact)),
+        None => rows::find(db, vault, "WHERE contact IN (SELECT contact FROM contact_former WHERE inbox = ?1)", [&sealed]),
+    }
 }
 
 pub(crate) fn by_name(db: &Connection, vault: &Vault, name: &str) -> Result<Option<Contact>, MailError> {
@@ -104,6 +111,54 @@ pub(crate) fn of_member(db: &Connection, vault: &Vault, inbox: &InboxPublic) -> 
     Ok(db.last_insert_rowid())
 }
 
+/// A contact has another address now, as both keys signed. One whom the user added by the new address, without a word so far, is
+/// the same person. Says whether anything changed: nothing does when there are conversations with either, for then each
+/// keeps its own.
+pub(crate) fn succeed(db: &Connection, vault: &Vault, contact: i64, next: &InboxPublic) -> Result<bool, MailError> {
+    let before = by_row(db, vault, contact)?;
+    if before.inbox == *next {
+        return Ok(false);
+    }
+    if let Some(other) = by_inbox(db, vault, next)?.filter(|other| other.row != contact) {
+        if in_use(db, other.row)? {
+            return Ok(false);
+        }
+        forget(db, other.row)?;
+    }
+    let (former, next) = (vault.seal(INBOX, before.inbox.as_bytes()), vault.seal(INBOX, next.as_bytes()));
+    db.prepare_cached("DELETE FROM contact_former WHERE inbox = ?1")?.execute([&next])?;
+    db.prepare_cached("UPDATE contact SET inbox = ?2 WHERE contact = ?1")?.execute((contact, &next))?;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO contact_former (inbox, contact, since)
+         SELECT ?1, ?2, ifnull(max(since), 0) + 1 FROM contact_former",
+    )?
+    .execute((&former, contact))?;
+    db.prepare_cached(
+        "DELETE FROM contact_former WHERE contact = ?1 AND since NOT IN
+            (SELECT since FROM contact_former WHERE contact = ?1 ORDER BY since DESC LIMIT ?2)",
+    )?
+    .execute((contact, FORMER_MAX))?;
+    Ok(true)
+}
+
+/// Whether anything but its own row knows a contact.
+fn in_use(db: &Connection, contact: i64) -> Result<bool, MailError> {
+    let found = "SELECT EXISTS (SELECT 1 FROM member WHERE contact = ?1)
+        OR EXISTS (SELECT 1 FROM conversation WHERE contact = ?1) OR EXISTS (SELECT 1 FROM group_change WHERE contact = ?1)
+        OR EXISTS (SELECT 1 FROM message_in WHERE contact = ?1) OR EXISTS (SELECT 1 FROM message_out WHERE contact = ?1)
+        OR EXISTS (SELECT 1 FROM letter_out WHERE contact = ?1) OR EXISTS (SELECT 1 FROM invite_used WHERE contact = ?1)
+        OR EXISTS (SELECT 1 FROM contact WHERE contact = ?1 AND (blocked = 1 OR wanted_at IS NOT NULL))";
+    Ok(db.prepare_cached(found)?.query_row([contact], |row| row.get(0))?)
+}
+
+/// Forgets somebody whom nothing but its own row knows.
+fn forget(db: &Connection, contact: i64) -> Result<(), MailError> {
+    for table in ["mark_heard", "contact_verified", "contact_former", "contact"] {
+        db.execute(&format!("DELETE FROM {table} WHERE contact = ?1"), [contact])?;
+    }
+    Ok(())
+}
+
 /// Forgets people whom the user never named, accepted or blocked, who wrote nothing and are in no conversation any more.
 pub(crate) fn forget_orphans(db: &Connection) -> Result<(), MailError> {
     db.execute_batch(
@@ -112,6 +167,8 @@ pub(crate) fn forget_orphans(db: &Connection) -> Result<(), MailError> {
          DELETE FROM member WHERE left_at IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM chain c WHERE c.member = member.member);
          DELETE FROM mark_heard WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
+            AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
+         DELETE FROM contact_former WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
             AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
          DELETE FROM contact_verified WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
             AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));

@@ -38,6 +38,7 @@ mod marks_heard;
 mod members;
 pub mod names;
 mod offer;
+pub mod own_keys;
 mod pace;
 pub mod polls;
 pub mod profile;

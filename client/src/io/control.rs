@@ -15,8 +15,10 @@ use super::lines::MessageLine;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "method", content = "params", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Call {
-    /// The own address → `{"address"}`.
+    /// The own address, and how many conversations have not heard of it yet → `{"address","moving"}`.
     Address,
+    /// Gives the own address up for another one → as [`Call::Address`].
+    NewAddress,
     /// Adds or renames a contact → contact.
     Add {
         /// The name to give.
@@ -215,6 +217,7 @@ impl Call {
     /// Names of all calls, as they are spoken.
     pub const METHODS: &[&str] = &[
         "address",
+        "new_address",
         "add",
         "invite",
         "invites",

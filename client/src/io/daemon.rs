@@ -180,7 +180,14 @@ impl Daemon {
 
     pub(super) async fn call(&self, call: Call) -> Result<Value, Failure> {
         match call {
-            Call::Address => self.mail(|desk| Ok(json!({ "address": desk.mail.address() }))).await,
+            Call::Address => self.mail(|desk| own_address(desk)).await,
+            Call::NewAddress => {
+                self.mail(|desk| {
+                    desk.mail.new_address(desk.now, desk.rng)?;
+                    own_address(desk)
+                })
+                .await
+            }
             Call::Add { name, address } => {
                 let add = move |desk: &mut Desk<'_>| Ok(desk.mail.add(&name, &address, desk.now, desk.rng)?);
                 value(ContactLine::from(self.mail(add).await?))
@@ -318,6 +325,10 @@ impl Daemon {
             Call::Subscribe | Call::Shutdown => Ok(json!({})),
         }
     }
+}
+
+fn own_address(desk: &mut Desk<'_>) -> Result<Value, Failure> {
+    Ok(json!({ "address": desk.mail.address(), "moving": desk.mail.moving()? }))
 }
 
 fn verify(desk: &mut Desk<'_>, who: &str, code: Option<String>, confirm: bool) -> Result<VerifyLine, Failure> {

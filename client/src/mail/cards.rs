@@ -34,10 +34,10 @@ impl Mail {
         if self.memory.card == Some(place) {
             return Ok(false);
         }
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, self.profile.own.current());
         let exists: bool = db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM card WHERE generation = ?1 AND period = ?2)")?
-            .query_row((place.generation, place.period), |row| row.get(0))?;
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM card WHERE own_key = ?1 AND generation = ?2 AND period = ?3)")?
+            .query_row((self.profile.own.row, place.generation, place.period), |row| row.get(0))?;
         if exists {
             self.memory.card = Some(place);
             return Ok(false);
@@ -69,7 +69,8 @@ impl Mail {
         }
         transaction
             .prepare_cached(
-                "INSERT INTO card (generation, period, pointer, writer, package, chain) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO card (generation, period, pointer, writer, package, chain, own_key)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute((
                 place.generation,
@@ -78,6 +79,7 @@ impl Mail {
                 vault.seal(WRITER, writer.seed().as_slice()),
                 vault.seal(PACKAGE, &reference),
                 row,
+                self.profile.own.row,
             ))?;
         transaction.commit()?;
         for box_row in boxes {

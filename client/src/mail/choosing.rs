@@ -112,7 +112,7 @@ impl Mail {
                 Ok(want?.map(|want| Want { rank, ..want }))
             }
             Rank::Inbox => match picks.inbox {
-                Some(generation) => self.want_inbox(generation, now, consensus, rng),
+                Some(inbox) => self.want_inbox(inbox, now, consensus, rng),
                 None => Ok(None),
             },
         }
@@ -142,9 +142,13 @@ impl Mail {
         for slot in self.memory.slots.values_mut() {
             slot.clock.start(mean_gap(Rank::Idle, parameters), now, rng);
         }
-        self.memory.inboxes.retain(|number, _| consensus.generation(*number).is_some());
-        for generation in &consensus.generations {
-            let clock = self.memory.inboxes.entry(generation.number).or_default();
+        let own = &self.profile.own;
+        let given_up = own.former().iter().filter(|former| former.read_until > now).map(|former| former.row);
+        let keys: Vec<i64> = std::iter::once(own.row).chain(given_up).collect();
+        let inboxes = &mut self.memory.inboxes;
+        inboxes.retain(|(key, number), _| keys.contains(key) && consensus.generation(*number).is_some());
+        for (key, generation) in keys.iter().flat_map(|key| consensus.generations.iter().map(move |of| (*key, of.number))) {
+            let clock = inboxes.entry((key, generation)).or_default();
             clock.start(mean_gap(Rank::Inbox, parameters), now, rng);
         }
         for fetch in self.memory.cards.values_mut() {
@@ -181,7 +185,7 @@ impl Mail {
     fn pick(&self, now: UnixMillis, consensus: &Consensus) -> Picks {
         let (send, read, copy) = (self.pick_send(now), self.pick_read(now), self.pick_copy(now));
         let mut picks = Picks { send, read, copy, ..Picks::default() };
-        picks.inbox = self.memory.inboxes.iter().find(|(_, clock)| clock.due(now)).map(|(generation, _)| *generation);
+        picks.inbox = self.memory.inboxes.iter().find(|(_, clock)| clock.due(now)).map(|(inbox, _)| *inbox);
         let mut earliest: [Option<(UnixMillis, i64)>; 3] = [None; 3];
         for (chain, reader) in &self.memory.readers {
             let Some(at) = reader.clock.ran_out(now) else { continue };

@@ -384,7 +384,7 @@ impl Mail {
 
     pub(super) fn parse_address(&self, text: &str) -> Result<Address, MailError> {
         let address: Address = text.parse().map_err(|_| MailError::Unknown(text.to_owned()))?;
-        if *address.inbox() == self.profile.inbox.public() { Err(MailError::Oneself) } else { Ok(address) }
+        if self.profile.own.is_own(address.inbox()) { Err(MailError::Oneself) } else { Ok(address) }
     }
 
     /// Who is meant by a name, an address or a conversation. A contact's name goes before a group's; of a group's that several

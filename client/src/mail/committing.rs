@@ -119,7 +119,8 @@ impl Mail {
     ) -> Result<Option<Within>, MailError> {
         let others = u32::try_from(members::current(&self.profile.db, conversation.row)?.len()).unwrap_or(u32::MAX);
         // a card's leaf is shared by all who wrote to that card, and its secrets are kept for long: leave it at once
-        if conversation.healed_at == UnixMillis(0) || self.change_waits(conversation)? {
+        // and one of an address that was given up tells the others of the new one
+        if conversation.healed_at == UnixMillis(0) || conversation.outdated || self.change_waits(conversation)? {
             return Ok(Some(Within::Soon(others)));
         }
         let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
@@ -187,7 +188,7 @@ impl Mail {
         change.generation = newest.filter(|newest| *newest > conversation.generation);
         let staged = commits_mls::stage(
             &provider(&self.profile, &self.crypto, &transaction),
-            &self.profile.inbox,
+            &self.profile.own,
             &writer,
             &conversation.id.0,
             &change,
@@ -335,7 +336,7 @@ impl Mail {
         let of_card = self.of_card(&transaction, &own, conversation.row)?;
         let led = commits_mls::merge_staged(
             &provider(&self.profile, &self.crypto, &transaction),
-            &self.profile.inbox.public(),
+            &self.profile.own,
             &conversation.id.0,
             of_card,
         )?;

@@ -30,6 +30,8 @@ pub(super) struct Entered {
     pub(super) confirmed: Confirmed,
     /// The members of a group may have changed, or its name.
     pub(super) regrouped: bool,
+    /// Contacts who have another address now.
+    pub(super) moved: Vec<i64>,
 }
 
 impl Mail {
@@ -62,7 +64,7 @@ impl Mail {
         let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
         let again = self.adds_again(transaction, conversation, led)?;
         self.uninvite(transaction, conversation, led, &mut entered.confirmed)?;
-        conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
+        entered.moved = conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
         self.changes_done(transaction, conversation.row)?;
         if again {
             self.seal_again(transaction, conversation.row, &mut entered.confirmed)?;
@@ -167,6 +169,9 @@ impl Mail {
         }
         if entered.regrouped {
             self.tell_group(conversation)?;
+        }
+        for contact in entered.moved {
+            self.moved(contact)?;
         }
         Ok(())
     }

@@ -146,7 +146,7 @@ impl Mail {
         let Some(generation) = consensus.current_generation().map(|generation| generation.number) else {
             return Ok(None);
         };
-        let (vault, inbox) = (&self.profile.vault, &self.profile.inbox);
+        let (vault, inbox) = (&self.profile.vault, self.profile.own.current());
         let writer = WriteKey::generate(rng);
         let founded = conversations_mls::found(
             &provider(&self.profile, &self.crypto, transaction),
@@ -192,11 +192,11 @@ impl Mail {
         welcome: &[u8],
         now: UnixMillis,
     ) -> Result<(), MailError> {
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let (db, vault, own) = (&self.profile.db, &self.profile.vault, &self.profile.own);
         let most = requests_max(&self.profile.network().parameters, self.profile.class());
         let transaction = db.unchecked_transaction()?;
         let joined =
-            conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), &inbox.public(), welcome);
+            conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), own, welcome);
         let joined = match joined {
             Ok(joined) => Some(joined),
             Err(GroupError::Refused(_)) => None,
@@ -227,6 +227,8 @@ impl Mail {
                     _ if invite.is_some() && begun.context.name.is_some() => None,
                     (_, Some(contact)) if contact.blocked => None,
                     _ if stranger && people > most => None,
+                    // who has given an address up wants nobody new by it
+                    _ if stranger && begun.own != own.public() => None,
                     (_, None) if contacts::full(&transaction)? => None,
                     (Some(writer), _) => Some((begun, writer, stranger)),
                 }
@@ -280,7 +282,7 @@ impl Mail {
         inviter: &Member,
         now: UnixMillis,
     ) -> Result<(), MailError> {
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let (db, vault, own) = (&self.profile.db, &self.profile.vault, &self.profile.own);
         let transaction = db.unchecked_transaction()?;
         let id = begun.group_id.as_slice().try_into().map(ConversationId);
         let known = id.map_or(Ok(None), |id| conversations::by_id(&transaction, vault, id))?;
@@ -312,7 +314,7 @@ impl Mail {
         };
         let joined = match admitted {
             Some((known, request)) => {
-                let (begun, _) = conversations_mls::join(&provider, &inbox.public(), welcome)?;
+                let (begun, _) = conversations_mls::join(&provider, own, welcome)?;
                 let writer = conversations_mls::own_writer(&provider, &begun.group_id)?;
                 self.card_writer(&transaction, &writer)?.map(|writer| (known, request, begun, writer))
             }

@@ -66,6 +66,7 @@ pub(super) enum Purpose {
         welcome: bool,
     },
     ReadInbox {
+        own_key: i64,
         generation: u32,
         after: u64,
     },
@@ -317,7 +318,8 @@ pub(super) struct Memory {
     pub(super) invites: BTreeMap<i64, InviteReader>,
     /// Boxes that point to a Welcome for another person's invite, with its blob.
     pub(super) pointers: BTreeMap<i64, i64>,
-    pub(super) inboxes: BTreeMap<u32, PollClock>,
+    /// Own inboxes, by key and generation.
+    pub(super) inboxes: BTreeMap<(i64, u32), PollClock>,
     /// Own commits whose slot not both replicas have.
     pub(super) commits: BTreeMap<i64, PendingCommit>,
     /// The commit slots of conversations, by conversation.

@@ -18,6 +18,7 @@ use crate::{blobs_store, commits, commits_mls, contacts, conversations};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
+use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
 impl Mail {
@@ -111,16 +112,16 @@ impl Mail {
         let blob = blobs_store::insert_out(transaction, vault, &manifest, welcome)?;
         blobs_store::activate(transaction, blob, generation, now)?;
         let mut letters = Vec::new();
+        let people = self.people(transaction, led)?;
         for change in group_changes::all(transaction, vault, conversation.row)? {
             let (Wanted::Add { contact, card: Some(card) } | Wanted::Readd { contact, card: Some(card) }) =
                 change.wanted
             else {
                 continue;
             };
-            let person = contacts::by_row(transaction, vault, contact)?.inbox;
             let before = members::of_contact(transaction, conversation.row, contact)?;
             if before.is_some_and(|before| !led.removed.contains(&before.leaf))
-                || led.begun.others.iter().all(|member| member.inbox != person)
+                || !people.contains(&contact)
             {
                 continue;
             }
@@ -139,13 +140,18 @@ impl Mail {
         conversation: &Conversation,
         led: &Led,
     ) -> Result<bool, MailError> {
-        for member in members::current(transaction, conversation.row)? {
-            let inbox = contacts::by_row(transaction, &self.profile.vault, member.contact)?.inbox;
-            if led.removed.contains(&member.leaf) && led.begun.others.iter().any(|other| other.inbox == inbox) {
-                return Ok(true);
-            }
+        let people = self.people(transaction, led)?;
+        let current = members::current(transaction, conversation.row)?;
+        Ok(current.iter().any(|member| led.removed.contains(&member.leaf) && people.contains(&member.contact)))
+    }
+
+    /// The contacts, under whatever address, who are in a group after a commit.
+    fn people(&self, transaction: &Transaction<'_>, led: &Led) -> Result<BTreeSet<i64>, MailError> {
+        let mut people = BTreeSet::new();
+        for member in &led.begun.others {
+            people.extend(contacts::by_inbox(transaction, &self.profile.vault, &member.inbox)?.map(|contact| contact.row));
         }
-        Ok(false)
+        Ok(people)
     }
 
     /// Who was removed before they ever spoke need not be invited any more; who was added again has a letter of this commit.
@@ -156,10 +162,9 @@ impl Mail {
         led: &Led,
         confirmed: &mut Confirmed,
     ) -> Result<(), MailError> {
+        let people = self.people(transaction, led)?;
         for member in members::current(transaction, conversation.row)? {
-            let inbox = contacts::by_row(transaction, &self.profile.vault, member.contact)?.inbox;
-            let stays = led.begun.others.iter().any(|other| other.inbox == inbox);
-            if led.removed.contains(&member.leaf) && !stays {
+            if led.removed.contains(&member.leaf) && !people.contains(&member.contact) {
                 self.forget_letters(transaction, conversation.row, member.contact, confirmed)?;
             }
         }

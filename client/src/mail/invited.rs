@@ -51,7 +51,7 @@ impl Mail {
         now: UnixMillis,
         rng: &mut impl CryptoRng,
     ) -> Result<ContactInfo, MailError> {
-        if *invite.inbox() == self.profile.inbox.public() {
+        if self.profile.own.is_own(invite.inbox()) {
             return Err(MailError::Oneself);
         }
         if !invite.is_of(&self.profile.network().genesis_hash()) {
@@ -135,7 +135,7 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let chain = chains::insert_one_time(&transaction, vault, used.generation, &secret, &key, CLAIM_BOX)?;
         let claim = used.writer.public();
-        let sealed = chains::push_sealed(&transaction, &chain, claim.as_bytes(), &self.profile.inbox, rng)?;
+        let sealed = chains::push_sealed(&transaction, &chain, claim.as_bytes(), self.profile.own.current(), rng)?;
         invites::set_package(&transaction, vault, contact, &package, chain.row)?;
         transaction.commit()?;
         self.memory.cards.remove(&contact);
@@ -202,7 +202,7 @@ impl Mail {
         let vault = &self.profile.vault;
         let chain = chains::insert_one_time(&transaction, vault, used.generation, &secret, &used.writer, WELCOME_BOX)?;
         let pointer = Pointer::new(founded.generation, founded.manifest.clone()).to_bytes();
-        let sealed = chains::push_sealed(&transaction, &chain, &pointer, &self.profile.inbox, rng)?;
+        let sealed = chains::push_sealed(&transaction, &chain, &pointer, self.profile.own.current(), rng)?;
         invites::set_founded(&transaction, used.contact, founded.conversation, chain.row, founded.welcome)?;
         transaction.commit()?;
         self.memory.boxes.insert(sealed, PendingBox::new(chain.row, false));

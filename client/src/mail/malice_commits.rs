@@ -231,7 +231,7 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     let commit = Parcel::from_bytes(&bytes).unwrap().commit;
     let applied = commits_mls::apply(
         &provider(&theirs.profile, &theirs.crypto, &theirs.profile.db),
-        &theirs.profile.inbox.public(),
+        &theirs.profile.own,
         &id,
         1 - leaf,
         &commit,
@@ -242,7 +242,7 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     let after = seal(&scene, 2);
     let stolen = commits_mls::apply(
         &provider(&scene.bob.profile, &scene.bob.crypto, &copy),
-        &scene.bob.profile.inbox.public(),
+        &scene.bob.profile.own,
         &id,
         1 - leaf,
         &commit,

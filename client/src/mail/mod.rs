@@ -36,6 +36,7 @@ mod malice_forks;
 mod malice_last_words;
 mod parts;
 mod proofs;
+mod readdressing;
 mod receiving;
 mod sending;
 mod showing;
@@ -244,8 +245,8 @@ impl Mail {
                 self.card_read(*contact, *place, *j, answers, now, consensus, rng)
             }
             Purpose::GetClaim { invite, welcome } => self.claim_read(*invite, *welcome, answers, now, consensus),
-            Purpose::ReadInbox { generation, after } => {
-                self.inbox_read(*generation, *after, answers, now, consensus, rng)
+            Purpose::ReadInbox { own_key, generation, after } => {
+                self.inbox_read((*own_key, *generation), *after, answers, now, consensus, rng)
             }
             Purpose::PutCommit { row } => self.slot_written(*row, flight, answers, now, consensus, rng),
             Purpose::GetSlot { conversation, epoch, slot } => {
@@ -291,7 +292,7 @@ impl Mail {
     /// The own address, `shoal1…`.
     #[must_use]
     pub fn address(&self) -> String {
-        Address::new(self.profile.inbox.public()).to_string()
+        Address::new(self.profile.own.public()).to_string()
     }
     /// The conversation that proved this profile to be an older copy of itself: nothing is sent while this is set.
     #[must_use]

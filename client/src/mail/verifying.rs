@@ -29,10 +29,10 @@ impl Mail {
                 (Some(contact), inbox)
             }
         };
-        let own = self.profile.inbox.public();
-        if inbox == own {
+        if self.profile.own.is_own(&inbox) {
             return Err(MailError::Oneself);
         }
+        let own = self.profile.own.public();
         let contact = match contact {
             Some(contact) => self.contact_info(contact.row)?,
             None => {

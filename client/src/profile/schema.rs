@@ -2,14 +2,22 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 6;
+pub(super) const FORMAT: u32 = 7;
 
-/// Everything of format 6 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
+/// Everything of format 7 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
     value BLOB NOT NULL                       -- sealed
 ) WITHOUT ROWID;
+
+-- own inbox keys; the newest is behind the own address
+CREATE TABLE own_key (
+    own_key INTEGER PRIMARY KEY AUTOINCREMENT,
+    seed BLOB NOT NULL,                       -- sealed
+    public BLOB NOT NULL UNIQUE,              -- sealed public half
+    read_until INTEGER                        -- until when the inbox of one that was given up is read; NULL: the current one
+);
 
 CREATE TABLE contact (
     contact INTEGER PRIMARY KEY,
@@ -20,6 +28,14 @@ CREATE TABLE contact (
     wanted_at INTEGER                         -- a message waits for the contact's card since then
 );
 
+-- inbox keys that contacts had before
+CREATE TABLE contact_former (
+    inbox BLOB PRIMARY KEY,                   -- sealed
+    contact INTEGER NOT NULL REFERENCES contact,
+    since INTEGER NOT NULL                    -- order in which they were given up
+) WITHOUT ROWID;
+CREATE INDEX contact_former_of ON contact_former (contact);
+
 CREATE TABLE conversation (
     conversation INTEGER PRIMARY KEY,
     contact INTEGER REFERENCES contact,       -- the other member of two; NULL: a group
@@ -28,6 +44,7 @@ CREATE TABLE conversation (
     group_id BLOB NOT NULL UNIQUE,            -- sealed
     epoch INTEGER NOT NULL,                   -- group epoch of the MLS state
     generation INTEGER NOT NULL,              -- of that epoch
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose the own leaf is
     request INTEGER NOT NULL,                 -- 1: a stranger's, not accepted
     active_at INTEGER NOT NULL,               -- last activity either way, milliseconds
     owing INTEGER NOT NULL DEFAULT 0,         -- 1: a message was shown that its writer was not told of
@@ -222,7 +239,8 @@ CREATE TABLE card (
     writer BLOB NOT NULL,                     -- sealed seed of the write key of conversations joined through it
     package BLOB NOT NULL,                    -- sealed reference of the key package
     chain INTEGER NOT NULL REFERENCES chain,
-    UNIQUE (generation, period)
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose it is
+    UNIQUE (own_key, generation, period)
 );
 
 -- own invites that are not over
@@ -236,6 +254,7 @@ CREATE TABLE invite_made (
     writer BLOB NOT NULL,                     -- sealed seed of the write key in the key package
     package BLOB NOT NULL,                    -- sealed reference of the key package
     chain INTEGER NOT NULL REFERENCES chain,  -- where the key package lies
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose it is
     claim BLOB,                               -- sealed write key of whoever uses it
     welcome INTEGER                           -- the Welcome, being fetched: a blob_in
 );
@@ -255,10 +274,11 @@ CREATE TABLE invite_used (
 );
 
 CREATE TABLE inbox_cursor (
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose inbox
     generation INTEGER NOT NULL,
     store INTEGER NOT NULL,
     after INTEGER NOT NULL,
-    PRIMARY KEY (generation, store)
+    PRIMARY KEY (own_key, generation, store)
 ) WITHOUT ROWID;
 
 CREATE TABLE letter_seen (

@@ -148,7 +148,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Chat => chat::chat(&profile, out).await,
             Command::Web => web::web(&profile, out).await,
             Command::Down => daemon::down(&profile, out).await,
-            Command::Address { qr } => people::address(&profile, qr, out).await,
+            Command::Address { qr, new } => people::address(&profile, qr, new, out).await,
             Command::Add { name, address } => people::add(&profile, name, address, out).await,
             Command::Invite { list: true, .. } => invites::list(&profile, out).await,
             Command::Invite { withdraw: Some(number), .. } => invites::withdraw(&profile, number, out).await,

@@ -14,17 +14,28 @@ use crate::time::readable;
 #[derive(Deserialize)]
 struct AddressLine {
     address: String,
+    moving: u64,
 }
 
-pub(crate) async fn address(profile: &Path, drawn: bool, out: &Out) -> Result<(), Problem> {
-    let AddressLine { address } = reach(profile, out).await?.call(Call::Address).await?;
+pub(crate) async fn address(profile: &Path, drawn: bool, new: bool, out: &Out) -> Result<(), Problem> {
+    let call = if new { Call::NewAddress } else { Call::Address };
+    let AddressLine { address, moving } = reach(profile, out).await?.call(call).await?;
+    let mut note = String::new();
+    if new {
+        note.push_str("\nThis is your address from now on. Strangers who write to the one before it are not heard.");
+    }
+    if moving > 0 {
+        let conversations = if moving == 1 { "1 conversation has" } else { &format!("{moving} conversations have") };
+        note.push_str(&format!("\n{conversations} not heard of it yet: that takes minutes while shoal runs (shoal address)."));
+    }
     if !drawn {
-        return out.either(&json!({ "address": address }), || address.clone());
+        return out.either(&json!({ "address": address, "moving": moving }), || format!("{address}{note}"));
     }
     // what the code holds: in capitals it is smaller, and an address all the same
-    out.either(&json!({ "address": address, "qr": address.to_uppercase() }), || match qr::drawn(&address) {
-        Ok(drawn) => format!("{drawn}\n\n{address}"),
-        Err(too_small) => format!("{address}\n({too_small})"),
+    let line = json!({ "address": address, "moving": moving, "qr": address.to_uppercase() });
+    out.either(&line, || match qr::drawn(&address) {
+        Ok(drawn) => format!("{drawn}\n\n{address}{note}"),
+        Err(too_small) => format!("{address}\n({too_small}){note}"),
     })
 }
 

@@ -37,6 +37,7 @@ mod marks;
 mod marks_heard;
 mod members;
 pub mod names;
+mod notices;
 mod offer;
 pub mod own_keys;
 mod pace;

@@ -171,6 +171,11 @@ pub enum Call {
     },
     /// → [`super::Status`].
     Status,
+    /// The user has seen the notices of `status` up to one → `{}`.
+    NoticesSeen {
+        /// Its number.
+        number: u64,
+    },
     /// The rate class and what each costs → [`super::RateLine`].
     Rate,
     /// The profile's network → [`super::NetworkLine`].
@@ -244,6 +249,7 @@ impl Call {
         "seen",
         "estimate",
         "status",
+        "notices_seen",
         "rate",
         "network",
         "network_update",

@@ -265,6 +265,9 @@ impl Mail {
             Some(contact) => {
                 self.drop_card_fetch(contact)?;
                 let info = self.contact_info(contact)?;
+                if invite.is_some() {
+                    self.warn("invite_used", format!("{} has used your invite", info.name));
+                }
                 self.emit(Event::Contact(info));
             }
             None => self.tell_group(conversation.row)?,

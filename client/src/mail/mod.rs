@@ -55,6 +55,7 @@ pub use timeline::{
     Overview, OwnMessage, TIMELINE_ENTRIES_MAX, TIMELINE_TEXT_MAX, Timeline, TimelineEntry, TimelineMessage,
     TimelineSide, UNSEEN_MAX,
 };
+pub use crate::notices::Notice;
 pub use types::*;
 pub use verifying::Verification;
 
@@ -65,7 +66,8 @@ use crate::marks::Marks;
 use crate::profile::{Opener, Profile, ProfileId, Protector, evidence};
 use crate::want::{Ticket, Want};
 use crate::{
-    blobs_store, contacts, conversations, group_changes, invites as own_invites, marks_heard, members, proofs_owed,
+    blobs_store, contacts, conversations, group_changes, invites as own_invites, marks_heard, members, notices,
+    proofs_owed,
 };
 use flight::{Flight, InviteReader, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
@@ -326,8 +328,28 @@ impl Mail {
         self.events.push_back(event);
     }
 
+    /// Tells the user something, now and until it was seen.
     fn warn(&mut self, code: &'static str, message: impl Into<String>) {
-        self.emit(Event::Warning { code, message: message.into() });
+        let message = message.into();
+        let kept = notices::insert(&self.profile.db, &self.profile.vault, code, &message, self.memory.latest);
+        // what cannot be kept is said all the same: whatever ails the profile, the next step tells
+        drop(kept);
+        self.emit(Event::Warning { code, message });
+    }
+
+    /// What the user was told and has not seen, oldest first; at most 16.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn notices(&self) -> Result<Vec<Notice>, MailError> {
+        notices::all(&self.profile.db, &self.profile.vault)
+    }
+    /// The user has seen them up to this number.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn notices_seen(&mut self, number: u64) -> Result<(), MailError> {
+        notices::seen(&self.profile.db, number)
     }
 
     fn next_ticket(&mut self) -> Ticket {

@@ -286,6 +286,13 @@ CREATE TABLE letter_seen (
     at INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- what the user was told and has not seen yet
+CREATE TABLE notice (
+    notice INTEGER PRIMARY KEY AUTOINCREMENT,
+    text BLOB NOT NULL UNIQUE,                -- sealed: a word for programs, and a sentence
+    at BLOB NOT NULL                          -- sealed: when
+);
+
 -- documents of the consensus that were held; which, says when the client ran: sealed
 CREATE TABLE document_held (
     document INTEGER PRIMARY KEY AUTOINCREMENT,

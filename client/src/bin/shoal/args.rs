@@ -252,8 +252,12 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         class: Option<Class>,
     },
-    /// Connection, anonymity now, queue
-    Status,
+    /// Connection, anonymity now, queue, and what you may have missed
+    Status {
+        /// Forget the notices once they are shown
+        #[arg(long)]
+        seen: bool,
+    },
     /// Look for what may be wrong, and say what to do
     Doctor,
 }

@@ -125,7 +125,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         | Command::Read { .. }
         | Command::Network { .. }
         | Command::Rate { .. }
-        | Command::Status
+        | Command::Status { .. }
         | Command::Doctor => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder
@@ -174,7 +174,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
                 network::update(&profile, &file, out).await
             }
             Command::Rate { class } => rate::rate(&profile, class, out).await,
-            Command::Status => status::status(&profile, out).await,
+            Command::Status { seen } => status::status(&profile, seen, out).await,
             Command::Doctor => status::doctor(&profile, out).await,
         }
     })

@@ -63,6 +63,9 @@ async fn changed(profile: &Path, call: Call, done: &str, out: &Out) -> Result<()
             AcceptedLine::Group(group) => return format!("{done} group {}", plain(&group.name)),
         };
         let name = plain(&contact.name);
+        if let Some(was) = &contact.was {
+            return format!("{} is called {name} now: it is the same person's address", plain(was));
+        }
         if contact.name == contact.address && !contact.blocked {
             format!("{done} {name}\n  to give it a name: shoal add NAME {name}")
         } else {

@@ -43,6 +43,7 @@ pub(super) const CALLS: &[&str] = &[
     "seen",
     "estimate",
     "status",
+    "notices_seen",
     "rate",
     "network",
     "network_update",

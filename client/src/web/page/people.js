@@ -18,7 +18,7 @@ export async function showAddress({ address, moving }) {
     el(
       "div",
       { class: "buttons" },
-      button("New address…", () => close("new"), { class: "second" }),
+      button("New address…", () => close("new"), { class: "second", id: "new-address" }),
       button("Copy", () => navigator.clipboard.writeText(address).then(() => notice("Copied"), () => notice("It cannot be copied here: mark it and copy it by hand", "bad")), { class: "first", autofocus: true }),
       button("Done", () => close(), { class: "second" }),
     ),

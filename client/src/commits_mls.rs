@@ -72,14 +72,18 @@ pub fn stage(
     let signer = own_signer(provider, &group)?;
     let owner = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?;
     let owner = verify_leaf(group.own_leaf_index().u32(), owner)?.inbox;
-    let succeeds = match owner == own.public() {
-        true => None,
-        false => {
-            let signature = own.succession(&owner);
-            Some((owner, signature.ok_or_else(|| GroupError::State("the own leaf is under no own key".to_owned()))?))
-        }
-    };
-    let leaf = OwnLeaf::new(provider, own.current(), succeeds.as_ref(), writer, rng)?;
+    let owner = own.by_public(&owner).ok_or_else(|| GroupError::State("the own leaf is under no own key".to_owned()))?;
+    // somebody who did not know that they are one person may have added the own address of now too; both cannot stay
+    let twice = group.treesync().full_leaves().map(|(index, leaf)| verify_leaf(index.u32(), leaf));
+    let twice = twice.collect::<Result<Vec<_>, _>>()?;
+    let twice = twice.iter().any(|member| {
+        member.inbox == own.public()
+            && member.leaf != group.own_leaf_index().u32()
+            && !change.remove.contains(&member.leaf)
+    });
+    let inbox = if twice { owner } else { own.current() };
+    let succeeds = (inbox.public() != owner.public()).then(|| (owner.public(), owner.sign_succession(&inbox.public())));
+    let leaf = OwnLeaf::new(provider, inbox, succeeds.as_ref(), writer, rng)?;
     let before = Context::read(group.extensions())?;
     let context = Context {
         generation: change.generation.unwrap_or(before.generation),
@@ -131,7 +135,6 @@ fn removed_by(staged: &StagedCommit) -> Vec<u32> {
 /// [`GroupError::State`].
 pub fn merge_staged(
     provider: &Provider<'_>,
-    own: &OwnKeys,
     group_id: &[u8],
     keep: bool,
 ) -> Result<Led, GroupError> {
@@ -144,7 +147,7 @@ pub fn merge_staged(
     if let (Some(before), false) = (before, keep) {
         SignatureKeyPair::delete(provider.storage(), &before, SignatureScheme::ED25519).map_err(state)?;
     }
-    Ok(Led { begun: begun(provider, &group, |leaf| own.is_own(leaf))?, removed, moved: Vec::new() })
+    Ok(Led { begun: begun(provider, &group, |_| true)?, removed, moved: Vec::new() })
 }
 
 fn own_signature_key(group: &MlsGroup) -> Option<Vec<u8>> {
@@ -201,7 +204,8 @@ pub fn apply(
         .try_into_protocol_message()
         .map_err(|_| GroupError::Refused("no protocol message"))?;
     let mut group = load(provider, group_id)?;
-    let before = begun(provider, &group, |leaf| own.is_own(leaf))?;
+    // whose the own leaf is only we decide
+    let before = begun(provider, &group, |_| true)?;
     if message.epoch() != group.epoch() {
         return Err(GroupError::Refused("commit of another epoch"));
     }
@@ -241,7 +245,7 @@ pub fn apply(
     }
     let removed = removed_by(&staged);
     group.merge_staged_commit(provider, *staged).map_err(state)?;
-    let after = begun(provider, &group, |leaf| own.is_own(leaf))?;
+    let after = begun(provider, &group, |_| true)?;
     let stays = |member: &&Member| !removed.contains(&member.leaf);
     // a member may have another address, if the one before it signed that it is the same person's
     let is_of = |before: &Member, after: &Member| before.inbox == after.inbox || after.former == Some(before.inbox);

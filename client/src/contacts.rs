@@ -50,15 +50,14 @@ impl Sealed for Contact {
 
     fn open(vault: &Vault, (row, inbox, name, known, blocked, wanted_at): Self::Raw) -> Result<Self, MailError> {
         const DAMAGED: MailError = MailError::Damaged("a contact does not open");
-        let inbox = vault.open(INBOX, &inbox).map_err(|_| DAMAGED)?;
-        let inbox = <[u8; 32]>::try_from(inbox.as_slice()).ok().and_then(|bytes| InboxPublic::parse(bytes).ok());
+        let inbox = open_inbox(vault, &inbox)?;
         let name = name
             .map(|sealed| {
                 let bytes = vault.open(NAME, &sealed).map_err(|_| DAMAGED)?;
                 String::from_utf8(bytes.to_vec()).map_err(|_| DAMAGED)
             })
             .transpose()?;
-        Ok(Self { row, inbox: inbox.ok_or(DAMAGED)?, name, known, blocked, wanted_at: wanted_at.map(UnixMillis) })
+        Ok(Self { row, inbox, name, known, blocked, wanted_at: wanted_at.map(UnixMillis) })
     }
 }
 
@@ -111,23 +110,31 @@ pub(crate) fn of_member(db: &Connection, vault: &Vault, inbox: &InboxPublic) -> 
     Ok(db.last_insert_rowid())
 }
 
-/// A contact has another address now, as both keys signed. One whom the user added by the new address, without a word so far, is
-/// the same person. Says whether anything changed: nothing does when there are conversations with either, for then each
-/// keeps its own.
-pub(crate) fn succeed(db: &Connection, vault: &Vault, contact: i64, next: &InboxPublic) -> Result<bool, MailError> {
+/// What became of a contact who has another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Succeeded {
+    /// Nothing: it is known already.
+    Known,
+    /// The contact has the new address.
+    Moved,
+    /// Somebody else in the address book had it, and is the same person: there is one contact less.
+    Merged,
+}
+
+/// A contact has another address now, as both keys signed. Whom the user knows under that one is the same person: what is
+/// known of both is known of one from now on.
+pub(crate) fn succeed(db: &Connection, vault: &Vault, contact: i64, next: &InboxPublic) -> Result<Succeeded, MailError> {
     let before = by_row(db, vault, contact)?;
     if before.inbox == *next {
-        return Ok(false);
+        return Ok(Succeeded::Known);
     }
-    if let Some(other) = by_inbox(db, vault, next)?.filter(|other| other.row != contact) {
-        if in_use(db, other.row)? {
-            return Ok(false);
-        }
-        forget(db, other.row)?;
+    let (former, sealed) = (vault.seal(INBOX, before.inbox.as_bytes()), vault.seal(INBOX, next.as_bytes()));
+    let other = by_inbox(db, vault, next)?.filter(|other| other.row != contact);
+    if let Some(other) = &other {
+        merge(db, vault, other, &before)?;
     }
-    let (former, next) = (vault.seal(INBOX, before.inbox.as_bytes()), vault.seal(INBOX, next.as_bytes()));
-    db.prepare_cached("DELETE FROM contact_former WHERE inbox = ?1")?.execute([&next])?;
-    db.prepare_cached("UPDATE contact SET inbox = ?2 WHERE contact = ?1")?.execute((contact, &next))?;
+    db.prepare_cached("DELETE FROM contact_former WHERE inbox = ?1")?.execute([&sealed])?;
+    db.prepare_cached("UPDATE contact SET inbox = ?2 WHERE contact = ?1")?.execute((contact, &sealed))?;
     db.prepare_cached(
         "INSERT OR REPLACE INTO contact_former (inbox, contact, since)
          SELECT ?1, ?2, ifnull(max(since), 0) + 1 FROM contact_former",
@@ -138,25 +145,60 @@ pub(crate) fn succeed(db: &Connection, vault: &Vault, contact: i64, next: &Inbox
             (SELECT since FROM contact_former WHERE contact = ?1 ORDER BY since DESC LIMIT ?2)",
     )?
     .execute((contact, FORMER_MAX))?;
-    Ok(true)
+    Ok(if other.is_some() { Succeeded::Merged } else { Succeeded::Moved })
 }
 
-/// Whether anything but its own row knows a contact.
-fn in_use(db: &Connection, contact: i64) -> Result<bool, MailError> {
-    let found = "SELECT EXISTS (SELECT 1 FROM member WHERE contact = ?1)
-        OR EXISTS (SELECT 1 FROM conversation WHERE contact = ?1) OR EXISTS (SELECT 1 FROM group_change WHERE contact = ?1)
-        OR EXISTS (SELECT 1 FROM message_in WHERE contact = ?1) OR EXISTS (SELECT 1 FROM message_out WHERE contact = ?1)
-        OR EXISTS (SELECT 1 FROM letter_out WHERE contact = ?1) OR EXISTS (SELECT 1 FROM invite_used WHERE contact = ?1)
-        OR EXISTS (SELECT 1 FROM contact WHERE contact = ?1 AND (blocked = 1 OR wanted_at IS NOT NULL))";
-    Ok(db.prepare_cached(found)?.query_row([contact], |row| row.get(0))?)
-}
-
-/// Forgets somebody whom nothing but its own row knows.
-fn forget(db: &Connection, contact: i64) -> Result<(), MailError> {
-    for table in ["mark_heard", "contact_verified", "contact_former", "contact"] {
-        db.execute(&format!("DELETE FROM {table} WHERE contact = ?1"), [contact])?;
+/// Gives all that is one contact's to another, who keeps the own name, if there is one.
+fn merge(db: &Connection, vault: &Vault, from: &Contact, into: &Contact) -> Result<(), MailError> {
+    let (from_row, into_row) = (from.row, into.row);
+    // where both have something of which there can be one, what the survivor has stays
+    let tables = [
+        "member",
+        "conversation",
+        "group_change",
+        "message_in",
+        "message_out",
+        "letter_out",
+        "contact_former",
+        "invite_used",
+        "mark_heard",
+        "contact_verified",
+    ];
+    for table in tables {
+        db.execute(&format!("UPDATE OR IGNORE {table} SET contact = ?2 WHERE contact = ?1"), [from_row, into_row])?;
     }
+    for table in ["message_in", "invite_used", "mark_heard", "contact_verified", "contact"] {
+        db.execute(&format!("DELETE FROM {table} WHERE contact = ?1"), [from_row])?;
+    }
+    if let (None, Some(name)) = (&into.name, &from.name) {
+        db.prepare_cached("UPDATE contact SET name = ?2 WHERE contact = ?1")?
+            .execute((into_row, vault.seal(NAME, name.as_bytes())))?;
+    }
+    let wanted = into.wanted_at.or(from.wanted_at).map(|at| at.0);
+    db.prepare_cached("UPDATE contact SET known = ?2, blocked = ?3, wanted_at = ?4 WHERE contact = ?1")?.execute((
+        into_row,
+        into.known || from.known,
+        into.blocked || from.blocked,
+        wanted,
+    ))?;
     Ok(())
+}
+
+/// The addresses that a contact has and had, the one of now first.
+pub(crate) fn inboxes(db: &Connection, vault: &Vault, contact: &Contact) -> Result<Vec<InboxPublic>, MailError> {
+    let mut statement =
+        db.prepare_cached("SELECT inbox FROM contact_former WHERE contact = ?1 ORDER BY since DESC")?;
+    let mut found = vec![contact.inbox];
+    for sealed in statement.query_map([contact.row], |row| row.get::<_, Vec<u8>>(0))? {
+        found.push(open_inbox(vault, &sealed?)?);
+    }
+    Ok(found)
+}
+
+fn open_inbox(vault: &Vault, sealed: &[u8]) -> Result<InboxPublic, MailError> {
+    const DAMAGED: MailError = MailError::Damaged("a contact does not open");
+    let inbox = vault.open(INBOX, sealed).map_err(|_| DAMAGED)?;
+    <[u8; 32]>::try_from(inbox.as_slice()).ok().and_then(|bytes| InboxPublic::parse(bytes).ok()).ok_or(DAMAGED)
 }
 
 /// Forgets people whom the user never named, accepted or blocked, who wrote nothing and are in no conversation any more.
@@ -167,8 +209,6 @@ pub(crate) fn forget_orphans(db: &Connection) -> Result<(), MailError> {
          DELETE FROM member WHERE left_at IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM chain c WHERE c.member = member.member);
          DELETE FROM mark_heard WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
-            AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
-         DELETE FROM contact_former WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
             AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));
          DELETE FROM contact_verified WHERE contact IN (SELECT contact FROM contact c WHERE known = 0 AND blocked = 0
             AND name IS NULL AND NOT EXISTS (SELECT 1 FROM member m WHERE m.contact = c.contact));

@@ -4,6 +4,7 @@
 use crate::chains::{self, Side};
 use crate::commit_slots::commit_secret;
 use crate::commits_mls::Led;
+use crate::contacts::Succeeded;
 use crate::conversations_mls::{Begun, chain_secret};
 use crate::leaves_mls::Member;
 use crate::mail::{ConversationId, MailError, RateClass, Standing};
@@ -210,7 +211,7 @@ fn set_name(db: &Connection, vault: &Vault, row: i64, name: Option<&Name>) -> Re
 }
 
 /// The group has come to another epoch: its chains begin, and its slots. Of the chains of those who were removed counts
-/// what comes before their `cuts`. Returns the contacts who have another address now.
+/// what comes before their `cuts`. Returns the contacts who have another address now, and whether two of them became one.
 pub(crate) fn enter(
     db: &Connection,
     vault: &Vault,
@@ -219,13 +220,19 @@ pub(crate) fn enter(
     cuts: &[commits::Cut],
     writer: &WriteKey,
     now: UnixMillis,
-) -> Result<Vec<i64>, MailError> {
+) -> Result<(Vec<i64>, bool), MailError> {
     let begun = &led.begun;
-    let mut moved = Vec::new();
+    let (mut moved, mut merged) = (Vec::new(), false);
     for member in members::current(db, row)?.iter().filter(|member| led.moved.contains(&member.leaf)) {
         let next = begun.others.iter().find(|other| other.leaf == member.leaf).map(|other| other.inbox);
-        if next.map_or(Ok(false), |next| contacts::succeed(db, vault, member.contact, &next))? {
-            moved.push(member.contact);
+        let Some(next) = next else { continue };
+        match contacts::succeed(db, vault, member.contact, &next)? {
+            Succeeded::Known => {}
+            Succeeded::Moved => moved.push(member.contact),
+            Succeeded::Merged => {
+                moved.push(member.contact);
+                merged = true;
+            }
         }
     }
     for member in members::current(db, row)?.iter().filter(|member| led.removed.contains(&member.leaf)) {
@@ -238,7 +245,7 @@ pub(crate) fn enter(
         .execute((row, begun.epoch, begun.context.generation))?;
     set_name(db, vault, row, begun.context.name.as_ref())?;
     insert_epoch(db, vault, row, begun, writer, now)?;
-    Ok(moved)
+    Ok((moved, merged))
 }
 
 fn insert_epoch(
@@ -254,7 +261,7 @@ fn insert_epoch(
         .execute((row, own_keys::row_of(db, vault, &begun.own)?))?;
     let known = members::current(db, row)?;
     let mut sides = vec![(begun.own_leaf, Side::Own(writer.clone()))];
-    for Member { leaf, inbox, writer } in &begun.others {
+    for Member { leaf, inbox, writer, .. } in &begun.others {
         let member = match known.iter().find(|member| member.leaf == *leaf) {
             Some(member) if member.astray => continue,
             Some(member) => member.row,

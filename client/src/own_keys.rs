@@ -14,8 +14,11 @@ use zeroize::Zeroizing;
 const SEED: &str = "own_key.seed";
 const PUBLIC: &str = "own_key.public";
 const DAMAGED: MailError = MailError::Damaged("an own key does not open");
-/// Most keys of addresses that were given up: each is one more inbox to read, once a minute, for a retention at most.
-pub const FORMER_MAX: usize = 16;
+/// Most addresses that were given up and whose inbox is still read, for a retention at most.
+pub const FORMER_READ_MAX: usize = 16;
+/// Most keys of addresses that were given up: those that are not read any more are kept for conversations that stand still
+/// (somebody who is blocked, a request that nobody answers), 100 bytes each.
+pub const FORMER_MAX: usize = 256;
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -60,17 +63,22 @@ impl OwnKeys {
     pub fn is_own(&self, inbox: &InboxPublic) -> bool {
         *inbox == self.public() || self.former.iter().any(|former| former.key.public() == *inbox)
     }
+    /// Rows of the keys whose inboxes are read now and whose cards are published, the current one first.
+    pub(crate) fn active(&self, now: UnixMillis) -> Vec<i64> {
+        let former = self.former.iter().filter(|former| former.read_until > now).map(|former| former.row);
+        std::iter::once(self.row).chain(former).collect()
+    }
+    /// The own key whose public half this is.
+    pub(crate) fn by_public(&self, public: &InboxPublic) -> Option<&InboxKey> {
+        let former = self.former.iter().map(|former| &former.key);
+        std::iter::once(&self.current).chain(former).find(|key| key.public() == *public)
+    }
     /// The key of a row, if it is still here.
     pub(crate) fn by_row(&self, row: i64) -> Option<&InboxKey> {
         if row == self.row {
             return Some(&self.current);
         }
         self.former.iter().find(|former| former.row == row).map(|former| &former.key)
-    }
-    /// What a former key says of the current one.
-    pub(crate) fn succession(&self, from: &InboxPublic) -> Option<[u8; 64]> {
-        let former = self.former.iter().find(|former| former.key.public() == *from)?;
-        Some(former.key.sign_succession(&self.public()))
     }
 }
 
@@ -108,24 +116,27 @@ pub(crate) fn row_of(db: &Connection, vault: &Vault, public: &InboxPublic) -> Re
         .ok_or(MailError::Damaged("a conversation under a key that is not ours"))
 }
 
-/// Boxes of own cards.
-pub(crate) fn unwritten_cards(db: &Connection) -> Result<Vec<i64>, MailError> {
-    let mut statement = db.prepare_cached("SELECT box FROM box_out WHERE chain IN (SELECT chain FROM card)")?;
-    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
-}
-
 /// Conversations that go on and whose other members do not know the current address yet.
 pub(crate) fn moving(db: &Connection) -> Result<u64, MailError> {
-    let found = "SELECT count(*) FROM conversation WHERE own_key < (SELECT max(own_key) FROM own_key)
-        AND standing IN (0, 3) AND broken = 0 AND request = 0";
+    let found = "SELECT count(*) FROM conversation c WHERE own_key < (SELECT max(own_key) FROM own_key)
+        AND standing = 0 AND broken = 0 AND request = 0
+        AND NOT EXISTS (SELECT 1 FROM contact b WHERE b.contact = c.contact AND b.blocked = 1)";
     Ok(db.prepare_cached(found)?.query_row([], |row| row.get(0))?)
 }
 
-/// Erases the keys that nothing needs any more: whose inbox is read no longer, and under which are no conversation, invite
-/// or card. Says whether there were any.
+/// A conversation that waits to be added again under an address of now.
+pub(crate) fn away(db: &Connection) -> Result<bool, MailError> {
+    let found = "SELECT EXISTS (SELECT 1 FROM conversation c WHERE standing = 3 AND broken = 0
+        AND NOT EXISTS (SELECT 1 FROM contact b WHERE b.contact = c.contact AND b.blocked = 1))";
+    Ok(db.prepare_cached(found)?.query_row([], |row| row.get(0))?)
+}
+
+/// Erases the keys that nothing needs any more: whose inbox is read no longer, and under which are no conversation that goes
+/// on, invite or card; nothing while a commit is staged, whose leaf may be under any of them. Says whether there were any.
 pub(crate) fn forget(db: &Connection, now: UnixMillis) -> Result<bool, MailError> {
     let unneeded = "SELECT own_key FROM own_key k WHERE read_until < ?1
-        AND NOT EXISTS (SELECT 1 FROM conversation c WHERE c.own_key = k.own_key AND c.standing <> 2)
+        AND NOT EXISTS (SELECT 1 FROM commit_out WHERE merged = 0)
+        AND NOT EXISTS (SELECT 1 FROM conversation c WHERE c.own_key = k.own_key AND c.standing <> 2 AND c.broken = 0)
         AND NOT EXISTS (SELECT 1 FROM invite_made i WHERE i.own_key = k.own_key)
         AND NOT EXISTS (SELECT 1 FROM card c WHERE c.own_key = k.own_key)";
     db.prepare_cached(&format!(

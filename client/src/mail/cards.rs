@@ -22,7 +22,8 @@ const PACKAGE: &str = "card.package";
 pub(super) const CARD_KEPT_PERIODS: u64 = 4;
 
 impl Mail {
-    /// Makes and seals the own card of the current generation and period, once. Says whether it did.
+    /// Makes and seals the own card of the current generation and period, once; and that of an address that was given up, as
+    /// long as its inbox is read: who knows both would else see one card end where another begins. Says whether it did.
     pub(super) fn publish_card(
         &mut self,
         now: UnixMillis,
@@ -31,17 +32,26 @@ impl Mail {
     ) -> Result<bool, MailError> {
         let Some(generation) = consensus.current_generation() else { return Ok(false) };
         let place = CardPlace { generation: generation.number, period: card_period(now, &consensus.parameters) };
-        if self.memory.card == Some(place) {
+        self.memory.published.retain(|(_, at)| *at == place);
+        let active = self.profile.own.active(now);
+        let Some(own_key) = active.into_iter().find(|row| !self.memory.published.contains(&(*row, place))) else {
             return Ok(false);
-        }
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, self.profile.own.current());
-        let exists: bool = db
+        };
+        let exists: bool = self
+            .profile
+            .db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM card WHERE own_key = ?1 AND generation = ?2 AND period = ?3)")?
-            .query_row((self.profile.own.row, place.generation, place.period), |row| row.get(0))?;
-        if exists {
-            self.memory.card = Some(place);
-            return Ok(false);
+            .query_row((own_key, place.generation, place.period), |row| row.get(0))?;
+        if !exists {
+            self.make_card(own_key, place, rng)?;
         }
+        self.memory.published.push((own_key, place));
+        Ok(!exists)
+    }
+
+    fn make_card(&mut self, own_key: i64, place: CardPlace, rng: &mut impl CryptoRng) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let Some(inbox) = self.profile.own.by_row(own_key) else { return Ok(()) };
         let (writer, pointer) = (WriteKey::generate(rng), PointerKey::generate(rng));
         let transaction = db.unchecked_transaction()?;
         let (package, reference) = key_packages_mls::make_key_package(
@@ -60,12 +70,12 @@ impl Mail {
             0,
             place.generation,
             chain.secret(),
-            &Side::OwnCard,
+            &Side::Offer(inbox.write_key().clone()),
         )?;
         let mut boxes = Vec::with_capacity(parts.len());
         for part in &parts {
             let chain = chains::by_row(&transaction, vault, row)?;
-            boxes.push(chains::push_sealed(&transaction, &chain, part, inbox, rng)?);
+            boxes.push(chains::push_sealed(&transaction, &chain, part, rng)?);
         }
         transaction
             .prepare_cached(
@@ -79,14 +89,13 @@ impl Mail {
                 vault.seal(WRITER, writer.seed().as_slice()),
                 vault.seal(PACKAGE, &reference),
                 row,
-                self.profile.own.row,
+                own_key,
             ))?;
         transaction.commit()?;
         for box_row in boxes {
             self.memory.boxes.insert(box_row, PendingBox::new(row, false));
         }
-        self.memory.card = Some(place);
-        Ok(true)
+        Ok(())
     }
 
     /// The write key of the own card whose leaf carries this public half.

@@ -2,7 +2,7 @@
 
 use super::flight::WINDOW;
 use super::letters::Letter;
-use super::{Mail, MailError};
+use super::{Mail, MailError, RateClass};
 use crate::budget::Waiting;
 use crate::polls::{OVERDUE_GAPS, mean_gap};
 use crate::want::{Rank, Want};
@@ -26,7 +26,8 @@ struct Picks {
     warm: Option<i64>,
     idle: Option<Quiet>,
     copy: Option<Send>,
-    inbox: Option<u32>,
+    /// An own key and a generation.
+    inbox: Option<(i64, u32)>,
     overdue: Option<Rank>,
 }
 
@@ -118,6 +119,18 @@ impl Mail {
         }
     }
 
+    /// Mean gap between two looks into one own inbox: all of them together take at most one tick in four, also at the low rate.
+    pub(super) fn inbox_gap(&self, now: UnixMillis, consensus: &Consensus) -> Duration {
+        let parameters = &consensus.parameters;
+        let inboxes = self.profile.own.active(now).len().saturating_mul(consensus.generations.len());
+        let tick = match self.profile.class() {
+            RateClass::Normal => parameters.lambda_p.mean_gap(),
+            RateClass::Low => parameters.lambda_low.mean_gap(),
+        };
+        let share = tick.saturating_mul(4).saturating_mul(u32::try_from(inboxes).unwrap_or(u32::MAX));
+        mean_gap(Rank::Inbox, parameters).max(share)
+    }
+
     fn want_send(
         &mut self,
         send: Send,
@@ -142,14 +155,13 @@ impl Mail {
         for slot in self.memory.slots.values_mut() {
             slot.clock.start(mean_gap(Rank::Idle, parameters), now, rng);
         }
-        let own = &self.profile.own;
-        let given_up = own.former().iter().filter(|former| former.read_until > now).map(|former| former.row);
-        let keys: Vec<i64> = std::iter::once(own.row).chain(given_up).collect();
+        let keys = self.profile.own.active(now);
+        let gap = self.inbox_gap(now, consensus);
         let inboxes = &mut self.memory.inboxes;
         inboxes.retain(|(key, number), _| keys.contains(key) && consensus.generation(*number).is_some());
         for (key, generation) in keys.iter().flat_map(|key| consensus.generations.iter().map(move |of| (*key, of.number))) {
             let clock = inboxes.entry((key, generation)).or_default();
-            clock.start(mean_gap(Rank::Inbox, parameters), now, rng);
+            clock.start(gap, now, rng);
         }
         for fetch in self.memory.cards.values_mut() {
             fetch.clock.start(Duration::ZERO, now, rng);
@@ -185,7 +197,8 @@ impl Mail {
     fn pick(&self, now: UnixMillis, consensus: &Consensus) -> Picks {
         let (send, read, copy) = (self.pick_send(now), self.pick_read(now), self.pick_copy(now));
         let mut picks = Picks { send, read, copy, ..Picks::default() };
-        picks.inbox = self.memory.inboxes.iter().find(|(_, clock)| clock.due(now)).map(|(inbox, _)| *inbox);
+        let inboxes = self.memory.inboxes.iter().filter_map(|(inbox, clock)| Some((clock.ran_out(now)?, *inbox)));
+        picks.inbox = inboxes.min().map(|(_, inbox)| inbox);
         let mut earliest: [Option<(UnixMillis, i64)>; 3] = [None; 3];
         for (chain, reader) in &self.memory.readers {
             let Some(at) = reader.clock.ran_out(now) else { continue };

@@ -119,11 +119,15 @@ impl Mail {
     ) -> Result<Option<Within>, MailError> {
         let others = u32::try_from(members::current(&self.profile.db, conversation.row)?.len()).unwrap_or(u32::MAX);
         // a card's leaf is shared by all who wrote to that card, and its secrets are kept for long: leave it at once
-        // and one of an address that was given up tells the others of the new one
-        if conversation.healed_at == UnixMillis(0) || conversation.outdated || self.change_waits(conversation)? {
+        if conversation.healed_at == UnixMillis(0) || self.change_waits(conversation)? {
             return Ok(Some(Within::Soon(others)));
         }
         let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        if conversation.outdated {
+            // an address was given up: within an hour of a retention of 14 days, for not all conversations are to renew their
+            // keys in the moment in which another inbox begins
+            return Ok(Some(Within::Span(half / 168)));
+        }
         if let Some(newest) = consensus.current_generation().filter(|newest| newest.number > conversation.generation) {
             // at a random time within half the retention after the draw; who was away has what is left of it, and
             // never so little that all who come back after it commit at once
@@ -336,12 +340,14 @@ impl Mail {
         let of_card = self.of_card(&transaction, &own, conversation.row)?;
         let led = commits_mls::merge_staged(
             &provider(&self.profile, &self.crypto, &transaction),
-            &self.profile.own,
             &conversation.id.0,
             of_card,
         )?;
         commits::set_merged(&transaction, vault, row)?;
-        conversations::set_healed(&transaction, conversation.row, now)?;
+        // a leaf that says whose successor its owner is does so only until the next commit, which is due sooner then
+        let half = Duration::from_millis(self.profile.network().parameters.retention_ms / 2);
+        let healed = if conversation.outdated { now.minus(half).max(UnixMillis(1)) } else { now };
+        conversations::set_healed(&transaction, conversation.row, healed)?;
         let letters = self.letters_to_added(&transaction, &conversation, &commit, &led, now, rng)?;
         let (cuts, writer) = (&commit.cuts, &commit.writer);
         let entered = self.next_epoch(&transaction, &conversation, &led, cuts, writer, &commit.hash, now)?;

@@ -32,6 +32,8 @@ pub(super) struct Entered {
     pub(super) regrouped: bool,
     /// Contacts who have another address now.
     pub(super) moved: Vec<i64>,
+    /// Two contacts turned out to be one person.
+    pub(super) merged: bool,
 }
 
 impl Mail {
@@ -64,7 +66,7 @@ impl Mail {
         let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
         let again = self.adds_again(transaction, conversation, led)?;
         self.uninvite(transaction, conversation, led, &mut entered.confirmed)?;
-        entered.moved = conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
+        (entered.moved, entered.merged) = conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
         self.changes_done(transaction, conversation.row)?;
         if again {
             self.seal_again(transaction, conversation.row, &mut entered.confirmed)?;
@@ -169,6 +171,10 @@ impl Mail {
         }
         if entered.regrouped {
             self.tell_group(conversation)?;
+        }
+        if entered.merged {
+            // much of what memory holds names contacts by their rows
+            self.reload()?;
         }
         for contact in entered.moved {
             self.moved(contact)?;

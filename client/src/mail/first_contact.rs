@@ -14,10 +14,11 @@ use crate::inbox_letter::{Pointer, seal_letter};
 use crate::leaves_mls::Member;
 use crate::{blobs_store, chains, commits_mls, group_changes, invites, members};
 use rand::CryptoRng;
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::consensus::Consensus;
+use shoal_protocol::inbox::InboxPublic;
 use shoal_protocol::request::{Answers, Status};
 use zeroize::Zeroizing;
 
@@ -132,6 +133,18 @@ impl Mail {
         self.founded(contact.row, conversation)
     }
 
+    /// The address of a contact, of now or a former one, whose key package this is.
+    pub(super) fn whose_package(
+        &self,
+        db: &Connection,
+        contact: &Contact,
+        key_package: &[u8],
+    ) -> Result<Option<InboxPublic>, MailError> {
+        let provider = provider(&self.profile, &self.crypto, db);
+        let fits = |inbox: &InboxPublic| conversations_mls::key_package_of(&provider, inbox, key_package).is_ok();
+        Ok(contacts::inboxes(db, &self.profile.vault, contact)?.into_iter().find(fits))
+    }
+
     /// Creates a group of two with the owner of a key package, keeps its Welcome, and gives it the messages that waited. `None`:
     /// there is no generation of stores. The inner error: the key package cannot be used; roll back.
     pub(super) fn found_with(
@@ -147,12 +160,15 @@ impl Mail {
             return Ok(None);
         };
         let (vault, inbox) = (&self.profile.vault, self.profile.own.current());
+        let Some(person) = self.whose_package(transaction, contact, key_package)? else {
+            return Ok(Some(Err("key package of another person, or none")));
+        };
         let writer = WriteKey::generate(rng);
         let founded = conversations_mls::found(
             &provider(&self.profile, &self.crypto, transaction),
             inbox,
             &writer,
-            &contact.inbox,
+            &person,
             key_package,
             generation,
             rng,
@@ -311,7 +327,8 @@ impl Mail {
             (Some(known), _) if known.standing == Standing::Removed && !known.request => {
                 let people = conversations::requests(&transaction)?.saturating_add(begun.others.len() as u64);
                 let most = requests_max(&self.profile.network().parameters, self.profile.class());
-                Some((known, stranger)).filter(|_| !stranger || people <= most)
+                let unwanted = begun.own != own.public();
+                Some((known, stranger)).filter(|_| !stranger || (people <= most && !unwanted))
             }
             _ => None,
         };

@@ -332,8 +332,8 @@ pub(super) struct Memory {
     pub(super) owing: BTreeMap<i64, Option<UnixMillis>>,
     /// Messages may wait to be sealed.
     pub(super) unsealed: bool,
-    /// The own card that is on its way or stored.
-    pub(super) card: Option<CardPlace>,
+    /// Own cards that are on their way or stored, by key.
+    pub(super) published: Vec<(i64, CardPlace)>,
     /// Documents that were held, and what contacts say of theirs.
     pub(super) marks: Marks,
     pub(super) heard: BTreeMap<i64, Heard>,

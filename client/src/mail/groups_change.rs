@@ -34,6 +34,14 @@ impl Mail {
         let (mut change, mut cuts) = (Change::default(), Vec::new());
         let current = members::current(db, conversation.row)?;
         let mut removed: Vec<_> = current.iter().filter(|member| member.leaving).copied().collect();
+        if !self.profile.own.former().is_empty() {
+            // somebody added the own address, or a former one, who did not know that both are one person's
+            for member in current.iter().filter(|member| !member.leaving) {
+                if self.profile.own.is_own(&contacts::by_row(db, vault, member.contact)?.inbox) {
+                    removed.push(*member);
+                }
+            }
+        }
         let mut size = current.len() + 1;
         for wanted in group_changes::all(db, vault, conversation.row)? {
             match wanted.wanted {
@@ -337,7 +345,7 @@ impl Mail {
                         conversation,
                     )?
             }
-            Side::OwnCard | Side::OneTime(_) | Side::Peer { .. } => false,
+            Side::Offer(_) | Side::Peer { .. } => false,
         })
     }
 }

@@ -38,6 +38,10 @@ impl Mail {
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
+        if self.profile.own.by_row(inbox.0).is_none() {
+            // the key was erased while the question was out
+            return Ok(());
+        }
         for (store, answer) in each(answers) {
             let Some(body) = answer.body.as_ref().filter(|_| answer.status == Status::Found) else { continue };
             let cursor = self.inbox_cursor(inbox, store)?;

@@ -94,7 +94,7 @@ impl Mail {
         let mut boxes = Vec::with_capacity(parts.len());
         for part in &parts {
             let chain = chains::by_row(&transaction, vault, chain)?;
-            boxes.push(chains::push_sealed(&transaction, &chain, part, inbox, rng)?);
+            boxes.push(chains::push_sealed(&transaction, &chain, part, rng)?);
         }
         let new = invites::New { invite: &invite, name: name.as_ref(), writer: &writer, package: &reference, chain };
         let row = invites::insert_made(&transaction, vault, &new, now)?;
@@ -133,7 +133,7 @@ impl Mail {
             // behind what is offered, which is written on: whoever uses the invite looks for that first
             let chain = chains::skip_to(&transaction, vault, made.chain, CLAIM_BOX)?;
             let nobody = WriteKey::generate(rng).public();
-            let sealed = chains::push_sealed(&transaction, &chain, nobody.as_bytes(), self.profile.own.current(), rng)?;
+            let sealed = chains::push_sealed(&transaction, &chain, nobody.as_bytes(), rng)?;
             claimed = Some((sealed, chain.row));
         }
         let gone = self.erase_made(&transaction, &made, false, claimed.is_some())?;

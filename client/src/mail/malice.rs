@@ -118,7 +118,7 @@ impl Scene {
         let provider = provider(&self.mallory.profile, &self.mallory.crypto, db);
         let bytes = Record { seen: vec![seen], mark, content }.to_bytes();
         let sealed = conversations_mls::seal(&provider, &conversation.id.0, &bytes).unwrap();
-        let id = own.id(own.next, self.mallory.profile.own.current());
+        let id = own.id(own.next);
         let body = boxes::seal(&own.secret, own.next, &id, &sealed, &mut self.rng).unwrap();
         chains::push_box(db, &own, &body, None).unwrap();
         (own.next, body)

@@ -1,11 +1,11 @@
 //! The own address is given up for another one, and what contacts' clients learn of it.
 //!
 //! Who is in a conversation learns the new address from the next commit, whose leaf both keys have signed; everybody else
-//! knows the old one only. A commit is due at once, at the pace at which one that adds somebody would be.
+//! knows the old one only.
 
 use super::{Event, Mail, MailError};
-use crate::own_keys::{self, FORMER_MAX};
-use crate::{chains, contacts};
+use crate::contacts;
+use crate::own_keys::{self, FORMER_MAX, FORMER_READ_MAX};
 use rand::{CryptoRng, RngExt as _};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::inbox::InboxKey;
@@ -17,29 +17,24 @@ impl Mail {
     /// watches the stores would see the reading of one inbox end where that of another begins.
     ///
     /// # Errors
-    /// When too many addresses were given up lately, or the profile is an older copy of itself or fails.
+    /// [`MailError::Address`]; when the profile is an older copy of itself or fails.
     pub fn new_address(&mut self, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<String, MailError> {
         if let Some(conversation) = self.rolled_back {
             return Err(MailError::RolledBack(conversation));
         }
-        if self.profile.own.former().len() >= FORMER_MAX {
-            return Err(MailError::QueueFull { waiting: FORMER_MAX as u64, unit: "addresses given up" });
+        let db = &self.profile.db;
+        if own_keys::away(db)? {
+            return Err(MailError::Address("a conversation waits for a member to add you again, who knows only this address"));
+        }
+        if self.profile.own.active(now).len() > FORMER_READ_MAX || self.profile.own.former().len() >= FORMER_MAX {
+            return Err(MailError::Address("too many addresses were given up lately"));
         }
         let retention = Duration::from_millis(self.profile.network().parameters.retention_ms);
         let read_until = now.plus(retention.mul_f64(0.5 + rng.random::<f64>() / 2.0));
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
         let transaction = db.unchecked_transaction()?;
-        // a card that is not all there yet is of no use to anybody, and nothing may be written under the old key again
-        let unwritten = own_keys::unwritten_cards(&transaction)?;
-        for row in &unwritten {
-            chains::delete_box(&transaction, *row)?;
-        }
-        own_keys::insert(&transaction, vault, &InboxKey::generate(rng), read_until)?;
+        own_keys::insert(&transaction, &self.profile.vault, &InboxKey::generate(rng), read_until)?;
         transaction.commit()?;
-
         self.profile.own = own_keys::load(&self.profile.db, &self.profile.vault)?;
-        self.memory.boxes.retain(|row, _| !unwritten.contains(row));
-        self.memory.card = None;
         self.memory.plan = true;
         Ok(self.address())
     }
@@ -69,8 +64,9 @@ impl Mail {
             fetch.turn();
         }
         let found = contacts::by_row(&self.profile.db, &self.profile.vault, contact)?;
-        if found.known || found.name.is_some() {
-            self.warn("new_address", format!("{} has another address now, which the one before it signed", found.label()));
+        // in the same words each time: who moves again and again fills nobody's notices
+        if let Some(name) = &found.name {
+            self.warn("new_address", format!("{name} has another address now, which the one before it signed"));
         }
         let info = self.contact_info(contact)?;
         self.emit(Event::Contact(info));

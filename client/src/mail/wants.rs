@@ -47,17 +47,17 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Want>, MailError> {
         let Some(contested) = self.memory.boxes.get(&row).map(|pending| pending.contested) else { return Ok(None) };
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, self.profile.own.current());
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
         let Some(out) = chains::out_box(db, row)? else {
             self.memory.boxes.remove(&row);
             return Ok(None);
         };
         let chain = chains::by_row(db, vault, out.chain)?;
-        let id = chain.id(out.j, inbox);
+        let id = chain.id(out.j);
         let (operation, purpose) = if contested {
             (Operation::Get { id }, Purpose::Contested { row })
         } else {
-            let signature = chain.sign(out.j, &out.body, inbox).ok_or(MailError::Damaged("a box of a peer's chain"))?;
+            let signature = chain.sign(out.j, &out.body).ok_or(MailError::Damaged("a box of a peer's chain"))?;
             (Operation::Put { id, signature, body: out.body }, Purpose::PutBox { row })
         };
         // what lies at the replica that has not ours is the question
@@ -135,7 +135,7 @@ impl Mail {
         let reader = self.memory.readers.get_mut(&chain)?;
         reader.clock.wind(mean_gap(rank, &consensus.parameters), now, rng);
         let j = reader.next()?;
-        let (id, generation) = (reader.chain.id(j, self.profile.own.current()), reader.chain.generation);
+        let (id, generation) = (reader.chain.id(j), reader.chain.generation);
         let order = reader.first.take().and_then(|first| {
             let placement = place(consensus, generation, &id)?;
             if placement[1] == first { Some([placement[1], placement[0]]) } else { Some(placement) }
@@ -155,8 +155,9 @@ impl Mail {
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Want>, MailError> {
+        let gap = self.inbox_gap(now, consensus);
         if let Some(clock) = self.memory.inboxes.get_mut(&(own_key, generation)) {
-            clock.wind(mean_gap(Rank::Inbox, &consensus.parameters), now, rng);
+            clock.wind(gap, now, rng);
         }
         let Some(inbox) = self.profile.own.by_row(own_key) else { return Ok(None) };
         let id = inbox_id(&inbox.public(), generation);

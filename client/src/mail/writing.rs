@@ -88,7 +88,7 @@ impl Mail {
     ) -> Result<(), MailError> {
         let Some(out) = chains::out_box(&self.profile.db, row)? else { return Ok(()) };
         let chain = chains::by_row(&self.profile.db, &self.profile.vault, out.chain)?;
-        let id = chain.id(out.j, self.profile.own.current());
+        let id = chain.id(out.j);
         let mut stored = out.stored;
         let (mut other, mut looked) = (false, false);
         for (store, answer) in each(answers) {

@@ -31,7 +31,7 @@ CREATE TABLE contact (
 -- inbox keys that contacts had before
 CREATE TABLE contact_former (
     inbox BLOB PRIMARY KEY,                   -- sealed
-    contact INTEGER NOT NULL REFERENCES contact,
+    contact INTEGER NOT NULL REFERENCES contact ON DELETE CASCADE,
     since INTEGER NOT NULL                    -- order in which they were given up
 ) WITHOUT ROWID;
 CREATE INDEX contact_former_of ON contact_former (contact);
@@ -117,7 +117,7 @@ CREATE TABLE commit_out (
     UNIQUE (conversation, epoch)
 );
 
--- one member's boxes in one group epoch; when conversation is NULL, a card's (without a write key) or an invite's
+-- one member's boxes in one group epoch; when conversation is NULL, a card's or an invite's
 CREATE TABLE chain (
     chain INTEGER PRIMARY KEY,
     conversation INTEGER REFERENCES conversation,

@@ -14,7 +14,7 @@ export async function showAddress({ address, moving }) {
     el("p", {}, "Give it to people who shall write to you. Who has it can send you a request; you decide."),
     url ? code : null,
     el("p", { class: "address", id: "own-address" }, address),
-    moving ? el("p", { class: "hint" }, `${moving === 1 ? "One conversation has" : `${moving} conversations have`} not heard of it yet. That takes minutes while this client runs.`) : null,
+    moving ? el("p", { class: "hint" }, `${moving === 1 ? "One conversation has" : `${moving} conversations have`} not heard of it yet. That takes up to an hour while this client runs.`) : null,
     el(
       "div",
       { class: "buttons" },

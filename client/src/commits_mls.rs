@@ -44,6 +44,8 @@ pub struct Change {
     pub add: Vec<(InboxPublic, Vec<u8>)>,
     /// Removes the members at these leaves.
     pub remove: Vec<u32>,
+    /// Says again of which key the own one is the successor: somebody who is added again may have missed it.
+    pub succession: Option<(InboxPublic, [u8; 64])>,
 }
 
 /// A commit that is staged.
@@ -59,7 +61,7 @@ pub struct Staged {
 /// says. The group stays in its epoch.
 ///
 /// # Errors
-/// [`GroupError::Refused`] when a key package is refused, else [`GroupError::State`].
+/// [`GroupError::Refused`] when a key package is refused or the own leaf's key is gone, else [`GroupError::State`].
 pub fn stage(
     provider: &Provider<'_>,
     own: &OwnKeys,
@@ -72,7 +74,7 @@ pub fn stage(
     let signer = own_signer(provider, &group)?;
     let owner = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?;
     let owner = verify_leaf(group.own_leaf_index().u32(), owner)?.inbox;
-    let owner = own.by_public(&owner).ok_or_else(|| GroupError::State("the own leaf is under no own key".to_owned()))?;
+    let owner = own.by_public(&owner).ok_or(GroupError::Refused("the own leaf is under no own key"))?;
     // somebody who did not know that they are one person may have added the own address of now too; both cannot stay
     let twice = group.treesync().full_leaves().map(|(index, leaf)| verify_leaf(index.u32(), leaf));
     let twice = twice.collect::<Result<Vec<_>, _>>()?;
@@ -82,7 +84,9 @@ pub fn stage(
             && !change.remove.contains(&member.leaf)
     });
     let inbox = if twice { owner } else { own.current() };
-    let succeeds = (inbox.public() != owner.public()).then(|| (owner.public(), owner.sign_succession(&inbox.public())));
+    let moves = (inbox.public() != owner.public()).then(|| (owner.public(), owner.sign_succession(&inbox.public())));
+    let again = change.succession.filter(|(former, word)| former.verify_succession(&inbox.public(), word));
+    let succeeds = moves.or(again);
     let leaf = OwnLeaf::new(provider, inbox, succeeds.as_ref(), writer, rng)?;
     let before = Context::read(group.extensions())?;
     let context = Context {
@@ -133,11 +137,7 @@ fn removed_by(staged: &StagedCommit) -> Vec<u32> {
 ///
 /// # Errors
 /// [`GroupError::State`].
-pub fn merge_staged(
-    provider: &Provider<'_>,
-    group_id: &[u8],
-    keep: bool,
-) -> Result<Led, GroupError> {
+pub fn merge_staged(provider: &Provider<'_>, group_id: &[u8], keep: bool) -> Result<Led, GroupError> {
     let mut group = load(provider, group_id)?;
     let Some(removed) = group.pending_commit().map(removed_by) else {
         return Err(GroupError::State("no staged commit".to_owned()));
@@ -263,7 +263,8 @@ pub fn apply(
     if after.context.generation < before.context.generation {
         return Err(GroupError::Refused("commit goes back to an older generation"));
     }
-    let moved = |member: &&Member| after.others.iter().any(|other| other.leaf == member.leaf && other.inbox != member.inbox);
+    let moved =
+        |member: &&Member| after.others.iter().any(|other| other.leaf == member.leaf && other.inbox != member.inbox);
     let moved = before.others.iter().filter(stays).filter(moved).map(|member| member.leaf).collect();
     Ok(Applied::On(Led { begun: after, removed, moved }))
 }

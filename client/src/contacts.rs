@@ -66,7 +66,9 @@ pub(crate) fn by_inbox(db: &Connection, vault: &Vault, inbox: &InboxPublic) -> R
     let sealed = vault.seal(INBOX, inbox.as_bytes());
     match rows::find(db, vault, "WHERE inbox = ?1", [&sealed])? {
         Some(contact) => Ok(Some(contact)),
-        None => rows::find(db, vault, "WHERE contact IN (SELECT contact FROM contact_former WHERE inbox = ?1)", [&sealed]),
+        None => {
+            rows::find(db, vault, "WHERE contact IN (SELECT contact FROM contact_former WHERE inbox = ?1)", [&sealed])
+        }
     }
 }
 
@@ -123,29 +125,43 @@ pub(crate) enum Succeeded {
 
 /// A contact has another address now, as both keys signed. Whom the user knows under that one is the same person: what is
 /// known of both is known of one from now on.
-pub(crate) fn succeed(db: &Connection, vault: &Vault, contact: i64, next: &InboxPublic) -> Result<Succeeded, MailError> {
+pub(crate) fn succeed(
+    db: &Connection,
+    vault: &Vault,
+    contact: i64,
+    next: &InboxPublic,
+    now: UnixMillis,
+) -> Result<Succeeded, MailError> {
     let before = by_row(db, vault, contact)?;
     if before.inbox == *next {
         return Ok(Succeeded::Known);
     }
     let (former, sealed) = (vault.seal(INBOX, before.inbox.as_bytes()), vault.seal(INBOX, next.as_bytes()));
-    let other = by_inbox(db, vault, next)?.filter(|other| other.row != contact);
+    // who has an address that was somebody else's before has found a key, and is not that person
+    let other = rows::find(db, vault, "WHERE inbox = ?1", [&sealed])?;
     if let Some(other) = &other {
         merge(db, vault, other, &before)?;
     }
     db.prepare_cached("DELETE FROM contact_former WHERE inbox = ?1")?.execute([&sealed])?;
     db.prepare_cached("UPDATE contact SET inbox = ?2 WHERE contact = ?1")?.execute((contact, &sealed))?;
     db.prepare_cached(
-        "INSERT OR REPLACE INTO contact_former (inbox, contact, since)
-         SELECT ?1, ?2, ifnull(max(since), 0) + 1 FROM contact_former",
+        "INSERT OR REPLACE INTO contact_former (inbox, contact, number, at)
+         SELECT ?1, ?2, ifnull(max(number), 0) + 1, ?3 FROM contact_former",
     )?
-    .execute((&former, contact))?;
+    .execute((&former, contact, now.0))?;
     db.prepare_cached(
-        "DELETE FROM contact_former WHERE contact = ?1 AND since NOT IN
-            (SELECT since FROM contact_former WHERE contact = ?1 ORDER BY since DESC LIMIT ?2)",
+        "DELETE FROM contact_former WHERE contact = ?1 AND number NOT IN
+            (SELECT number FROM contact_former WHERE contact = ?1 ORDER BY number DESC LIMIT ?2)",
     )?
     .execute((contact, FORMER_MAX))?;
     Ok(if other.is_some() { Succeeded::Merged } else { Succeeded::Moved })
+}
+
+/// Former addresses of contacts name nobody any more when all who were there have followed, or never will: whoever finds an
+/// old key is not taken for its owner for ever.
+pub(crate) fn forget_former(db: &Connection, before: UnixMillis) -> Result<(), MailError> {
+    db.prepare_cached("DELETE FROM contact_former WHERE at < ?1")?.execute([before.0])?;
+    Ok(())
 }
 
 /// Gives all that is one contact's to another, who keeps the own name, if there is one.
@@ -159,6 +175,7 @@ fn merge(db: &Connection, vault: &Vault, from: &Contact, into: &Contact) -> Resu
         "message_in",
         "message_out",
         "letter_out",
+        "timeline",
         "contact_former",
         "invite_used",
         "mark_heard",
@@ -187,7 +204,7 @@ fn merge(db: &Connection, vault: &Vault, from: &Contact, into: &Contact) -> Resu
 /// The addresses that a contact has and had, the one of now first.
 pub(crate) fn inboxes(db: &Connection, vault: &Vault, contact: &Contact) -> Result<Vec<InboxPublic>, MailError> {
     let mut statement =
-        db.prepare_cached("SELECT inbox FROM contact_former WHERE contact = ?1 ORDER BY since DESC")?;
+        db.prepare_cached("SELECT inbox FROM contact_former WHERE contact = ?1 ORDER BY number DESC")?;
     let mut found = vec![contact.inbox];
     for sealed in statement.query_map([contact.row], |row| row.get::<_, Vec<u8>>(0))? {
         found.push(open_inbox(vault, &sealed?)?);

@@ -15,10 +15,12 @@ use crate::{commits, contacts, members, own_keys};
 use rusqlite::{Connection, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
+use shoal_protocol::inbox::InboxPublic;
 use shoal_protocol::parameters::Parameters;
 
 const GROUP: &str = "conversation.group_id";
 const NAME: &str = "conversation.name";
+const SUCCESSION: &str = "conversation.succession";
 /// Most people in requests that wait for the user's answer, however fast the client is.
 pub const REQUESTS_MAX: u64 = 256;
 
@@ -54,7 +56,9 @@ pub(crate) struct Conversation {
     pub(crate) generation: u32,
     /// Since when the keys of the own leaf are in use; 0: they are a card's, which others joined with too.
     pub(crate) healed_at: UnixMillis,
-    /// The own leaf is under an address that was given up.
+    /// Row of the own key whose the own leaf is.
+    pub(crate) own_key: i64,
+    /// That is an address's that was given up.
     pub(crate) outdated: bool,
     /// An own commit is due then.
     pub(crate) commit_at: Option<UnixMillis>,
@@ -74,21 +78,33 @@ impl Conversation {
 }
 
 impl Sealed for Conversation {
-    type Raw = ((i64, Option<i64>, Option<Vec<u8>>, u8), (Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool, bool));
+    type Raw =
+        ((i64, Option<i64>, Option<Vec<u8>>, u8), (Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool, (i64, bool)));
     const SELECT: &'static str = "SELECT conversation, contact, name, standing, group_id, request, active_at, epoch,
-        generation, healed_at, commit_at, broken, own_key < (SELECT max(own_key) FROM own_key) FROM conversation";
+        generation, healed_at, commit_at, broken, own_key,
+        own_key < (SELECT max(own_key) FROM own_key) FROM conversation";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
         let state = (row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?);
         let (group, request, active_at, epoch) = state;
-        let rest = (group, request, active_at, epoch, row.get(8)?, row.get(9)?, row.get(10)?, row.get(11)?, row.get(12)?);
+        let rest = (
+            group,
+            request,
+            active_at,
+            epoch,
+            row.get(8)?,
+            row.get(9)?,
+            row.get(10)?,
+            row.get(11)?,
+            (row.get(12)?, row.get(13)?),
+        );
         Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), rest))
     }
 
     fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
         const DAMAGED: MailError = MailError::Damaged("a conversation does not open");
         let ((row, contact, name, standing), rest) = raw;
-        let (group, request, active_at, epoch, generation, healed_at, commit_at, broken, outdated) = rest;
+        let (group, request, active_at, epoch, generation, healed_at, commit_at, broken, (own_key, outdated)) = rest;
         let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
         let name = name
             .map(|sealed| {
@@ -112,6 +128,7 @@ impl Sealed for Conversation {
             epoch,
             generation,
             healed_at: UnixMillis(healed_at),
+            own_key,
             outdated,
             commit_at: commit_at.map(UnixMillis),
             broken,
@@ -204,6 +221,34 @@ pub(crate) fn insert(
     by_row(db, vault, row)
 }
 
+/// What the key that the own leaf was under before says of the present one, while anybody may have missed it.
+pub(crate) fn succession(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+) -> Result<Option<(InboxPublic, [u8; 64])>, MailError> {
+    const DAMAGED: MailError = MailError::Damaged("a succession does not open");
+    let sealed: Option<Vec<u8>> = db
+        .prepare_cached("SELECT succession FROM conversation WHERE conversation = ?1")?
+        .query_row([row], |row| row.get(0))?;
+    let Some(sealed) = sealed else { return Ok(None) };
+    let bytes = vault.open(SUCCESSION, &sealed).map_err(|_| DAMAGED)?;
+    let (former, signature) = bytes.split_first_chunk::<32>().ok_or(DAMAGED)?;
+    let former = InboxPublic::parse(*former).map_err(|_| DAMAGED)?;
+    Ok(Some((former, signature.try_into().map_err(|_| DAMAGED)?)))
+}
+
+pub(crate) fn set_succession(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+    (former, signature): &(InboxPublic, [u8; 64]),
+) -> Result<(), MailError> {
+    let sealed = vault.seal(SUCCESSION, &[former.as_bytes().as_slice(), signature].concat());
+    db.prepare_cached("UPDATE conversation SET succession = ?2 WHERE conversation = ?1")?.execute((row, sealed))?;
+    Ok(())
+}
+
 fn set_name(db: &Connection, vault: &Vault, row: i64, name: Option<&Name>) -> Result<(), MailError> {
     let sealed = name.map(|name| vault.seal(NAME, name.as_str().as_bytes()));
     db.prepare_cached("UPDATE conversation SET name = ?2 WHERE conversation = ?1")?.execute((row, sealed))?;
@@ -226,7 +271,7 @@ pub(crate) fn enter(
     for member in members::current(db, row)?.iter().filter(|member| led.moved.contains(&member.leaf)) {
         let next = begun.others.iter().find(|other| other.leaf == member.leaf).map(|other| other.inbox);
         let Some(next) = next else { continue };
-        match contacts::succeed(db, vault, member.contact, &next)? {
+        match contacts::succeed(db, vault, member.contact, &next, now)? {
             Succeeded::Known => {}
             Succeeded::Moved => moved.push(member.contact),
             Succeeded::Merged => {

@@ -180,7 +180,7 @@ impl Daemon {
 
     pub(super) async fn call(&self, call: Call) -> Result<Value, Failure> {
         match call {
-            Call::Address => self.mail(|desk| own_address(desk)).await,
+            Call::Address => self.mail(own_address).await,
             Call::NewAddress => {
                 self.mail(|desk| {
                     desk.mail.new_address(desk.now, desk.rng)?;

@@ -33,14 +33,16 @@ impl Mail {
         let Some(generation) = consensus.current_generation() else { return Ok(false) };
         let place = CardPlace { generation: generation.number, period: card_period(now, &consensus.parameters) };
         self.memory.published.retain(|(_, at)| *at == place);
-        let active = self.profile.own.active(now);
+        let active = self.active_keys(now)?;
         let Some(own_key) = active.into_iter().find(|row| !self.memory.published.contains(&(*row, place))) else {
             return Ok(false);
         };
         let exists: bool = self
             .profile
             .db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM card WHERE own_key = ?1 AND generation = ?2 AND period = ?3)")?
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM card WHERE own_key = ?1 AND generation = ?2 AND period = ?3)",
+            )?
             .query_row((own_key, place.generation, place.period), |row| row.get(0))?;
         if !exists {
             self.make_card(own_key, place, rng)?;
@@ -96,6 +98,12 @@ impl Mail {
             self.memory.boxes.insert(box_row, PendingBox::new(row, false));
         }
         Ok(())
+    }
+
+    /// Whether a chain is an own card's.
+    pub(super) fn is_card(&self, chain: i64) -> Result<bool, MailError> {
+        let found = "SELECT EXISTS (SELECT 1 FROM card WHERE chain = ?1)";
+        Ok(self.profile.db.prepare_cached(found)?.query_row([chain], |row| row.get(0))?)
     }
 
     /// The write key of the own card whose leaf carries this public half.

@@ -69,7 +69,7 @@ impl Mail {
         if self.network_forked {
             return self.last_words(now, consensus, rng);
         }
-        self.wind_clocks(now, consensus, rng);
+        self.wind_clocks(now, consensus, rng)?;
         self.give_up_flights(now, consensus, rng)?;
         self.upkeep(now, consensus, rng)?;
         self.plan_commits(now, consensus, rng)?;
@@ -119,16 +119,16 @@ impl Mail {
         }
     }
 
-    /// Mean gap between two looks into one own inbox: all of them together take at most one tick in four, also at the low rate.
-    pub(super) fn inbox_gap(&self, now: UnixMillis, consensus: &Consensus) -> Duration {
+    /// Mean gap between two looks into one own inbox: those of one key, in all generations, take at most one tick in eight, also
+    /// at the low rate. How many keys are read does not show in it.
+    pub(super) fn inbox_gap(&self, consensus: &Consensus) -> Duration {
         let parameters = &consensus.parameters;
-        let inboxes = self.profile.own.active(now).len().saturating_mul(consensus.generations.len());
+        let generations = u32::try_from(consensus.generations.len()).unwrap_or(u32::MAX);
         let tick = match self.profile.class() {
             RateClass::Normal => parameters.lambda_p.mean_gap(),
             RateClass::Low => parameters.lambda_low.mean_gap(),
         };
-        let share = tick.saturating_mul(4).saturating_mul(u32::try_from(inboxes).unwrap_or(u32::MAX));
-        mean_gap(Rank::Inbox, parameters).max(share)
+        mean_gap(Rank::Inbox, parameters).max(tick.saturating_mul(8).saturating_mul(generations))
     }
 
     fn want_send(
@@ -147,7 +147,12 @@ impl Mail {
     }
 
     /// Draws first times for clocks that have none: after a start, for a new chain, for a new generation.
-    fn wind_clocks(&mut self, now: UnixMillis, consensus: &Consensus, rng: &mut impl CryptoRng) {
+    fn wind_clocks(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         let parameters = &consensus.parameters;
         for reader in self.memory.readers.values_mut() {
             reader.clock.start(mean_gap(reader.class(now, parameters), parameters), now, rng);
@@ -155,11 +160,13 @@ impl Mail {
         for slot in self.memory.slots.values_mut() {
             slot.clock.start(mean_gap(Rank::Idle, parameters), now, rng);
         }
-        let keys = self.profile.own.active(now);
-        let gap = self.inbox_gap(now, consensus);
+        let keys = self.active_keys(now)?;
+        let gap = self.inbox_gap(consensus);
         let inboxes = &mut self.memory.inboxes;
         inboxes.retain(|(key, number), _| keys.contains(key) && consensus.generation(*number).is_some());
-        for (key, generation) in keys.iter().flat_map(|key| consensus.generations.iter().map(move |of| (*key, of.number))) {
+        for (key, generation) in
+            keys.iter().flat_map(|key| consensus.generations.iter().map(move |of| (*key, of.number)))
+        {
             let clock = inboxes.entry((key, generation)).or_default();
             clock.start(gap, now, rng);
         }
@@ -169,6 +176,7 @@ impl Mail {
         for invite in self.memory.invites.values_mut() {
             invite.clock.start(mean_gap(Rank::Warm, parameters), now, rng);
         }
+        Ok(())
     }
 
     /// Wants whose answer is long overdue are as good as unanswered: the window must not fill up with them.

@@ -13,6 +13,7 @@ use crate::commit_slots::{Entry, SlotKeys, commit_hash, signed_part};
 use crate::commits::{self, Draft, Parcel};
 use crate::commits_mls::{self, PAST_EPOCHS_MAX};
 use crate::conversations::Conversation;
+use crate::conversations_mls::GroupError;
 use crate::members::{self, MemberRow};
 use crate::polls::mean_gap;
 use crate::want::{Rank, Want};
@@ -190,6 +191,9 @@ impl Mail {
         let writer = WriteKey::generate(rng);
         let (mut change, cuts) = self.change(&transaction, conversation)?;
         change.generation = newest.filter(|newest| *newest > conversation.generation);
+        if !change.add.is_empty() && !change.remove.is_empty() {
+            change.succession = conversations::succession(&transaction, vault, conversation.row)?;
+        }
         let staged = commits_mls::stage(
             &provider(&self.profile, &self.crypto, &transaction),
             &self.profile.own,
@@ -197,7 +201,19 @@ impl Mail {
             &conversation.id.0,
             &change,
             rng,
-        )?;
+        );
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(GroupError::Refused(_)) => {
+                // cards were looked at before: the own leaf is under a key that was erased, and nobody can go on from here
+                drop(transaction);
+                conversations::set_broken(db, conversation.row)?;
+                self.refollow(conversation.row)?;
+                self.warn_broken(conversation);
+                return Ok(());
+            }
+            Err(error @ GroupError::State(_)) => return Err(error.into()),
+        };
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
         let parcel = Parcel { commit: staged.commit, cuts };
@@ -348,6 +364,11 @@ impl Mail {
         let half = Duration::from_millis(self.profile.network().parameters.retention_ms / 2);
         let healed = if conversation.outdated { now.minus(half).max(UnixMillis(1)) } else { now };
         conversations::set_healed(&transaction, conversation.row, healed)?;
+        if let Some(before) = self.profile.own.by_row(conversation.own_key).filter(|key| key.public() != led.begun.own)
+        {
+            let word = (before.public(), before.sign_succession(&led.begun.own));
+            conversations::set_succession(&transaction, vault, conversation.row, &word)?;
+        }
         let letters = self.letters_to_added(&transaction, &conversation, &commit, &led, now, rng)?;
         let (cuts, writer) = (&commit.cuts, &commit.writer);
         let entered = self.next_epoch(&transaction, &conversation, &led, cuts, writer, &commit.hash, now)?;

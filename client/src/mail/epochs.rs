@@ -66,7 +66,14 @@ impl Mail {
         let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
         let again = self.adds_again(transaction, conversation, led)?;
         self.uninvite(transaction, conversation, led, &mut entered.confirmed)?;
-        (entered.moved, entered.merged) = conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
+        let (moved, merged) = conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
+        if merged {
+            // who was invited by the other address, and is here by this one, needs no letter
+            for contact in &moved {
+                self.forget_letters(transaction, conversation.row, *contact, &mut entered.confirmed)?;
+            }
+        }
+        (entered.moved, entered.merged) = (moved, merged);
         self.changes_done(transaction, conversation.row)?;
         if again {
             self.seal_again(transaction, conversation.row, &mut entered.confirmed)?;

@@ -7,7 +7,7 @@ use super::writing::{Confirmed, each};
 use super::{ContactInfo, ConversationId, Event, Mail, MailError, Standing, conversations, provider, stored};
 use crate::blobs::Manifest;
 use crate::card::{self, Card, CardPlace};
-use crate::contacts::{self, Contact};
+use crate::contacts::{self, Contact, Succeeded};
 use crate::conversations::{Origin, requests_max};
 use crate::conversations_mls::{self, Begun, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
@@ -211,8 +211,7 @@ impl Mail {
         let (db, vault, own) = (&self.profile.db, &self.profile.vault, &self.profile.own);
         let most = requests_max(&self.profile.network().parameters, self.profile.class());
         let transaction = db.unchecked_transaction()?;
-        let joined =
-            conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), own, welcome);
+        let joined = conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), own, welcome);
         let joined = match joined {
             Ok(joined) => Some(joined),
             Err(GroupError::Refused(_)) => None,
@@ -310,6 +309,14 @@ impl Mail {
                 && begun.context.generation == blob.incoming.generation
                 && begun.context.name.is_some() == known.contact.is_none()
         });
+        // who was away may have missed that the inviter has another address
+        let before = inviter.former.map_or(Ok(None), |former| contacts::by_inbox(&transaction, vault, &former))?;
+        let moved = match &before {
+            Some(before) => {
+                contacts::succeed(&transaction, vault, before.row, &inviter.inbox, now)? != Succeeded::Known
+            }
+            None => false,
+        };
         let contact = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
         let blocked = contact.as_ref().is_some_and(|contact| contact.blocked);
         let known = known.filter(|_| !blocked);
@@ -356,7 +363,8 @@ impl Mail {
         transaction.commit()?;
         // what was on its way in the old state is not in memory any more
         self.reload()?;
-        self.went_on(row, Entered { gone, regrouped: true, ..Entered::default() })?;
+        let moved = before.filter(|_| moved).map(|before| before.row).into_iter().collect();
+        self.went_on(row, Entered { gone, regrouped: true, moved, ..Entered::default() })?;
         if away {
             self.warn("added_again", format!("conversation {} goes on: a member has added you again", conversation.id));
         }

@@ -37,13 +37,18 @@ impl Mail {
         if !self.profile.own.former().is_empty() {
             // somebody added the own address, or a former one, who did not know that both are one person's
             for member in current.iter().filter(|member| !member.leaving) {
-                if self.profile.own.is_own(&contacts::by_row(db, vault, member.contact)?.inbox) {
+                if self.is_oneself(db, member.contact)? {
                     removed.push(*member);
                 }
             }
         }
         let mut size = current.len() + 1;
         for wanted in group_changes::all(db, vault, conversation.row)? {
+            if let Wanted::Add { contact, .. } | Wanted::Readd { contact, .. } = &wanted.wanted
+                && self.is_oneself(db, *contact)?
+            {
+                continue;
+            }
             match wanted.wanted {
                 Wanted::Add { contact, card: Some(card) } => {
                     if change.add.len() < ADDED_MAX
@@ -72,10 +77,19 @@ impl Mail {
             }
         }
         for member in removed {
+            if change.remove.contains(&member.leaf) {
+                continue;
+            }
             change.remove.push(member.leaf);
             cuts.push(Cut { leaf: member.leaf, at: chains::read_to(db, member.row)? });
         }
         Ok((change, cuts))
+    }
+
+    /// Whether a contact is oneself, by an address that somebody added beside the one in use.
+    fn is_oneself(&self, db: &Connection, contact: i64) -> Result<bool, MailError> {
+        let own = &self.profile.own;
+        Ok(!own.former().is_empty() && own.is_own(&contacts::by_row(db, &self.profile.vault, contact)?.inbox))
     }
 
     /// Forgets what a commit has done, whoever wrote it.
@@ -128,9 +142,7 @@ impl Mail {
                 continue;
             };
             let before = members::of_contact(transaction, conversation.row, contact)?;
-            if before.is_some_and(|before| !led.removed.contains(&before.leaf))
-                || !people.contains(&contact)
-            {
+            if before.is_some_and(|before| !led.removed.contains(&before.leaf)) || !people.contains(&contact) {
                 continue;
             }
             let body = seal_letter(&card.pointer, &Pointer::new(generation, manifest.clone()), rng)
@@ -157,7 +169,9 @@ impl Mail {
     fn people(&self, transaction: &Transaction<'_>, led: &Led) -> Result<BTreeSet<i64>, MailError> {
         let mut people = BTreeSet::new();
         for member in &led.begun.others {
-            people.extend(contacts::by_inbox(transaction, &self.profile.vault, &member.inbox)?.map(|contact| contact.row));
+            people.extend(
+                contacts::by_inbox(transaction, &self.profile.vault, &member.inbox)?.map(|contact| contact.row),
+            );
         }
         Ok(people)
     }
@@ -227,7 +241,7 @@ impl Mail {
         // not again: the card that was found since must stay with the change that a staged commit makes. Nor in place of what
         // the user wants, who may have removed them
         let asked = group_changes::concern(transaction, conversation.row, member.contact)?;
-        if !member.leaving && !blocked && !asked {
+        if !member.leaving && !blocked && !asked && !self.is_oneself(transaction, member.contact)? {
             let wanted = Wanted::Readd { contact: member.contact, card: None };
             group_changes::insert(transaction, &self.profile.vault, conversation.row, &wanted)?;
         }

@@ -148,7 +148,8 @@ impl Mail {
     fn invite_info(&self, made: &Made) -> InviteInfo {
         let own = &self.profile.own;
         // one that was made under an address given up since is that address's
-        let (inbox, network) = (own.by_row(made.own_key).unwrap_or(own.current()).public(), self.profile.network().genesis_hash());
+        let (inbox, network) =
+            (own.by_row(made.own_key).unwrap_or(own.current()).public(), self.profile.network().genesis_hash());
         let invite = Invite::new(inbox, made.seed.clone(), made.generation, made.ends_at, &network);
         InviteInfo {
             number: u64::try_from(made.row).unwrap_or_default(),

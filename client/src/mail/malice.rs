@@ -94,8 +94,15 @@ impl Scene {
         let (profile, writer) = (&self.mallory.profile, WriteKey::generate(&mut self.rng));
         let to = self.bob.profile.own.public();
         let provider = provider(profile, &self.mallory.crypto, &profile.db);
-        let founded =
-            conversations_mls::found(&provider, profile.own.current(), &writer, &to, &package, GENERATION, &mut self.rng);
+        let founded = conversations_mls::found(
+            &provider,
+            profile.own.current(),
+            &writer,
+            &to,
+            &package,
+            GENERATION,
+            &mut self.rng,
+        );
         let (begun, welcome) = founded.unwrap();
         drop(provider);
         contacts::insert(&profile.db, &profile.vault, &to, true).unwrap();
@@ -170,7 +177,8 @@ fn a_welcome_of_the_last_epoch_is_dropped() {
     for epoch in [u64::MAX, 1 << 63] {
         let profile = &scene.mallory.profile;
         let provider = provider(profile, &scene.mallory.crypto, &profile.db);
-        let welcome = testing::welcome_of_epoch(&provider, profile.own.current(), &package, GENERATION, epoch, &mut scene.rng);
+        let welcome =
+            testing::welcome_of_epoch(&provider, profile.own.current(), &package, GENERATION, epoch, &mut scene.rng);
         drop(provider);
         scene.deliver(&welcome);
         scene.ticks(20);

@@ -305,7 +305,11 @@ fn a_leaf_changes_its_owner_only_when_the_one_before_has_signed_it() {
         ("no word of the owner so far", None, false),
         ("somebody else's word", Some((old.public(), thief.sign_succession(&next.public()))), false),
         ("a word for another key", Some((old.public(), old.sign_succession(&thief.public()))), false),
-        ("a word of somebody who never was in it", Some((thief.public(), thief.sign_succession(&next.public()))), false),
+        (
+            "a word of somebody who never was in it",
+            Some((thief.public(), thief.sign_succession(&next.public()))),
+            false,
+        ),
         ("the owner's word", Some((old.public(), old.sign_succession(&next.public()))), true),
     ];
     for (what, succeeds, counts) in cases {
@@ -318,7 +322,7 @@ fn a_leaf_changes_its_owner_only_when_the_one_before_has_signed_it() {
                 assert!(counts, "{what}");
                 assert_eq!((led.moved, led.begun.others[0].inbox), (vec![leaf], next.public()));
             }
-            Err(crate::conversations_mls::GroupError::Refused(why)) => assert!(!counts, "{what}: {why}"),
+            Err(GroupError::Refused(why)) => assert!(!counts, "{what}: {why}"),
             other => panic!("{what}: {other:?}"),
         }
     }

@@ -49,13 +49,13 @@ mod verifying;
 mod wants;
 mod writing;
 
+pub use crate::notices::Notice;
 pub use groups::Accepted;
 pub use invites::{INVITES_MAX, InviteInfo};
 pub use timeline::{
     Overview, OwnMessage, TIMELINE_ENTRIES_MAX, TIMELINE_TEXT_MAX, Timeline, TimelineEntry, TimelineMessage,
     TimelineSide, UNSEEN_MAX,
 };
-pub use crate::notices::Notice;
 pub use types::*;
 pub use verifying::Verification;
 
@@ -386,6 +386,7 @@ impl Mail {
             plan: true,
             owing,
             generation: self.memory.generation,
+            latest: self.memory.latest,
             marks: Marks::load(db, vault)?,
             heard: marks_heard::load_heard(db, vault)?,
             owed: proofs_owed::load(db, vault)?,

@@ -3,7 +3,7 @@
 //! Who is in a conversation learns the new address from the next commit, whose leaf both keys have signed; everybody else
 //! knows the old one only.
 
-use super::{Event, Mail, MailError};
+use super::{Event, Mail, MailError, RateClass};
 use crate::contacts;
 use crate::own_keys::{self, FORMER_MAX, FORMER_READ_MAX};
 use rand::{CryptoRng, RngExt as _};
@@ -23,10 +23,9 @@ impl Mail {
             return Err(MailError::RolledBack(conversation));
         }
         let db = &self.profile.db;
-        if own_keys::away(db)? {
-            return Err(MailError::Address("a conversation waits for a member to add you again, who knows only this address"));
-        }
-        if self.profile.own.active(now).len() > FORMER_READ_MAX || self.profile.own.former().len() >= FORMER_MAX {
+        let [normal, low] = FORMER_READ_MAX;
+        let most = if self.profile.class() == RateClass::Low { low } else { normal };
+        if self.active_keys(now)?.len() > most || self.profile.own.former().len() >= FORMER_MAX {
             return Err(MailError::Address("too many addresses were given up lately"));
         }
         let retention = Duration::from_millis(self.profile.network().parameters.retention_ms);
@@ -45,6 +44,13 @@ impl Mail {
     /// When the profile fails.
     pub fn moving(&self) -> Result<u64, MailError> {
         own_keys::moving(&self.profile.db)
+    }
+
+    /// The own keys whose inboxes are read and whose cards are published.
+    pub(super) fn active_keys(&self, now: UnixMillis) -> Result<Vec<i64>, MailError> {
+        let own = &self.profile.own;
+        let awaited = if own.former().is_empty() { Vec::new() } else { own_keys::awaited(&self.profile.db)? };
+        Ok(own.active(&awaited, now))
     }
 
     /// Erases the keys of addresses that were given up and that nothing needs any more.

@@ -155,7 +155,7 @@ impl Mail {
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Want>, MailError> {
-        let gap = self.inbox_gap(now, consensus);
+        let gap = self.inbox_gap(consensus);
         if let Some(clock) = self.memory.inboxes.get_mut(&(own_key, generation)) {
             clock.wind(gap, now, rng);
         }

@@ -145,7 +145,8 @@ impl Profile {
         let mut db = open_database(&dir.join("profile.db"))?;
         prepare(&mut db)?;
         let own = own_keys::load(&db, &vault)?;
-        let class = read_setting(&db, &vault, RATE_CLASS)?.ok_or(MailError::Damaged("the profile has no rate class"))?;
+        let class =
+            read_setting(&db, &vault, RATE_CLASS)?.ok_or(MailError::Damaged("the profile has no rate class"))?;
         let class = match class.as_slice() {
             b"low" => RateClass::Low,
             _ => RateClass::Normal,

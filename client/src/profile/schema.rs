@@ -32,7 +32,8 @@ CREATE TABLE contact (
 CREATE TABLE contact_former (
     inbox BLOB PRIMARY KEY,                   -- sealed
     contact INTEGER NOT NULL REFERENCES contact ON DELETE CASCADE,
-    since INTEGER NOT NULL                    -- order in which they were given up
+    number INTEGER NOT NULL,                  -- order in which they were given up
+    at INTEGER NOT NULL                       -- when that was heard
 ) WITHOUT ROWID;
 CREATE INDEX contact_former_of ON contact_former (contact);
 
@@ -45,6 +46,7 @@ CREATE TABLE conversation (
     epoch INTEGER NOT NULL,                   -- group epoch of the MLS state
     generation INTEGER NOT NULL,              -- of that epoch
     own_key INTEGER NOT NULL REFERENCES own_key, -- whose the own leaf is
+    succession BLOB,                          -- sealed: the key that the own leaf was under before, and its word for this one
     request INTEGER NOT NULL,                 -- 1: a stranger's, not accepted
     active_at INTEGER NOT NULL,               -- last activity either way, milliseconds
     owing INTEGER NOT NULL DEFAULT 0,         -- 1: a message was shown that its writer was not told of

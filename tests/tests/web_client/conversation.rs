@@ -287,7 +287,9 @@ fn other_addresses(browser: &mut Browser, tab: &Tab, bob: &Person, before: &str)
     let address = browser.evaluate(tab, "document.querySelector('#own-address').textContent");
     browser.key(tab, "Escape");
     browser.until(tab, "the dialog is gone", SOON, "!document.querySelector('dialog')");
-    until("bob has it", ARRIVAL, || bob.run(["contacts"]).lines.iter().any(|one| one["address"] == address).then_some(()));
+    until("bob has it", ARRIVAL, || {
+        bob.run(["contacts"]).lines.iter().any(|one| one["address"] == address).then_some(())
+    });
     let told = bob.run(["status", "--seen"]).lines[0]["notices"].clone();
     assert!(told.as_array().is_some_and(|told| told.iter().any(|one| one["code"] == "new_address")), "{told}");
     assert_eq!(bob.run(["status"]).lines[0]["notices"], serde_json::json!([]), "seen");

@@ -37,7 +37,7 @@ export function draw(bar, status, reachable, leave) {
     );
   }
   const told = reachable ? (status?.notices ?? []) : [];
-  if (told.length) parts.push(button(told.length === 1 ? "1 notice" : `${told.length} notices`, () => read(told), { class: "plain", id: "told" }));
+  if (told.length) parts.push(button(told.length === 1 ? "1 notice" : `${told.length} notices`, () => read(told), { class: "plain", id: "told", "data-last": told[told.length - 1].number }));
   parts.push(button("Close session", leave, { class: "plain leave", title: "This tab can do nothing more until it is opened by a fresh link" }));
   const said = reachable ? advice(status) : "The daemon does not answer. Start it with: shoal up --web";
   if (said) parts.push(el("p", { class: `advice ${state}`, role: "status" }, said));

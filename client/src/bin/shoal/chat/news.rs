@@ -117,6 +117,7 @@ impl State {
             | Tag::Changed { .. }
             | Tag::Accepted { .. }
             | Tag::Made
+            | Tag::Invited
             | Tag::Seen => {}
         }
         let given_back = result.is_err() && matches!(tag, Tag::Sent { .. } | Tag::File { .. });

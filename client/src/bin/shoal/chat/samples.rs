@@ -19,6 +19,7 @@ pub(super) fn status() -> Status {
 }
 
 pub(super) fn contact(name: &str, conversation: Option<&str>) -> ContactLine {
+        was: None,
     ContactLine {
         name: name.into(),
         address: format!("shoal1{name}"),

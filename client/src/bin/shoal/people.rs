@@ -26,7 +26,9 @@ pub(crate) async fn address(profile: &Path, drawn: bool, new: bool, out: &Out) -
     }
     if moving > 0 {
         let conversations = if moving == 1 { "1 conversation has" } else { &format!("{moving} conversations have") };
-        note.push_str(&format!("\n{conversations} not heard of it yet: that takes up to an hour while shoal runs (shoal address)."));
+        note.push_str(&format!(
+            "\n{conversations} not heard of it yet: that takes up to an hour while shoal runs (shoal address)."
+        ));
     }
     if !drawn {
         return out.either(&json!({ "address": address, "moving": moving }), || format!("{address}{note}"));

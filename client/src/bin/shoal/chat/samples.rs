@@ -19,8 +19,8 @@ pub(super) fn status() -> Status {
 }
 
 pub(super) fn contact(name: &str, conversation: Option<&str>) -> ContactLine {
-        was: None,
     ContactLine {
+        was: None,
         name: name.into(),
         address: format!("shoal1{name}"),
         conversation: conversation.map(str::to_owned),

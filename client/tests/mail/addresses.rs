@@ -336,3 +336,37 @@ fn so_many_addresses_can_be_given_up_and_all_who_know_one_follow() {
     let last = world.mail(1).address();
     assert!(world.run_until(30 * MINUTE, |world| contact(world, 0).address == last), "in one step");
 }
+
+/// Who is 1 is away until the stores have forgotten what it would have to read. Both have written meanwhile.
+fn back_after_all(world: &mut World, moved: usize, after: &str) {
+    world.crash(1);
+    let sent = world.send(0, "bob", "while you were away");
+    let retention = retention(world);
+    for _ in 0..3 {
+        world.draw();
+        world.run(retention);
+        world.retire();
+    }
+    world.restart(1);
+    let back = world.send(1, "alice", "I am back");
+    let done = |world: &mut World| {
+        world.all_delivered(0, &[sent]) && world.all_delivered(1, &[back]) && contact(world, 1 - moved).address == after
+    };
+    assert!(world.run_until(90 * MINUTE, done), "{:?} {:?}", world.warnings(0), world.warnings(1));
+    assert_eq!((0..2).map(|who| world.mail(who).conversations().unwrap().len()).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(world.texts(1).iter().filter(|text| *text == "while you were away").count(), 1);
+}
+
+#[test]
+fn who_gives_the_address_up_and_is_away_for_too_long_is_added_again() {
+    let mut world = pair(980, 2);
+    let after = new_address(&mut world, 1);
+    back_after_all(&mut world, 1, &after);
+}
+
+#[test]
+fn who_was_away_for_too_long_hears_of_a_move() {
+    let mut world = pair(985, 2);
+    let after = new_address(&mut world, 0);
+    back_after_all(&mut world, 0, &after);
+}

@@ -41,11 +41,6 @@ pub struct OwnKeys {
 }
 
 impl OwnKeys {
-    /// One key, of an address that was never another.
-    #[must_use]
-    pub fn only(key: InboxKey) -> Self {
-        Self { row: 1, current: key, former: Vec::new() }
-    }
     /// The key behind the own address.
     #[must_use]
     pub fn current(&self) -> &InboxKey {

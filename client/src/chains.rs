@@ -1,5 +1,5 @@
 //! Chains: the boxes that one member writes in one group epoch, and the sealed boxes that wait for their replicas and
-//! their reader. Tables of the profile; a card lies on a chain too (without conversation, write key = inbox key).
+//! their reader. Tables of the profile; cards and invites lie on chains too, without a conversation.
 
 use crate::mail::MailError;
 use crate::profile::Vault;
@@ -8,7 +8,6 @@ use minicbor::{Decode, Encode};
 use rand::CryptoRng;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey, WritePublic};
-use shoal_protocol::inbox::InboxKey;
 use shoal_protocol::{Hash, UnixMillis};
 
 const SECRET: &str = "chain.secret";
@@ -31,10 +30,8 @@ pub(crate) struct Place {
 pub(crate) enum Side {
     /// Ours, with the key that fills its boxes.
     Own(WriteKey),
-    /// Ours: the card's, filled with the inbox key.
-    OwnCard,
-    /// Ours: of an invite, filled with a key that serves nothing else.
-    OneTime(WriteKey),
+    /// Ours, and no conversation's: a card's, filled with its inbox key, or an invite's, with a key that serves nothing else.
+    Offer(WriteKey),
     /// Another member's.
     Peer {
         /// Row of the member.
@@ -60,20 +57,18 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// Id of box `j`.
-    pub(crate) fn id(&self, j: u64, inbox: &InboxKey) -> BoxId {
+    pub(crate) fn id(&self, j: u64) -> BoxId {
         let writer = match &self.side {
-            Side::Own(key) | Side::OneTime(key) => key.public(),
-            Side::OwnCard => inbox.write_key().public(),
+            Side::Own(key) | Side::Offer(key) => key.public(),
             Side::Peer { writer, .. } => *writer,
         };
         boxes::id(&writer, &self.secret, j)
     }
 
     /// Signature over the body of box `j`; `None` for a peer's chain.
-    pub(crate) fn sign(&self, j: u64, body: &BoxBody, inbox: &InboxKey) -> Option<[u8; 64]> {
+    pub(crate) fn sign(&self, j: u64, body: &BoxBody) -> Option<[u8; 64]> {
         let key = match &self.side {
-            Side::Own(key) | Side::OneTime(key) => key,
-            Side::OwnCard => inbox.write_key(),
+            Side::Own(key) | Side::Offer(key) => key,
             Side::Peer { .. } => return None,
         };
         Some(boxes::sign(key, &self.secret, j, body))
@@ -98,8 +93,7 @@ impl Sealed for Chain {
         let own = || Ok::<_, MailError>(WriteKey::from_seed(&zeroize::Zeroizing::new(open(WRITER, &writer)?)));
         let side = match (member, conversation) {
             (None, Some(_)) => Side::Own(own()?),
-            (None, None) if writer.is_empty() => Side::OwnCard,
-            (None, None) => Side::OneTime(own()?),
+            (None, None) => Side::Offer(own()?),
             (Some(member), _) => {
                 Side::Peer { member, writer: WritePublic::parse(open(WRITER, &writer)?).map_err(|_| DAMAGED)? }
             }
@@ -121,8 +115,7 @@ pub(crate) fn insert(
     side: &Side,
 ) -> Result<i64, MailError> {
     let (member, writer) = match side {
-        Side::Own(key) | Side::OneTime(key) => (None, vault.seal(WRITER, key.seed().as_slice())),
-        Side::OwnCard => (None, Vec::new()),
+        Side::Own(key) | Side::Offer(key) => (None, vault.seal(WRITER, key.seed().as_slice())),
         Side::Peer { member, writer } => (Some(member), vault.seal(WRITER, writer.as_bytes())),
     };
     db.prepare_cached(
@@ -142,7 +135,7 @@ pub(crate) fn insert_one_time(
     writer: &WriteKey,
     next: u64,
 ) -> Result<Chain, MailError> {
-    let row = insert(db, vault, None, 0, 0, generation, secret, &Side::OneTime(writer.clone()))?;
+    let row = insert(db, vault, None, 0, 0, generation, secret, &Side::Offer(writer.clone()))?;
     skip_to(db, vault, row, next)
 }
 
@@ -157,10 +150,9 @@ pub(crate) fn push_sealed(
     db: &Connection,
     chain: &Chain,
     plaintext: &[u8],
-    inbox: &InboxKey,
     rng: &mut impl CryptoRng,
 ) -> Result<i64, MailError> {
-    let body = boxes::seal(&chain.secret, chain.next, &chain.id(chain.next, inbox), plaintext, rng);
+    let body = boxes::seal(&chain.secret, chain.next, &chain.id(chain.next), plaintext, rng);
     push_box(db, chain, &body.map_err(|error| MailError::Mls(error.to_string()))?, None)
 }
 

@@ -8,6 +8,7 @@ use crate::commit_slots::ENTRY_CONTEXT;
 use crate::conversations_mls::{Begun, GroupError, Provider, begun, key_package_of, load, own_signer, state};
 use crate::leaves_mls::{Context, Member, OwnLeaf, verify_leaf};
 use crate::names::Name;
+use crate::own_keys::OwnKeys;
 use openmls::credentials::NewSignerBundle;
 use openmls::group::PastEpochDeletion;
 use openmls::prelude::{
@@ -21,7 +22,7 @@ use openmls_traits::types::SignatureScheme;
 use rand::CryptoRng;
 use shoal_protocol::Identity;
 use shoal_protocol::boxes::WriteKey;
-use shoal_protocol::inbox::{InboxKey, InboxPublic};
+use shoal_protocol::inbox::InboxPublic;
 use std::time::SystemTime;
 use tls_codec::{DeserializeBytes as _, Serialize as _};
 
@@ -43,6 +44,8 @@ pub struct Change {
     pub add: Vec<(InboxPublic, Vec<u8>)>,
     /// Removes the members at these leaves.
     pub remove: Vec<u32>,
+    /// Says again of which key the own one is the successor: somebody who is added again may have missed it.
+    pub succession: Option<(InboxPublic, [u8; 64])>,
 }
 
 /// A commit that is staged.
@@ -54,14 +57,14 @@ pub struct Staged {
     pub welcome: Option<Vec<u8>>,
 }
 
-/// Stages a commit that renews the own leaf, with this write key in it, and does what `change` says. The group stays in
-/// its epoch.
+/// Stages a commit that renews the own leaf, with this write key in it and under the own address of now, and does what `change`
+/// says. The group stays in its epoch.
 ///
 /// # Errors
-/// [`GroupError::Refused`] when a key package is refused, else [`GroupError::State`].
+/// [`GroupError::Refused`] when a key package is refused or the own leaf's key is gone, else [`GroupError::State`].
 pub fn stage(
     provider: &Provider<'_>,
-    inbox: &InboxKey,
+    own: &OwnKeys,
     writer: &WriteKey,
     group_id: &[u8],
     change: &Change,
@@ -69,7 +72,22 @@ pub fn stage(
 ) -> Result<Staged, GroupError> {
     let mut group = load(provider, group_id)?;
     let signer = own_signer(provider, &group)?;
-    let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
+    let owner = group.own_leaf_node().ok_or_else(|| GroupError::State("no own leaf".to_owned()))?;
+    let owner = verify_leaf(group.own_leaf_index().u32(), owner)?.inbox;
+    let owner = own.by_public(&owner).ok_or(GroupError::Refused("the own leaf is under no own key"))?;
+    // somebody who did not know that they are one person may have added the own address of now too; both cannot stay
+    let twice = group.treesync().full_leaves().map(|(index, leaf)| verify_leaf(index.u32(), leaf));
+    let twice = twice.collect::<Result<Vec<_>, _>>()?;
+    let twice = twice.iter().any(|member| {
+        member.inbox == own.public()
+            && member.leaf != group.own_leaf_index().u32()
+            && !change.remove.contains(&member.leaf)
+    });
+    let inbox = if twice { owner } else { own.current() };
+    let moves = (inbox.public() != owner.public()).then(|| (owner.public(), owner.sign_succession(&inbox.public())));
+    let again = change.succession.filter(|(former, word)| former.verify_succession(&inbox.public(), word));
+    let succeeds = moves.or(again);
+    let leaf = OwnLeaf::new(provider, inbox, succeeds.as_ref(), writer, rng)?;
     let before = Context::read(group.extensions())?;
     let context = Context {
         generation: change.generation.unwrap_or(before.generation),
@@ -107,6 +125,8 @@ pub struct Led {
     pub begun: Begun,
     /// Leaves whose members were removed; another may have one of them now.
     pub removed: Vec<u32>,
+    /// Leaves whose members have another address now.
+    pub moved: Vec<u32>,
 }
 
 fn removed_by(staged: &StagedCommit) -> Vec<u32> {
@@ -117,12 +137,7 @@ fn removed_by(staged: &StagedCommit) -> Vec<u32> {
 ///
 /// # Errors
 /// [`GroupError::State`].
-pub fn merge_staged(
-    provider: &Provider<'_>,
-    own: &InboxPublic,
-    group_id: &[u8],
-    keep: bool,
-) -> Result<Led, GroupError> {
+pub fn merge_staged(provider: &Provider<'_>, group_id: &[u8], keep: bool) -> Result<Led, GroupError> {
     let mut group = load(provider, group_id)?;
     let Some(removed) = group.pending_commit().map(removed_by) else {
         return Err(GroupError::State("no staged commit".to_owned()));
@@ -132,7 +147,7 @@ pub fn merge_staged(
     if let (Some(before), false) = (before, keep) {
         SignatureKeyPair::delete(provider.storage(), &before, SignatureScheme::ED25519).map_err(state)?;
     }
-    Ok(Led { begun: begun(provider, &group, own)?, removed })
+    Ok(Led { begun: begun(provider, &group, |_| true)?, removed, moved: Vec::new() })
 }
 
 fn own_signature_key(group: &MlsGroup) -> Option<Vec<u8>> {
@@ -179,7 +194,7 @@ pub enum Applied {
 /// caller must then roll its transaction back.
 pub fn apply(
     provider: &Provider<'_>,
-    own: &InboxPublic,
+    own: &OwnKeys,
     group_id: &[u8],
     leaf: u32,
     commit: &[u8],
@@ -189,7 +204,8 @@ pub fn apply(
         .try_into_protocol_message()
         .map_err(|_| GroupError::Refused("no protocol message"))?;
     let mut group = load(provider, group_id)?;
-    let before = begun(provider, &group, own)?;
+    // whose the own leaf is only we decide
+    let before = begun(provider, &group, |_| true)?;
     if message.epoch() != group.epoch() {
         return Err(GroupError::Refused("commit of another epoch"));
     }
@@ -221,7 +237,7 @@ pub fn apply(
         .map(|queued| verify_leaf(0, queued.add_proposal().key_package().leaf_node()).map(|member| member.inbox));
     let added = added.collect::<Result<Vec<_>, _>>()?;
     if staged.self_removed() {
-        return match added.contains(own) {
+        return match added.iter().any(|person| own.is_own(person)) {
             true => Ok(Applied::Again),
             false if group_of_many => Ok(Applied::Out),
             false => Err(GroupError::Refused("two cannot remove each other")),
@@ -229,14 +245,15 @@ pub fn apply(
     }
     let removed = removed_by(&staged);
     group.merge_staged_commit(provider, *staged).map_err(state)?;
-    let after = begun(provider, &group, own)?;
+    let after = begun(provider, &group, |_| true)?;
     let stays = |member: &&Member| !removed.contains(&member.leaf);
-    let kept =
-        |member: &Member| after.others.iter().any(|other| (other.leaf, other.inbox) == (member.leaf, member.inbox));
+    // a member may have another address, if the one before it signed that it is the same person's
+    let is_of = |before: &Member, after: &Member| before.inbox == after.inbox || after.former == Some(before.inbox);
+    let kept = |member: &Member| after.others.iter().any(|other| other.leaf == member.leaf && is_of(member, other));
     if !before.others.iter().filter(stays).all(kept) {
         return Err(GroupError::Refused("a leaf changed its owner"));
     }
-    let same = |member: &Member| before.others.iter().any(|other| other.inbox == member.inbox);
+    let same = |member: &Member| before.others.iter().any(|other| is_of(other, member));
     if !group_of_many && !after.others.iter().all(same) {
         return Err(GroupError::Refused("another person took the place of one of two"));
     }
@@ -246,7 +263,10 @@ pub fn apply(
     if after.context.generation < before.context.generation {
         return Err(GroupError::Refused("commit goes back to an older generation"));
     }
-    Ok(Applied::On(Led { begun: after, removed }))
+    let moved =
+        |member: &&Member| after.others.iter().any(|other| other.leaf == member.leaf && other.inbox != member.inbox);
+    let moved = before.others.iter().filter(stays).filter(moved).map(|member| member.leaf).collect();
+    Ok(Applied::On(Led { begun: after, removed, moved }))
 }
 
 /// Keeps the means to open messages of at most `epochs` epochs before the current one.

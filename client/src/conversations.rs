@@ -4,20 +4,23 @@
 use crate::chains::{self, Side};
 use crate::commit_slots::commit_secret;
 use crate::commits_mls::Led;
+use crate::contacts::Succeeded;
 use crate::conversations_mls::{Begun, chain_secret};
 use crate::leaves_mls::Member;
 use crate::mail::{ConversationId, MailError, RateClass, Standing};
 use crate::names::Name;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
-use crate::{commits, contacts, members};
+use crate::{commits, contacts, members, own_keys};
 use rusqlite::{Connection, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
+use shoal_protocol::inbox::InboxPublic;
 use shoal_protocol::parameters::Parameters;
 
 const GROUP: &str = "conversation.group_id";
 const NAME: &str = "conversation.name";
+const SUCCESSION: &str = "conversation.succession";
 /// Most people in requests that wait for the user's answer, however fast the client is.
 pub const REQUESTS_MAX: u64 = 256;
 
@@ -53,6 +56,10 @@ pub(crate) struct Conversation {
     pub(crate) generation: u32,
     /// Since when the keys of the own leaf are in use; 0: they are a card's, which others joined with too.
     pub(crate) healed_at: UnixMillis,
+    /// Row of the own key whose the own leaf is.
+    pub(crate) own_key: i64,
+    /// That is an address's that was given up.
+    pub(crate) outdated: bool,
     /// An own commit is due then.
     pub(crate) commit_at: Option<UnixMillis>,
     /// The members applied different commits, or can agree on none: nothing is read or sent.
@@ -71,21 +78,33 @@ impl Conversation {
 }
 
 impl Sealed for Conversation {
-    type Raw = ((i64, Option<i64>, Option<Vec<u8>>, u8), (Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool));
+    type Raw =
+        ((i64, Option<i64>, Option<Vec<u8>>, u8), (Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool, (i64, bool)));
     const SELECT: &'static str = "SELECT conversation, contact, name, standing, group_id, request, active_at, epoch,
-        generation, healed_at, commit_at, broken FROM conversation";
+        generation, healed_at, commit_at, broken, own_key,
+        own_key < (SELECT max(own_key) FROM own_key) FROM conversation";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
         let state = (row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?);
         let (group, request, active_at, epoch) = state;
-        let rest = (group, request, active_at, epoch, row.get(8)?, row.get(9)?, row.get(10)?, row.get(11)?);
+        let rest = (
+            group,
+            request,
+            active_at,
+            epoch,
+            row.get(8)?,
+            row.get(9)?,
+            row.get(10)?,
+            row.get(11)?,
+            (row.get(12)?, row.get(13)?),
+        );
         Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), rest))
     }
 
     fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
         const DAMAGED: MailError = MailError::Damaged("a conversation does not open");
         let ((row, contact, name, standing), rest) = raw;
-        let (group, request, active_at, epoch, generation, healed_at, commit_at, broken) = rest;
+        let (group, request, active_at, epoch, generation, healed_at, commit_at, broken, (own_key, outdated)) = rest;
         let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
         let name = name
             .map(|sealed| {
@@ -109,6 +128,8 @@ impl Sealed for Conversation {
             epoch,
             generation,
             healed_at: UnixMillis(healed_at),
+            own_key,
+            outdated,
             commit_at: commit_at.map(UnixMillis),
             broken,
         })
@@ -181,8 +202,8 @@ pub(crate) fn insert(
         _ => None,
     };
     db.prepare_cached(
-        "INSERT INTO conversation (contact, group_id, epoch, generation, request, active_at, healed_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO conversation (contact, group_id, epoch, generation, request, active_at, healed_at, own_key)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
     .execute((
         contact,
@@ -192,11 +213,40 @@ pub(crate) fn insert(
         request,
         now.0,
         healed_at.0,
+        own_keys::row_of(db, vault, &begun.own)?,
     ))?;
     let row = db.last_insert_rowid();
     set_name(db, vault, row, begun.context.name.as_ref())?;
     insert_epoch(db, vault, row, begun, writer, now)?;
     by_row(db, vault, row)
+}
+
+/// What the key that the own leaf was under before says of the present one, while anybody may have missed it.
+pub(crate) fn succession(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+) -> Result<Option<(InboxPublic, [u8; 64])>, MailError> {
+    const DAMAGED: MailError = MailError::Damaged("a succession does not open");
+    let sealed: Option<Vec<u8>> = db
+        .prepare_cached("SELECT succession FROM conversation WHERE conversation = ?1")?
+        .query_row([row], |row| row.get(0))?;
+    let Some(sealed) = sealed else { return Ok(None) };
+    let bytes = vault.open(SUCCESSION, &sealed).map_err(|_| DAMAGED)?;
+    let (former, signature) = bytes.split_first_chunk::<32>().ok_or(DAMAGED)?;
+    let former = InboxPublic::parse(*former).map_err(|_| DAMAGED)?;
+    Ok(Some((former, signature.try_into().map_err(|_| DAMAGED)?)))
+}
+
+pub(crate) fn set_succession(
+    db: &Connection,
+    vault: &Vault,
+    row: i64,
+    (former, signature): &(InboxPublic, [u8; 64]),
+) -> Result<(), MailError> {
+    let sealed = vault.seal(SUCCESSION, &[former.as_bytes().as_slice(), signature].concat());
+    db.prepare_cached("UPDATE conversation SET succession = ?2 WHERE conversation = ?1")?.execute((row, sealed))?;
+    Ok(())
 }
 
 fn set_name(db: &Connection, vault: &Vault, row: i64, name: Option<&Name>) -> Result<(), MailError> {
@@ -206,7 +256,7 @@ fn set_name(db: &Connection, vault: &Vault, row: i64, name: Option<&Name>) -> Re
 }
 
 /// The group has come to another epoch: its chains begin, and its slots. Of the chains of those who were removed counts
-/// what comes before their `cuts`.
+/// what comes before their `cuts`. Returns the contacts who have another address now, and whether two of them became one.
 pub(crate) fn enter(
     db: &Connection,
     vault: &Vault,
@@ -215,8 +265,21 @@ pub(crate) fn enter(
     cuts: &[commits::Cut],
     writer: &WriteKey,
     now: UnixMillis,
-) -> Result<(), MailError> {
+) -> Result<(Vec<i64>, bool), MailError> {
     let begun = &led.begun;
+    let (mut moved, mut merged) = (Vec::new(), false);
+    for member in members::current(db, row)?.iter().filter(|member| led.moved.contains(&member.leaf)) {
+        let next = begun.others.iter().find(|other| other.leaf == member.leaf).map(|other| other.inbox);
+        let Some(next) = next else { continue };
+        match contacts::succeed(db, vault, member.contact, &next, now)? {
+            Succeeded::Known => {}
+            Succeeded::Moved => moved.push(member.contact),
+            Succeeded::Merged => {
+                moved.push(member.contact);
+                merged = true;
+            }
+        }
+    }
     for member in members::current(db, row)?.iter().filter(|member| led.removed.contains(&member.leaf)) {
         let cut = cuts.iter().find(|cut| cut.leaf == member.leaf).map(|cut| cut.at);
         // a commit without a cut is refused before it comes here
@@ -226,7 +289,8 @@ pub(crate) fn enter(
     db.prepare_cached("UPDATE conversation SET epoch = ?2, generation = ?3, commit_at = NULL WHERE conversation = ?1")?
         .execute((row, begun.epoch, begun.context.generation))?;
     set_name(db, vault, row, begun.context.name.as_ref())?;
-    insert_epoch(db, vault, row, begun, writer, now)
+    insert_epoch(db, vault, row, begun, writer, now)?;
+    Ok((moved, merged))
 }
 
 fn insert_epoch(
@@ -238,9 +302,11 @@ fn insert_epoch(
     now: UnixMillis,
 ) -> Result<(), MailError> {
     members::forget_told(db, row)?;
+    db.prepare_cached("UPDATE conversation SET own_key = ?2 WHERE conversation = ?1")?
+        .execute((row, own_keys::row_of(db, vault, &begun.own)?))?;
     let known = members::current(db, row)?;
     let mut sides = vec![(begun.own_leaf, Side::Own(writer.clone()))];
-    for Member { leaf, inbox, writer } in &begun.others {
+    for Member { leaf, inbox, writer, .. } in &begun.others {
         let member = match known.iter().find(|member| member.leaf == *leaf) {
             Some(member) if member.astray => continue,
             Some(member) => member.row,

@@ -8,6 +8,7 @@ use crate::commits_mls::PAST_EPOCHS_MAX;
 use crate::key_packages_mls::lifetime;
 use crate::leaves_mls::{Context, Member, OwnLeaf, capabilities, verify_leaf};
 use crate::names::Name;
+use crate::own_keys::OwnKeys;
 use crate::profile::{Entered, SealedJson, Vault};
 use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
@@ -24,6 +25,7 @@ use rand::CryptoRng;
 use rusqlite::Connection;
 use shoal_protocol::boxes::{ChainSecret, WriteKey, WritePublic};
 use shoal_protocol::inbox::{InboxKey, InboxPublic};
+use std::collections::BTreeSet;
 use tls_codec::{DeserializeBytes as _, Serialize as _};
 use zeroize::Zeroizing;
 
@@ -102,6 +104,8 @@ pub struct Begun {
     pub context: Context,
     /// Own leaf.
     pub own_leaf: u32,
+    /// The own address, or the former one, whose it is.
+    pub own: InboxPublic,
     /// The other members, by leaf: one in a conversation of two, at most [`GROUP_SIZE_MAX`] less one in a group.
     pub others: Vec<Member>,
     /// E_g of the epoch.
@@ -147,7 +151,7 @@ pub fn found(
         .add_members(provider, &signer, &[package])
         .map_err(|_| GroupError::Refused("key package cannot be added"))?;
     group.merge_pending_commit(provider).map_err(state)?;
-    let begun = begun(provider, &group, &inbox.public())?;
+    let begun = begun(provider, &group, |own| *own == inbox.public())?;
     Ok((begun, welcome.tls_serialize_detached().map_err(state)?))
 }
 
@@ -165,7 +169,7 @@ pub fn found_group(
 ) -> Result<Begun, GroupError> {
     let context = Context { generation, name: Some(name.clone()) };
     let (group, _) = group_of_one(provider, inbox, writer, &context, rng)?;
-    begun(provider, &group, &inbox.public())
+    begun(provider, &group, |own| *own == inbox.public())
 }
 
 /// A card's key package, if it is valid and of this person.
@@ -195,7 +199,7 @@ fn group_of_one(
     context: &Context,
     rng: &mut impl CryptoRng,
 ) -> Result<(MlsGroup, SignatureKeyPair), GroupError> {
-    let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
+    let leaf = OwnLeaf::new(provider, inbox, None, writer, rng)?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
     let context = context.extensions()?;
@@ -221,7 +225,7 @@ fn group_of_one(
 ///
 /// # Errors
 /// [`GroupError::Refused`] when the Welcome breaks a rule; the caller must then roll its transaction back.
-pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Result<(Begun, Member), GroupError> {
+pub fn join(provider: &Provider<'_>, own: &OwnKeys, welcome: &[u8]) -> Result<(Begun, Member), GroupError> {
     let message =
         MlsMessageIn::tls_deserialize_exact_bytes(welcome).map_err(|_| GroupError::Refused("malformed Welcome"))?;
     let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
@@ -239,30 +243,32 @@ pub fn join(provider: &Provider<'_>, inbox: &InboxPublic, welcome: &[u8]) -> Res
     }
     let sender = staged.welcome_sender_index();
     let group = staged.into_group(provider).map_err(|_| GroupError::Refused("invalid Welcome"))?;
-    let begun = begun(provider, &group, inbox)?;
+    let begun = begun(provider, &group, |leaf| own.is_own(leaf))?;
     let inviter = begun.others.iter().find(|member| member.leaf == sender.u32()).copied();
     let inviter = inviter.ok_or(GroupError::Refused("Welcome not written by another member"))?;
     Ok((begun, inviter))
 }
 
-pub(crate) fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic) -> Result<Begun, GroupError> {
+/// The conversation as it is now, if it keeps the rules, which every member judges alike, and the own leaf is ours.
+pub(crate) fn begun(
+    provider: &Provider<'_>,
+    group: &MlsGroup,
+    is_own: impl Fn(&InboxPublic) -> bool,
+) -> Result<Begun, GroupError> {
     let own_leaf = group.own_leaf_index();
     let context = Context::read(group.extensions())?;
-    let mut others: Vec<Member> = Vec::new();
-    for (index, leaf) in group.treesync().full_leaves() {
-        let member = verify_leaf(index.u32(), leaf)?;
-        if index == own_leaf {
-            if member.inbox != *own {
-                return Err(GroupError::Refused("own leaf is not ours"));
-            }
-        } else if member.inbox == *own || others.iter().any(|other| other.inbox == member.inbox) {
-            return Err(GroupError::Refused("one person twice"));
-        } else if others.len() + 2 > GROUP_SIZE_MAX {
-            return Err(GroupError::Refused("too many members"));
-        } else {
-            others.push(member);
-        }
+    let members = group.treesync().full_leaves().map(|(index, leaf)| verify_leaf(index.u32(), leaf));
+    let members = members.collect::<Result<Vec<Member>, _>>()?;
+    if members.len() > GROUP_SIZE_MAX {
+        return Err(GroupError::Refused("too many members"));
     }
+    let people: BTreeSet<InboxPublic> = members.iter().map(|member| member.inbox).collect();
+    if people.len() < members.len() {
+        return Err(GroupError::Refused("one person twice"));
+    }
+    let (own, others): (Vec<Member>, Vec<Member>) =
+        members.into_iter().partition(|member| member.leaf == own_leaf.u32());
+    let own = own.first().map(|own| own.inbox).filter(is_own).ok_or(GroupError::Refused("own leaf is not ours"))?;
     if context.name.is_none() && others.len() != 1 {
         return Err(GroupError::Refused("not two members, and no group"));
     }
@@ -276,6 +282,7 @@ pub(crate) fn begun(provider: &Provider<'_>, group: &MlsGroup, own: &InboxPublic
         epoch: group.epoch().as_u64(),
         context,
         own_leaf: own_leaf.u32(),
+        own,
         others,
         exported: Zeroizing::new(exported),
     })

@@ -41,6 +41,8 @@ pub(crate) struct Made {
     pub(crate) claim: Option<WritePublic>,
     /// The Welcome that is being fetched.
     pub(crate) welcome: Option<i64>,
+    /// Row of the own key whose it is.
+    pub(crate) own_key: i64,
 }
 
 impl Made {
@@ -51,10 +53,11 @@ impl Made {
 }
 
 impl Sealed for Made {
-    type Raw = (i64, Vec<u8>, (u32, u64, u64), Option<Vec<u8>>, Vec<u8>, Vec<u8>, i64, Option<Vec<u8>>, Option<i64>);
+    type Raw =
+        (i64, Vec<u8>, (u32, u64, u64), Option<Vec<u8>>, Vec<u8>, Vec<u8>, (i64, i64), Option<Vec<u8>>, Option<i64>);
     const SELECT: &'static str =
         "SELECT invite, seed, generation, made_at, ends_at, name, writer, package, chain, claim,
-        welcome FROM invite_made";
+        welcome, own_key FROM invite_made";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
         Ok((
@@ -64,14 +67,14 @@ impl Sealed for Made {
             row.get(5)?,
             row.get(6)?,
             row.get(7)?,
-            row.get(8)?,
+            (row.get(8)?, row.get(11)?),
             row.get(9)?,
             row.get(10)?,
         ))
     }
 
     fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
-        let (row, seed, (generation, made_at, ends_at), name, writer, package, chain, claim, welcome) = raw;
+        let (row, seed, (generation, made_at, ends_at), name, writer, package, (chain, own_key), claim, welcome) = raw;
         let name = name
             .map(|sealed| {
                 let bytes = vault.open(NAME, &sealed).map_err(|_| DAMAGED)?;
@@ -93,6 +96,7 @@ impl Sealed for Made {
             chain,
             claim,
             welcome,
+            own_key,
         })
     }
 }
@@ -108,8 +112,8 @@ pub(crate) struct New<'a> {
 
 pub(crate) fn insert_made(db: &Connection, vault: &Vault, new: &New<'_>, now: UnixMillis) -> Result<i64, MailError> {
     db.prepare_cached(
-        "INSERT INTO invite_made (seed, generation, made_at, ends_at, name, writer, package, chain)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO invite_made (seed, generation, made_at, ends_at, name, writer, package, chain, own_key)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, max(own_key) FROM own_key",
     )?
     .execute((
         vault.seal(SEED, new.invite.seed()),

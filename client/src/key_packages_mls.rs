@@ -30,7 +30,7 @@ pub fn make_key_package(
     writer: &WriteKey,
     rng: &mut impl CryptoRng,
 ) -> Result<(Vec<u8>, Vec<u8>), GroupError> {
-    let leaf = OwnLeaf::new(provider, inbox, writer, rng)?;
+    let leaf = OwnLeaf::new(provider, inbox, None, writer, rng)?;
     let bundle = KeyPackage::builder()
         .key_package_lifetime(lifetime())
         .leaf_node_capabilities(capabilities())

@@ -29,6 +29,8 @@ pub struct Member {
     pub leaf: u32,
     /// Whose it is.
     pub inbox: InboxPublic,
+    /// Whose it was before, when its owner has another address since.
+    pub former: Option<InboxPublic>,
     /// The public half of its write key.
     pub writer: WritePublic,
 }
@@ -41,10 +43,12 @@ pub(crate) struct OwnLeaf {
 }
 
 impl OwnLeaf {
-    /// Fresh signature key, credential over it, write key in the extension. The signer is stored with OpenMLS.
+    /// Fresh signature key, credential over it, write key in the extension. The signer is stored with OpenMLS. `succeeds`: a
+    /// former key of its owner, and what it signed of this one.
     pub(crate) fn new(
         provider: &Provider<'_>,
         inbox: &InboxKey,
+        succeeds: Option<&(InboxPublic, [u8; 64])>,
         writer: &WriteKey,
         rng: &mut impl CryptoRng,
     ) -> Result<Self, GroupError> {
@@ -52,7 +56,11 @@ impl OwnLeaf {
         let public = key.identity().as_bytes().to_vec();
         let signer = SignatureKeyPair::from_raw(SignatureScheme::ED25519, key.seed().to_vec(), public.clone());
         signer.store(provider.storage()).map_err(state)?;
-        let identity = [inbox.public().as_bytes().as_slice(), &inbox.sign_credential(&public)].concat();
+        let mut identity = [inbox.public().as_bytes().as_slice(), &inbox.sign_credential(&public)].concat();
+        if let Some((former, signature)) = succeeds {
+            identity.extend(former.as_bytes());
+            identity.extend(signature);
+        }
         let credential =
             CredentialWithKey { credential: BasicCredential::new(identity).into(), signature_key: public.into() };
         let extensions = Extensions::single(unknown(WRITE_KEY_EXTENSION, writer.public().as_bytes())).map_err(state)?;
@@ -123,28 +131,46 @@ pub(crate) fn capabilities() -> Capabilities {
     )
 }
 
-/// Checks a leaf's credential (inbox key ‖ its signature over the leaf's signature key) and its write key.
+/// Checks a leaf's credential (inbox key ‖ its signature over the leaf's signature key, and when its owner had another inbox key
+/// before: that one ‖ its signature over this one) and its write key.
 pub(crate) fn verify_leaf(index: u32, leaf: &LeafNode) -> Result<Member, GroupError> {
-    let inbox = verify_credential(leaf.credential(), leaf.signature_key().as_slice())?;
+    let (inbox, former) = verify_credential(leaf.credential(), leaf.signature_key().as_slice())?;
     let writer = leaf
         .extensions()
         .unknown(WRITE_KEY_EXTENSION)
         .and_then(|extension| <[u8; 32]>::try_from(extension.0.as_slice()).ok())
         .and_then(|bytes| WritePublic::parse(bytes).ok())
         .ok_or(GroupError::Refused("no write key in a leaf"))?;
-    Ok(Member { leaf: index, inbox, writer })
+    Ok(Member { leaf: index, inbox, former, writer })
 }
 
-fn verify_credential(credential: &Credential, signature_key: &[u8]) -> Result<InboxPublic, GroupError> {
+fn verify_credential(
+    credential: &Credential,
+    signature_key: &[u8],
+) -> Result<(InboxPublic, Option<InboxPublic>), GroupError> {
+    const MALFORMED: GroupError = GroupError::Refused("malformed credential");
     let credential =
         BasicCredential::try_from(credential.clone()).map_err(|_| GroupError::Refused("credential of another type"))?;
-    let (inbox, signature) =
-        credential.identity().split_first_chunk::<32>().ok_or(GroupError::Refused("malformed credential"))?;
-    let inbox = InboxPublic::parse(*inbox).map_err(|_| GroupError::Refused("credential holds no inbox key"))?;
-    let signature: &[u8; 64] = signature.try_into().map_err(|_| GroupError::Refused("malformed credential"))?;
-    if inbox.verify_credential(signature_key, signature) {
-        Ok(inbox)
-    } else {
-        Err(GroupError::Refused("credential not signed by its inbox key"))
+    let (inbox, (signature, succeeds)) = split_signed(credential.identity()).ok_or(MALFORMED)?;
+    if !inbox.verify_credential(signature_key, &signature) {
+        return Err(GroupError::Refused("credential not signed by its inbox key"));
     }
+    if succeeds.is_empty() {
+        return Ok((inbox, None));
+    }
+    let (former, (signature, rest)) = split_signed(succeeds).ok_or(MALFORMED)?;
+    if !rest.is_empty() {
+        return Err(MALFORMED);
+    }
+    if former == inbox || !former.verify_succession(&inbox, &signature) {
+        return Err(GroupError::Refused("another address that the former one did not sign"));
+    }
+    Ok((inbox, Some(former)))
+}
+
+/// An inbox key, a signature, and what follows.
+fn split_signed(bytes: &[u8]) -> Option<(InboxPublic, ([u8; 64], &[u8]))> {
+    let (inbox, rest) = bytes.split_first_chunk::<32>()?;
+    let (signature, rest) = rest.split_first_chunk::<64>()?;
+    Some((InboxPublic::parse(*inbox).ok()?, (*signature, rest)))
 }

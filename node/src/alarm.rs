@@ -8,7 +8,7 @@
 //!   with p₁ = 10 %; the sum never falls below 0. At 12.0 the alarm is raised. By Wald's inequality a place whose loops are
 //!   lost at p₀ passes 12 within n loops with probability below n·e⁻¹² = n·6.1·10⁻⁶, and far more rarely at the some per
 //!   mille of a calm network: at 0.3 % six losses must fall into some fifty loops. At 10 % on top of p₀ a loop adds 0.166 on
-//!   average: 12 after some 72 loops, and within 125 in nine cases of ten. At 5 % it is found late or not at all.
+//!   average: 12 after some 72 loops, and within 125 in eight to nine cases of ten. At 5 % it is found late or not at all.
 //! - **Total loss.** Four losses with no return between them. At p₀ that is a false alarm in 10⁸ loops of a place. Loops take
 //!   turns over the outgoing links ([`crate::rounds`]), so 28 s × width at 0.5 loops/s are 14 to each link, give or take the
 //!   Poisson process: four are there with probability above 1 − 10⁻⁶ from a width of 2 on. With loops that draw their first hop
@@ -24,6 +24,10 @@
 //! A total loss that a return refutes before its sum has passed as well was chance, or another place's losses: the place is not
 //! named any longer, and losses on its ways count for all places again. Else an innocent that is named a moment before the
 //! culprit would hide every second loss of the culprit's.
+//!
+//! For the same reason a sum that has passed waits while an unbroken run of two or more on the same way is undecided: a few
+//! honest losses and the first three of a dead link would else name [`Spot::Own`], which lies on every loop and explains all of
+//! them from then on.
 //!
 //! **Clearing.** A named place keeps its sum, at most 12; at 0 it is cleared: after 97 to 126 returns more than 24 times the
 //! losses. That is as many as finding a loss of a tenth takes, so an alarm does not flap.

@@ -127,6 +127,15 @@ fn two_people_write_to_each_other_in_terminals() {
     at_ann.sees(&["[file fish.txt, 10.0 kB]"], SOON);
     at_bob.sees(&["[file fish.txt, 10.0 kB]", "is here:"], LATER);
 
+    // an invite, with its code
+    at_ann.keys(&["F10"]);
+    at_ann.sees(&["Invite somebody"], SOON);
+    at_ann.write("zoe");
+    at_ann.keys(&["Enter"]);
+    at_ann.sees(&["shoal-invite1"], SOON);
+    at_ann.keys(&["Escape"]);
+    at_ann.sees(&["hello ann"], SOON);
+
     // other sizes, and back
     at_ann.tmux(&["resize-window", "-x", "40", "-y", "10"]);
     at_ann.sees(&["CONNECTED", "ep ", "gw "], SOON);

@@ -15,8 +15,10 @@ use super::lines::MessageLine;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "method", content = "params", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Call {
-    /// The own address → `{"address"}`.
+    /// The own address, and how many conversations have not heard of it yet → `{"address","moving"}`.
     Address,
+    /// Gives the own address up for another one → as [`Call::Address`].
+    NewAddress,
     /// Adds or renames a contact → contact.
     Add {
         /// The name to give.
@@ -169,6 +171,11 @@ pub enum Call {
     },
     /// → [`super::Status`].
     Status,
+    /// The user has seen the notices of `status` up to one → `{}`.
+    NoticesSeen {
+        /// Its number.
+        number: u64,
+    },
     /// The rate class and what each costs → [`super::RateLine`].
     Rate,
     /// The profile's network → [`super::NetworkLine`].
@@ -215,6 +222,7 @@ impl Call {
     /// Names of all calls, as they are spoken.
     pub const METHODS: &[&str] = &[
         "address",
+        "new_address",
         "add",
         "invite",
         "invites",
@@ -241,6 +249,7 @@ impl Call {
         "seen",
         "estimate",
         "status",
+        "notices_seen",
         "rate",
         "network",
         "network_update",

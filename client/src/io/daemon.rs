@@ -19,7 +19,7 @@ use super::lines::{
 };
 use super::mailroom::{Desk, MailRoom, Stopped};
 use super::network_file::{self, NetworkLine};
-use super::snapshot::{DisputeLine, Snapshot, Status, WaitingLine};
+use super::snapshot::{DisputeLine, NoticeLine, Snapshot, Status, WaitingLine};
 use super::socket;
 use super::web::{WEB_ADDRESS, Web};
 use crate::mail::{ContactInfo, Event, MessageId};
@@ -180,10 +180,21 @@ impl Daemon {
 
     pub(super) async fn call(&self, call: Call) -> Result<Value, Failure> {
         match call {
-            Call::Address => self.mail(|desk| Ok(json!({ "address": desk.mail.address() }))).await,
+            Call::Address => self.mail(own_address).await,
+            Call::NewAddress => {
+                self.mail(|desk| {
+                    desk.mail.new_address(desk.now, desk.rng)?;
+                    own_address(desk)
+                })
+                .await
+            }
             Call::Add { name, address } => {
-                let add = move |desk: &mut Desk<'_>| Ok(desk.mail.add(&name, &address, desk.now, desk.rng)?);
-                value(ContactLine::from(self.mail(add).await?))
+                let add = move |desk: &mut Desk<'_>| {
+                    let before = desk.mail.name_of(&address)?;
+                    let contact = ContactLine::from(desk.mail.add(&name, &address, desk.now, desk.rng)?);
+                    Ok(ContactLine { was: before.filter(|before| *before != contact.name), ..contact })
+                };
+                value(self.mail(add).await?)
             }
             Call::Invite { name } => {
                 let invite = move |desk: &mut Desk<'_>| Ok(desk.mail.invite(name.as_deref(), desk.now, desk.rng)?);
@@ -287,14 +298,19 @@ impl Daemon {
                 let asked = |desk: &mut Desk<'_>| {
                     let older_copy = desk.mail.rolled_back().map(|conversation| conversation.to_string());
                     let disputes: Vec<DisputeLine> = desk.mail.disputes()?.into_iter().map(DisputeLine::from).collect();
-                    Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?, older_copy, disputes))
+                    let notices: Vec<NoticeLine> = desk.mail.notices()?.into_iter().map(NoticeLine::from).collect();
+                    Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?, older_copy, disputes, notices))
                 };
-                let (queue, waiting, older_copy, disputes) = self.mail(asked).await?;
+                let (queue, waiting, older_copy, disputes, notices) = self.mail(asked).await?;
                 let line =
                     |(contact, since): (ContactInfo, UnixMillis)| WaitingLine { name: contact.name, since: since.0 };
                 let waiting = waiting.into_iter().map(line).collect();
                 let status = Status { waiting, ..self.snapshot.borrow().status(queue) };
-                value(status.with(disputes, older_copy))
+                value(Status { notices, ..status.with(disputes, older_copy) })
+            }
+            Call::NoticesSeen { number } => {
+                self.mail(move |desk| Ok(desk.mail.notices_seen(number)?)).await?;
+                Ok(json!({}))
             }
             Call::Rate => {
                 let rate = |desk: &mut Desk<'_>| Ok(RateLine::new(desk.mail.rate_class(), desk.mail.network()));
@@ -318,6 +334,10 @@ impl Daemon {
             Call::Subscribe | Call::Shutdown => Ok(json!({})),
         }
     }
+}
+
+fn own_address(desk: &mut Desk<'_>) -> Result<Value, Failure> {
+    Ok(json!({ "address": desk.mail.address(), "moving": desk.mail.moving()? }))
 }
 
 fn verify(desk: &mut Desk<'_>, who: &str, code: Option<String>, confirm: bool) -> Result<VerifyLine, Failure> {

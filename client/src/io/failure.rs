@@ -221,6 +221,9 @@ impl From<MailError> for Failure {
             }
             MailError::NoDocument => (Exit::Unreachable, "no_document", "try again when shoal status says connected"),
             MailError::Group(_) => (Exit::Usage, "bad_group", "shoal group list shows groups and their members"),
+            MailError::Address(_) => {
+                (Exit::Temporary, "address_stays", "their inboxes are read for a while yet: try again later")
+            }
             MailError::Unknown(_) => (
                 Exit::Usage,
                 "unknown_contact",

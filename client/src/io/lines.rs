@@ -209,6 +209,9 @@ pub struct ContactLine {
     /// Since when messages wait for the contact's card, in Unix ms, or `null`.
     #[serde(default)]
     pub waiting_since: Option<u64>,
+    /// After `add`: the name that the contact had before, if it was another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
 }
 
 impl From<ContactInfo> for ContactLine {
@@ -221,6 +224,7 @@ impl From<ContactInfo> for ContactLine {
             blocked: contact.blocked,
             verified: contact.verified,
             waiting_since: None,
+            was: None,
         }
     }
 }

@@ -40,6 +40,6 @@ pub use network_file::{
     GatewayLine, NetworkLine, newer_hints, parse as parse_network_file, usable as usable_network_file,
 };
 pub use screen::{EntryFile, EntryLine, EstimateLine, OverviewLine, TimelinePage};
-pub use snapshot::{DisputeLine, LoopReport, OLDER_COPY_NEXT, Snapshot, Status, WaitingLine};
+pub use snapshot::{DisputeLine, LoopReport, NoticeLine, OLDER_COPY_NEXT, Snapshot, Status, WaitingLine};
 pub use socket::{SOCKET_NAME, socket_path};
 pub use web::{WEB_ADDRESS, Web, WebError};

@@ -13,7 +13,7 @@ use super::condition::{Condition, Facts, Judgement};
 use crate::anonymity::{self, Anonymity};
 use crate::lack::Lack;
 use crate::loops::{LoopStatistics, Percentiles};
-use crate::mail::{Dispute, RateClass};
+use crate::mail::{Dispute, Notice, RateClass};
 use crate::reach::Reach;
 use crate::view::Freshness;
 
@@ -117,6 +117,7 @@ impl Snapshot {
             waiting: Vec::new(),
             older_copy: None,
             disputes: Vec::new(),
+            notices: Vec::new(),
             test_network: self.consensus.as_ref().is_some_and(|held| held.parameters.anonymity_floor == 0),
             gateway: self.gateway,
             epoch: self.consensus.as_ref().map(|consensus| consensus.epoch.0),
@@ -184,6 +185,9 @@ pub struct Status {
     /// Contacts who hold documents of the consensus that no chain holds beside those held here.
     #[serde(default)]
     pub disputes: Vec<DisputeLine>,
+    /// What the user was told and has not seen, oldest first.
+    #[serde(default)]
+    pub notices: Vec<NoticeLine>,
     /// The network has no anonymity floor: there is nobody to hide among, and nothing to measure.
     pub test_network: bool,
     /// `normal` or `low`.
@@ -246,6 +250,25 @@ pub struct WaitingLine {
     pub name: String,
     /// Since when a message waits, in Unix ms.
     pub since: u64,
+}
+
+/// Something that the user was told and may have missed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct NoticeLine {
+    /// Its number, for the call `notices_seen`.
+    pub number: u64,
+    /// A word for programs, as of a warning.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+    /// When it was said, in Unix ms.
+    pub at: u64,
+}
+
+impl From<Notice> for NoticeLine {
+    fn from(Notice { number, code, message, at }: Notice) -> Self {
+        Self { number, code, message, at: at.0 }
+    }
 }
 
 /// A contact whose network differs.

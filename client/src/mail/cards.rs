@@ -22,7 +22,8 @@ const PACKAGE: &str = "card.package";
 pub(super) const CARD_KEPT_PERIODS: u64 = 4;
 
 impl Mail {
-    /// Makes and seals the own card of the current generation and period, once. Says whether it did.
+    /// Makes and seals the own card of the current generation and period, once; and that of an address that was given up, as
+    /// long as its inbox is read: who knows both would else see one card end where another begins. Says whether it did.
     pub(super) fn publish_card(
         &mut self,
         now: UnixMillis,
@@ -31,17 +32,28 @@ impl Mail {
     ) -> Result<bool, MailError> {
         let Some(generation) = consensus.current_generation() else { return Ok(false) };
         let place = CardPlace { generation: generation.number, period: card_period(now, &consensus.parameters) };
-        if self.memory.card == Some(place) {
+        self.memory.published.retain(|(_, at)| *at == place);
+        let active = self.active_keys(now)?;
+        let Some(own_key) = active.into_iter().find(|row| !self.memory.published.contains(&(*row, place))) else {
             return Ok(false);
+        };
+        let exists: bool = self
+            .profile
+            .db
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM card WHERE own_key = ?1 AND generation = ?2 AND period = ?3)",
+            )?
+            .query_row((own_key, place.generation, place.period), |row| row.get(0))?;
+        if !exists {
+            self.make_card(own_key, place, rng)?;
         }
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
-        let exists: bool = db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM card WHERE generation = ?1 AND period = ?2)")?
-            .query_row((place.generation, place.period), |row| row.get(0))?;
-        if exists {
-            self.memory.card = Some(place);
-            return Ok(false);
-        }
+        self.memory.published.push((own_key, place));
+        Ok(!exists)
+    }
+
+    fn make_card(&mut self, own_key: i64, place: CardPlace, rng: &mut impl CryptoRng) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let Some(inbox) = self.profile.own.by_row(own_key) else { return Ok(()) };
         let (writer, pointer) = (WriteKey::generate(rng), PointerKey::generate(rng));
         let transaction = db.unchecked_transaction()?;
         let (package, reference) = key_packages_mls::make_key_package(
@@ -60,16 +72,17 @@ impl Mail {
             0,
             place.generation,
             chain.secret(),
-            &Side::OwnCard,
+            &Side::Offer(inbox.write_key().clone()),
         )?;
         let mut boxes = Vec::with_capacity(parts.len());
         for part in &parts {
             let chain = chains::by_row(&transaction, vault, row)?;
-            boxes.push(chains::push_sealed(&transaction, &chain, part, inbox, rng)?);
+            boxes.push(chains::push_sealed(&transaction, &chain, part, rng)?);
         }
         transaction
             .prepare_cached(
-                "INSERT INTO card (generation, period, pointer, writer, package, chain) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO card (generation, period, pointer, writer, package, chain, own_key)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute((
                 place.generation,
@@ -78,13 +91,19 @@ impl Mail {
                 vault.seal(WRITER, writer.seed().as_slice()),
                 vault.seal(PACKAGE, &reference),
                 row,
+                own_key,
             ))?;
         transaction.commit()?;
         for box_row in boxes {
             self.memory.boxes.insert(box_row, PendingBox::new(row, false));
         }
-        self.memory.card = Some(place);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether a chain is an own card's.
+    pub(super) fn is_card(&self, chain: i64) -> Result<bool, MailError> {
+        let found = "SELECT EXISTS (SELECT 1 FROM card WHERE chain = ?1)";
+        Ok(self.profile.db.prepare_cached(found)?.query_row([chain], |row| row.get(0))?)
     }
 
     /// The write key of the own card whose leaf carries this public half.

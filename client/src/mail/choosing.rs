@@ -2,7 +2,7 @@
 
 use super::flight::WINDOW;
 use super::letters::Letter;
-use super::{Mail, MailError};
+use super::{Mail, MailError, RateClass};
 use crate::budget::Waiting;
 use crate::polls::{OVERDUE_GAPS, mean_gap};
 use crate::want::{Rank, Want};
@@ -26,7 +26,8 @@ struct Picks {
     warm: Option<i64>,
     idle: Option<Quiet>,
     copy: Option<Send>,
-    inbox: Option<u32>,
+    /// An own key and a generation.
+    inbox: Option<(i64, u32)>,
     overdue: Option<Rank>,
 }
 
@@ -68,7 +69,7 @@ impl Mail {
         if self.network_forked {
             return self.last_words(now, consensus, rng);
         }
-        self.wind_clocks(now, consensus, rng);
+        self.wind_clocks(now, consensus, rng)?;
         self.give_up_flights(now, consensus, rng)?;
         self.upkeep(now, consensus, rng)?;
         self.plan_commits(now, consensus, rng)?;
@@ -112,10 +113,22 @@ impl Mail {
                 Ok(want?.map(|want| Want { rank, ..want }))
             }
             Rank::Inbox => match picks.inbox {
-                Some(generation) => self.want_inbox(generation, now, consensus, rng),
+                Some(inbox) => self.want_inbox(inbox, now, consensus, rng),
                 None => Ok(None),
             },
         }
+    }
+
+    /// Mean gap between two looks into one own inbox: those of one key, in all generations, take at most one tick in eight, also
+    /// at the low rate. How many keys are read does not show in it.
+    pub(super) fn inbox_gap(&self, consensus: &Consensus) -> Duration {
+        let parameters = &consensus.parameters;
+        let generations = u32::try_from(consensus.generations.len()).unwrap_or(u32::MAX);
+        let tick = match self.profile.class() {
+            RateClass::Normal => parameters.lambda_p.mean_gap(),
+            RateClass::Low => parameters.lambda_low.mean_gap(),
+        };
+        mean_gap(Rank::Inbox, parameters).max(tick.saturating_mul(8).saturating_mul(generations))
     }
 
     fn want_send(
@@ -134,7 +147,12 @@ impl Mail {
     }
 
     /// Draws first times for clocks that have none: after a start, for a new chain, for a new generation.
-    fn wind_clocks(&mut self, now: UnixMillis, consensus: &Consensus, rng: &mut impl CryptoRng) {
+    fn wind_clocks(
+        &mut self,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         let parameters = &consensus.parameters;
         for reader in self.memory.readers.values_mut() {
             reader.clock.start(mean_gap(reader.class(now, parameters), parameters), now, rng);
@@ -142,10 +160,15 @@ impl Mail {
         for slot in self.memory.slots.values_mut() {
             slot.clock.start(mean_gap(Rank::Idle, parameters), now, rng);
         }
-        self.memory.inboxes.retain(|number, _| consensus.generation(*number).is_some());
-        for generation in &consensus.generations {
-            let clock = self.memory.inboxes.entry(generation.number).or_default();
-            clock.start(mean_gap(Rank::Inbox, parameters), now, rng);
+        let keys = self.active_keys(now)?;
+        let gap = self.inbox_gap(consensus);
+        let inboxes = &mut self.memory.inboxes;
+        inboxes.retain(|(key, number), _| keys.contains(key) && consensus.generation(*number).is_some());
+        for (key, generation) in
+            keys.iter().flat_map(|key| consensus.generations.iter().map(move |of| (*key, of.number)))
+        {
+            let clock = inboxes.entry((key, generation)).or_default();
+            clock.start(gap, now, rng);
         }
         for fetch in self.memory.cards.values_mut() {
             fetch.clock.start(Duration::ZERO, now, rng);
@@ -153,6 +176,7 @@ impl Mail {
         for invite in self.memory.invites.values_mut() {
             invite.clock.start(mean_gap(Rank::Warm, parameters), now, rng);
         }
+        Ok(())
     }
 
     /// Wants whose answer is long overdue are as good as unanswered: the window must not fill up with them.
@@ -181,7 +205,8 @@ impl Mail {
     fn pick(&self, now: UnixMillis, consensus: &Consensus) -> Picks {
         let (send, read, copy) = (self.pick_send(now), self.pick_read(now), self.pick_copy(now));
         let mut picks = Picks { send, read, copy, ..Picks::default() };
-        picks.inbox = self.memory.inboxes.iter().find(|(_, clock)| clock.due(now)).map(|(generation, _)| *generation);
+        let inboxes = self.memory.inboxes.iter().filter_map(|(inbox, clock)| Some((clock.ran_out(now)?, *inbox)));
+        picks.inbox = inboxes.min().map(|(_, inbox)| inbox);
         let mut earliest: [Option<(UnixMillis, i64)>; 3] = [None; 3];
         for (chain, reader) in &self.memory.readers {
             let Some(at) = reader.clock.ran_out(now) else { continue };

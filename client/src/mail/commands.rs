@@ -59,6 +59,19 @@ impl Mail {
         Ok(info)
     }
 
+    /// The name that whoever has this address, or made this invite, has already.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn name_of(&self, introduction: &str) -> Result<Option<String>, MailError> {
+        let inbox = match introduction.parse() {
+            Ok(Introduction::Address(address)) => *address.inbox(),
+            Ok(Introduction::Invite(invite)) => *invite.inbox(),
+            Err(_) => return Ok(None),
+        };
+        Ok(contacts::by_inbox(&self.profile.db, &self.profile.vault, &inbox)?.and_then(|contact| contact.name))
+    }
+
     /// The address book: people whom the user added, wrote to or blocked, and those with whom there is a conversation.
     ///
     /// # Errors
@@ -384,7 +397,7 @@ impl Mail {
 
     pub(super) fn parse_address(&self, text: &str) -> Result<Address, MailError> {
         let address: Address = text.parse().map_err(|_| MailError::Unknown(text.to_owned()))?;
-        if *address.inbox() == self.profile.inbox.public() { Err(MailError::Oneself) } else { Ok(address) }
+        if self.profile.own.is_own(address.inbox()) { Err(MailError::Oneself) } else { Ok(address) }
     }
 
     /// Who is meant by a name, an address or a conversation. A contact's name goes before a group's; of a group's that several

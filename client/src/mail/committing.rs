@@ -13,6 +13,7 @@ use crate::commit_slots::{Entry, SlotKeys, commit_hash, signed_part};
 use crate::commits::{self, Draft, Parcel};
 use crate::commits_mls::{self, PAST_EPOCHS_MAX};
 use crate::conversations::Conversation;
+use crate::conversations_mls::GroupError;
 use crate::members::{self, MemberRow};
 use crate::polls::mean_gap;
 use crate::want::{Rank, Want};
@@ -123,6 +124,11 @@ impl Mail {
             return Ok(Some(Within::Soon(others)));
         }
         let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        if conversation.outdated {
+            // an address was given up: within an hour of a retention of 14 days, for not all conversations are to renew their
+            // keys in the moment in which another inbox begins
+            return Ok(Some(Within::Span(half / 168)));
+        }
         if let Some(newest) = consensus.current_generation().filter(|newest| newest.number > conversation.generation) {
             // at a random time within half the retention after the draw; who was away has what is left of it, and
             // never so little that all who come back after it commit at once
@@ -185,14 +191,29 @@ impl Mail {
         let writer = WriteKey::generate(rng);
         let (mut change, cuts) = self.change(&transaction, conversation)?;
         change.generation = newest.filter(|newest| *newest > conversation.generation);
+        if !change.add.is_empty() && !change.remove.is_empty() {
+            change.succession = conversations::succession(&transaction, vault, conversation.row)?;
+        }
         let staged = commits_mls::stage(
             &provider(&self.profile, &self.crypto, &transaction),
-            &self.profile.inbox,
+            &self.profile.own,
             &writer,
             &conversation.id.0,
             &change,
             rng,
-        )?;
+        );
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(GroupError::Refused(_)) => {
+                // cards were looked at before: the own leaf is under a key that was erased, and nobody can go on from here
+                drop(transaction);
+                conversations::set_broken(db, conversation.row)?;
+                self.refollow(conversation.row)?;
+                self.warn_broken(conversation);
+                return Ok(());
+            }
+            Err(error @ GroupError::State(_)) => return Err(error.into()),
+        };
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
         let parcel = Parcel { commit: staged.commit, cuts };
@@ -335,12 +356,19 @@ impl Mail {
         let of_card = self.of_card(&transaction, &own, conversation.row)?;
         let led = commits_mls::merge_staged(
             &provider(&self.profile, &self.crypto, &transaction),
-            &self.profile.inbox.public(),
             &conversation.id.0,
             of_card,
         )?;
         commits::set_merged(&transaction, vault, row)?;
-        conversations::set_healed(&transaction, conversation.row, now)?;
+        // a leaf that says whose successor its owner is does so only until the next commit, which is due sooner then
+        let half = Duration::from_millis(self.profile.network().parameters.retention_ms / 2);
+        let healed = if conversation.outdated { now.minus(half).max(UnixMillis(1)) } else { now };
+        conversations::set_healed(&transaction, conversation.row, healed)?;
+        if let Some(before) = self.profile.own.by_row(conversation.own_key).filter(|key| key.public() != led.begun.own)
+        {
+            let word = (before.public(), before.sign_succession(&led.begun.own));
+            conversations::set_succession(&transaction, vault, conversation.row, &word)?;
+        }
         let letters = self.letters_to_added(&transaction, &conversation, &commit, &led, now, rng)?;
         let (cuts, writer) = (&commit.cuts, &commit.writer);
         let entered = self.next_epoch(&transaction, &conversation, &led, cuts, writer, &commit.hash, now)?;

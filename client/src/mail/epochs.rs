@@ -30,6 +30,10 @@ pub(super) struct Entered {
     pub(super) confirmed: Confirmed,
     /// The members of a group may have changed, or its name.
     pub(super) regrouped: bool,
+    /// Contacts who have another address now.
+    pub(super) moved: Vec<i64>,
+    /// Two contacts turned out to be one person.
+    pub(super) merged: bool,
 }
 
 impl Mail {
@@ -62,7 +66,14 @@ impl Mail {
         let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
         let again = self.adds_again(transaction, conversation, led)?;
         self.uninvite(transaction, conversation, led, &mut entered.confirmed)?;
-        conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
+        let (moved, merged) = conversations::enter(transaction, vault, conversation.row, led, cuts, writer, now)?;
+        if merged {
+            // who was invited by the other address, and is here by this one, needs no letter
+            for contact in &moved {
+                self.forget_letters(transaction, conversation.row, *contact, &mut entered.confirmed)?;
+            }
+        }
+        (entered.moved, entered.merged) = (moved, merged);
         self.changes_done(transaction, conversation.row)?;
         if again {
             self.seal_again(transaction, conversation.row, &mut entered.confirmed)?;
@@ -167,6 +178,13 @@ impl Mail {
         }
         if entered.regrouped {
             self.tell_group(conversation)?;
+        }
+        if entered.merged {
+            // much of what memory holds names contacts by their rows
+            self.reload()?;
+        }
+        for contact in entered.moved {
+            self.moved(contact)?;
         }
         Ok(())
     }

@@ -7,17 +7,18 @@ use super::writing::{Confirmed, each};
 use super::{ContactInfo, ConversationId, Event, Mail, MailError, Standing, conversations, provider, stored};
 use crate::blobs::Manifest;
 use crate::card::{self, Card, CardPlace};
-use crate::contacts::{self, Contact};
+use crate::contacts::{self, Contact, Succeeded};
 use crate::conversations::{Origin, requests_max};
 use crate::conversations_mls::{self, Begun, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
 use crate::leaves_mls::Member;
 use crate::{blobs_store, chains, commits_mls, group_changes, invites, members};
 use rand::CryptoRng;
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
 use shoal_protocol::consensus::Consensus;
+use shoal_protocol::inbox::InboxPublic;
 use shoal_protocol::request::{Answers, Status};
 use zeroize::Zeroizing;
 
@@ -132,6 +133,18 @@ impl Mail {
         self.founded(contact.row, conversation)
     }
 
+    /// The address of a contact, of now or a former one, whose key package this is.
+    pub(super) fn whose_package(
+        &self,
+        db: &Connection,
+        contact: &Contact,
+        key_package: &[u8],
+    ) -> Result<Option<InboxPublic>, MailError> {
+        let provider = provider(&self.profile, &self.crypto, db);
+        let fits = |inbox: &InboxPublic| conversations_mls::key_package_of(&provider, inbox, key_package).is_ok();
+        Ok(contacts::inboxes(db, &self.profile.vault, contact)?.into_iter().find(fits))
+    }
+
     /// Creates a group of two with the owner of a key package, keeps its Welcome, and gives it the messages that waited. `None`:
     /// there is no generation of stores. The inner error: the key package cannot be used; roll back.
     pub(super) fn found_with(
@@ -146,13 +159,16 @@ impl Mail {
         let Some(generation) = consensus.current_generation().map(|generation| generation.number) else {
             return Ok(None);
         };
-        let (vault, inbox) = (&self.profile.vault, &self.profile.inbox);
+        let (vault, inbox) = (&self.profile.vault, self.profile.own.current());
+        let Some(person) = self.whose_package(transaction, contact, key_package)? else {
+            return Ok(Some(Err("key package of another person, or none")));
+        };
         let writer = WriteKey::generate(rng);
         let founded = conversations_mls::found(
             &provider(&self.profile, &self.crypto, transaction),
             inbox,
             &writer,
-            &contact.inbox,
+            &person,
             key_package,
             generation,
             rng,
@@ -192,11 +208,10 @@ impl Mail {
         welcome: &[u8],
         now: UnixMillis,
     ) -> Result<(), MailError> {
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let (db, vault, own) = (&self.profile.db, &self.profile.vault, &self.profile.own);
         let most = requests_max(&self.profile.network().parameters, self.profile.class());
         let transaction = db.unchecked_transaction()?;
-        let joined =
-            conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), &inbox.public(), welcome);
+        let joined = conversations_mls::join(&provider(&self.profile, &self.crypto, &transaction), own, welcome);
         let joined = match joined {
             Ok(joined) => Some(joined),
             Err(GroupError::Refused(_)) => None,
@@ -227,6 +242,8 @@ impl Mail {
                     _ if invite.is_some() && begun.context.name.is_some() => None,
                     (_, Some(contact)) if contact.blocked => None,
                     _ if stranger && people > most => None,
+                    // who has given an address up wants nobody new by it
+                    _ if stranger && begun.own != own.public() => None,
                     (_, None) if contacts::full(&transaction)? => None,
                     (Some(writer), _) => Some((begun, writer, stranger)),
                 }
@@ -263,6 +280,9 @@ impl Mail {
             Some(contact) => {
                 self.drop_card_fetch(contact)?;
                 let info = self.contact_info(contact)?;
+                if invite.is_some() {
+                    self.warn("invite_used", format!("{} has used your invite", info.name));
+                }
                 self.emit(Event::Contact(info));
             }
             None => self.tell_group(conversation.row)?,
@@ -280,7 +300,7 @@ impl Mail {
         inviter: &Member,
         now: UnixMillis,
     ) -> Result<(), MailError> {
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let (db, vault, own) = (&self.profile.db, &self.profile.vault, &self.profile.own);
         let transaction = db.unchecked_transaction()?;
         let id = begun.group_id.as_slice().try_into().map(ConversationId);
         let known = id.map_or(Ok(None), |id| conversations::by_id(&transaction, vault, id))?;
@@ -289,6 +309,14 @@ impl Mail {
                 && begun.context.generation == blob.incoming.generation
                 && begun.context.name.is_some() == known.contact.is_none()
         });
+        // who was away may have missed that the inviter has another address
+        let before = inviter.former.map_or(Ok(None), |former| contacts::by_inbox(&transaction, vault, &former))?;
+        let moved = match &before {
+            Some(before) => {
+                contacts::succeed(&transaction, vault, before.row, &inviter.inbox, now)? != Succeeded::Known
+            }
+            None => false,
+        };
         let contact = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
         let blocked = contact.as_ref().is_some_and(|contact| contact.blocked);
         let known = known.filter(|_| !blocked);
@@ -306,13 +334,14 @@ impl Mail {
             (Some(known), _) if known.standing == Standing::Removed && !known.request => {
                 let people = conversations::requests(&transaction)?.saturating_add(begun.others.len() as u64);
                 let most = requests_max(&self.profile.network().parameters, self.profile.class());
-                Some((known, stranger)).filter(|_| !stranger || people <= most)
+                let unwanted = begun.own != own.public();
+                Some((known, stranger)).filter(|_| !stranger || (people <= most && !unwanted))
             }
             _ => None,
         };
         let joined = match admitted {
             Some((known, request)) => {
-                let (begun, _) = conversations_mls::join(&provider, &inbox.public(), welcome)?;
+                let (begun, _) = conversations_mls::join(&provider, own, welcome)?;
                 let writer = conversations_mls::own_writer(&provider, &begun.group_id)?;
                 self.card_writer(&transaction, &writer)?.map(|writer| (known, request, begun, writer))
             }
@@ -334,7 +363,8 @@ impl Mail {
         transaction.commit()?;
         // what was on its way in the old state is not in memory any more
         self.reload()?;
-        self.went_on(row, Entered { gone, regrouped: true, ..Entered::default() })?;
+        let moved = before.filter(|_| moved).map(|before| before.row).into_iter().collect();
+        self.went_on(row, Entered { gone, regrouped: true, moved, ..Entered::default() })?;
         if away {
             self.warn("added_again", format!("conversation {} goes on: a member has added you again", conversation.id));
         }

@@ -66,6 +66,7 @@ pub(super) enum Purpose {
         welcome: bool,
     },
     ReadInbox {
+        own_key: i64,
         generation: u32,
         after: u64,
     },
@@ -317,7 +318,8 @@ pub(super) struct Memory {
     pub(super) invites: BTreeMap<i64, InviteReader>,
     /// Boxes that point to a Welcome for another person's invite, with its blob.
     pub(super) pointers: BTreeMap<i64, i64>,
-    pub(super) inboxes: BTreeMap<u32, PollClock>,
+    /// Own inboxes, by key and generation.
+    pub(super) inboxes: BTreeMap<(i64, u32), PollClock>,
     /// Own commits whose slot not both replicas have.
     pub(super) commits: BTreeMap<i64, PendingCommit>,
     /// The commit slots of conversations, by conversation.
@@ -330,8 +332,8 @@ pub(super) struct Memory {
     pub(super) owing: BTreeMap<i64, Option<UnixMillis>>,
     /// Messages may wait to be sealed.
     pub(super) unsealed: bool,
-    /// The own card that is on its way or stored.
-    pub(super) card: Option<CardPlace>,
+    /// Own cards that are on their way or stored, by key.
+    pub(super) published: Vec<(i64, CardPlace)>,
     /// Documents that were held, and what contacts say of theirs.
     pub(super) marks: Marks,
     pub(super) heard: BTreeMap<i64, Heard>,

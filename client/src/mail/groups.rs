@@ -40,7 +40,7 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let begun = conversations_mls::found_group(
             &provider(&self.profile, &self.crypto, &transaction),
-            &self.profile.inbox,
+            self.profile.own.current(),
             &writer,
             &name,
             generation,
@@ -244,7 +244,7 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let mut infos = Vec::new();
         if conversation.standing != Standing::Removed {
-            let address = Address::new(self.profile.inbox.public()).to_string();
+            let address = Address::new(self.profile.own.public()).to_string();
             let state = match conversation.standing {
                 Standing::Member => MemberState::Member,
                 Standing::Away => MemberState::Away,

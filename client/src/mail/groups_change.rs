@@ -18,6 +18,7 @@ use crate::{blobs_store, commits, commits_mls, contacts, conversations};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
+use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
 impl Mail {
@@ -33,8 +34,21 @@ impl Mail {
         let (mut change, mut cuts) = (Change::default(), Vec::new());
         let current = members::current(db, conversation.row)?;
         let mut removed: Vec<_> = current.iter().filter(|member| member.leaving).copied().collect();
+        if !self.profile.own.former().is_empty() {
+            // somebody added the own address, or a former one, who did not know that both are one person's
+            for member in current.iter().filter(|member| !member.leaving) {
+                if self.is_oneself(db, member.contact)? {
+                    removed.push(*member);
+                }
+            }
+        }
         let mut size = current.len() + 1;
         for wanted in group_changes::all(db, vault, conversation.row)? {
+            if let Wanted::Add { contact, .. } | Wanted::Readd { contact, .. } = &wanted.wanted
+                && self.is_oneself(db, *contact)?
+            {
+                continue;
+            }
             match wanted.wanted {
                 Wanted::Add { contact, card: Some(card) } => {
                     if change.add.len() < ADDED_MAX
@@ -63,10 +77,19 @@ impl Mail {
             }
         }
         for member in removed {
+            if change.remove.contains(&member.leaf) {
+                continue;
+            }
             change.remove.push(member.leaf);
             cuts.push(Cut { leaf: member.leaf, at: chains::read_to(db, member.row)? });
         }
         Ok((change, cuts))
+    }
+
+    /// Whether a contact is oneself, by an address that somebody added beside the one in use.
+    fn is_oneself(&self, db: &Connection, contact: i64) -> Result<bool, MailError> {
+        let own = &self.profile.own;
+        Ok(!own.former().is_empty() && own.is_own(&contacts::by_row(db, &self.profile.vault, contact)?.inbox))
     }
 
     /// Forgets what a commit has done, whoever wrote it.
@@ -111,17 +134,15 @@ impl Mail {
         let blob = blobs_store::insert_out(transaction, vault, &manifest, welcome)?;
         blobs_store::activate(transaction, blob, generation, now)?;
         let mut letters = Vec::new();
+        let people = self.people(transaction, led)?;
         for change in group_changes::all(transaction, vault, conversation.row)? {
             let (Wanted::Add { contact, card: Some(card) } | Wanted::Readd { contact, card: Some(card) }) =
                 change.wanted
             else {
                 continue;
             };
-            let person = contacts::by_row(transaction, vault, contact)?.inbox;
             let before = members::of_contact(transaction, conversation.row, contact)?;
-            if before.is_some_and(|before| !led.removed.contains(&before.leaf))
-                || led.begun.others.iter().all(|member| member.inbox != person)
-            {
+            if before.is_some_and(|before| !led.removed.contains(&before.leaf)) || !people.contains(&contact) {
                 continue;
             }
             let body = seal_letter(&card.pointer, &Pointer::new(generation, manifest.clone()), rng)
@@ -139,13 +160,20 @@ impl Mail {
         conversation: &Conversation,
         led: &Led,
     ) -> Result<bool, MailError> {
-        for member in members::current(transaction, conversation.row)? {
-            let inbox = contacts::by_row(transaction, &self.profile.vault, member.contact)?.inbox;
-            if led.removed.contains(&member.leaf) && led.begun.others.iter().any(|other| other.inbox == inbox) {
-                return Ok(true);
-            }
+        let people = self.people(transaction, led)?;
+        let current = members::current(transaction, conversation.row)?;
+        Ok(current.iter().any(|member| led.removed.contains(&member.leaf) && people.contains(&member.contact)))
+    }
+
+    /// The contacts, under whatever address, who are in a group after a commit.
+    fn people(&self, transaction: &Transaction<'_>, led: &Led) -> Result<BTreeSet<i64>, MailError> {
+        let mut people = BTreeSet::new();
+        for member in &led.begun.others {
+            people.extend(
+                contacts::by_inbox(transaction, &self.profile.vault, &member.inbox)?.map(|contact| contact.row),
+            );
         }
-        Ok(false)
+        Ok(people)
     }
 
     /// Who was removed before they ever spoke need not be invited any more; who was added again has a letter of this commit.
@@ -156,10 +184,9 @@ impl Mail {
         led: &Led,
         confirmed: &mut Confirmed,
     ) -> Result<(), MailError> {
+        let people = self.people(transaction, led)?;
         for member in members::current(transaction, conversation.row)? {
-            let inbox = contacts::by_row(transaction, &self.profile.vault, member.contact)?.inbox;
-            let stays = led.begun.others.iter().any(|other| other.inbox == inbox);
-            if led.removed.contains(&member.leaf) && !stays {
+            if led.removed.contains(&member.leaf) && !people.contains(&member.contact) {
                 self.forget_letters(transaction, conversation.row, member.contact, confirmed)?;
             }
         }
@@ -214,7 +241,7 @@ impl Mail {
         // not again: the card that was found since must stay with the change that a staged commit makes. Nor in place of what
         // the user wants, who may have removed them
         let asked = group_changes::concern(transaction, conversation.row, member.contact)?;
-        if !member.leaving && !blocked && !asked {
+        if !member.leaving && !blocked && !asked && !self.is_oneself(transaction, member.contact)? {
             let wanted = Wanted::Readd { contact: member.contact, card: None };
             group_changes::insert(transaction, &self.profile.vault, conversation.row, &wanted)?;
         }
@@ -332,7 +359,7 @@ impl Mail {
                         conversation,
                     )?
             }
-            Side::OwnCard | Side::OneTime(_) | Side::Peer { .. } => false,
+            Side::Offer(_) | Side::Peer { .. } => false,
         })
     }
 }

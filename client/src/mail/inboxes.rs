@@ -19,32 +19,36 @@ const WELCOMES_MAX: usize = 32;
 
 impl Mail {
     /// Number of the last entry read from one replica.
-    pub(super) fn inbox_cursor(&self, generation: u32, store: StoreIndex) -> Result<u64, MailError> {
+    pub(super) fn inbox_cursor(&self, inbox: (i64, u32), store: StoreIndex) -> Result<u64, MailError> {
         Ok(self
             .profile
             .db
-            .prepare_cached("SELECT after FROM inbox_cursor WHERE generation = ?1 AND store = ?2")?
-            .query_row((generation, store.0), |row| row.get(0))
+            .prepare_cached("SELECT after FROM inbox_cursor WHERE own_key = ?1 AND generation = ?2 AND store = ?3")?
+            .query_row((inbox.0, inbox.1, store.0), |row| row.get(0))
             .optional()?
             .unwrap_or(0))
     }
 
     pub(super) fn inbox_read(
         &mut self,
-        generation: u32,
+        inbox: (i64, u32),
         after: u64,
         answers: Option<&Answers>,
         now: UnixMillis,
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
+        if self.profile.own.by_row(inbox.0).is_none() {
+            // the key was erased while the question was out
+            return Ok(());
+        }
         for (store, answer) in each(answers) {
             let Some(body) = answer.body.as_ref().filter(|_| answer.status == Status::Found) else { continue };
-            let cursor = self.inbox_cursor(generation, store)?;
+            let cursor = self.inbox_cursor(inbox, store)?;
             // an answer to another replica's number says nothing about what this one holds in between; SQLite counts
             // to i64::MAX, and no honest replica comes near
             let advances = after == cursor && answer.number > cursor && i64::try_from(answer.number).is_ok();
-            self.letter_read(generation, store, advances.then_some(answer.number), body, now, consensus, rng)?;
+            self.letter_read(inbox, store, advances.then_some(answer.number), body, now, consensus, rng)?;
         }
         Ok(())
     }
@@ -53,7 +57,7 @@ impl Mail {
     #[expect(clippy::too_many_arguments, reason = "the entry and the surroundings")]
     fn letter_read(
         &mut self,
-        generation: u32,
+        inbox: (i64, u32),
         store: StoreIndex,
         cursor: Option<u64>,
         body: &BoxBody,
@@ -66,10 +70,10 @@ impl Mail {
         if let Some(number) = cursor {
             transaction
                 .prepare_cached(
-                    "INSERT INTO inbox_cursor (generation, store, after) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (generation, store) DO UPDATE SET after = ?3",
+                    "INSERT INTO inbox_cursor (own_key, generation, store, after) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (own_key, generation, store) DO UPDATE SET after = ?4",
                 )?
-                .execute((generation, store.0, number))?;
+                .execute((inbox.0, inbox.1, store.0, number))?;
         }
         let fresh = transaction
             .prepare_cached("INSERT OR IGNORE INTO letter_seen (hash, at) VALUES (?1, ?2)")?

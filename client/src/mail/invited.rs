@@ -7,7 +7,6 @@
 use super::flight::{CardFetch, PendingBox};
 use super::writing::Confirmed;
 use super::{ContactInfo, Event, Mail, MailError, provider, stored};
-use crate::conversations_mls::key_package_of;
 use crate::inbox_letter::Pointer;
 use crate::invites::{self, Used};
 use crate::names::Name;
@@ -51,7 +50,7 @@ impl Mail {
         now: UnixMillis,
         rng: &mut impl CryptoRng,
     ) -> Result<ContactInfo, MailError> {
-        if *invite.inbox() == self.profile.inbox.public() {
+        if self.profile.own.is_own(invite.inbox()) {
             return Err(MailError::Oneself);
         }
         if !invite.is_of(&self.profile.network().genesis_hash()) {
@@ -126,16 +125,17 @@ impl Mail {
             self.memory.cards.remove(&contact);
             return Ok(());
         };
-        let inbox = contacts::by_row(db, vault, contact)?.inbox;
-        let package = offer::read(parts)
-            .ok()
-            .filter(|package| key_package_of(&provider(&self.profile, &self.crypto, db), &inbox, package).is_ok());
+        let person = contacts::by_row(db, vault, contact)?;
+        let package = match offer::read(parts) {
+            Ok(package) => self.whose_package(db, &person, &package)?.map(|_| package),
+            Err(_) => None,
+        };
         let Some(package) = package else { return self.give_up_invite(&used, "does not hold what it should") };
         let (key, secret) = used.keys();
         let transaction = db.unchecked_transaction()?;
         let chain = chains::insert_one_time(&transaction, vault, used.generation, &secret, &key, CLAIM_BOX)?;
         let claim = used.writer.public();
-        let sealed = chains::push_sealed(&transaction, &chain, claim.as_bytes(), &self.profile.inbox, rng)?;
+        let sealed = chains::push_sealed(&transaction, &chain, claim.as_bytes(), rng)?;
         invites::set_package(&transaction, vault, contact, &package, chain.row)?;
         transaction.commit()?;
         self.memory.cards.remove(&contact);
@@ -202,7 +202,7 @@ impl Mail {
         let vault = &self.profile.vault;
         let chain = chains::insert_one_time(&transaction, vault, used.generation, &secret, &used.writer, WELCOME_BOX)?;
         let pointer = Pointer::new(founded.generation, founded.manifest.clone()).to_bytes();
-        let sealed = chains::push_sealed(&transaction, &chain, &pointer, &self.profile.inbox, rng)?;
+        let sealed = chains::push_sealed(&transaction, &chain, &pointer, rng)?;
         invites::set_founded(&transaction, used.contact, founded.conversation, chain.row, founded.welcome)?;
         transaction.commit()?;
         self.memory.boxes.insert(sealed, PendingBox::new(chain.row, false));

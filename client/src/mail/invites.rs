@@ -65,7 +65,7 @@ impl Mail {
         }
         let generation = self.memory.generation.ok_or(MailError::NoDocument)?;
         let name = name.map(str::parse::<Name>).transpose()?;
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, self.profile.own.current());
         if let Some(name) = &name
             && (contacts::by_name(db, vault, name.as_str())?.is_some() || self.names_a_group(name)?)
         {
@@ -94,7 +94,7 @@ impl Mail {
         let mut boxes = Vec::with_capacity(parts.len());
         for part in &parts {
             let chain = chains::by_row(&transaction, vault, chain)?;
-            boxes.push(chains::push_sealed(&transaction, &chain, part, inbox, rng)?);
+            boxes.push(chains::push_sealed(&transaction, &chain, part, rng)?);
         }
         let new = invites::New { invite: &invite, name: name.as_ref(), writer: &writer, package: &reference, chain };
         let row = invites::insert_made(&transaction, vault, &new, now)?;
@@ -133,7 +133,7 @@ impl Mail {
             // behind what is offered, which is written on: whoever uses the invite looks for that first
             let chain = chains::skip_to(&transaction, vault, made.chain, CLAIM_BOX)?;
             let nobody = WriteKey::generate(rng).public();
-            let sealed = chains::push_sealed(&transaction, &chain, nobody.as_bytes(), &self.profile.inbox, rng)?;
+            let sealed = chains::push_sealed(&transaction, &chain, nobody.as_bytes(), rng)?;
             claimed = Some((sealed, chain.row));
         }
         let gone = self.erase_made(&transaction, &made, false, claimed.is_some())?;
@@ -146,7 +146,10 @@ impl Mail {
     }
 
     fn invite_info(&self, made: &Made) -> InviteInfo {
-        let (inbox, network) = (self.profile.inbox.public(), self.profile.network().genesis_hash());
+        let own = &self.profile.own;
+        // one that was made under an address given up since is that address's
+        let (inbox, network) =
+            (own.by_row(made.own_key).unwrap_or(own.current()).public(), self.profile.network().genesis_hash());
         let invite = Invite::new(inbox, made.seed.clone(), made.generation, made.ends_at, &network);
         InviteInfo {
             number: u64::try_from(made.row).unwrap_or_default(),

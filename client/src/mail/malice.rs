@@ -67,7 +67,7 @@ impl Scene {
     fn card(&mut self) -> Card {
         self.bob.publish_card(self.now, &self.consensus, &mut self.rng).unwrap();
         let place = CardPlace { generation: GENERATION, period: card_period(self.now, &self.consensus.parameters) };
-        let (owner, db) = (self.bob.profile.inbox.public(), &self.bob.profile.db);
+        let (owner, db) = (self.bob.profile.own.public(), &self.bob.profile.db);
         let chain = CardChain::new(owner, place);
         let boxes =
             chains::unstored(db).unwrap().into_iter().map(|(row, _, _)| chains::out_box(db, row).unwrap().unwrap());
@@ -92,10 +92,17 @@ impl Scene {
     pub(super) fn acquaint(&mut self) {
         let package = self.card().key_package;
         let (profile, writer) = (&self.mallory.profile, WriteKey::generate(&mut self.rng));
-        let to = self.bob.profile.inbox.public();
+        let to = self.bob.profile.own.public();
         let provider = provider(profile, &self.mallory.crypto, &profile.db);
-        let founded =
-            conversations_mls::found(&provider, &profile.inbox, &writer, &to, &package, GENERATION, &mut self.rng);
+        let founded = conversations_mls::found(
+            &provider,
+            profile.own.current(),
+            &writer,
+            &to,
+            &package,
+            GENERATION,
+            &mut self.rng,
+        );
         let (begun, welcome) = founded.unwrap();
         drop(provider);
         contacts::insert(&profile.db, &profile.vault, &to, true).unwrap();
@@ -118,7 +125,7 @@ impl Scene {
         let provider = provider(&self.mallory.profile, &self.mallory.crypto, db);
         let bytes = Record { seen: vec![seen], mark, content }.to_bytes();
         let sealed = conversations_mls::seal(&provider, &conversation.id.0, &bytes).unwrap();
-        let id = own.id(own.next, &self.mallory.profile.inbox);
+        let id = own.id(own.next);
         let body = boxes::seal(&own.secret, own.next, &id, &sealed, &mut self.rng).unwrap();
         chains::push_box(db, &own, &body, None).unwrap();
         (own.next, body)
@@ -170,7 +177,8 @@ fn a_welcome_of_the_last_epoch_is_dropped() {
     for epoch in [u64::MAX, 1 << 63] {
         let profile = &scene.mallory.profile;
         let provider = provider(profile, &scene.mallory.crypto, &profile.db);
-        let welcome = testing::welcome_of_epoch(&provider, &profile.inbox, &package, GENERATION, epoch, &mut scene.rng);
+        let welcome =
+            testing::welcome_of_epoch(&provider, profile.own.current(), &package, GENERATION, epoch, &mut scene.rng);
         drop(provider);
         scene.deliver(&welcome);
         scene.ticks(20);

@@ -9,10 +9,14 @@ use crate::commits::{self, OwnCommit, Parcel};
 use crate::commits_mls::{self, Applied};
 use crate::conversations::Conversation;
 use crate::conversations_mls;
+use crate::leaves_mls::OwnLeaf;
 use crate::records::{Content, NO_MARK, Record, Seen};
+use openmls::credentials::NewSignerBundle;
+use openmls::prelude::LeafNodeParameters;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use shoal_protocol::boxes::{BoxBody, WriteKey};
+use shoal_protocol::inbox::{InboxKey, InboxPublic};
 use shoal_protocol::request::{Answer, Status};
 use shoal_protocol::{Hash, StoreIndex};
 use std::time::Duration;
@@ -231,7 +235,7 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     let commit = Parcel::from_bytes(&bytes).unwrap().commit;
     let applied = commits_mls::apply(
         &provider(&theirs.profile, &theirs.crypto, &theirs.profile.db),
-        &theirs.profile.inbox.public(),
+        &theirs.profile.own,
         &id,
         1 - leaf,
         &commit,
@@ -242,7 +246,7 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
     let after = seal(&scene, 2);
     let stolen = commits_mls::apply(
         &provider(&scene.bob.profile, &scene.bob.crypto, &copy),
-        &scene.bob.profile.inbox.public(),
+        &scene.bob.profile.own,
         &id,
         1 - leaf,
         &commit,
@@ -257,4 +261,69 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
         conversations_mls::testing::exported(&provider(&scene.bob.profile, &scene.bob.crypto, &copy), &id),
         *applied.begun.exported
     );
+}
+
+/// A commit of Mallory's whose leaf is under another inbox key, which says that it succeeds another.
+fn usurped(scene: &mut Scene, key: &InboxKey, succeeds: Option<&(InboxPublic, [u8; 64])>) -> (u32, Vec<u8>) {
+    let mallory = &scene.mallory;
+    let id = conversation(mallory).id.0;
+    let transaction = mallory.profile.db.unchecked_transaction().unwrap();
+    let provider = provider(&mallory.profile, &mallory.crypto, &transaction);
+    let mut group = conversations_mls::load(&provider, &id).unwrap();
+    let signer = conversations_mls::own_signer(&provider, &group).unwrap();
+    let writer = WriteKey::generate(&mut scene.rng);
+    let leaf = OwnLeaf::new(&provider, key, succeeds, &writer, &mut scene.rng).unwrap();
+    let renewed = NewSignerBundle { signer: &leaf.signer, credential_with_key: leaf.credential };
+    let parameters = LeafNodeParameters::builder().with_extensions(leaf.extensions).build();
+    let bundle = group.commit_builder().force_self_update(true).leaf_node_parameters(parameters);
+    let bundle = bundle
+        .load_psks(openmls_traits::OpenMlsProvider::storage(&provider))
+        .unwrap()
+        .build_with_new_signer(
+            openmls_traits::OpenMlsProvider::rand(&provider),
+            openmls_traits::OpenMlsProvider::crypto(&provider),
+            &signer,
+            renewed,
+            |_| true,
+        )
+        .unwrap()
+        .stage_commit(&provider)
+        .unwrap();
+    let at = group.own_leaf_index().u32();
+    let (commit, ..) = bundle.into_messages();
+    (at, tls_codec::Serialize::tls_serialize_detached(&commit).unwrap())
+}
+
+#[test]
+fn a_leaf_changes_its_owner_only_when_the_one_before_has_signed_it() {
+    let mut scene = Scene::new(55);
+    scene.acquaint();
+    let (old, next) = (scene.mallory.profile.own.current().clone(), InboxKey::generate(&mut scene.rng));
+    let thief = InboxKey::generate(&mut scene.rng);
+    let id = conversation(&scene.bob).id.0;
+    let cases = [
+        ("no word of the owner so far", None, false),
+        ("somebody else's word", Some((old.public(), thief.sign_succession(&next.public()))), false),
+        ("a word for another key", Some((old.public(), old.sign_succession(&thief.public()))), false),
+        (
+            "a word of somebody who never was in it",
+            Some((thief.public(), thief.sign_succession(&next.public()))),
+            false,
+        ),
+        ("the owner's word", Some((old.public(), old.sign_succession(&next.public()))), true),
+    ];
+    for (what, succeeds, counts) in cases {
+        let (leaf, commit) = usurped(&mut scene, &next, succeeds.as_ref());
+        let bob = &scene.bob;
+        let transaction = bob.profile.db.unchecked_transaction().unwrap();
+        let provider = provider(&bob.profile, &bob.crypto, &transaction);
+        match commits_mls::apply(&provider, &bob.profile.own, &id, leaf, &commit) {
+            Ok(Applied::On(led)) => {
+                assert!(counts, "{what}");
+                assert_eq!((led.moved, led.begun.others[0].inbox), (vec![leaf], next.public()));
+            }
+            Err(GroupError::Refused(why)) => assert!(!counts, "{what}: {why}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
 }

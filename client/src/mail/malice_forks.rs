@@ -221,7 +221,7 @@ fn last_mark(scene: &mut Scene) -> Mark {
     let last = "SELECT max(box) FROM box_out WHERE chain = ?1";
     let row: i64 = bob.db.query_row(last, [own.row], |row| row.get(0)).unwrap();
     let out = chains::out_box(&bob.db, row).unwrap().unwrap();
-    let sealed = boxes::open(&own.secret, out.j, &own.id(out.j, &bob.inbox), &out.body).unwrap();
+    let sealed = boxes::open(&own.secret, out.j, &own.id(out.j), &out.body).unwrap();
     let provider = provider(mallory, &scene.mallory.crypto, &mallory.db);
     let opened = conversations_mls::open(&provider, &theirs.id.0, own.leaf, &sealed).unwrap();
     Record::from_bytes(&opened).unwrap().mark

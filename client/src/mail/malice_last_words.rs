@@ -61,7 +61,7 @@ fn read_by_mallory(scene: &Scene, stores: &Stores) -> Vec<u8> {
     let provider = provider(mallory, &scene.mallory.crypto, &mallory.db);
     let mut certificate = Vec::new();
     for j in 0..own.next {
-        let id = own.id(j, &bob.inbox);
+        let id = own.id(j);
         let sealed = boxes::open(&own.secret, j, &id, stores.get(&id).unwrap()).unwrap();
         let opened = conversations_mls::open(&provider, &theirs.id.0, own.leaf, &sealed).unwrap();
         if let Content::Proof { number, part, .. } = Record::from_bytes(&opened).unwrap().content {

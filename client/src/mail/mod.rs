@@ -36,6 +36,7 @@ mod malice_forks;
 mod malice_last_words;
 mod parts;
 mod proofs;
+mod readdressing;
 mod receiving;
 mod sending;
 mod showing;
@@ -48,6 +49,7 @@ mod verifying;
 mod wants;
 mod writing;
 
+pub use crate::notices::Notice;
 pub use groups::Accepted;
 pub use invites::{INVITES_MAX, InviteInfo};
 pub use timeline::{
@@ -64,7 +66,8 @@ use crate::marks::Marks;
 use crate::profile::{Opener, Profile, ProfileId, Protector, evidence};
 use crate::want::{Ticket, Want};
 use crate::{
-    blobs_store, contacts, conversations, group_changes, invites as own_invites, marks_heard, members, proofs_owed,
+    blobs_store, contacts, conversations, group_changes, invites as own_invites, marks_heard, members, notices,
+    proofs_owed,
 };
 use flight::{Flight, InviteReader, Memory, PendingBox, Purpose, Reader};
 use openmls_rust_crypto::RustCrypto;
@@ -244,8 +247,8 @@ impl Mail {
                 self.card_read(*contact, *place, *j, answers, now, consensus, rng)
             }
             Purpose::GetClaim { invite, welcome } => self.claim_read(*invite, *welcome, answers, now, consensus),
-            Purpose::ReadInbox { generation, after } => {
-                self.inbox_read(*generation, *after, answers, now, consensus, rng)
+            Purpose::ReadInbox { own_key, generation, after } => {
+                self.inbox_read((*own_key, *generation), *after, answers, now, consensus, rng)
             }
             Purpose::PutCommit { row } => self.slot_written(*row, flight, answers, now, consensus, rng),
             Purpose::GetSlot { conversation, epoch, slot } => {
@@ -291,7 +294,7 @@ impl Mail {
     /// The own address, `shoal1…`.
     #[must_use]
     pub fn address(&self) -> String {
-        Address::new(self.profile.inbox.public()).to_string()
+        Address::new(self.profile.own.public()).to_string()
     }
     /// The conversation that proved this profile to be an older copy of itself: nothing is sent while this is set.
     #[must_use]
@@ -325,8 +328,28 @@ impl Mail {
         self.events.push_back(event);
     }
 
+    /// Tells the user something, now and until it was seen.
     fn warn(&mut self, code: &'static str, message: impl Into<String>) {
-        self.emit(Event::Warning { code, message: message.into() });
+        let message = message.into();
+        let kept = notices::insert(&self.profile.db, &self.profile.vault, code, &message, self.memory.latest);
+        // what cannot be kept is said all the same: whatever ails the profile, the next step tells
+        drop(kept);
+        self.emit(Event::Warning { code, message });
+    }
+
+    /// What the user was told and has not seen, oldest first; at most 16.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn notices(&self) -> Result<Vec<Notice>, MailError> {
+        notices::all(&self.profile.db, &self.profile.vault)
+    }
+    /// The user has seen them up to this number.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn notices_seen(&mut self, number: u64) -> Result<(), MailError> {
+        notices::seen(&self.profile.db, number)
     }
 
     fn next_ticket(&mut self) -> Ticket {
@@ -363,6 +386,7 @@ impl Mail {
             plan: true,
             owing,
             generation: self.memory.generation,
+            latest: self.memory.latest,
             marks: Marks::load(db, vault)?,
             heard: marks_heard::load_heard(db, vault)?,
             owed: proofs_owed::load(db, vault)?,

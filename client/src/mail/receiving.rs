@@ -61,7 +61,7 @@ impl Mail {
     ) -> Result<(), MailError> {
         let Some(reader) = self.memory.readers.get_mut(&row) else { return Ok(()) };
         reader.returned(j);
-        let id = reader.chain.id(j, &self.profile.inbox);
+        let id = reader.chain.id(j);
         let mut opened = None;
         let mut elsewhere = None;
         let mut empty = false;

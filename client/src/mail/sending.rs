@@ -157,7 +157,7 @@ impl Mail {
         let provider = provider(&self.profile, &self.crypto, transaction);
         let plaintext = zeroize::Zeroizing::new(record.to_bytes());
         let ciphertext = conversations_mls::seal(&provider, &conversation.id.0, &plaintext)?;
-        let id = own.id(own.next, &self.profile.inbox);
+        let id = own.id(own.next);
         let body = boxes::seal(&own.secret, own.next, &id, &ciphertext, rng)
             .map_err(|_| MailError::Mls("a record does not fit into its box".to_owned()))?;
         let row = chains::push_box(transaction, own, &body, message)?;

@@ -328,7 +328,7 @@ impl Mail {
         let sealed = self.seal_end(&transaction, &conversation, &own, hash, rng)?;
         let applied = commits_mls::apply(
             &provider(&self.profile, &self.crypto, &transaction),
-            &self.profile.inbox.public(),
+            &self.profile.own,
             &conversation.id.0,
             leaf,
             &parcel.commit,

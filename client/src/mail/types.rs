@@ -339,6 +339,9 @@ pub enum MailError {
     /// What only a group can do, or somebody who is not in it.
     #[error("{0}")]
     Group(&'static str),
+    /// The own address cannot be given up now.
+    #[error("{0}")]
+    Address(&'static str),
     /// Neither a contact, nor an address, nor a conversation.
     #[error("no contact, address or conversation {0:?}")]
     Unknown(String),

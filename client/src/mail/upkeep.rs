@@ -31,6 +31,8 @@ impl Mail {
         self.memory.upkeep_at = now.plus((half / RUNS).max(Duration::from_secs(1)));
         self.settle_blobs(now, consensus, rng)?;
         self.forget_old_cards(now, consensus)?;
+        self.forget_former_keys(now)?;
+        contacts::forget_former(&self.profile.db, now.minus(half.saturating_mul(4)))?;
         self.end_invites(now, half, consensus)?;
         self.end_used(now, consensus, rng)?;
         self.leave_unlisted(consensus)?;

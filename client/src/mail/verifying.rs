@@ -22,17 +22,22 @@ impl Mail {
     pub fn safety_number(&self, who: &str) -> Result<Verification, MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let (contact, inbox) = match who.parse::<Address>() {
-            Ok(address) => (contacts::by_inbox(db, vault, address.inbox())?, *address.inbox()),
+            Ok(address) => {
+                let contact = contacts::by_inbox(db, vault, address.inbox())?;
+                // by whatever address somebody is named: the number is that of the one of now
+                let inbox = contact.as_ref().map_or(*address.inbox(), |contact| contact.inbox);
+                (contact, inbox)
+            }
             Err(_) => {
                 let contact = contacts::by_name(db, vault, who)?.ok_or_else(|| MailError::Unknown(who.to_owned()))?;
                 let inbox = contact.inbox;
                 (Some(contact), inbox)
             }
         };
-        let own = self.profile.inbox.public();
-        if inbox == own {
+        if self.profile.own.is_own(&inbox) {
             return Err(MailError::Oneself);
         }
+        let own = self.profile.own.public();
         let contact = match contact {
             Some(contact) => self.contact_info(contact.row)?,
             None => {

@@ -47,17 +47,17 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Want>, MailError> {
         let Some(contested) = self.memory.boxes.get(&row).map(|pending| pending.contested) else { return Ok(None) };
-        let (db, vault, inbox) = (&self.profile.db, &self.profile.vault, &self.profile.inbox);
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
         let Some(out) = chains::out_box(db, row)? else {
             self.memory.boxes.remove(&row);
             return Ok(None);
         };
         let chain = chains::by_row(db, vault, out.chain)?;
-        let id = chain.id(out.j, inbox);
+        let id = chain.id(out.j);
         let (operation, purpose) = if contested {
             (Operation::Get { id }, Purpose::Contested { row })
         } else {
-            let signature = chain.sign(out.j, &out.body, inbox).ok_or(MailError::Damaged("a box of a peer's chain"))?;
+            let signature = chain.sign(out.j, &out.body).ok_or(MailError::Damaged("a box of a peer's chain"))?;
             (Operation::Put { id, signature, body: out.body }, Purpose::PutBox { row })
         };
         // what lies at the replica that has not ours is the question
@@ -135,7 +135,7 @@ impl Mail {
         let reader = self.memory.readers.get_mut(&chain)?;
         reader.clock.wind(mean_gap(rank, &consensus.parameters), now, rng);
         let j = reader.next()?;
-        let (id, generation) = (reader.chain.id(j, &self.profile.inbox), reader.chain.generation);
+        let (id, generation) = (reader.chain.id(j), reader.chain.generation);
         let order = reader.first.take().and_then(|first| {
             let placement = place(consensus, generation, &id)?;
             if placement[1] == first { Some([placement[1], placement[0]]) } else { Some(placement) }
@@ -150,23 +150,25 @@ impl Mail {
 
     pub(super) fn want_inbox(
         &mut self,
-        generation: u32,
+        (own_key, generation): (i64, u32),
         now: UnixMillis,
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Want>, MailError> {
-        if let Some(clock) = self.memory.inboxes.get_mut(&generation) {
-            clock.wind(mean_gap(Rank::Inbox, &consensus.parameters), now, rng);
+        let gap = self.inbox_gap(consensus);
+        if let Some(clock) = self.memory.inboxes.get_mut(&(own_key, generation)) {
+            clock.wind(gap, now, rng);
         }
-        let id = inbox_id(&self.profile.inbox.public(), generation);
+        let Some(inbox) = self.profile.own.by_row(own_key) else { return Ok(None) };
+        let id = inbox_id(&inbox.public(), generation);
         let Some([first, second]) = place(consensus, generation, &id) else { return Ok(None) };
         let order = if rng.random::<bool>() { [second, first] } else { [first, second] };
         // each replica has its own numbering: the question is for the one that is asked first
-        let after = self.inbox_cursor(generation, order[0])?;
+        let after = self.inbox_cursor((own_key, generation), order[0])?;
         let epoch = consensus.schedule().epoch_at(now);
-        let signature = self.profile.inbox.sign_read(generation, after, epoch);
+        let signature = inbox.sign_read(generation, after, epoch);
         let operation = Operation::Read { id, signature, after, epoch };
-        let purpose = Purpose::ReadInbox { generation, after };
+        let purpose = Purpose::ReadInbox { own_key, generation, after };
         Ok(self.launch(Rank::Inbox, generation, operation, purpose, Some(order), now, consensus, rng))
     }
 

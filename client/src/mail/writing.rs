@@ -88,7 +88,7 @@ impl Mail {
     ) -> Result<(), MailError> {
         let Some(out) = chains::out_box(&self.profile.db, row)? else { return Ok(()) };
         let chain = chains::by_row(&self.profile.db, &self.profile.vault, out.chain)?;
-        let id = chain.id(out.j, &self.profile.inbox);
+        let id = chain.id(out.j);
         let mut stored = out.stored;
         let (mut other, mut looked) = (false, false);
         for (store, answer) in each(answers) {
@@ -121,7 +121,7 @@ impl Mail {
             (Side::Own(_), Some(conversation)) => {
                 self.stop(conversation)?;
             }
-            (Side::OneTime(_), _) => self.claimed_by_another(row, chain.row)?,
+            (Side::Offer(_), _) if !self.is_card(chain.row)? => self.claimed_by_another(row, chain.row)?,
             _ => {
                 // a card's chain secret is known to all who know the address, so this proves nothing: leave the box
                 chains::delete_box(&self.profile.db, row)?;

@@ -39,11 +39,13 @@ pub use protector::{KeyringEntry, Opener, ProfileId, Protection, Protector, Wrap
 pub use vault::{Entered, NotSealedHere, SealedJson, SealedJsonError, Vault};
 
 use crate::mail::{MailError, RateClass};
+use crate::own_keys::{self, OwnKeys};
 use disk::{lock, sync_dir, write_private};
 use openmls_sqlite_storage::SqliteStorageProvider;
 use rand::CryptoRng;
 use received_files::ReceivedFiles;
 use rusqlite::{Connection, OptionalExtension as _};
+use shoal_protocol::UnixMillis;
 use shoal_protocol::inbox::InboxKey;
 use shoal_protocol::network::{Hints, NetworkFile};
 use std::fs::{self, File, OpenOptions};
@@ -52,7 +54,6 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 const SETTING: &str = "setting";
-const INBOX_KEY: &str = "mail.inbox_key";
 const RATE_CLASS: &str = "mail.rate_class";
 /// Longest value of a setting: the newest consensus with its certificate (400 KB at 1,000 nodes) fits several times.
 pub const SETTING_SIZE_MAX: usize = 4 << 20;
@@ -64,8 +65,8 @@ pub struct Profile {
     pub db: Connection,
     /// Seals what goes into it.
     pub vault: Vault,
-    /// The person's key.
-    pub inbox: InboxKey,
+    /// The person's keys.
+    pub own: OwnKeys,
     /// What arrived.
     pub(crate) files: ReceivedFiles,
     network: NetworkFile,
@@ -110,13 +111,13 @@ impl Profile {
         let key = Vault::fresh_key(rng);
         let key_file = KeyFile::create(id, &key, protector, rng).map_err(|_| MailError::NoMemory)?;
         let vault = Vault::new(&key);
-        let inbox = InboxKey::generate(rng);
         let mut db = open_database(&dir.join("profile.db"))?;
         prepare(&mut db)?;
+        own_keys::insert(&db, &vault, &InboxKey::generate(rng), UnixMillis(0))?;
+        let own = own_keys::load(&db, &vault)?;
         let files = ReceivedFiles::open(dir, key_file.protection() != Protection::File)?;
         let dir = dir.to_path_buf();
-        let profile = Self { dir, db, vault, inbox, files, network: network.clone(), class, _lock: lock };
-        profile.set_setting(INBOX_KEY, profile.inbox.seed().as_slice())?;
+        let profile = Self { dir, db, vault, own, files, network: network.clone(), class, _lock: lock };
         profile.set_setting(RATE_CLASS, class_name(class).as_bytes())?;
         key_file.write(&profile.dir)?;
         sync_dir(&profile.dir)?;
@@ -143,20 +144,17 @@ impl Profile {
         let network = NetworkFile::parse(&network_text).map_err(|error| MailError::Network(error.to_string()))?;
         let mut db = open_database(&dir.join("profile.db"))?;
         prepare(&mut db)?;
-        let setting = |name| -> Result<Zeroizing<Vec<u8>>, MailError> {
-            read_setting(&db, &vault, name)?.ok_or(MailError::Damaged("the profile has no key of its own"))
-        };
-        let seed: Zeroizing<[u8; 32]> =
-            Zeroizing::new(setting(INBOX_KEY)?.as_slice().try_into().map_err(|_| MailError::Damaged("inbox key"))?);
-        let class = match setting(RATE_CLASS)?.as_slice() {
+        let own = own_keys::load(&db, &vault)?;
+        let class =
+            read_setting(&db, &vault, RATE_CLASS)?.ok_or(MailError::Damaged("the profile has no rate class"))?;
+        let class = match class.as_slice() {
             b"low" => RateClass::Low,
             _ => RateClass::Normal,
         };
-        let inbox = InboxKey::from_seed(&seed);
         let files = ReceivedFiles::open(dir, key_file.protection() != Protection::File)?;
         // a change of the protection that was interrupted is completed
         files.settle(&vault, |_, _| {})?;
-        Ok(Self { dir: dir.to_path_buf(), db, vault, inbox, files, network, class, _lock: lock })
+        Ok(Self { dir: dir.to_path_buf(), db, vault, own, files, network, class, _lock: lock })
     }
 
     /// The key in a key file, or why it does not open.

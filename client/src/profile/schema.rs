@@ -2,14 +2,22 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 6;
+pub(super) const FORMAT: u32 = 7;
 
-/// Everything of format 6 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
+/// Everything of format 7 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
 CREATE TABLE setting (
     name TEXT PRIMARY KEY,
     value BLOB NOT NULL                       -- sealed
 ) WITHOUT ROWID;
+
+-- own inbox keys; the newest is behind the own address
+CREATE TABLE own_key (
+    own_key INTEGER PRIMARY KEY AUTOINCREMENT,
+    seed BLOB NOT NULL,                       -- sealed
+    public BLOB NOT NULL UNIQUE,              -- sealed public half
+    read_until INTEGER                        -- until when the inbox of one that was given up is read; NULL: the current one
+);
 
 CREATE TABLE contact (
     contact INTEGER PRIMARY KEY,
@@ -20,6 +28,15 @@ CREATE TABLE contact (
     wanted_at INTEGER                         -- a message waits for the contact's card since then
 );
 
+-- inbox keys that contacts had before
+CREATE TABLE contact_former (
+    inbox BLOB PRIMARY KEY,                   -- sealed
+    contact INTEGER NOT NULL REFERENCES contact ON DELETE CASCADE,
+    number INTEGER NOT NULL,                  -- order in which they were given up
+    at INTEGER NOT NULL                       -- when that was heard
+) WITHOUT ROWID;
+CREATE INDEX contact_former_of ON contact_former (contact);
+
 CREATE TABLE conversation (
     conversation INTEGER PRIMARY KEY,
     contact INTEGER REFERENCES contact,       -- the other member of two; NULL: a group
@@ -28,6 +45,8 @@ CREATE TABLE conversation (
     group_id BLOB NOT NULL UNIQUE,            -- sealed
     epoch INTEGER NOT NULL,                   -- group epoch of the MLS state
     generation INTEGER NOT NULL,              -- of that epoch
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose the own leaf is
+    succession BLOB,                          -- sealed: the key that the own leaf was under before, and its word for this one
     request INTEGER NOT NULL,                 -- 1: a stranger's, not accepted
     active_at INTEGER NOT NULL,               -- last activity either way, milliseconds
     owing INTEGER NOT NULL DEFAULT 0,         -- 1: a message was shown that its writer was not told of
@@ -100,7 +119,7 @@ CREATE TABLE commit_out (
     UNIQUE (conversation, epoch)
 );
 
--- one member's boxes in one group epoch; when conversation is NULL, a card's (without a write key) or an invite's
+-- one member's boxes in one group epoch; when conversation is NULL, a card's or an invite's
 CREATE TABLE chain (
     chain INTEGER PRIMARY KEY,
     conversation INTEGER REFERENCES conversation,
@@ -222,7 +241,8 @@ CREATE TABLE card (
     writer BLOB NOT NULL,                     -- sealed seed of the write key of conversations joined through it
     package BLOB NOT NULL,                    -- sealed reference of the key package
     chain INTEGER NOT NULL REFERENCES chain,
-    UNIQUE (generation, period)
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose it is
+    UNIQUE (own_key, generation, period)
 );
 
 -- own invites that are not over
@@ -236,6 +256,7 @@ CREATE TABLE invite_made (
     writer BLOB NOT NULL,                     -- sealed seed of the write key in the key package
     package BLOB NOT NULL,                    -- sealed reference of the key package
     chain INTEGER NOT NULL REFERENCES chain,  -- where the key package lies
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose it is
     claim BLOB,                               -- sealed write key of whoever uses it
     welcome INTEGER                           -- the Welcome, being fetched: a blob_in
 );
@@ -255,16 +276,24 @@ CREATE TABLE invite_used (
 );
 
 CREATE TABLE inbox_cursor (
+    own_key INTEGER NOT NULL REFERENCES own_key, -- whose inbox
     generation INTEGER NOT NULL,
     store INTEGER NOT NULL,
     after INTEGER NOT NULL,
-    PRIMARY KEY (generation, store)
+    PRIMARY KEY (own_key, generation, store)
 ) WITHOUT ROWID;
 
 CREATE TABLE letter_seen (
     hash BLOB PRIMARY KEY,                    -- sealed hash of the body
     at INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- what the user was told and has not seen yet
+CREATE TABLE notice (
+    notice INTEGER PRIMARY KEY AUTOINCREMENT,
+    text BLOB NOT NULL UNIQUE,                -- sealed: a word for programs, and a sentence
+    at BLOB NOT NULL                          -- sealed: when
+);
 
 -- documents of the consensus that were held; which, says when the client ran: sealed
 CREATE TABLE document_held (

@@ -69,6 +69,7 @@ fn somebody_begins_and_writes_in_a_browser() {
     a_contact_is_added_by_keyboard(&mut browser, &tab, &net, folder.path());
     verified_by_number(&mut browser, &tab, &bob);
     a_group(&mut browser, &tab, &bob);
+    other_addresses(&mut browser, &tab, &bob, &address);
     // but for the address that was refused, and what is no picture, each time it is drawn, nothing went wrong in the page
     let complaints = browser.complaints();
     let expected = |line: &String| {
@@ -270,6 +271,36 @@ fn a_group(browser: &mut Browser, tab: &Tab, bob: &Person) {
     let named = "[...document.querySelectorAll('.theirs .from')].at(-1).textContent.startsWith('bob')";
     browser.until(tab, "it says who wrote", SOON, named);
     draw(browser, tab, "12-group");
+}
+
+/// Both take other addresses; each other follows, and what was said meanwhile is there until it was seen.
+fn other_addresses(browser: &mut Browser, tab: &Tab, bob: &Person, before: &str) {
+    eprintln!("other addresses");
+    browser.click(tab, "#my-address");
+    browser.until(tab, "the address is shown", SOON, "document.querySelector('#own-address')");
+    browser.click(tab, "#new-address");
+    browser.until(tab, "it is asked about", SOON, &says("It cannot be taken back"));
+    draw(browser, tab, "13-new-address");
+    browser.click(tab, "#take-address");
+    let other = format!("(document.querySelector('#own-address')?.textContent ?? '{before}') !== '{before}'");
+    browser.until(tab, "the new one is shown", SOON, &other);
+    let address = browser.evaluate(tab, "document.querySelector('#own-address').textContent");
+    browser.key(tab, "Escape");
+    browser.until(tab, "the dialog is gone", SOON, "!document.querySelector('dialog')");
+    until("bob has it", ARRIVAL, || {
+        bob.run(["contacts"]).lines.iter().any(|one| one["address"] == address).then_some(())
+    });
+    let told = bob.run(["status", "--seen"]).lines[0]["notices"].clone();
+    assert!(told.as_array().is_some_and(|told| told.iter().any(|one| one["code"] == "new_address")), "{told}");
+    assert_eq!(bob.run(["status"]).lines[0]["notices"], serde_json::json!([]), "seen");
+
+    assert_eq!(bob.run(["address", "--new"]).code, 0);
+    browser.until(tab, "the bar has a notice", ARRIVAL, "document.querySelector('#told')");
+    browser.click(tab, "#told");
+    browser.until(tab, "it is said", SOON, &says("bob has another address now"));
+    draw(browser, tab, "14-notices");
+    browser.key(tab, "Enter");
+    browser.until(tab, "it is seen", SOON, "!document.querySelector('dialog') && !document.querySelector('#told')");
 }
 
 /// A layer is gone: packets go out and none comes back.

@@ -95,11 +95,17 @@ pub(crate) enum Command {
     Chat,
     /// Stop the daemon (its cover traffic stops too)
     Down,
-    /// Print your address: what you give to others
+    /// Print your address: what you give to others; or give it up for another one
     Address {
         /// Draw it as a QR code too
         #[arg(long)]
         qr: bool,
+        /// Take another address
+        ///
+        /// For an address that has come into wrong hands. People with whom there is a conversation follow by themselves,
+        /// in groups too; whoever only has the old address does not reach you any more. It cannot be taken back.
+        #[arg(long)]
+        new: bool,
     },
     /// Add a contact by an address or an invite, or give one another name
     ///
@@ -246,8 +252,12 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         class: Option<Class>,
     },
-    /// Connection, anonymity now, queue
-    Status,
+    /// Connection, anonymity now, queue, and what you may have missed
+    Status {
+        /// Forget the notices once they are shown
+        #[arg(long)]
+        seen: bool,
+    },
     /// Look for what may be wrong, and say what to do
     Doctor,
 }

@@ -125,7 +125,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
         | Command::Read { .. }
         | Command::Network { .. }
         | Command::Rate { .. }
-        | Command::Status
+        | Command::Status { .. }
         | Command::Doctor => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder
@@ -148,7 +148,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
             Command::Chat => chat::chat(&profile, out).await,
             Command::Web => web::web(&profile, out).await,
             Command::Down => daemon::down(&profile, out).await,
-            Command::Address { qr } => people::address(&profile, qr, out).await,
+            Command::Address { qr, new } => people::address(&profile, qr, new, out).await,
             Command::Add { name, address } => people::add(&profile, name, address, out).await,
             Command::Invite { list: true, .. } => invites::list(&profile, out).await,
             Command::Invite { withdraw: Some(number), .. } => invites::withdraw(&profile, number, out).await,
@@ -174,7 +174,7 @@ fn run(args: Args, out: &Out) -> Result<(), Problem> {
                 network::update(&profile, &file, out).await
             }
             Command::Rate { class } => rate::rate(&profile, class, out).await,
-            Command::Status => status::status(&profile, out).await,
+            Command::Status { seen } => status::status(&profile, seen, out).await,
             Command::Doctor => status::doctor(&profile, out).await,
         }
     })

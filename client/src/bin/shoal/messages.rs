@@ -190,7 +190,8 @@ fn late(sent: &SentLine, status: Option<&Status>, waited: Duration) -> Failure {
         None => ("nobody says why", "see shoal status"),
     };
     let message = format!("after {waited} the message is {word}: {why}");
-    Failure::new(Exit::Temporary, "timeout", message, format!("{next}. Do not send it again"))
+    let next = format!("{next}. Do not send it again; it is {} (to take a file back: shoal cancel)", sent.id);
+    Failure::new(Exit::Temporary, "timeout", message, next)
 }
 
 fn word(state: MessageState) -> &'static str {

@@ -14,17 +14,30 @@ use crate::time::readable;
 #[derive(Deserialize)]
 struct AddressLine {
     address: String,
+    moving: u64,
 }
 
-pub(crate) async fn address(profile: &Path, drawn: bool, out: &Out) -> Result<(), Problem> {
-    let AddressLine { address } = reach(profile, out).await?.call(Call::Address).await?;
+pub(crate) async fn address(profile: &Path, drawn: bool, new: bool, out: &Out) -> Result<(), Problem> {
+    let call = if new { Call::NewAddress } else { Call::Address };
+    let AddressLine { address, moving } = reach(profile, out).await?.call(call).await?;
+    let mut note = String::new();
+    if new {
+        note.push_str("\nThis is your address from now on. Strangers who write to the one before it are not heard.");
+    }
+    if moving > 0 {
+        let conversations = if moving == 1 { "1 conversation has" } else { &format!("{moving} conversations have") };
+        note.push_str(&format!(
+            "\n{conversations} not heard of it yet: that takes up to an hour while shoal runs (shoal address)."
+        ));
+    }
     if !drawn {
-        return out.either(&json!({ "address": address }), || address.clone());
+        return out.either(&json!({ "address": address, "moving": moving }), || format!("{address}{note}"));
     }
     // what the code holds: in capitals it is smaller, and an address all the same
-    out.either(&json!({ "address": address, "qr": address.to_uppercase() }), || match qr::drawn(&address) {
-        Ok(drawn) => format!("{drawn}\n\n{address}"),
-        Err(too_small) => format!("{address}\n({too_small})"),
+    let line = json!({ "address": address, "moving": moving, "qr": address.to_uppercase() });
+    out.either(&line, || match qr::drawn(&address) {
+        Ok(drawn) => format!("{drawn}\n\n{address}{note}"),
+        Err(too_small) => format!("{address}\n({too_small}){note}"),
     })
 }
 
@@ -52,6 +65,9 @@ async fn changed(profile: &Path, call: Call, done: &str, out: &Out) -> Result<()
             AcceptedLine::Group(group) => return format!("{done} group {}", plain(&group.name)),
         };
         let name = plain(&contact.name);
+        if let Some(was) = &contact.was {
+            return format!("{} is called {name} now: it is the same person's address", plain(was));
+        }
         if contact.name == contact.address && !contact.blocked {
             format!("{done} {name}\n  to give it a name: shoal add NAME {name}")
         } else {

@@ -23,9 +23,15 @@ const CONNECT_RETRY: Duration = Duration::from_millis(200);
 /// Below this share of returning loops `doctor` complains; ordinary loss is a few in a hundred.
 const SURVIVAL_MIN: f64 = 0.8;
 
-pub(crate) async fn status(profile: &Path, out: &Out) -> Result<(), Problem> {
-    let status: Status = reach(profile, out).await?.call(Call::Status).await?;
-    out.either(&status, || human(&status))
+pub(crate) async fn status(profile: &Path, seen: bool, out: &Out) -> Result<(), Problem> {
+    let mut caller = reach(profile, out).await?;
+    let status: Status = caller.call(Call::Status).await?;
+    out.either(&status, || human(&status))?;
+    if let Some(last) = status.notices.last().filter(|_| seen) {
+        // after they were shown
+        let _: serde_json::Value = caller.call(Call::NoticesSeen { number: last.number }).await?;
+    }
+    Ok(())
 }
 
 /// All of it in lines.
@@ -86,6 +92,12 @@ pub(crate) fn human(status: &Status) -> String {
         let (what, next) = dispute.advice();
         lines.push(format!("WARNING     since {}: {}", readable(dispute.since), plain(&what)));
         lines.push(format!("            {}", plain(&next)));
+    }
+    for notice in &status.notices {
+        lines.push(format!("Notice      {}: {}", readable(notice.at), plain(&notice.message)));
+    }
+    if !status.notices.is_empty() {
+        lines.push("            to forget them: shoal status --seen".to_owned());
     }
     if status.older_copy.is_some() {
         lines.push(format!("Profile     {OLDER_COPY}; {OLDER_COPY_NEXT}"));

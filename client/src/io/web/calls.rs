@@ -18,6 +18,7 @@ use crate::web::sessions::IDLE;
 /// Calls that a session may make. A call that is in neither list does not get here: what is new is thought about first.
 pub(super) const CALLS: &[&str] = &[
     "address",
+    "new_address",
     "add",
     "invite",
     "invites",
@@ -42,6 +43,7 @@ pub(super) const CALLS: &[&str] = &[
     "seen",
     "estimate",
     "status",
+    "notices_seen",
     "rate",
     "network",
     "network_update",

@@ -45,7 +45,7 @@ const app = {
   },
   async showAddress() {
     try {
-      await showAddress((await call("address")).address);
+      await showAddress(await call("address"));
     } catch (error) {
       complain(error);
     }

@@ -5,23 +5,40 @@ import { title } from "./chats.js";
 import { button, complain, dialog, el, field, icon, notice } from "./dom.js";
 import { short } from "./words.js";
 
-/** The own address, to be given to others. */
-export async function showAddress(address) {
+/** The own address, to be given to others; or given up for another one. */
+export async function showAddress({ address, moving }) {
   const code = el("img", { class: "code", alt: "Your address as a QR code", width: 240, height: 240 });
   const url = await blob("/api/address.svg").then((content) => URL.createObjectURL(content)).catch(() => null);
   if (url) code.src = url;
-  await dialog("My address", (close) => [
+  const wanted = await dialog("My address", (close) => [
     el("p", {}, "Give it to people who shall write to you. Who has it can send you a request; you decide."),
     url ? code : null,
     el("p", { class: "address", id: "own-address" }, address),
+    moving ? el("p", { class: "hint" }, `${moving === 1 ? "One conversation has" : `${moving} conversations have`} not heard of it yet. That takes up to an hour while this client runs.`) : null,
     el(
       "div",
       { class: "buttons" },
+      button("New address…", () => close("new"), { class: "second", id: "new-address" }),
       button("Copy", () => navigator.clipboard.writeText(address).then(() => notice("Copied"), () => notice("It cannot be copied here: mark it and copy it by hand", "bad")), { class: "first", autofocus: true }),
       button("Done", () => close(), { class: "second" }),
     ),
   ].filter(Boolean));
   if (url) URL.revokeObjectURL(url);
+  if (wanted === "new" && (await changeAddress())) await showAddress(await call("address"));
+}
+
+/** Whether the user gave the address up. */
+function changeAddress() {
+  return dialog("New address", (close) => [
+    el("p", {}, "For an address that has come into wrong hands. People with whom you have a conversation follow by themselves, in groups too."),
+    el("p", {}, "Whoever only has the old address does not reach you any more. It cannot be taken back."),
+    el(
+      "div",
+      { class: "buttons" },
+      button("Take a new address", () => call("new_address").then(() => close(true), complain), { class: "first", id: "take-address" }),
+      button("Keep it", () => close(false), { class: "second", autofocus: true }),
+    ),
+  ]);
 }
 
 /** A form in a dialog: `submit` is given the values; what it refuses is shown there. */

@@ -1,6 +1,7 @@
 // The bar that is always there: connection, gateway, epoch, loops, anonymity now; and what to do when it is not well.
 
-import { button, el, icon } from "./dom.js";
+import { call } from "./api.js";
+import { button, complain, dialog, el, icon } from "./dom.js";
 import { CONDITIONS, caution } from "./words.js";
 
 function fact(name, value, title) {
@@ -35,10 +36,22 @@ export function draw(bar, status, reachable, leave) {
       ),
     );
   }
+  const told = reachable ? (status?.notices ?? []) : [];
+  if (told.length) parts.push(button(told.length === 1 ? "1 notice" : `${told.length} notices`, () => read(told), { class: "plain", id: "told", "data-last": told[told.length - 1].number }));
   parts.push(button("Close session", leave, { class: "plain leave", title: "This tab can do nothing more until it is opened by a fresh link" }));
   const said = reachable ? advice(status) : "The daemon does not answer. Start it with: shoal up --web";
   if (said) parts.push(el("p", { class: `advice ${state}`, role: "status" }, said));
   replace(bar, parts);
+}
+
+/** What happened while nobody looked; it is forgotten when it was read. */
+async function read(told) {
+  const line = (one) => el("li", {}, el("time", { datetime: new Date(one.at).toISOString() }, new Date(one.at).toLocaleString()), ` ${sentence(one.message)}`);
+  const done = await dialog("What happened", (close) => [
+    el("ul", {}, told.map(line)),
+    el("div", { class: "buttons" }, button("Seen", () => close(true), { class: "first", autofocus: true }), button("Later", () => close(false), { class: "second" })),
+  ]);
+  if (done) await call("notices_seen", { number: told[told.length - 1].number }).catch(complain);
 }
 
 function advice(status) {

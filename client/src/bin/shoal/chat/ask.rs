@@ -87,6 +87,8 @@ pub(super) enum Tag {
     },
     /// A group was made, to be opened.
     Made,
+    /// An invite was made, to be shown.
+    Invited,
     Seen,
 }
 

@@ -1,11 +1,13 @@
 //! What the user wants done: sending, leaving, contacts, groups; asked about where it cannot be taken back.
 
 use serde_json::json;
+use shoal_client::io::EntryLine;
+use shoal_client::mail::MessageState;
 
 use super::ask::{Ask, Order, Tag};
 use super::bar;
 use super::editor::Editor;
-use super::forms::{Form, Outcome, Prompt, Question, Then, What};
+use super::forms::{Form, Outcome, Prompt, Question, Shown, Then, What};
 use super::state::{Link, State};
 use super::wrap::one_line;
 
@@ -92,6 +94,30 @@ impl State {
         }));
     }
 
+    pub(super) fn invite(&mut self) {
+        self.form = Some(Form::Prompt(Prompt::new(What::Invite)));
+    }
+
+    /// The newest own message of the open conversation that has not left, or file that is not delivered.
+    pub(super) fn take_back(&mut self) {
+        let entries = self.talk.as_ref().map(|talk| talk.entries()).unwrap_or_default();
+        let on_its_way = |entry: &&EntryLine| match entry.state {
+            Some(MessageState::Queued) => entry.own,
+            Some(MessageState::Sent | MessageState::Stored) => entry.own && entry.file.is_some(),
+            Some(MessageState::Delivered | MessageState::Cancelled) | None => false,
+        };
+        let Some(entry) = entries.iter().rev().find(on_its_way) else {
+            return self.say("Nothing of yours is on its way here");
+        };
+        let what = match &entry.file {
+            Some(file) => one_line(&file.name, 60),
+            None => one_line(&entry.text, 60),
+        };
+        let text = format!("Take back what is on its way: {what}?");
+        let then = Then::TakeBack { id: entry.id.clone() };
+        self.form = Some(Form::Question(Question { text, yes: "take it back", then }));
+    }
+
     pub(super) fn new_group(&mut self) {
         if self.groups {
             self.form = Some(Form::Prompt(Prompt::new(What::NewGroup)));
@@ -140,6 +166,12 @@ impl State {
                 let text = "Leave the group? You can come back only when a member adds you again.".to_owned();
                 self.form = Some(Form::Question(Question { text, yes: "leave the group", then: Then::Leave { key } }));
             }
+            Outcome::NewAddress => {
+                let text = "Take another address? Those with whom you have a conversation follow by themselves; whoever only has \
+                            the old one does not reach you any more. It cannot be taken back."
+                    .to_owned();
+                self.form = Some(Form::Question(Question { text, yes: "take another", then: Then::NewAddress }));
+            }
             Outcome::Yes(then) => {
                 self.form = None;
                 self.yes(then);
@@ -171,6 +203,13 @@ impl State {
                 let tag = Tag::Changed { done: "you are leaving the group".into() };
                 self.order(Order::Ask(Ask::new(tag, "group_leave", json!({ "conversation": key })).slowly()));
             }
+            Then::TakeBack { id } => {
+                self.ask(Tag::Changed { done: "taken back".into() }, "cancel", json!({ "id": id }));
+            }
+            Then::NewAddress => {
+                self.form = Some(Form::Shown(Shown::Address));
+                self.ask(Tag::Address, "new_address", json!({}));
+            }
             Then::Quit => self.leave(),
         }
     }
@@ -186,6 +225,9 @@ impl State {
             What::AddContact => {
                 let tag = Tag::Changed { done: format!("{who} is in the list") };
                 self.ask(tag, "add", json!({ "name": first, "address": second }));
+            }
+            What::Invite => {
+                self.order(Order::Ask(Ask::new(Tag::Invited, "invite", json!({ "name": first })).slowly()));
             }
             What::SendFile => self.send_file(first),
             What::NewGroup => {

@@ -17,12 +17,26 @@ pub(super) enum Form {
         what: Text,
         top: usize,
     },
-    /// The own address and its code.
-    Address,
+    /// What is given to others, and its code.
+    Shown(Shown),
     Prompt(Prompt),
     Question(Question),
     /// What can be done with the open group.
     Group,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// The own address.
+    Address,
+    /// An invite that was just made: whoever has it uses it.
+    Invite(String),
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Self::Address { "Address" } else { "Invite(redacted)" })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +57,7 @@ pub(super) struct Prompt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     AddContact,
+    Invite,
     SendFile,
     NewGroup,
     RenameGroup,
@@ -77,6 +92,10 @@ pub(super) enum Then {
     Leave {
         key: String,
     },
+    TakeBack {
+        id: String,
+    },
+    NewAddress,
     Quit,
 }
 
@@ -90,12 +109,14 @@ pub(super) enum Outcome {
     Yes(Then),
     Open(What),
     Leave,
+    NewAddress,
 }
 
 impl Prompt {
     pub(super) fn new(what: What) -> Self {
         let labels: &[&str] = match what {
             What::AddContact => &["Name", "Address or invite"],
+            What::Invite => &["Your name for whoever uses it"],
             What::SendFile => &["Path"],
             What::NewGroup | What::RenameGroup => &["Name"],
             What::AddMember | What::RemoveMember => &["Who (a contact, or an address)"],
@@ -106,6 +127,7 @@ impl Prompt {
     pub(super) fn title(&self) -> &'static str {
         match self.what {
             What::AddContact => "Add a contact, or give one another name",
+            What::Invite => "Invite somebody",
             What::SendFile => "Send a file",
             What::NewGroup => "Begin a group",
             What::RenameGroup => "Rename the group",
@@ -216,7 +238,9 @@ impl Form {
                 KeyCode::Char('l') => Outcome::Leave,
                 _ => Outcome::Stay,
             },
-            Self::Address => match key.code {
+            Self::Shown(shown) => match key.code {
+                KeyCode::Char('i') if *shown == Shown::Address => Outcome::Open(What::Invite),
+                KeyCode::Char('n') if *shown == Shown::Address => Outcome::NewAddress,
                 KeyCode::Enter | KeyCode::Char('q' | 'm') | KeyCode::F(3) => Outcome::Close,
                 _ => Outcome::Stay,
             },

@@ -27,7 +27,8 @@ MESSAGES
 LIST
   Up, Down, Enter    choose, open
   a  add a contact          m  my address
-  y  accept a request       b  block
+  i  invite somebody        y  accept a request
+  b  block
   n  begin a group          g  the group: members, name, leave
   s  status in full         q  leave; the daemon goes on
 
@@ -36,6 +37,8 @@ ANYWHERE
   F4 add a contact                F5 send a file
   F6 begin a group                F7 the group
   F8 accept a request             F9 block
+  F10 invite somebody
+  Ctrl+X             take back what you sent last here
   Ctrl+C, Ctrl+Q     leave        Ctrl+L  draw anew
   Ctrl+R             start the daemon, when it has ended
 

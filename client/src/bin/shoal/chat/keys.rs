@@ -5,7 +5,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::ask::Order;
-use super::forms::{Form, Text, What, edit};
+use super::forms::{Form, Shown, Text, What, edit};
 use super::state::{Focus, Link, State, TEXT_MAX};
 
 const TOO_LONG: &str = "This text is too long (1 MiB at most): send it as a file";
@@ -72,13 +72,15 @@ impl State {
         match key.code {
             KeyCode::F(1) => self.form = Some(Form::text(Text::Help)),
             KeyCode::F(2) => self.form = Some(Form::text(Text::Status)),
-            KeyCode::F(3) => self.form = Some(Form::Address),
+            KeyCode::F(3) => self.form = Some(Form::Shown(Shown::Address)),
             KeyCode::F(4) => self.add_contact(),
             KeyCode::F(5) => self.prompt_open(What::SendFile),
             KeyCode::F(6) => self.new_group(),
             KeyCode::F(7) => self.group_menu(),
             KeyCode::F(8) => self.accept(),
             KeyCode::F(9) => self.block(),
+            KeyCode::F(10) => self.invite(),
+            KeyCode::Char('x') if control => self.take_back(),
             KeyCode::Up if alt => self.step(false, true),
             KeyCode::Down if alt => self.step(true, true),
             KeyCode::PageUp => self.scroll(height.saturating_sub(1).max(1), true),
@@ -112,7 +114,8 @@ impl State {
                 'j' => self.step(true, false),
                 '?' => self.form = Some(Form::text(Text::Help)),
                 's' => self.form = Some(Form::text(Text::Status)),
-                'm' => self.form = Some(Form::Address),
+                'm' => self.form = Some(Form::Shown(Shown::Address)),
+                'i' => self.invite(),
                 'a' => self.add_contact(),
                 'n' => self.new_group(),
                 'g' => self.group_menu(),

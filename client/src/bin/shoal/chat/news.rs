@@ -7,7 +7,7 @@ use shoal_client::io::{EventLine, Exit, Failure, SentLine, TimelinePage};
 use super::ask::{Order, Side, Tag};
 use super::chats::{Chat, gather};
 use super::editor::Editor;
-use super::forms::{Form, Prompt, What};
+use super::forms::{Form, Prompt, Shown, What};
 use super::state::{Link, State, TEXT_MAX};
 use super::talk::Talk;
 use super::wrap::shown;
@@ -117,6 +117,7 @@ impl State {
             | Tag::Changed { .. }
             | Tag::Accepted { .. }
             | Tag::Made
+            | Tag::Invited
             | Tag::Seen => {}
         }
         let given_back = result.is_err() && matches!(tag, Tag::Sent { .. } | Tag::File { .. });
@@ -169,7 +170,8 @@ impl State {
             | Tag::File { .. }
             | Tag::Changed { .. }
             | Tag::Accepted { .. }
-            | Tag::Made => {}
+            | Tag::Made
+            | Tag::Invited => {}
         }
         self.fail(failure);
     }
@@ -235,6 +237,11 @@ impl State {
                 if let Some(key) = value["conversation"].as_str().map(str::to_owned) {
                     self.say("the group is made: add members with F7");
                     self.open(&key);
+                }
+            }
+            Tag::Invited => {
+                if let Some(invite) = value["invite"].as_str() {
+                    self.form = Some(Form::Shown(Shown::Invite(invite.to_owned())));
                 }
             }
             Tag::Seen => self.look(),

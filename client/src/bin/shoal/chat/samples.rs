@@ -10,7 +10,7 @@ pub(super) fn status() -> Status {
         "connected": true, "gateway": "3f".repeat(32), "epoch": 41, "anonymity_bits": 9.0, "hiding_among": 512,
         "loop_survival": 0.98, "queue": 2, "state": "good", "since": 1_750_000_000_000_u64, "document": "current",
         "cause": null, "next": "", "network": "reef", "fingerprint": "amber basil cedar", "waiting": [],
-        "older_copy": null, "disputes": [], "test_network": false, "class": "normal", "loops_sent": 100,
+        "older_copy": null, "disputes": [], "notices": [], "test_network": false, "class": "normal", "loops_sent": 100,
         "loops_returned": 98, "round_trip_p50_ms": 900, "round_trip_p90_ms": 1200, "round_trip_p99_ms": 2000,
         "consensus_valid_until": 1_750_000_100_000_u64, "consensus_signatures": 4, "trouble": null, "conflict": false,
         "conflict_files": null, "rolled_back": false
@@ -20,6 +20,7 @@ pub(super) fn status() -> Status {
 
 pub(super) fn contact(name: &str, conversation: Option<&str>) -> ContactLine {
     ContactLine {
+        was: None,
         name: name.into(),
         address: format!("shoal1{name}"),
         conversation: conversation.map(str::to_owned),

@@ -6,7 +6,7 @@ use shoal_client::io::{Condition, EventLine, Exit, Failure, MessageLine, SentLin
 use shoal_client::mail::MessageState;
 
 use super::ask::{Ask, Input, Order, Side, Tag};
-use super::forms::{Form, Prompt, What};
+use super::forms::{Form, Prompt, Shown, What};
 use super::samples::{contact, overview, own, page, status, theirs};
 use super::state::{Focus, Link, State};
 
@@ -331,4 +331,35 @@ fn groups_are_offered_only_where_they_are_known() {
     press(&mut state, KeyCode::F(7));
     press(&mut state, KeyCode::Char('l'));
     assert_eq!(asks(&press(&mut state, KeyCode::Char('y'))), [("group_leave", &json!({"conversation": "g1"}))]);
+}
+
+#[test]
+fn an_invite_is_made_and_shown_and_an_address_given_up_only_when_asked() {
+    let mut state = two_chats((80, 24));
+    press(&mut state, KeyCode::Char('i'));
+    write(&mut state, "zoe");
+    let orders = press(&mut state, KeyCode::Enter);
+    assert_eq!(asks(&orders), [("invite", &json!({"name": "zoe"}))]);
+    answer(&mut state, Tag::Invited, json!({"invite": "shoal-invite1x", "number": 1}));
+    assert_eq!(state.form, Some(Form::Shown(Shown::Invite("shoal-invite1x".into()))));
+    press(&mut state, KeyCode::Esc);
+    press(&mut state, KeyCode::Char('m'));
+    press(&mut state, KeyCode::Char('n'));
+    assert!(matches!(state.form, Some(Form::Question(_))));
+    assert_eq!(methods(&press(&mut state, KeyCode::Char('y'))), ["new_address"]);
+    answer(&mut state, Tag::Address, json!({"address": "shoal1new", "moving": 1}));
+    assert_eq!((state.address.as_deref(), &state.form), (Some("shoal1new"), &Some(Form::Shown(Shown::Address))));
+}
+
+#[test]
+fn what_is_taken_back_is_the_newest_that_can_be() {
+    let mut state = with_bob((80, 24));
+    control(&mut state, 'x');
+    assert!(state.form.is_none() && state.notice.is_some(), "nothing is on its way");
+    let mut file = own(6, "", MessageState::Stored);
+    file.file = Some(shoal_client::io::EntryFile { name: "fish.png".into(), size: 9, path: None });
+    let entries = vec![own(5, "queued", MessageState::Queued), file, own(7, "left", MessageState::Stored)];
+    answer(&mut state, Tag::Timeline { key: "c1".into(), side: Side::After(4) }, page(entries, false));
+    control(&mut state, 'x');
+    assert_eq!(asks(&press(&mut state, KeyCode::Char('y'))), [("cancel", &json!({"id": "id6"}))]);
 }

@@ -1,4 +1,4 @@
-//! What stands over the conversation: questions, fields, texts, the own address.
+//! What stands over the conversation: questions, fields, texts, what is given to others.
 
 use qrcode::{Color as Module, EcLevel, QrCode};
 use ratatui::Frame;
@@ -8,7 +8,7 @@ use ratatui::widgets::{Block, Clear, Widget as _};
 
 use super::panes::rule;
 use super::{Look, put, row_width};
-use crate::chat::forms::{Form, Prompt, Question, Text};
+use crate::chat::forms::{Form, Prompt, Question, Shown, Text};
 use crate::chat::help::{BOX_COLUMNS, Page};
 use crate::chat::state::State;
 use crate::chat::wrap::{columns, one_line, shown, wrapped};
@@ -16,6 +16,7 @@ use crate::chat::wrap::{columns, one_line, shown, wrapped};
 /// Modules around a code that stay light (ISO 18004).
 const QUIET: usize = 4;
 const NO_CODE: &str = "Give it to whom you want to hear from. In a larger terminal there is a code to scan.";
+const ONCE: &str = "For one person, once: give it over a channel that you trust. They add a contact with it.";
 
 pub(super) fn form(frame: &mut Frame<'_>, state: &State, form: &Form, look: Look, area: Rect) {
     match form {
@@ -28,7 +29,11 @@ pub(super) fn form(frame: &mut Frame<'_>, state: &State, form: &Form, look: Look
         }
         Form::Question(asked) => question(frame, area, asked),
         Form::Group => text(frame, area, "Group", &group(state)),
-        Form::Address => address(frame, state, look, area),
+        Form::Shown(Shown::Address) => {
+            let title = "My address (i invite somebody · n another address · Esc closes)";
+            code(frame, look, area, title, state.address.as_deref(), NO_CODE);
+        }
+        Form::Shown(Shown::Invite(invite)) => code(frame, look, area, "Invite (Esc closes)", Some(invite), ONCE),
         Form::Prompt(prompt) => fields(frame, area, prompt),
     }
 }
@@ -132,24 +137,24 @@ fn fields(frame: &mut Frame<'_>, area: Rect, prompt: &Prompt) {
 }
 
 /// On all of the area and without a frame: at 80 × 24 a code fits, and just so.
-fn address(frame: &mut Frame<'_>, state: &State, look: Look, area: Rect) {
+fn code(frame: &mut Frame<'_>, look: Look, area: Rect, title: &str, text: Option<&str>, without: &str) {
     Clear.render(area, frame.buffer_mut());
     let mut rows = area.rows();
     if let Some(row) = rows.next() {
-        rule(frame, row, "My address (Esc closes)", true);
+        rule(frame, row, title, true);
     }
-    let Some(address) = &state.address else { return };
+    let Some(text) = text else { return };
     let inner = row_width(area).saturating_sub(2);
-    let mut lines = wrapped(address, inner);
+    let mut lines = wrapped(text, inner);
     // in capitals it needs a third less: codes have a mode for those
-    let code = QrCode::with_error_correction_level(address.to_uppercase(), EcLevel::L).ok();
+    let code = QrCode::with_error_correction_level(text.to_uppercase(), EcLevel::L).ok();
     let code = code.map(|code| halves(&code)).filter(|code| {
         let wide = code.first().map_or(0, |line| columns(line));
         wide <= inner && code.len() + lines.len() < usize::from(area.height)
     });
     if code.is_none() {
         lines.push(String::new());
-        lines.extend(wrapped(NO_CODE, inner));
+        lines.extend(wrapped(without, inner));
     }
     for (row, line) in rows.by_ref().zip(&lines) {
         put(frame, row.x + 1, row.y, row.width.saturating_sub(1), line, Style::new());

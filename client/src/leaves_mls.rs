@@ -151,14 +151,14 @@ fn verify_credential(
     const MALFORMED: GroupError = GroupError::Refused("malformed credential");
     let credential =
         BasicCredential::try_from(credential.clone()).map_err(|_| GroupError::Refused("credential of another type"))?;
-    let (inbox, (signature, succeeds)) = split_signed(credential.identity()).ok_or(MALFORMED)?;
+    let (inbox, signature, succeeds) = split_signed(credential.identity()).ok_or(MALFORMED)?;
     if !inbox.verify_credential(signature_key, &signature) {
         return Err(GroupError::Refused("credential not signed by its inbox key"));
     }
     if succeeds.is_empty() {
         return Ok((inbox, None));
     }
-    let (former, (signature, rest)) = split_signed(succeeds).ok_or(MALFORMED)?;
+    let (former, signature, rest) = split_signed(succeeds).ok_or(MALFORMED)?;
     if !rest.is_empty() {
         return Err(MALFORMED);
     }
@@ -169,8 +169,8 @@ fn verify_credential(
 }
 
 /// An inbox key, a signature, and what follows.
-fn split_signed(bytes: &[u8]) -> Option<(InboxPublic, ([u8; 64], &[u8]))> {
+fn split_signed(bytes: &[u8]) -> Option<(InboxPublic, [u8; 64], &[u8])> {
     let (inbox, rest) = bytes.split_first_chunk::<32>()?;
     let (signature, rest) = rest.split_first_chunk::<64>()?;
-    Some((InboxPublic::parse(*inbox).ok()?, (*signature, rest)))
+    Some((InboxPublic::parse(*inbox).ok()?, *signature, rest))
 }

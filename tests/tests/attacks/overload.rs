@@ -186,7 +186,7 @@ async fn judge_bounds(flood: &Flood) {
     let sent = flood.bad + (flood.honest.len() + flood.good.len()) as u64;
     let times = sent as f64 / flood.seconds / flood.capacity;
     let cap = memory_cap(flood.resident_before, (flood.honest.len() + flood.good.len()) as u64);
-    println!(
+    eprintln!(
         "row 12: {sent} packets in {:.0} s, {times:.1} × the capacity of {:.0}/s: received {}, forwarded {}, dropped {:?}; memory \
          {} MB, at most {} MB, cap {} MB; all judged {:.2} s after the end",
         flood.seconds,
@@ -213,7 +213,7 @@ async fn judge_bounds(flood: &Flood) {
     let written = write_at(&flood.paper, &mut frames, probes, 100.0).await;
     let passed = Passed::of(taker.taken(u64::MAX).await, l2, &written);
     let probed = quantile(&mut passed.late(), 0.5) * 1e3;
-    println!("row 12: of 50 packets after it {} passed, later than drawn by p50 {probed:.3} ms", passed.took.len());
+    eprintln!("row 12: of 50 packets after it {} passed, later than drawn by p50 {probed:.3} ms", passed.took.len());
     assert_eq!(passed.took.len(), 50);
     assert!(probed < 50.0, "{probed} ms");
 }
@@ -230,7 +230,7 @@ fn judge_timing(flood: &Flood) {
     let [half, most] = [0.5, 0.99].map(|share| quantile(&mut late, share) * 1e3);
     let distance = distance_from_exponential(&passed.took, MEAN.as_secs_f64());
     let p = kolmogorov_p(distance, passed.took.len());
-    println!(
+    eprintln!(
         "row 12: {:.1} × the capacity: of {} packets of an honest neighbour {} passed ({:.1} %), of {} good ones in all {}; KS p \
          {p:.4}, later than drawn by p50 {half:.3} ms, p99 {most:.3} ms; dropped {:?}",
         (flood.bad as f64 + written.len() as f64) / flood.seconds / flood.capacity,

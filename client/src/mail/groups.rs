@@ -9,10 +9,10 @@ use super::{
 use crate::contacts::{self, Contact};
 use crate::conversations::{Conversation, Origin};
 use crate::conversations_mls::{self, GROUP_SIZE_MAX};
-use crate::group_changes::{self, CHANGES_MAX, Wanted};
+use crate::group_changes::{self, CHANGES_MAX, GroupChange, Wanted};
 use crate::names::Name;
 use crate::records::Content;
-use crate::{conversations, members};
+use crate::{commits, conversations, members};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
 use shoal_protocol::address::Address;
@@ -75,6 +75,12 @@ impl Mail {
         if current.iter().any(|member| member.contact == contact.row && !member.leaving) {
             return Err(MailError::Group("this person is in the group already"));
         }
+        let waits =
+            |change: &GroupChange| matches!(change.wanted, Wanted::Add { contact: of, .. } if of == contact.row);
+        if group_changes::all(db, vault, conversation.row)?.iter().any(waits) {
+            // a commit that adds them may be on its way, and their letter is made of the change
+            return self.changed(conversation.row);
+        }
         let transaction = db.unchecked_transaction()?;
         contacts::set_known(&transaction, contact.row)?;
         let wanted = Wanted::Add { contact: contact.row, card: None };
@@ -103,6 +109,11 @@ impl Mail {
             let Some(add) = add.collect::<Vec<_>>().pop() else {
                 return Err(MailError::Group("this person is not in the group"));
             };
+            // it may have been written already: who is in it without a letter never learns of it
+            let staged = commits::commit_of(db, vault, conversation.row, conversation.epoch)?;
+            if staged.is_some_and(|commit| commit.welcome.is_some()) {
+                return Err(MailError::Group("somebody is being added to the group just now: try again in a moment"));
+            }
             group_changes::delete(db, add.row)?;
         }
         self.changed(conversation.row)

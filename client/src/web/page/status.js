@@ -46,7 +46,7 @@ export function draw(bar, status, reachable, leave) {
 
 /** What happened while nobody looked; it is forgotten when it was read. */
 async function read(told) {
-  const line = (one) => el("li", {}, el("time", { datetime: new Date(one.at).toISOString() }, new Date(one.at).toLocaleString()), ` ${sentence(one.message)}`);
+  const line = (one) => el("li", {}, el("time", { datetime: new Date(one.at).toISOString() }, new Date(one.at).toLocaleString()), ` ${one.message}.`);
   const done = await dialog("What happened", (close) => [
     el("ul", {}, told.map(line)),
     el("div", { class: "buttons" }, button("Seen", () => close(true), { class: "first", autofocus: true }), button("Later", () => close(false), { class: "second" })),

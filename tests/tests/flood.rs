@@ -473,7 +473,11 @@ fn prepare(net: &mut Testnet, records_max: u64) -> [Party; 3] {
 async fn a_store_flooded_by_another_serves_the_others() {
     let requests = set("SHOAL_REQUESTS", 4_000);
     let records_max = (requests / 2).max(2_500);
-    let mut net = Testnet::start(&["--epoch", "60s", "--authorities", "1", "--stores", "4", "--mixes-per-layer", "1"]);
+    // the stores that we play publish nothing, and are gone from the documents after three epochs
+    let [epoch, retention] = if requests > 100_000 { ["1h", "3h"] } else { ["60s", "10m"] };
+    let mut arguments = vec!["--epoch", epoch, "--retention", retention];
+    arguments.extend(["--authorities", "1", "--stores", "4", "--mixes-per-layer", "1"]);
+    let mut net = Testnet::start(&arguments);
     let [victim, bad, good] = prepare(&mut net, records_max);
     let mut good = Captured::new(&net, &good, &victim, 3).await;
     let mut bad = Captured::new(&net, &bad, &victim, 4).await;

@@ -357,6 +357,12 @@ pub(crate) fn boxes_of(db: &Connection, chain: i64) -> Result<Vec<(i64, Option<i
     Ok(statement.query_map([chain], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
 }
 
+/// What a box says is said again elsewhere: it only keeps its place in the chain.
+pub(crate) fn disown_box(db: &Connection, row: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE box_out SET message = NULL WHERE box = ?1")?.execute([row])?;
+    Ok(())
+}
+
 /// A sealed box that waits.
 #[derive(Clone, Debug)]
 pub(crate) struct OutBox {

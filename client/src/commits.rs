@@ -2,12 +2,15 @@
 
 use crate::blobs::Manifest;
 use crate::chains::{Place, STORED_BOTH};
+use crate::commits_mls::ADDED_MAX;
 use crate::conversations_mls::GROUP_SIZE_MAX;
+use crate::inbox_letter::PointerPublic;
 use crate::mail::MailError;
 use crate::profile::Vault;
 use minicbor::{Decode, Encode};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use shoal_protocol::boxes::{BoxBody, WriteKey};
+use shoal_protocol::inbox::InboxPublic;
 use shoal_protocol::{Hash, UnixMillis};
 use zeroize::Zeroizing;
 
@@ -17,6 +20,7 @@ const MANIFEST: &str = "commit.manifest";
 const WRITER: &str = "commit.writer";
 const CUTS: &str = "commit.cuts";
 const WELCOME: &str = "commit.welcome";
+const ADDED: &str = "commit.added";
 const DAMAGED: MailError = MailError::Damaged("a group epoch does not open");
 
 /// Of the chains of a member whom a commit removes counts what comes before a place: how far its writer had read them.
@@ -62,6 +66,41 @@ impl Parcel {
     }
 }
 
+/// Whom an own commit adds: what a letter to them is made of once it has won, whatever the user wants by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Invitation {
+    /// The Welcome, TLS encoding, for all of them.
+    pub(crate) welcome: Zeroizing<Vec<u8>>,
+    /// Each with the pointer key of the card whose key package the commit takes; at most [`ADDED_MAX`].
+    pub(crate) added: Vec<(InboxPublic, PointerPublic)>,
+}
+
+#[derive(Encode, Decode)]
+struct StoredAdded {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    inbox: [u8; 32],
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pointer: Vec<u8>,
+}
+
+impl Invitation {
+    fn added_to_bytes(&self) -> Vec<u8> {
+        let of = |(inbox, pointer): &(InboxPublic, PointerPublic)| StoredAdded {
+            inbox: *inbox.as_bytes(),
+            pointer: pointer.to_bytes(),
+        };
+        // plain fields into a Vec cannot fail
+        minicbor::to_vec(self.added.iter().map(of).collect::<Vec<_>>()).unwrap_or_default()
+    }
+
+    fn added_from_bytes(bytes: &[u8]) -> Option<Vec<(InboxPublic, PointerPublic)>> {
+        let stored: Vec<StoredAdded> = minicbor::decode(bytes).ok()?;
+        let open =
+            |one: &StoredAdded| Some((InboxPublic::parse(one.inbox).ok()?, PointerPublic::parse(&one.pointer).ok()?));
+        (stored.len() <= ADDED_MAX).then(|| stored.iter().map(open).collect()).flatten()
+    }
+}
+
 /// One group epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupEpoch {
@@ -88,6 +127,8 @@ pub(crate) struct Sight {
     pub(crate) hold_until: UnixMillis,
     /// Since when it alone does not answer.
     pub(crate) mute_since: Option<UnixMillis>,
+    /// Since when both replicas say that the slot is empty, though a member's `end` names a commit.
+    pub(crate) missing_since: Option<UnixMillis>,
 }
 
 fn open_array(vault: &Vault, context: &'static str, sealed: &[u8]) -> Result<Zeroizing<[u8; 32]>, MailError> {
@@ -119,10 +160,17 @@ pub(crate) fn insert_epoch(
 /// Keeps what is known of the replica that decides the slot.
 pub(crate) fn set_sight(db: &Connection, conversation: i64, epoch: u64, sight: &Sight) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET touched_at = ?3, hold_until = ?4, mute_since = ?5
+        "UPDATE group_epoch SET touched_at = ?3, hold_until = ?4, mute_since = ?5, missing_since = ?6
          WHERE conversation = ?1 AND epoch = ?2",
     )?
-    .execute((conversation, epoch, sight.touched_at.0, sight.hold_until.0, sight.mute_since.map(|at| at.0)))?;
+    .execute((
+        conversation,
+        epoch,
+        sight.touched_at.0,
+        sight.hold_until.0,
+        sight.mute_since.map(|at| at.0),
+        sight.missing_since.map(|at| at.0),
+    ))?;
     Ok(())
 }
 
@@ -133,10 +181,11 @@ pub(crate) fn epoch(
     epoch: u64,
 ) -> Result<Option<GroupEpoch>, MailError> {
     type Hashes = (Option<Vec<u8>>, Option<Vec<u8>>);
-    type Raw = (u32, Vec<u8>, u64, (Option<u32>, Option<i64>), Hashes, (u64, u64, Option<u64>));
+    type Raw = (u32, Vec<u8>, u64, (Option<u32>, Option<i64>), Hashes, (u64, u64, Option<u64>, Option<u64>));
     let found: Option<Raw> = db
         .prepare_cached(
-            "SELECT generation, secret, slot, leaf, blob, named, applied, touched_at, hold_until, mute_since
+            "SELECT generation, secret, slot, leaf, blob, named, applied, touched_at, hold_until, mute_since,
+                missing_since
              FROM group_epoch WHERE conversation = ?1 AND epoch = ?2",
         )?
         .query_row((conversation, epoch), |row| {
@@ -146,16 +195,17 @@ pub(crate) fn epoch(
                 row.get(2)?,
                 (row.get(3)?, row.get(4)?),
                 (row.get(5)?, row.get(6)?),
-                (row.get(7)?, row.get(8)?, row.get(9)?),
+                (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?),
             ))
         })
         .optional()?;
     let Some((generation, secret, slot, (leaf, blob), (named, applied), sight)) = found else { return Ok(None) };
-    let (touched_at, hold_until, mute_since) = sight;
+    let (touched_at, hold_until, mute_since, missing_since) = sight;
     let sight = Sight {
         touched_at: UnixMillis(touched_at),
         hold_until: UnixMillis(hold_until),
         mute_since: mute_since.map(UnixMillis),
+        missing_since: missing_since.map(UnixMillis),
     };
     let hash = |sealed: Option<Vec<u8>>| sealed.map(|sealed| open_hash(vault, &sealed)).transpose();
     Ok(Some(GroupEpoch {
@@ -181,7 +231,7 @@ pub(crate) fn of_blob(db: &Connection, blob: i64) -> Result<Option<(i64, u64)>, 
 /// Moves on to a slot; what was fetched for the one before is no longer wanted.
 pub(crate) fn set_slot(db: &Connection, conversation: i64, epoch: u64, slot: u64) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL
+        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL, missing_since = NULL
          WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((conversation, epoch, slot))?;
@@ -207,11 +257,19 @@ pub(crate) fn set_named(
     epoch: u64,
     hash: &Hash,
 ) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE group_epoch SET named = ?3 WHERE conversation = ?1 AND epoch = ?2")?.execute((
-        conversation,
-        epoch,
-        vault.seal(HASH, hash.as_bytes()),
-    ))?;
+    db.prepare_cached(
+        "UPDATE group_epoch SET named = ?3, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
+    )?
+    .execute((conversation, epoch, vault.seal(HASH, hash.as_bytes())))?;
+    Ok(())
+}
+
+/// The commit that was named is nowhere: nobody looks for it any more.
+pub(crate) fn forget_named(db: &Connection, conversation: i64, epoch: u64) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE group_epoch SET named = NULL, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
+    )?
+    .execute((conversation, epoch))?;
     Ok(())
 }
 
@@ -244,8 +302,8 @@ pub(crate) struct OwnCommit {
     pub(crate) writer: WriteKey,
     /// Where the chains of those end whom it removes.
     pub(crate) cuts: Vec<Cut>,
-    /// The Welcome of those whom it adds.
-    pub(crate) welcome: Option<Zeroizing<Vec<u8>>>,
+    /// Those whom it adds, until it has won and each has a letter.
+    pub(crate) invitation: Option<Invitation>,
     /// It won, and the group has gone on.
     pub(crate) merged: bool,
     /// Bit p: replica p of the placement has the slot's box.
@@ -254,9 +312,10 @@ pub(crate) struct OwnCommit {
 
 const COLUMNS: &str =
     "SELECT commit_row, conversation, epoch, hash, manifest, blob, slot, body, writer, merged, stored,
-    cuts, welcome FROM commit_out";
+    cuts, welcome, added FROM commit_out";
 
-type Raw = ((i64, i64, u64), Vec<u8>, Vec<u8>, (i64, u64), Vec<u8>, Vec<u8>, (bool, u8), (Vec<u8>, Option<Vec<u8>>));
+type Last = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+type Raw = ((i64, i64, u64), Vec<u8>, Vec<u8>, (i64, u64), Vec<u8>, Vec<u8>, (bool, u8), Last);
 
 fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
     Ok((
@@ -267,13 +326,17 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
         row.get(7)?,
         row.get(8)?,
         (row.get(9)?, row.get(10)?),
-        (row.get(11)?, row.get(12)?),
+        (row.get(11)?, row.get(12)?, row.get(13)?),
     ))
 }
 
 fn decode(vault: &Vault, raw: Raw) -> Result<OwnCommit, MailError> {
-    let ((row, conversation, epoch), hash, manifest, (blob, slot), body, writer, (merged, stored), (cuts, welcome)) =
-        raw;
+    let ((row, conversation, epoch), hash, manifest, (blob, slot), body, writer, (merged, stored), last) = raw;
+    let (cuts, welcome, added) = last;
+    let invitation = welcome.zip(added).map(|(welcome, added)| {
+        let added = Invitation::added_from_bytes(&vault.open(ADDED, &added).map_err(|_| DAMAGED)?).ok_or(DAMAGED)?;
+        Ok::<_, MailError>(Invitation { welcome: vault.open(WELCOME, &welcome).map_err(|_| DAMAGED)?, added })
+    });
     let cuts = vault.open(CUTS, &cuts).map_err(|_| DAMAGED)?;
     let manifest = vault.open(MANIFEST, &manifest).map_err(|_| DAMAGED)?;
     Ok(OwnCommit {
@@ -287,7 +350,7 @@ fn decode(vault: &Vault, raw: Raw) -> Result<OwnCommit, MailError> {
         body: BoxBody::from_slice(&body).map_err(|_| DAMAGED)?,
         writer: WriteKey::from_seed(&*open_array(vault, WRITER, &writer)?),
         cuts: minicbor::decode(&cuts).map_err(|_| DAMAGED)?,
-        welcome: welcome.map(|sealed| vault.open(WELCOME, &sealed).map_err(|_| DAMAGED)).transpose()?,
+        invitation: invitation.transpose()?,
         merged,
         stored,
     })
@@ -304,15 +367,15 @@ pub(crate) struct Draft<'a> {
     pub(crate) body: &'a BoxBody,
     pub(crate) writer: &'a WriteKey,
     pub(crate) cuts: &'a [Cut],
-    pub(crate) welcome: Option<&'a [u8]>,
+    pub(crate) invitation: Option<&'a Invitation>,
 }
 
 /// Keeps an own commit that is to be written.
 pub(crate) fn insert_commit(db: &Connection, vault: &Vault, draft: &Draft<'_>) -> Result<i64, MailError> {
     let manifest = Zeroizing::new(minicbor::to_vec(draft.manifest).unwrap_or_default());
     db.prepare_cached(
-        "INSERT INTO commit_out (conversation, epoch, hash, manifest, blob, slot, body, writer, cuts, welcome)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO commit_out (conversation, epoch, hash, manifest, blob, slot, body, writer, cuts, welcome, added)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute((
         draft.conversation,
@@ -324,7 +387,8 @@ pub(crate) fn insert_commit(db: &Connection, vault: &Vault, draft: &Draft<'_>) -
         draft.body.as_bytes().as_slice(),
         vault.seal(WRITER, draft.writer.seed().as_slice()),
         vault.seal(CUTS, &minicbor::to_vec(draft.cuts).unwrap_or_default()),
-        draft.welcome.map(|welcome| vault.seal(WELCOME, welcome)),
+        draft.invitation.map(|invitation| vault.seal(WELCOME, &invitation.welcome)),
+        draft.invitation.map(|invitation| vault.seal(ADDED, &invitation.added_to_bytes())),
     ))?;
     Ok(db.last_insert_rowid())
 }
@@ -374,10 +438,12 @@ pub(crate) fn move_to(db: &Connection, row: i64, slot: u64, body: &BoxBody) -> R
     Ok(())
 }
 
-/// It won. Its write key lies with the new chain from now on, the Welcome with the letters.
+/// It won. Its write key lies with the new chain from now on, the invitation with the letters.
 pub(crate) fn set_merged(db: &Connection, vault: &Vault, row: i64) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE commit_out SET merged = 1, writer = ?2, welcome = NULL WHERE commit_row = ?1")?
-        .execute((row, vault.seal(WRITER, &[0; 32])))?;
+    db.prepare_cached(
+        "UPDATE commit_out SET merged = 1, writer = ?2, welcome = NULL, added = NULL WHERE commit_row = ?1",
+    )?
+    .execute((row, vault.seal(WRITER, &[0; 32])))?;
     Ok(())
 }
 

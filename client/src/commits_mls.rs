@@ -4,6 +4,7 @@
 //! generation of stores; in a group it also adds and removes members and changes the name; and it adds again who was away for
 //! too long. Nothing else is written, and nothing else is accepted.
 
+use crate::card::Card;
 use crate::commit_slots::ENTRY_CONTEXT;
 use crate::conversations_mls::{Begun, GroupError, Provider, begun, key_package_of, load, own_signer, state};
 use crate::leaves_mls::{Context, Member, OwnLeaf, verify_leaf};
@@ -40,8 +41,8 @@ pub struct Change {
     pub generation: Option<u32>,
     /// Gives the group this name.
     pub name: Option<Name>,
-    /// Adds these people, with the key packages of their cards.
-    pub add: Vec<(InboxPublic, Vec<u8>)>,
+    /// Adds these people, with the key packages of their cards; their letters go to the pointer keys.
+    pub add: Vec<(InboxPublic, Card)>,
     /// Removes the members at these leaves.
     pub remove: Vec<u32>,
     /// Says again of which key the own one is the successor: somebody who is added again may have missed it.
@@ -93,7 +94,7 @@ pub fn stage(
         generation: change.generation.unwrap_or(before.generation),
         name: change.name.clone().or_else(|| before.name.clone()),
     };
-    let packages = change.add.iter().map(|(person, package)| key_package_of(provider, person, package));
+    let packages = change.add.iter().map(|(person, card)| key_package_of(provider, person, &card.key_package));
     let packages = packages.collect::<Result<Vec<_>, _>>()?;
     let parameters = LeafNodeParameters::builder().with_extensions(leaf.extensions).build();
     let mut builder = group
@@ -181,10 +182,10 @@ pub fn forget(provider: &Provider<'_>, group_id: &[u8], of_card: bool) -> Result
 pub enum Applied {
     /// The group went on.
     On(Led),
-    /// It removed the own leaf; nothing was changed.
-    Out,
-    /// It removed the own leaf and adds its owner again: a Welcome will come. Nothing was changed.
-    Again,
+    /// It removed the own leaf, and these all told; nothing was changed.
+    Out(Vec<u32>),
+    /// It removed the own leaf, and these all told, and adds its owner again: a Welcome will come. Nothing was changed.
+    Again(Vec<u32>),
 }
 
 /// Applies a commit of the member at `leaf`; an own one that was staged is forgotten.
@@ -236,19 +237,33 @@ pub fn apply(
         .add_proposals()
         .map(|queued| verify_leaf(0, queued.add_proposal().key_package().leaf_node()).map(|member| member.inbox));
     let added = added.collect::<Result<Vec<_>, _>>()?;
+    // a member may have another address, if the one before it signed that it is the same person's
+    let is_of = |before: &Member, after: &Member| before.inbox == after.inbox || after.former == Some(before.inbox);
+    let removed = removed_by(&staged);
+    let context = Context::read(staged.group_context().extensions())?;
+    if group_of_many != context.name.is_some() {
+        return Err(GroupError::Refused("a group became none, or the other way round"));
+    }
+    if context.generation < before.context.generation {
+        return Err(GroupError::Refused("commit goes back to an older generation"));
+    }
     if staged.self_removed() {
+        // whoever is put out cannot see the group after it, and judges as those who stay by what there is: else a commit that
+        // all others pass over would put one out alone
+        let renewed = staged.update_path_leaf_node().map(|node| verify_leaf(leaf, node)).transpose()?;
+        let writer = before.others.iter().find(|member| member.leaf == leaf);
+        if !renewed.zip(writer).is_some_and(|(renewed, writer)| is_of(writer, &renewed)) {
+            return Err(GroupError::Refused("a leaf changed its owner"));
+        }
         return match added.iter().any(|person| own.is_own(person)) {
-            true => Ok(Applied::Again),
-            false if group_of_many => Ok(Applied::Out),
+            true => Ok(Applied::Again(removed)),
+            false if group_of_many => Ok(Applied::Out(removed)),
             false => Err(GroupError::Refused("two cannot remove each other")),
         };
     }
-    let removed = removed_by(&staged);
     group.merge_staged_commit(provider, *staged).map_err(state)?;
     let after = begun(provider, &group, |_| true)?;
     let stays = |member: &&Member| !removed.contains(&member.leaf);
-    // a member may have another address, if the one before it signed that it is the same person's
-    let is_of = |before: &Member, after: &Member| before.inbox == after.inbox || after.former == Some(before.inbox);
     let kept = |member: &Member| after.others.iter().any(|other| other.leaf == member.leaf && is_of(member, other));
     if !before.others.iter().filter(stays).all(kept) {
         return Err(GroupError::Refused("a leaf changed its owner"));
@@ -256,12 +271,6 @@ pub fn apply(
     let same = |member: &Member| before.others.iter().any(|other| is_of(other, member));
     if !group_of_many && !after.others.iter().all(same) {
         return Err(GroupError::Refused("another person took the place of one of two"));
-    }
-    if group_of_many != after.context.name.is_some() {
-        return Err(GroupError::Refused("a group became none, or the other way round"));
-    }
-    if after.context.generation < before.context.generation {
-        return Err(GroupError::Refused("commit goes back to an older generation"));
     }
     let moved =
         |member: &&Member| after.others.iter().any(|other| other.leaf == member.leaf && other.inbox != member.inbox);

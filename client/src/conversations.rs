@@ -64,9 +64,18 @@ pub(crate) struct Conversation {
     pub(crate) commit_at: Option<UnixMillis>,
     /// The members applied different commits, or can agree on none: nothing is read or sent.
     pub(crate) broken: bool,
+    /// The first epoch of which members ended with different commits.
+    pub(crate) parted_epoch: Option<u64>,
+    /// The user left it: who adds us again asks.
+    pub(crate) quit: bool,
 }
 
 impl Conversation {
+    /// The last epoch in which all members were known to be together: a Welcome of a later one is no old one. Epochs of two ways
+    /// cannot be compared.
+    pub(crate) fn together_until(&self) -> u64 {
+        self.parted_epoch.map_or(self.epoch, |parted| parted.min(self.epoch))
+    }
     /// Whether anything may be written in it, now or once a request is accepted.
     pub(crate) fn lives(&self) -> bool {
         !self.broken && self.standing == Standing::Member
@@ -77,12 +86,14 @@ impl Conversation {
     }
 }
 
+type RawLast = (i64, bool, Option<u64>, bool);
+
 impl Sealed for Conversation {
     type Raw =
-        ((i64, Option<i64>, Option<Vec<u8>>, u8), (Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool, (i64, bool)));
+        ((i64, Option<i64>, Option<Vec<u8>>, u8), (Vec<u8>, bool, u64, u64, u32, u64, Option<u64>, bool, RawLast));
     const SELECT: &'static str = "SELECT conversation, contact, name, standing, group_id, request, active_at, epoch,
         generation, healed_at, commit_at, broken, own_key,
-        own_key < (SELECT max(own_key) FROM own_key) FROM conversation";
+        own_key < (SELECT max(own_key) FROM own_key), parted_epoch, quit FROM conversation";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self::Raw> {
         let state = (row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?);
@@ -96,7 +107,7 @@ impl Sealed for Conversation {
             row.get(9)?,
             row.get(10)?,
             row.get(11)?,
-            (row.get(12)?, row.get(13)?),
+            (row.get(12)?, row.get(13)?, row.get(14)?, row.get(15)?),
         );
         Ok(((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), rest))
     }
@@ -104,7 +115,8 @@ impl Sealed for Conversation {
     fn open(vault: &Vault, raw: Self::Raw) -> Result<Self, MailError> {
         const DAMAGED: MailError = MailError::Damaged("a conversation does not open");
         let ((row, contact, name, standing), rest) = raw;
-        let (group, request, active_at, epoch, generation, healed_at, commit_at, broken, (own_key, outdated)) = rest;
+        let (group, request, active_at, epoch, generation, healed_at, commit_at, broken, last) = rest;
+        let (own_key, outdated, parted_epoch, quit) = last;
         let id = vault.open(GROUP, &group).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
         let name = name
             .map(|sealed| {
@@ -130,6 +142,8 @@ impl Sealed for Conversation {
             healed_at: UnixMillis(healed_at),
             own_key,
             outdated,
+            parted_epoch,
+            quit,
             commit_at: commit_at.map(UnixMillis),
             broken,
         })
@@ -335,7 +349,7 @@ pub(crate) fn rejoin(
     members::leave_all(db, row, now)?;
     db.prepare_cached(
         "UPDATE conversation SET epoch = ?2, generation = ?3, active_at = ?4, standing = 0, broken = 0, healed_at = 0,
-            commit_at = NULL, owing = 0, request = ?5 WHERE conversation = ?1",
+            commit_at = NULL, owing = 0, parted_epoch = NULL, quit = 0, request = ?5 WHERE conversation = ?1",
     )?
     .execute((row, begun.epoch, begun.context.generation, now.0, request))?;
     set_name(db, vault, row, begun.context.name.as_ref())?;
@@ -376,6 +390,28 @@ pub(crate) fn set_healed(db: &Connection, row: i64, at: UnixMillis) -> Result<()
 pub(crate) fn set_broken(db: &Connection, row: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE conversation SET broken = 1, commit_at = NULL WHERE conversation = ?1")?
         .execute([row])?;
+    Ok(())
+}
+
+/// Members went different ways at the end of this epoch.
+pub(crate) fn set_parted(db: &Connection, row: i64, epoch: u64) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE conversation SET parted_epoch = min(coalesce(parted_epoch, ?2), ?2) WHERE conversation = ?1",
+    )?
+    .execute((row, epoch))?;
+    Ok(())
+}
+
+/// We are in it no more; what counts from here on is when all were together last.
+pub(crate) fn set_out(db: &Connection, row: i64, together_until: u64) -> Result<(), MailError> {
+    set_standing(db, row, Standing::Removed)?;
+    db.prepare_cached("UPDATE conversation SET epoch = ?2, broken = 0, parted_epoch = NULL WHERE conversation = ?1")?
+        .execute((row, together_until))?;
+    Ok(())
+}
+
+pub(crate) fn set_quit(db: &Connection, row: i64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE conversation SET quit = 1 WHERE conversation = ?1")?.execute([row])?;
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub(crate) enum Wanted {
         contact: i64,
         card: Option<Card>,
     },
-    /// A member was away for too long and is to be added again, once its newest card is found.
+    /// A member was away for too long, or went on from another state, and is to be added again, once its newest card is found.
     Readd {
         contact: i64,
         card: Option<Card>,
@@ -129,9 +129,16 @@ pub(crate) fn delete(db: &Connection, change: i64) -> Result<(), MailError> {
     Ok(())
 }
 
-/// Nobody is added any more who is not wanted.
-pub(crate) fn delete_adds_of(db: &Connection, contact: i64) -> Result<(), MailError> {
-    db.prepare_cached("DELETE FROM group_change WHERE contact = ?1 AND kind IN (0, 3)")?.execute([contact])?;
+/// The changes that are to add somebody, each with its group; not those that add a member again.
+pub(crate) fn adds_of(db: &Connection, contact: i64) -> Result<Vec<(i64, i64)>, MailError> {
+    let mut statement =
+        db.prepare_cached("SELECT change, conversation FROM group_change WHERE contact = ?1 AND kind = 0")?;
+    Ok(statement.query_map([contact], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+/// A member is not added again anywhere.
+pub(crate) fn delete_readds_of(db: &Connection, contact: i64) -> Result<(), MailError> {
+    db.prepare_cached("DELETE FROM group_change WHERE contact = ?1 AND kind = 3")?.execute([contact])?;
     Ok(())
 }
 
@@ -144,6 +151,13 @@ pub(crate) fn concern(db: &Connection, conversation: i64, contact: i64) -> Resul
 /// Somebody who was to be added again follows after all.
 pub(crate) fn delete_readd(db: &Connection, conversation: i64, contact: i64) -> Result<(), MailError> {
     db.prepare_cached("DELETE FROM group_change WHERE conversation = ?1 AND contact = ?2 AND kind = 3")?
+        .execute((conversation, contact))?;
+    Ok(())
+}
+
+/// Somebody is not to be removed any more.
+pub(crate) fn delete_remove(db: &Connection, conversation: i64, contact: i64) -> Result<(), MailError> {
+    db.prepare_cached("DELETE FROM group_change WHERE conversation = ?1 AND contact = ?2 AND kind = 1")?
         .execute((conversation, contact))?;
     Ok(())
 }

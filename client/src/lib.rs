@@ -8,6 +8,9 @@
 //! around them: [`io::Client`] is the handle for programs, [`io::serve`] serves it to other processes over a Unix
 //! socket, and the command `shoal` is built from both. `client/README.md` describes the JSON that all of it speaks.
 
+#[cfg(test)]
+extern crate self as shoal_client;
+
 pub mod anonymity;
 pub mod blobs;
 mod blobs_store;

@@ -503,7 +503,9 @@ async fn a_store_flooded_by_another_serves_the_others() {
             price = flooded.bits;
             letters_stored = flooded.tally.get("Stored").copied().unwrap_or(0);
             eprintln!("a letter needs {price} bits instead of {base}");
-            a_genuine_letter(&mut good, inbox, generation, price, letters_stored).await;
+            // of what was stored not all was answered in time
+            let full = flooded.tally.contains_key("Full");
+            a_genuine_letter(&mut good, inbox, generation, price, full).await;
         } else {
             assert!(flooded.tally.contains_key("Full"), "the store's quota refuses: {:?}", flooded.tally);
         }
@@ -525,10 +527,12 @@ async fn a_store_flooded_by_another_serves_the_others() {
         during.late_share() * 100.0,
         during.full,
     );
-    // a tenth more at full size; the p99 of some hundred writes is the machine's as much as the flood's
+    // a tenth more at full size; the p99 of some hundred writes is the machine's as much as the flood's. A store of this test
+    // network answers after 20 ms, of the production network after `ANSWER_TIME`: what takes less than that is not seen there
     let part = set("SHOAL_FLOOD_PERCENT", 300) as f64 / 100.0;
     let slack = Duration::from_millis(if part > 0.5 { 200 } else { 2 });
-    assert!(after <= before.mul_f64(1.0 + part) + slack, "p99 {before:?} → {after:?}");
+    let bound = before.max(if part > 0.5 { before } else { ANSWER_TIME }).mul_f64(1.0 + part) + slack;
+    assert!(after <= bound, "p99 {before:?} → {after:?}");
     assert!(p50_after <= p50_before.mul_f64(1.1) + Duration::from_millis(5), "p50 {p50_before:?} → {p50_after:?}");
     assert!(during.late_share() <= alone.late_share() + 0.1, "honest writes are late in the flood");
     let stored = alone.stored.iter().chain(&during.stored);
@@ -540,7 +544,7 @@ async fn a_store_flooded_by_another_serves_the_others() {
 }
 
 /// A stranger begins with the least work, is told the price, and pays it.
-async fn a_genuine_letter(good: &mut Captured, inbox: BoxId, generation: u32, price: u8, stored: u64) {
+async fn a_genuine_letter(good: &mut Captured, inbox: BoxId, generation: u32, price: u8, full: bool) {
     let (body, epoch) = (BoxBody::random(&mut good.rng), good.epoch());
     let base = good.consensus.parameters.append_bits;
     let mut append = |bits| {
@@ -548,7 +552,7 @@ async fn a_genuine_letter(good: &mut Captured, inbox: BoxId, generation: u32, pr
         Operation::Append { id: inbox, nonce, body: body.clone() }
     };
     let [cheap, paid] = [append(base), append(price)];
-    if stored >= ENTRIES_MAX {
+    if full {
         assert_eq!(good.ask_patiently(&paid).await.status, Status::Full);
         return;
     }

@@ -213,9 +213,11 @@ impl From<MailError> for Failure {
             MailError::RolledBack(_) => {
                 (Exit::Temporary, "rolled_back", "ask the contact to add you again; this copy must not send")
             }
-            MailError::Broken(_) => {
-                (Exit::Temporary, "conversation_broken", "agree with the contact on a new beginning")
-            }
+            MailError::Broken(_) => (
+                Exit::Temporary,
+                "conversation_broken",
+                "agree on a new beginning; a group: leave it, and ask a member who can write to add you again",
+            ),
             MailError::NotAMember(_) => {
                 (Exit::Permission, "not_a_member", "ask a member to add you again, or create a new group")
             }

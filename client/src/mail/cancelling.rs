@@ -23,7 +23,8 @@ impl Mail {
         let message = stored::out_by_id(db, vault, id)?.ok_or(MailError::NoMessage(id))?;
         let row = stored::row_of(db, vault, id)?;
         // one that is to be sealed again may be known already
-        let left = stored::is_sealed(db, row)? || message.state > MessageState::Queued;
+        let left =
+            (stored::is_sealed(db, row)? || message.state > MessageState::Queued) && !stored::is_given_up(db, row)?;
         match message.state {
             MessageState::Cancelled => return self.state(id),
             MessageState::Delivered => return Err(MailError::TooLate(id)),

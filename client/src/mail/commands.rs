@@ -136,7 +136,10 @@ impl Mail {
         let transaction = self.profile.db.unchecked_transaction()?;
         contacts::set_blocked(&transaction, contact.row, true)?;
         contacts::set_wanted(&transaction, contact.row, None)?;
-        group_changes::delete_adds_of(&transaction, contact.row)?;
+        for (change, group) in group_changes::adds_of(&transaction, contact.row)? {
+            self.take_back_add(&transaction, change, group, contact.row)?;
+        }
+        group_changes::delete_readds_of(&transaction, contact.row)?;
         let mut gone = Confirmed::default();
         if conversations::of_contact(&transaction, &self.profile.vault, contact.row)?.is_empty() {
             // an invite that is only being claimed; what it founded is kept, for a block may be taken back

@@ -10,7 +10,7 @@ use super::{Mail, MailError, provider};
 use crate::blobs::Manifest;
 use crate::chains::{self, Chain, STORED_BOTH, Side};
 use crate::commit_slots::{Entry, SlotKeys, commit_hash, signed_part};
-use crate::commits::{self, Draft, Parcel};
+use crate::commits::{self, Draft, Invitation, Parcel};
 use crate::commits_mls::{self, PAST_EPOCHS_MAX};
 use crate::conversations::Conversation;
 use crate::conversations_mls::GroupError;
@@ -221,6 +221,8 @@ impl Mail {
         let manifest = Manifest::of(&bytes, *secret);
         let blob = blobs_store::insert_out(&transaction, vault, &manifest, &bytes)?;
         blobs_store::activate(&transaction, blob, conversation.generation, now)?;
+        let added = change.add.into_iter().map(|(person, card)| (person, card.pointer)).collect();
+        let invitation = staged.welcome.map(|welcome| Invitation { welcome: Zeroizing::new(welcome), added });
         let keys = SlotKeys::new(&epoch.secret);
         let body = self.seal_entry(&transaction, conversation, &keys, epoch.slot, &manifest, rng)?;
         let draft = Draft {
@@ -233,7 +235,7 @@ impl Mail {
             body: &body,
             writer: &writer,
             cuts: &parcel.cuts,
-            welcome: staged.welcome.as_deref(),
+            invitation: invitation.as_ref(),
         };
         let row = commits::insert_commit(&transaction, vault, &draft)?;
         conversations::set_commit_at(&transaction, conversation.row, None)?;
@@ -369,7 +371,7 @@ impl Mail {
             let word = (before.public(), before.sign_succession(&led.begun.own));
             conversations::set_succession(&transaction, vault, conversation.row, &word)?;
         }
-        let letters = self.letters_to_added(&transaction, &conversation, &commit, &led, now, rng)?;
+        let letters = self.letters_to_added(&transaction, &commit, led.begun.context.generation, now, rng)?;
         let (cuts, writer) = (&commit.cuts, &commit.writer);
         let entered = self.next_epoch(&transaction, &conversation, &led, cuts, writer, &commit.hash, now)?;
         transaction.commit()?;

@@ -108,8 +108,7 @@ impl Mail {
         Ok(Entered { gone, forked, ..Entered::default() })
     }
 
-    /// Looks for members who applied another commit than this one. Nothing more is read of them; when they are the other
-    /// member of two, or more than half of the others, the conversation is broken. A few who lie break nothing.
+    /// Looks for members who applied another commit than this one, and says whether there are any not known before.
     fn fell_apart(
         &self,
         transaction: &Transaction<'_>,
@@ -118,15 +117,35 @@ impl Mail {
         applied: &Hash,
     ) -> Result<bool, MailError> {
         let others = chains::name_others(transaction, &self.profile.vault, conversation.row, epoch, applied)?;
-        for member in &others {
+        self.part_from(transaction, conversation, epoch, &others)
+    }
+
+    /// Members have gone another way from this epoch: nothing more is read of them, and nobody waits for them. When they are the
+    /// other member of two, or more than half of the others, the conversation is broken. A few who lie break nothing. Says whether anything is
+    /// new.
+    pub(super) fn part_from(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: &Conversation,
+        epoch: u64,
+        others: &[i64],
+    ) -> Result<bool, MailError> {
+        let before = members::current(transaction, conversation.row)?;
+        let new = before.iter().filter(|member| !member.astray && others.contains(&member.row));
+        let new: Vec<i64> = new.map(|member| member.row).collect();
+        for member in &new {
             members::set_astray(transaction, *member)?;
         }
-        let members = members::current(transaction, conversation.row)?;
-        let astray = members.iter().filter(|member| member.astray).count();
-        if 2 * astray > members.len() {
+        if !new.is_empty() {
+            conversations::set_parted(transaction, conversation.row, epoch)?;
+        }
+        let astray = before.iter().filter(|member| member.astray).count() + new.len();
+        let breaks = 2 * astray > before.len()
+            && !conversations::by_row(transaction, &self.profile.vault, conversation.row)?.broken;
+        if breaks {
             conversations::set_broken(transaction, conversation.row)?;
         }
-        Ok(!others.is_empty())
+        Ok(breaks || !new.is_empty())
     }
 
     /// A chain has ended without a word: its writer was removed, and what comes from here on does not count.
@@ -211,8 +230,8 @@ impl Mail {
         match (epoch, self.memory.slots.get_mut(&row)) {
             (Some(epoch), Some(reader)) if reader.is_at(&epoch) => {
                 reader.request = conversation.request;
-                if epoch.named.is_some() {
-                    reader.name();
+                if let Some(named) = epoch.named {
+                    reader.name(named);
                 }
             }
             (Some(epoch), _) => {

@@ -24,6 +24,15 @@ const WELCOME_PATIENCE: Duration = Duration::from_secs(600);
 const REST_FIRST: Duration = Duration::from_secs(60);
 const REST_DOUBLINGS: u32 = 8;
 
+/// What became of a blob that is here, whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It did what it was for, or is dropped.
+    Done,
+    /// Something else has to be read first: it rests, and is tried again.
+    NotYet,
+}
+
 impl Mail {
     pub(super) fn part_read(
         &mut self,
@@ -74,12 +83,18 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let Some(mut blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
-        let ended =
-            if whole { self.blob_whole(&blob, now, rng) } else { self.drop_blob(row, blob.incoming.purpose, now, rng) };
-        let Err(error) = ended else { return Ok(()) };
+        let ended = match whole {
+            true => self.blob_whole(&blob, now, rng),
+            false => self.drop_blob(row, blob.incoming.purpose, now, rng).map(|()| Taken::Done),
+        };
+        if matches!(ended, Ok(Taken::Done)) {
+            return Ok(());
+        }
         blob.resting = now.plus(REST_FIRST.saturating_mul(1 << blob.failures.min(REST_DOUBLINGS)));
         blob.failures += 1;
+        self.memory.upkeep_at = self.memory.upkeep_at.min(blob.resting);
         self.memory.blobs_in.insert(row, blob);
+        let Err(error) = ended else { return Ok(()) };
         // memory may be ahead of the disk, or behind it
         self.reload()?;
         self.warn(
@@ -90,16 +105,26 @@ impl Mail {
     }
 
     /// All parts are here: verify, and do what the blob is for.
-    fn blob_whole(&mut self, blob: &BlobIn, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<(), MailError> {
+    fn blob_whole(&mut self, blob: &BlobIn, now: UnixMillis, rng: &mut impl CryptoRng) -> Result<Taken, MailError> {
         let row = blob.incoming.row;
         let content = blobs_store::assemble(&self.profile.db, &self.profile.vault, &blob.incoming)?;
         if !blob.manifest().names(&content) {
-            return self.drop_blob(row, blob.incoming.purpose, now, rng);
+            return self.drop_blob(row, blob.incoming.purpose, now, rng).map(|()| Taken::Done);
         }
         match blob.incoming.purpose {
-            Purpose::Welcome => self.join_conversation(blob, &content, now),
-            Purpose::Message => self.message_whole(row, content, now, rng),
-            Purpose::Commit => self.commit_whole(row, &content, now, rng),
+            Purpose::Welcome => return self.join_conversation(blob, &content, now),
+            Purpose::Message => self.message_whole(row, content, now, rng)?,
+            Purpose::Commit => self.commit_whole(row, &content, now, rng)?,
+        }
+        Ok(Taken::Done)
+    }
+
+    /// Welcomes that wait for something else are tried again at once.
+    pub(super) fn wake_welcomes(&mut self) {
+        for blob in self.memory.blobs_in.values_mut().filter(|blob| blob.incoming.purpose == Purpose::Welcome) {
+            blob.resting = UnixMillis::default();
+            // not never: what is done only after a start is done
+            self.memory.upkeep_at = self.memory.upkeep_at.min(UnixMillis(1));
         }
     }
 

@@ -1,18 +1,17 @@
 //! First contact: a peer's card, the founding of a conversation, and joining what others founded.
 
-use super::epochs::Entered;
+use super::fetching::Taken;
 use super::letters::Letter;
 use super::parts::BlobIn;
 use super::writing::{Confirmed, each};
-use super::{ContactInfo, ConversationId, Event, Mail, MailError, Standing, conversations, provider, stored};
+use super::{ContactInfo, Event, Mail, MailError, conversations, provider, stored};
 use crate::blobs::Manifest;
 use crate::card::{self, Card, CardPlace};
-use crate::contacts::{self, Contact, Succeeded};
+use crate::contacts::{self, Contact};
 use crate::conversations::{Origin, requests_max};
-use crate::conversations_mls::{self, Begun, GroupError};
+use crate::conversations_mls::{self, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
-use crate::leaves_mls::Member;
-use crate::{blobs_store, chains, commits_mls, group_changes, invites, members};
+use crate::{blobs_store, group_changes, invites};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
@@ -207,7 +206,7 @@ impl Mail {
         blob: &BlobIn,
         welcome: &[u8],
         now: UnixMillis,
-    ) -> Result<(), MailError> {
+    ) -> Result<Taken, MailError> {
         let (db, vault, own) = (&self.profile.db, &self.profile.vault, &self.profile.own);
         let most = requests_max(&self.profile.network().parameters, self.profile.class());
         let transaction = db.unchecked_transaction()?;
@@ -254,7 +253,8 @@ impl Mail {
             // what joining wrote is undone with the transaction
             drop(transaction);
             blobs_store::delete_in(&self.profile.db, blob.incoming.row)?;
-            return invite.map_or(Ok(()), |invite| self.spoilt(&invite));
+            invite.map_or(Ok(()), |invite| self.spoilt(&invite))?;
+            return Ok(Taken::Done);
         };
         let origin = Origin::Joined { request };
         let conversation = conversations::insert(&transaction, vault, &begun, &writer, origin, now)?;
@@ -287,88 +287,7 @@ impl Mail {
             }
             None => self.tell_group(conversation.row)?,
         }
-        Ok(())
-    }
-
-    /// A member adds us again to a conversation: to one that we cannot follow any more, and then it has to be a member as we
-    /// knew them; or to a group that we were removed from or left, which is as if we had never been in it.
-    fn rejoin(
-        &mut self,
-        blob: &BlobIn,
-        welcome: &[u8],
-        begun: &Begun,
-        inviter: &Member,
-        now: UnixMillis,
-    ) -> Result<(), MailError> {
-        let (db, vault, own) = (&self.profile.db, &self.profile.vault, &self.profile.own);
-        let transaction = db.unchecked_transaction()?;
-        let id = begun.group_id.as_slice().try_into().map(ConversationId);
-        let known = id.map_or(Ok(None), |id| conversations::by_id(&transaction, vault, id))?;
-        let known = known.filter(|known| {
-            begun.epoch > known.epoch
-                && begun.context.generation == blob.incoming.generation
-                && begun.context.name.is_some() == known.contact.is_none()
-        });
-        // who was away may have missed that the inviter has another address
-        let before = inviter.former.map_or(Ok(None), |former| contacts::by_inbox(&transaction, vault, &former))?;
-        let moved = match &before {
-            Some(before) => {
-                contacts::succeed(&transaction, vault, before.row, &inviter.inbox, now)? != Succeeded::Known
-            }
-            None => false,
-        };
-        let contact = contacts::by_inbox(&transaction, vault, &inviter.inbox)?;
-        let blocked = contact.as_ref().is_some_and(|contact| contact.blocked);
-        let known = known.filter(|_| !blocked);
-        let stranger = contact.as_ref().is_none_or(|contact| !contact.known);
-        let provider = provider(&self.profile, &self.crypto, &transaction);
-        let admitted = match (known, contact) {
-            (Some(known), Some(contact)) if known.standing == Standing::Away => {
-                let member = members::of_contact(&transaction, known.row, contact.row)?;
-                let own = chains::writing(&transaction, vault, known.row)?;
-                let keep = self.of_card(&transaction, &own, known.row)?;
-                commits_mls::forget(&provider, &known.id.0, keep)?;
-                member.map(|_| (known, false))
-            }
-            // but not to one that was refused, nor beyond the room for requests
-            (Some(known), _) if known.standing == Standing::Removed && !known.request => {
-                let people = conversations::requests(&transaction)?.saturating_add(begun.others.len() as u64);
-                let most = requests_max(&self.profile.network().parameters, self.profile.class());
-                let unwanted = begun.own != own.public();
-                Some((known, stranger)).filter(|_| !stranger || (people <= most && !unwanted))
-            }
-            _ => None,
-        };
-        let joined = match admitted {
-            Some((known, request)) => {
-                let (begun, _) = conversations_mls::join(&provider, own, welcome)?;
-                let writer = conversations_mls::own_writer(&provider, &begun.group_id)?;
-                self.card_writer(&transaction, &writer)?.map(|writer| (known, request, begun, writer))
-            }
-            None => None,
-        };
-        drop(provider);
-        let Some((conversation, request, begun, writer)) = joined else {
-            drop(transaction);
-            return blobs_store::delete_in(&self.profile.db, blob.incoming.row);
-        };
-        let row = conversation.row;
-        let away = conversation.standing == Standing::Away;
-        let gone = if away { self.forget_state(&transaction, &conversation)? } else { Vec::new() };
-        if away {
-            stored::unseal_all(&transaction, row)?;
-        }
-        conversations::rejoin(&transaction, vault, row, &begun, &writer, request, now)?;
-        blobs_store::delete_in(&transaction, blob.incoming.row)?;
-        transaction.commit()?;
-        // what was on its way in the old state is not in memory any more
-        self.reload()?;
-        let moved = before.filter(|_| moved).map(|before| before.row).into_iter().collect();
-        self.went_on(row, Entered { gone, regrouped: true, moved, ..Entered::default() })?;
-        if away {
-            self.warn("added_again", format!("conversation {} goes on: a member has added you again", conversation.id));
-        }
-        Ok(())
+        Ok(Taken::Done)
     }
 
     /// Nobody writes to the contact for the first time any more: its card is looked for only if it is to be added to a

@@ -12,10 +12,9 @@ use crate::conversations_mls::{self, GROUP_SIZE_MAX};
 use crate::group_changes::{self, CHANGES_MAX, GroupChange, Wanted};
 use crate::names::Name;
 use crate::records::Content;
-use crate::{commits, conversations, members};
+use crate::{conversations, members};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
-use shoal_protocol::address::Address;
 use shoal_protocol::boxes::WriteKey;
 
 impl Mail {
@@ -53,18 +52,18 @@ impl Mail {
         self.conversation_info(&conversation)
     }
 
-    /// Adds somebody to a group: a contact, or an address. Their card is found, and a commit adds them.
+    /// Adds somebody to a group: a contact, or an address. Their card is found, and a commit adds them. A member who cannot
+    /// follow any more is added again.
     ///
     /// # Errors
     /// When group or person is not meant, is blocked or a member, or the group is full.
     pub fn group_add(&mut self, group: &str, who: &str, now: UnixMillis) -> Result<ConversationInfo, MailError> {
         let conversation = self.own_group(group)?;
-        let full = MailError::Group("the group is full: it has 32 members at most");
-        let size = self.member_infos(&conversation)?.len();
-        if size >= GROUP_SIZE_MAX
-            || group_changes::all(&self.profile.db, &self.profile.vault, conversation.row)?.len() as u64 >= CHANGES_MAX
-        {
-            return Err(full);
+        let full = self.member_infos(&conversation)?.len() >= GROUP_SIZE_MAX;
+        let full_error = MailError::Group("the group is full: it has 32 members at most");
+        let known = self.target(who)?;
+        if full && known.is_none() {
+            return Err(full_error);
         }
         let contact = self.person(who)?;
         if contact.blocked {
@@ -72,18 +71,26 @@ impl Mail {
         }
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let current = members::current(db, conversation.row)?;
-        if current.iter().any(|member| member.contact == contact.row && !member.leaving) {
-            return Err(MailError::Group("this person is in the group already"));
-        }
-        let waits =
-            |change: &GroupChange| matches!(change.wanted, Wanted::Add { contact: of, .. } if of == contact.row);
-        if group_changes::all(db, vault, conversation.row)?.iter().any(waits) {
-            // a commit that adds them may be on its way, and their letter is made of the change
+        let waiting = group_changes::all(db, vault, conversation.row)?;
+        let waits = |change: &GroupChange| match change.wanted {
+            Wanted::Add { contact: of, .. } | Wanted::Readd { contact: of, .. } => of == contact.row,
+            Wanted::Remove { .. } | Wanted::Rename { .. } => false,
+        };
+        if waiting.iter().any(waits) {
+            // their card may have been found
             return self.changed(conversation.row);
+        }
+        let member = current.iter().find(|member| member.contact == contact.row && !member.leaving);
+        let wanted = match member {
+            Some(member) if !member.follows() => Wanted::Readd { contact: contact.row, card: None },
+            Some(_) => return Err(MailError::Group("this person is in the group already")),
+            None => Wanted::Add { contact: contact.row, card: None },
+        };
+        if (full && member.is_none()) || waiting.len() as u64 >= CHANGES_MAX {
+            return Err(full_error);
         }
         let transaction = db.unchecked_transaction()?;
         contacts::set_known(&transaction, contact.row)?;
-        let wanted = Wanted::Add { contact: contact.row, card: None };
         group_changes::insert(&transaction, vault, conversation.row, &wanted)?;
         transaction.commit()?;
         self.look_for_card(contact.row, now)?;
@@ -103,18 +110,17 @@ impl Mail {
         if members::of_contact(db, conversation.row, contact.row)?.is_some() {
             group_changes::insert(db, vault, conversation.row, &Wanted::Remove { contact: contact.row })?;
         } else {
-            let waiting = group_changes::all(db, vault, conversation.row)?.into_iter();
-            let add =
-                waiting.filter(|change| matches!(change.wanted, Wanted::Add { contact: of, .. } if of == contact.row));
-            let Some(add) = add.collect::<Vec<_>>().pop() else {
+            // more than one, when two contacts turned out to be one person
+            let mut adds = group_changes::adds_of(db, contact.row)?;
+            adds.retain(|(_, group)| *group == conversation.row);
+            if adds.is_empty() {
                 return Err(MailError::Group("this person is not in the group"));
-            };
-            // it may have been written already: who is in it without a letter never learns of it
-            let staged = commits::commit_of(db, vault, conversation.row, conversation.epoch)?;
-            if staged.is_some_and(|commit| commit.welcome.is_some()) {
-                return Err(MailError::Group("somebody is being added to the group just now: try again in a moment"));
             }
-            group_changes::delete(db, add.row)?;
+            let transaction = db.unchecked_transaction()?;
+            for (change, group) in adds {
+                self.take_back_add(&transaction, change, group, contact.row)?;
+            }
+            transaction.commit()?;
         }
         self.changed(conversation.row)
     }
@@ -132,7 +138,8 @@ impl Mail {
     }
 
     /// Leaves a group: what was written before is still sent, then the others are told, and one of them removes the own
-    /// leaf. A group whose request was not accepted is left without a word, and so is one in which nobody else is.
+    /// leaf. A group whose request was not accepted is left without a word, and so is one in which nobody else is, or nobody but
+    /// who went on from another state. Whoever adds us to it again asks.
     ///
     /// # Errors
     /// When the group is not meant.
@@ -142,8 +149,13 @@ impl Mail {
             Some(Target::Person(..)) => return Err(MailError::Group("this is no group")),
             None => return Err(MailError::Unknown(group.to_owned())),
         };
-        let alone = members::current(&self.profile.db, conversation.row)?.is_empty();
-        if conversation.request || alone || conversation.broken || conversation.standing == Standing::Away {
+        if conversation.standing == Standing::Removed {
+            return self.conversation_info(&conversation);
+        }
+        // who went another way does not hear of it, nor does any of them remove us
+        let unheard = members::current(&self.profile.db, conversation.row)?.iter().all(|member| member.astray);
+        conversations::set_quit(&self.profile.db, conversation.row)?;
+        if conversation.request || unheard || conversation.broken || conversation.standing == Standing::Away {
             self.put_out(conversation.row)?;
             if conversation.request {
                 conversations::refuse_group(&self.profile.db, conversation.row)?;
@@ -255,7 +267,7 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let mut infos = Vec::new();
         if conversation.standing != Standing::Removed {
-            let address = Address::new(self.profile.own.public()).to_string();
+            let address = self.address();
             let state = match conversation.standing {
                 Standing::Member => MemberState::Member,
                 Standing::Away => MemberState::Away,
@@ -271,9 +283,14 @@ impl Mail {
         let leaves = |contact: i64| {
             waiting.iter().any(|change| matches!(change.wanted, Wanted::Remove { contact: of } if of == contact))
         };
+        let comes = |contact: i64| {
+            waiting.iter().any(|change| matches!(change.wanted, Wanted::Readd { contact: of, .. } if of == contact))
+        };
         for member in members::current(db, conversation.row)? {
             let state = if member.leaving || leaves(member.contact) {
                 MemberState::Leaving
+            } else if member.astray {
+                if comes(member.contact) { MemberState::Wanted } else { MemberState::Apart }
             } else if member.lost {
                 MemberState::Away
             } else if member.heard {

@@ -7,7 +7,7 @@ use super::{Mail, MailError, Standing, provider, stored};
 use crate::blobs::Manifest;
 use crate::card::Card;
 use crate::chains::{self, Chain, Side};
-use crate::commits::{Cut, OwnCommit};
+use crate::commits::{Cut, Invitation, OwnCommit};
 use crate::commits_mls::{ADDED_MAX, Change, Led};
 use crate::conversations::Conversation;
 use crate::conversations_mls::{self, GROUP_SIZE_MAX, GroupError};
@@ -55,16 +55,15 @@ impl Mail {
                         && size < GROUP_SIZE_MAX
                         && current.iter().all(|member| member.contact != contact)
                     {
-                        change.add.push((contacts::by_row(db, vault, contact)?.inbox, card.key_package));
+                        change.add.push((contacts::by_row(db, vault, contact)?.inbox, card));
                         size += 1;
                     }
                 }
                 Wanted::Readd { contact, card: Some(card) } => {
-                    let lost =
-                        current.iter().find(|member| member.contact == contact && member.lost && !member.leaving);
-                    if let Some(member) = lost.filter(|_| change.add.len() < ADDED_MAX) {
+                    let left = |member: &&MemberRow| member.contact == contact && !member.follows() && !member.leaving;
+                    if let Some(member) = current.iter().find(left).filter(|_| change.add.len() < ADDED_MAX) {
                         removed.push(*member);
-                        change.add.push((contacts::by_row(db, vault, contact)?.inbox, card.key_package));
+                        change.add.push((contacts::by_row(db, vault, contact)?.inbox, card));
                     }
                 }
                 Wanted::Add { card: None, .. } | Wanted::Readd { card: None, .. } => {}
@@ -102,7 +101,7 @@ impl Mail {
             let done = match &change.wanted {
                 Wanted::Add { contact, .. } => here(*contact),
                 Wanted::Readd { contact, .. } => {
-                    current.iter().all(|member| member.contact != *contact || !member.lost)
+                    current.iter().all(|member| member.contact != *contact || member.follows())
                 }
                 Wanted::Remove { contact } => !here(*contact),
                 Wanted::Rename { name } => now.name.as_ref() == Some(name),
@@ -114,43 +113,52 @@ impl Mail {
         Ok(())
     }
 
-    /// The own commit has won: keeps the Welcome of those whom it added, and a letter to each. To be called before the
-    /// group enters the epoch.
+    /// The own commit has won: keeps the Welcome of those whom it added, and a letter to each of them. To be called before
+    /// the group enters the epoch.
     pub(super) fn letters_to_added(
         &self,
         transaction: &Transaction<'_>,
-        conversation: &Conversation,
         commit: &OwnCommit,
-        led: &Led,
+        generation: u32,
         now: UnixMillis,
         rng: &mut impl CryptoRng,
     ) -> Result<Vec<(i64, Letter)>, MailError> {
-        let Some(welcome) = &commit.welcome else { return Ok(Vec::new()) };
+        let Some(Invitation { welcome, added }) = &commit.invitation else { return Ok(Vec::new()) };
         let vault = &self.profile.vault;
-        let generation = led.begun.context.generation;
         let mut secret = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *secret);
         let manifest = Manifest::of(welcome, *secret);
         let blob = blobs_store::insert_out(transaction, vault, &manifest, welcome)?;
         blobs_store::activate(transaction, blob, generation, now)?;
         let mut letters = Vec::new();
-        let people = self.people(transaction, led)?;
-        for change in group_changes::all(transaction, vault, conversation.row)? {
-            let (Wanted::Add { contact, card: Some(card) } | Wanted::Readd { contact, card: Some(card) }) =
-                change.wanted
-            else {
-                continue;
-            };
-            let before = members::of_contact(transaction, conversation.row, contact)?;
-            if before.is_some_and(|before| !led.removed.contains(&before.leaf)) || !people.contains(&contact) {
-                continue;
-            }
-            let body = seal_letter(&card.pointer, &Pointer::new(generation, manifest.clone()), rng)
+        for (person, pointer) in added {
+            let body = seal_letter(pointer, &Pointer::new(generation, manifest.clone()), rng)
                 .ok_or_else(|| MailError::Mls("the letter cannot be sealed".to_owned()))?;
-            let letter = Letter::new(contact, Some(blob), generation, body);
-            letters.push((stored::insert_letter(transaction, conversation.row, &letter)?, letter));
+            let letter = Letter::new(contacts::of_member(transaction, vault, person)?, Some(blob), generation, body);
+            letters.push((stored::insert_letter(transaction, commit.conversation, &letter)?, letter));
         }
         Ok(letters)
+    }
+
+    /// Takes back that somebody is to be added. When a staged commit does it already, they are in the group as soon as it has
+    /// won, with a letter as everybody: then they are removed again.
+    pub(super) fn take_back_add(
+        &self,
+        transaction: &Transaction<'_>,
+        change: i64,
+        conversation: i64,
+        contact: i64,
+    ) -> Result<(), MailError> {
+        group_changes::delete(transaction, change)?;
+        let vault = &self.profile.vault;
+        let epoch = conversations::by_row(transaction, vault, conversation)?.epoch;
+        let staged = commits::commit_of(transaction, vault, conversation, epoch)?.and_then(|commit| commit.invitation);
+        for (person, _) in staged.iter().flat_map(|invitation| &invitation.added) {
+            if contacts::by_inbox(transaction, vault, person)?.is_some_and(|person| person.row == contact) {
+                group_changes::insert(transaction, vault, conversation, &Wanted::Remove { contact })?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a commit removes somebody and adds them again.
@@ -238,8 +246,7 @@ impl Mail {
         let member = members::by_row(transaction, member)?;
         members::set_lost(transaction, member.row, true)?;
         let blocked = contacts::by_row(transaction, &self.profile.vault, member.contact)?.blocked;
-        // not again: the card that was found since must stay with the change that a staged commit makes. Nor in place of what
-        // the user wants, who may have removed them
+        // not again, for the card may have been found; nor in place of what the user wants, who may have removed them
         let asked = group_changes::concern(transaction, conversation.row, member.contact)?;
         if !member.leaving && !blocked && !asked && !self.is_oneself(transaction, member.contact)? {
             let wanted = Wanted::Readd { contact: member.contact, card: None };
@@ -269,8 +276,8 @@ impl Mail {
         for chain in chains::own(transaction, conversation)? {
             for (row, message) in chains::boxes_of(transaction, chain)? {
                 let Some(message) = message else { continue };
-                chains::delete_box(transaction, row)?;
-                confirmed.boxes.push(row);
+                // the box stays: whoever reads the chain goes through it, and knows the second copy by its id
+                chains::disown_box(transaction, row)?;
                 if let Some(blob) = stored::unseal(transaction, message)? {
                     blobs_store::restart_out(transaction, blob)?;
                     confirmed.blobs.push(blob);
@@ -283,6 +290,7 @@ impl Mail {
     /// What the own profile would have to read to follow is gone with its stores: it waits until a member adds it again.
     pub(super) fn gone_away(&mut self, conversation: &Conversation) -> Result<(), MailError> {
         conversations::set_standing(&self.profile.db, conversation.row, Standing::Away)?;
+        self.wake_welcomes();
         self.refollow(conversation.row)?;
         self.warn(
             "away_too_long",
@@ -312,7 +320,9 @@ impl Mail {
         group_changes::delete_all(&transaction, row)?;
         conversations::accept_group(&transaction, row)?;
         conversations::set_owing(&transaction, row, false)?;
-        conversations::set_standing(&transaction, row, Standing::Removed)?;
+        conversations::set_out(&transaction, row, conversation.together_until())?;
+        // whoever is in it by then, should somebody add us again, is not whom they were written to
+        entered.confirmed.blobs.extend(stored::give_up_all(&transaction, row)?);
         transaction.commit()?;
         if let Some((_, blob)) = fetching {
             self.memory.blobs_in.remove(&blob);
@@ -320,6 +330,7 @@ impl Mail {
         self.memory.owing.remove(&row);
         let waits: Vec<i64> = chains::unstored(&self.profile.db)?.into_iter().map(|(sealed, ..)| sealed).collect();
         self.memory.boxes.retain(|sealed, _| waits.contains(sealed));
+        self.wake_welcomes();
         self.went_on(row, entered)
     }
 

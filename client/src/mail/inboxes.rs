@@ -99,8 +99,10 @@ impl Mail {
         transaction.commit()?;
         if let Some(incoming) = taken {
             self.memory.blobs_in.insert(incoming.row, BlobIn::new(incoming, &[]));
-            // those of whom the user invited do not give way
-            let is_welcome = |blob: &&BlobIn| blob.incoming.purpose == Purpose::Welcome && blob.incoming.stranger;
+            // those of whom the user invited do not give way, nor the few that are here and wait for something
+            let is_welcome = |blob: &&BlobIn| {
+                blob.incoming.purpose == Purpose::Welcome && blob.incoming.stranger && blob.failures == 0
+            };
             let mut welcomes = self.memory.blobs_in.values().filter(is_welcome).map(|blob| blob.incoming.row);
             if let Some(oldest) = welcomes.next().filter(|_| welcomes.count() >= WELCOMES_MAX) {
                 self.end_blob(oldest, false, now, rng)?;

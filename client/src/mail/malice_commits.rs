@@ -21,7 +21,7 @@ use shoal_protocol::request::{Answer, Status};
 use shoal_protocol::{Hash, StoreIndex};
 use std::time::Duration;
 
-fn conversation(mail: &Mail) -> Conversation {
+pub(super) fn conversation(mail: &Mail) -> Conversation {
     conversations::all(&mail.profile.db, &mail.profile.vault).unwrap().remove(0)
 }
 
@@ -264,15 +264,19 @@ fn an_old_state_reads_nothing_after_its_owner_committed() {
 }
 
 /// A commit of Mallory's whose leaf is under another inbox key, which says that it succeeds another.
-fn usurped(scene: &mut Scene, key: &InboxKey, succeeds: Option<&(InboxPublic, [u8; 64])>) -> (u32, Vec<u8>) {
-    let mallory = &scene.mallory;
+pub(super) fn usurped(
+    mallory: &Mail,
+    key: &InboxKey,
+    succeeds: Option<&(InboxPublic, [u8; 64])>,
+    rng: &mut StdRng,
+) -> (u32, Vec<u8>) {
     let id = conversation(mallory).id.0;
     let transaction = mallory.profile.db.unchecked_transaction().unwrap();
     let provider = provider(&mallory.profile, &mallory.crypto, &transaction);
     let mut group = conversations_mls::load(&provider, &id).unwrap();
     let signer = conversations_mls::own_signer(&provider, &group).unwrap();
-    let writer = WriteKey::generate(&mut scene.rng);
-    let leaf = OwnLeaf::new(&provider, key, succeeds, &writer, &mut scene.rng).unwrap();
+    let writer = WriteKey::generate(rng);
+    let leaf = OwnLeaf::new(&provider, key, succeeds, &writer, rng).unwrap();
     let renewed = NewSignerBundle { signer: &leaf.signer, credential_with_key: leaf.credential };
     let parameters = LeafNodeParameters::builder().with_extensions(leaf.extensions).build();
     let bundle = group.commit_builder().force_self_update(true).leaf_node_parameters(parameters);
@@ -313,7 +317,7 @@ fn a_leaf_changes_its_owner_only_when_the_one_before_has_signed_it() {
         ("the owner's word", Some((old.public(), old.sign_succession(&next.public()))), true),
     ];
     for (what, succeeds, counts) in cases {
-        let (leaf, commit) = usurped(&mut scene, &next, succeeds.as_ref());
+        let (leaf, commit) = usurped(&scene.mallory, &next, succeeds.as_ref(), &mut scene.rng);
         let bob = &scene.bob;
         let transaction = bob.profile.db.unchecked_transaction().unwrap();
         let provider = provider(&bob.profile, &bob.crypto, &transaction);

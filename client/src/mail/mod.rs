@@ -33,11 +33,14 @@ mod malice_commits;
 #[cfg(test)]
 mod malice_forks;
 #[cfg(test)]
+mod malice_groups;
+#[cfg(test)]
 mod malice_last_words;
 mod parts;
 mod proofs;
 mod readdressing;
 mod receiving;
+mod rejoining;
 mod sending;
 mod showing;
 mod slots;
@@ -47,6 +50,10 @@ mod types;
 mod upkeep;
 mod verifying;
 mod wants;
+#[cfg(test)]
+#[allow(dead_code, reason = "the model of the integration tests, of which these need a part")]
+#[path = "../../tests/mail/world.rs"]
+mod world;
 mod writing;
 
 pub use crate::notices::Notice;

@@ -1,9 +1,10 @@
 //! The slots of a group's current epoch, read: whose commit ends it.
 
+use super::epochs::Entered;
 use super::flight::{Attempt, Flight, Purpose};
 use super::parts::BlobIn;
 use super::writing::each;
-use super::{Mail, MailError, provider};
+use super::{Mail, MailError, Standing, provider};
 use crate::blobs_store::{self, Purpose as Aim};
 use crate::chains::{self, Side};
 use crate::commit_slots::{Entry, SLOTS_MAX, SlotKeys, commit_hash, signed_part};
@@ -13,11 +14,11 @@ use crate::conversations::{self, Conversation};
 use crate::conversations_mls::GroupError;
 use crate::polls::{PollClock, mean_gap};
 use crate::want::{Rank, Want};
-use crate::{contacts, members};
+use crate::{contacts, group_changes, members};
 use rand::CryptoRng;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Operation, Status};
-use shoal_protocol::{StoreIndex, UnixMillis};
+use shoal_protocol::{Hash, StoreIndex, UnixMillis};
 use std::time::Duration;
 
 /// What a replica was seen to hold in a slot.
@@ -27,6 +28,17 @@ enum Holds {
     Nothing,
     /// What no member sealed for this slot.
     Garbage,
+}
+
+/// What it means that nothing was found in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unfound {
+    /// Nothing yet: it is read again.
+    Waits,
+    /// The replica that decides is gone: the next slot decides.
+    GivenUp,
+    /// There is no commit, though a member's `end` names one.
+    Missing,
 }
 
 /// The slots of one conversation's current epoch.
@@ -47,8 +59,8 @@ pub(super) struct SlotReader {
     /// What the replicas hold, in the order of placement.
     holds: [Holds; 2],
     ask: Option<StoreIndex>,
-    /// An `end` names a commit.
-    named: bool,
+    /// The commit that an `end` names.
+    named: Option<Hash>,
     sight: Sight,
 }
 
@@ -66,7 +78,7 @@ impl SlotReader {
             request,
             holds: [Holds::Unknown; 2],
             ask: None,
-            named: epoch.named.is_some(),
+            named: epoch.named,
             sight: epoch.sight,
         }
     }
@@ -79,8 +91,10 @@ impl SlotReader {
         !self.fetching && (self.urgent || !self.request)
     }
     /// An `end` named the commit.
-    pub(super) fn name(&mut self) {
-        self.named = true;
+    pub(super) fn name(&mut self, commit: Hash) {
+        if self.named.replace(commit) != Some(commit) {
+            self.sight.missing_since = None;
+        }
         self.hurry();
     }
     /// There is a reason to read it now.
@@ -163,8 +177,10 @@ impl Mail {
         if matches!(reader.holds, [Holds::Garbage, Holds::Garbage | Holds::Nothing]) {
             return self.skip_slot(conversation, epoch, slot, rng);
         }
-        if self.lost_sight(conversation, flight, answers, now, consensus)? {
-            return self.skip_slot(conversation, epoch, slot, rng);
+        match self.unfound(conversation, flight, answers, now, consensus)? {
+            Unfound::Waits => {}
+            Unfound::GivenUp => return self.skip_slot(conversation, epoch, slot, rng),
+            Unfound::Missing => return self.commit_missing(conversation),
         }
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
         if reader.ask.is_some() {
@@ -174,17 +190,19 @@ impl Mail {
         Ok(())
     }
 
-    /// Nothing was found. Notes whether the replica that decides was heard; `true` when it was not for so long that the
-    /// slot is given up: else a dead store would hold the group in its generation until that is gone.
-    fn lost_sight(
+    /// Nothing was found. Notes whether the replica that decides was heard: when it was not for long the slot is given up, else
+    /// a dead store would hold the group in its generation until that is gone. And when both say for so long that there is
+    /// nothing that whoever committed would have written it again twice, a commit that few members name is not believed any
+    /// more: else one member could hold a group for ever.
+    fn unfound(
         &mut self,
         conversation: i64,
         flight: &Flight,
         answers: Option<&Answers>,
         now: UnixMillis,
         consensus: &Consensus,
-    ) -> Result<bool, MailError> {
-        let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(false) };
+    ) -> Result<Unfound, MailError> {
+        let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(Unfound::Waits) };
         let retention = Duration::from_millis(consensus.parameters.retention_ms);
         let empty_at = |position: usize| {
             each(answers)
@@ -194,9 +212,20 @@ impl Mail {
             store == flight.placement[0] && matches!(answer.status, Status::Empty | Status::Found)
         });
         let mut sight = reader.sight;
-        let mut given_up = false;
+        let mut unfound = Unfound::Waits;
+        // who was away for so long that it may have come and gone knows nothing
+        let seen = sight.hold_until == UnixMillis(0) && sight.touched_at.plus(retention * 3 / 4) >= now;
+        let second_gone = flight.placement.get(1).is_some_and(|second| consensus.store(*second).is_none());
+        if reader.named.is_some()
+            && seen
+            && empty_at(0)
+            && (empty_at(1) || second_gone)
+            && sight.missing_since.get_or_insert(now).plus(retention / 8) < now
+        {
+            unfound = Unfound::Missing;
+        }
         if empty_at(0) {
-            reader.urgent = reader.named;
+            reader.urgent = reader.named.is_some();
             if sight.touched_at.plus(retention * 3 / 4) < now {
                 // whoever committed writes its slot again at least so often
                 sight.hold_until = now.plus(retention / 4);
@@ -212,14 +241,40 @@ impl Mail {
             // who is told that there is a commit need not wait for long
             // nor who sees that the store has left
             let left = consensus.store(flight.placement[0]).is_none();
-            let patience = if reader.named || left { retention / 16 } else { retention / 4 };
-            given_up = since.plus(patience) < now;
+            let patience = if reader.named.is_some() || left { retention / 16 } else { retention / 4 };
+            if since.plus(patience) < now {
+                unfound = Unfound::GivenUp;
+            }
         }
         if sight != reader.sight {
             reader.sight = sight;
             commits::set_sight(&self.profile.db, conversation, reader.epoch, &sight)?;
         }
-        Ok(given_up)
+        Ok(unfound)
+    }
+
+    /// The commit that ended the epoch, as members say, is nowhere. When more than half of the others say so the own profile may
+    /// have been away until it was gone, and waits; else they did not say the truth, and nothing more is read of them.
+    fn commit_missing(&mut self, conversation: i64) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let conversation = conversations::by_row(db, vault, conversation)?;
+        // no commit has this hash
+        let never = Hash::from_bytes([0; 32]);
+        let mut said = chains::name_others(db, vault, conversation.row, conversation.epoch, &never)?;
+        let others = members::current(db, conversation.row)?.into_iter().filter(|member| !member.astray);
+        let others: Vec<i64> = others.map(|member| member.row).collect();
+        said.retain(|member| others.contains(member));
+        if 2 * said.len() > others.len() {
+            return Ok(());
+        }
+        let transaction = db.unchecked_transaction()?;
+        let mut entered = Entered { regrouped: true, ..Entered::default() };
+        entered.forked = self.part_from(&transaction, &conversation, conversation.epoch, &said)?;
+        commits::forget_named(&transaction, conversation.row, conversation.epoch)?;
+        entered.gone = self.forget_behind(&transaction, &conversation)?;
+        transaction.commit()?;
+        self.memory.slots.remove(&conversation.row);
+        self.went_on(conversation.row, entered)
     }
 
     /// A member sealed this for the slot: is it an entry, and whose?
@@ -335,16 +390,18 @@ impl Mail {
         );
         let led = match applied {
             Ok(Applied::On(led)) if parcel.covers(&led.removed) => led,
-            Ok(Applied::Out) => {
+            Ok(Applied::Out(removed)) if parcel.covers(&removed) => {
                 // nothing of the own end is said any more: the others know
                 drop(transaction);
                 return self.put_out(conversation.row);
             }
-            Ok(Applied::Again) => {
+            Ok(Applied::Again(removed)) if parcel.covers(&removed) => {
                 drop(transaction);
-                return self.gone_away(&conversation);
+                // who has left comes back only when somebody asks them anew
+                let left = conversation.standing == Standing::Left;
+                return if left { self.put_out(conversation.row) } else { self.gone_away(&conversation) };
             }
-            Ok(Applied::On(_)) | Err(GroupError::Refused(_)) => {
+            Ok(Applied::On(_) | Applied::Out(_) | Applied::Again(_)) | Err(GroupError::Refused(_)) => {
                 drop(transaction);
                 return self.skip_slot(conversation.row, epoch, slot, rng);
             }
@@ -352,7 +409,13 @@ impl Mail {
         };
         let Side::Own(writer) = &own.side else { return Err(MailError::Damaged("an own chain without write key")) };
         let mut entered = self.next_epoch(&transaction, &conversation, &led, &parcel.cuts, writer, &hash, now)?;
-        // an own commit for this epoch lost
+        // an own commit for this epoch lost; whom it was to add and the user wanted no more, the winner may have added
+        let lost = commits::commit_of(&transaction, vault, conversation.row, epoch)?.and_then(|own| own.invitation);
+        for (person, _) in lost.iter().flat_map(|lost| &lost.added) {
+            if let Some(person) = contacts::by_inbox(&transaction, vault, person)? {
+                group_changes::delete_remove(&transaction, conversation.row, person.row)?;
+            }
+        }
         entered.gone.extend(commits::forget_commits(&transaction, conversation.row, epoch)?);
         blobs_store::delete_in(&transaction, blob)?;
         transaction.commit()?;
@@ -377,21 +440,23 @@ impl Mail {
         self.warn(
             "member_astray",
             format!(
-                "{} went on from another state in group {} and cannot be read any more; remove and add them again",
+                "{1} went on from another state in group {0}: neither reads the other any more. One side can leave the group, \
+                 and the other add it again",
+                conversation.id,
                 names.join(", "),
-                conversation.id
             ),
         );
         Ok(())
     }
 
     pub(super) fn warn_broken(&mut self, conversation: &Conversation) {
-        self.warn(
-            "conversation_broken",
-            format!(
-                "the members of conversation {} went on from different states; agree on a new beginning",
-                conversation.id
-            ),
-        );
+        let next = match conversation.contact {
+            Some(_) => "agree on a new beginning",
+            None => {
+                "leave the group, and ask a member who can still write in it to add you again; else create a new one"
+            }
+        };
+        let apart = format!("the members of conversation {} went on from different states; {next}", conversation.id);
+        self.warn("conversation_broken", apart);
     }
 }

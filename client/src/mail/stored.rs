@@ -240,6 +240,12 @@ pub(super) fn arrived_all_the_same(db: &Connection, row: i64) -> Result<bool, Ma
     Ok(changed == 1)
 }
 
+/// Whether the conversation of a message was left before it was delivered: it goes nowhere any more.
+pub(super) fn is_given_up(db: &Connection, row: i64) -> Result<bool, MailError> {
+    let found = "SELECT cancel = 3 FROM message_out WHERE message = ?1";
+    Ok(db.prepare_cached(found)?.query_row([row], |row| row.get(0))?)
+}
+
 pub(super) fn set_cancel_said(db: &Connection, row: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE message_out SET cancel = 2 WHERE message = ?1")?.execute([row])?;
     Ok(())
@@ -254,8 +260,9 @@ pub(super) fn unseal(db: &Connection, row: i64) -> Result<Option<i64>, MailError
 
 /// All messages of a conversation that were not delivered are sealed again; their blobs are written anew.
 pub(super) fn unseal_all(db: &Connection, conversation: i64) -> Result<(), MailError> {
-    let mut statement =
-        db.prepare_cached("SELECT message FROM message_out WHERE conversation = ?1 AND sealed = 1 AND state < 3")?;
+    let mut statement = db.prepare_cached(
+        "SELECT message FROM message_out WHERE conversation = ?1 AND sealed = 1 AND state < 3 AND cancel < 3",
+    )?;
     let rows = statement.query_map([conversation], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
     for row in rows {
         if let Some(blob) = unseal(db, row)? {
@@ -265,6 +272,26 @@ pub(super) fn unseal_all(db: &Connection, conversation: i64) -> Result<(), MailE
     db.prepare_cached("UPDATE message_out SET cancel = 1 WHERE conversation = ?1 AND cancel = 2")?
         .execute([conversation])?;
     Ok(())
+}
+
+/// Nothing of a conversation that was left is sent any more, should it begin again: messages stay as far as they came. Returns the
+/// blobs that nobody needs any more.
+pub(super) fn give_up_all(db: &Connection, conversation: i64) -> Result<Vec<i64>, MailError> {
+    let mut statement = db.prepare_cached(
+        "SELECT message, blob FROM message_out WHERE conversation = ?1 AND state < 3 AND blob NOT NULL",
+    )?;
+    let rows = statement.query_map([conversation], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = rows.collect::<Result<Vec<(i64, i64)>, _>>()?;
+    for (message, blob) in &rows {
+        drop_blob(db, *message)?;
+        blobs_store::delete_out(db, *blob)?;
+    }
+    db.prepare_cached(
+        "UPDATE message_out SET sealed = 1, cancel = CASE WHEN state < 3 THEN 3 ELSE 0 END
+         WHERE conversation = ?1 AND (state < 3 OR cancel > 0)",
+    )?
+    .execute([conversation])?;
+    Ok(rows.into_iter().map(|(_, blob)| blob).collect())
 }
 
 /// The messages of a conversation that is undone wait for another one.
@@ -388,7 +415,8 @@ pub(super) fn waits(db: &Connection, contact: i64) -> Result<bool, MailError> {
 /// Messages in boxes that are not known to be stored.
 pub(super) fn on_their_way(db: &Connection) -> Result<Vec<i64>, MailError> {
     // `state < 3` is the condition of the index
-    let mut statement =
-        db.prepare_cached("SELECT message FROM message_out WHERE state < 2 AND state < 3 AND sealed = 1")?;
+    let mut statement = db.prepare_cached(
+        "SELECT message FROM message_out WHERE state < 2 AND state < 3 AND sealed = 1 AND cancel < 3",
+    )?;
     Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }

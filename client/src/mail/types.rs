@@ -168,6 +168,8 @@ pub enum MemberState {
     Leaving,
     /// It was away for longer than stores keep what it would have to read, and is added again when it comes back.
     Away,
+    /// It went on from another commit than this client: neither reads the other. One of the two can leave, and be added again.
+    Apart,
 }
 
 /// Whether the own profile is in a conversation.

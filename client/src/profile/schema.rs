@@ -2,7 +2,7 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 7;
+pub(super) const FORMAT: u32 = 8;
 
 /// Everything of format 7 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
@@ -52,7 +52,9 @@ CREATE TABLE conversation (
     owing INTEGER NOT NULL DEFAULT 0,         -- 1: a message was shown that its writer was not told of
     healed_at INTEGER NOT NULL,               -- since when the keys of the own leaf are in use; 0: they are a card's
     commit_at INTEGER,                        -- an own commit is due then
-    broken INTEGER NOT NULL DEFAULT 0         -- 1: the members applied different commits, or none can be agreed on
+    broken INTEGER NOT NULL DEFAULT 0,        -- 1: the members applied different commits, or none can be agreed on
+    parted_epoch INTEGER,                     -- the first epoch of which members ended with different commits
+    quit INTEGER NOT NULL DEFAULT 0           -- 1: the user left it: who adds us again asks
 );
 CREATE INDEX conversation_of_contact ON conversation (contact);
 
@@ -77,7 +79,7 @@ CREATE INDEX member_of_conversation ON member (conversation);
 CREATE TABLE group_change (
     change INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation INTEGER NOT NULL REFERENCES conversation,
-    kind INTEGER NOT NULL,                    -- 0: add, 1: remove, 2: rename, 3: add again who was away for too long
+    kind INTEGER NOT NULL,                    -- 0: add, 1: remove, 2: rename, 3: add again who cannot follow
     contact INTEGER REFERENCES contact,       -- whom to add or remove
     name BLOB,                                -- sealed new name
     card BLOB                                 -- sealed: key package and pointer key of whom to add; NULL: to be found
@@ -97,6 +99,7 @@ CREATE TABLE group_epoch (
     touched_at INTEGER NOT NULL,              -- when the slot was last seen empty at the replica that decides
     hold_until INTEGER NOT NULL DEFAULT 0,    -- no own commit before: the slot was out of sight for too long
     mute_since INTEGER,                       -- since when that replica alone does not answer
+    missing_since INTEGER,                    -- since when both say that it is empty, though a commit is named
     PRIMARY KEY (conversation, epoch)
 ) WITHOUT ROWID;
 
@@ -112,7 +115,8 @@ CREATE TABLE commit_out (
     body BLOB NOT NULL,                       -- sealed for the slot
     writer BLOB NOT NULL,                     -- sealed seed of the write key in the new leaf
     cuts BLOB NOT NULL,                       -- sealed: where the chains of those end whom it removes
-    welcome BLOB,                             -- sealed Welcome of those whom it adds
+    welcome BLOB,                             -- sealed Welcome of those whom it adds, until it won
+    added BLOB,                               -- sealed: inbox and pointer key of each of them
     merged INTEGER NOT NULL DEFAULT 0,
     stored INTEGER NOT NULL DEFAULT 0,
     stored_at INTEGER,
@@ -170,7 +174,8 @@ CREATE TABLE message_out (
     blob INTEGER REFERENCES blob_out,
     state INTEGER NOT NULL DEFAULT 0,         -- 0 queued, 1 sent, 2 stored, 3 delivered, 4 taken back
     sealed INTEGER NOT NULL DEFAULT 0,        -- 1: in box_out, or taken back before
-    cancel INTEGER NOT NULL DEFAULT 0         -- taken back: 1: its readers are to be told, 2: that is in box_out
+    cancel INTEGER NOT NULL DEFAULT 0         -- taken back: 1: its readers are to be told, 2: that is in box_out; 3: the
+                                              -- conversation was left before it was delivered, and it goes nowhere any more
 );
 CREATE INDEX message_out_waiting ON message_out (contact, message) WHERE sealed = 0;
 CREATE INDEX message_out_undelivered ON message_out (state) WHERE state < 3;

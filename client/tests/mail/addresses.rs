@@ -341,12 +341,7 @@ fn so_many_addresses_can_be_given_up_and_all_who_know_one_follow() {
 fn back_after_all(world: &mut World, moved: usize, after: &str) {
     world.crash(1);
     let sent = world.send(0, "bob", "while you were away");
-    let retention = retention(world);
-    for _ in 0..3 {
-        world.draw();
-        world.run(retention);
-        world.retire();
-    }
+    world.forget_all();
     world.restart(1);
     let back = world.send(1, "alice", "I am back");
     let done = |world: &mut World| {

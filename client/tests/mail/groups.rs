@@ -229,6 +229,97 @@ fn who_is_removed_reads_nothing_more_and_who_is_added_nothing_of_before() {
     assert!((0..4).all(|who| world.warnings(who).is_empty()));
 }
 
+/// Whoever takes an addition back, or blocks who is being added, is obeyed also when the commit that adds them is on its way;
+/// and nobody is ever a member who has no letter.
+#[test]
+fn an_addition_can_be_taken_back_at_any_moment() {
+    let seed = 606;
+    let mut world = World::new(seed, 3);
+    let id = create(&mut world, 0, "reef crew");
+    add(&mut world, 0, &id, 1);
+    assert!(eventually(&mut world, 20 * MINUTE, |world| group(world, 1).is_some()));
+    world.accept(1, &id);
+    assert!(eventually(&mut world, 20 * MINUTE, |world| settled(world, &[0, 1])));
+    let address = world.address(2);
+    let (mut too_late, mut in_time) = (0, 0);
+    for round in 0..24 {
+        let epoch = group(&mut world, 0).unwrap().epoch;
+        add(&mut world, 0, &id, 2);
+        world.run(Duration::from_secs(round));
+        // a member already, and no addition to take back any more
+        let here = group(&mut world, 0).unwrap().epoch > epoch;
+        if round % 2 == 0 {
+            remove(&mut world, 0, &id, 2);
+        } else {
+            let (now, mut rng) = (world.now, world.fork());
+            world.mail(0).block(&address, now, &mut rng).unwrap();
+            world.accept(0, &address);
+            if here {
+                // whom the user blocks stays in their groups
+                remove(&mut world, 0, &id, 2);
+            }
+        }
+        world.run(MINUTE);
+        assert!(
+            eventually(&mut world, 20 * MINUTE, |world| settled(world, &[0, 1])),
+            "round {round}:\n{}",
+            picture(&mut world)
+        );
+        let epochs = group(&mut world, 0).unwrap().epoch - epoch;
+        match (here, epochs) {
+            (false, 0) => in_time += 1,
+            (false, _) => too_late += 1,
+            (true, _) => {}
+        }
+    }
+    assert!(in_time > 0 && too_late > 0, "in time {in_time}, too late {too_late}");
+    add(&mut world, 0, &id, 2);
+    let joined = |world: &mut World| {
+        if group(world, 2).is_some_and(|group| group.request) {
+            world.accept(2, &id);
+        }
+        settled(world, &[0, 1, 2])
+    };
+    assert!(eventually(&mut world, 30 * MINUTE, joined), "{}", picture(&mut world));
+    let mut talk = Talk::default();
+    for who in 0..3 {
+        talk.say(&mut world, who, &id, format!("{who} is here"));
+    }
+    assert!(eventually(&mut world, 5 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])), "{}", picture(&mut world));
+}
+
+/// The letter is read long before the commit that makes room for it.
+#[test]
+fn who_is_removed_and_added_again_while_away_comes_back_to_it() {
+    let seed = 608;
+    let (mut world, id) = group_of_all(seed, 3);
+    world.crash(2);
+    remove(&mut world, 0, &id, 2);
+    assert!(eventually(&mut world, 20 * MINUTE, |world| settled(world, &[0, 1])));
+    add(&mut world, 0, &id, 2);
+    let back = |world: &mut World| {
+        let group = group(world, 0).unwrap();
+        group.members.iter().filter(|member| member.state == MemberState::Invited).count() == 1
+    };
+    assert!(eventually(&mut world, 20 * MINUTE, back));
+    // both replicas have the letter
+    world.run(5 * MINUTE);
+    world.restart(2);
+    let joined = |world: &mut World| {
+        if group(world, 2).is_some_and(|group| group.request) {
+            world.accept(2, &id);
+        }
+        settled(world, &[0, 1, 2])
+    };
+    assert!(eventually(&mut world, 60 * MINUTE, joined), "{}", picture(&mut world));
+    let mut talk = Talk::default();
+    for who in 0..3 {
+        talk.say(&mut world, who, &id, format!("{who} is here"));
+    }
+    assert!(eventually(&mut world, 10 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])), "{}", picture(&mut world));
+    talk.exactly_once(&mut world, &[0, 1, 2], seed);
+}
+
 #[test]
 fn who_leaves_says_a_last_word() {
     let seed = 603;
@@ -361,13 +452,8 @@ fn back_after_all(seed: u64, people: usize) {
     world.crash(last);
     let mut talk = Talk::default();
     talk.say(&mut world, 0, &id, "while you were away".to_owned());
-    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
     let listed = world.consensus.generations.len();
-    for _ in 0..3 {
-        world.draw();
-        world.run(retention);
-        world.retire();
-    }
+    world.forget_all();
     assert!(listed == 1 && world.consensus.generations.len() < 4);
     assert!(eventually(&mut world, 5 * MINUTE, |world| {
         let lost = group(world, 0).unwrap().members.into_iter().filter(|member| member.state == MemberState::Away);
@@ -397,15 +483,10 @@ fn two_people_find_each_other_again_after_the_stores_forgot_them() {
     let seed = 607;
     let mut world = crate::messages::acquainted(seed);
     world.run(2 * MINUTE);
-    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
     world.crash(1);
     let before = world.shown(0).len();
     let sent = world.send(0, "bob", "while you were away");
-    for _ in 0..3 {
-        world.draw();
-        world.run(retention);
-        world.retire();
-    }
+    world.forget_all();
     world.restart(1);
     let back = world.send(1, "alice", "I am back");
     let done = |world: &mut World| world.all_delivered(0, &[sent]) && world.all_delivered(1, &[back]);

@@ -427,6 +427,16 @@ impl World {
         self.retire();
     }
 
+    /// Generations are drawn until all stores of today are gone, with what they hold.
+    pub(crate) fn forget_all(&mut self) {
+        let retention = Duration::from_millis(self.consensus.parameters.retention_ms);
+        for _ in 0..3 {
+            self.draw();
+            self.run(retention);
+            self.retire();
+        }
+    }
+
     /// Boxes older than the retention are gone, and so are generations that were replaced that long ago.
     pub(crate) fn retire(&mut self) {
         let retention = Duration::from_millis(self.consensus.parameters.retention_ms);

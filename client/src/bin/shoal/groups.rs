@@ -63,8 +63,10 @@ async fn add(
 ) -> Result<(), Problem> {
     let _: Value = caller.call(Call::Subscribe).await?;
     let deadline = Instant::now() + patience;
-    let before: ConversationLine = caller.call(Call::GroupAdd { conversation, who }).await?;
-    let Some(address) = before.members.iter().rev().find(|member| member.state == MemberState::Wanted) else {
+    let before: ConversationLine = caller.call(Call::GroupAdd { conversation, who: who.clone() }).await?;
+    let waiting = || before.members.iter().rev().filter(|member| member.state == MemberState::Wanted);
+    let named = waiting().find(|member| member.name == who || member.address == who);
+    let Some(address) = named.or_else(|| waiting().next()) else {
         return out.either(&before, || summary(&before));
     };
     let address = address.address.clone();
@@ -102,7 +104,9 @@ fn summary(group: &ConversationLine) -> String {
             "  (you were away for too long: a member adds you again by itself; what you write waits)"
         }
         (Standing::Removed, ..) => "  (you are not in it any more)",
-        (Standing::Member, _, true) => "  (broken: its members cannot read each other any more; create a new one)",
+        (Standing::Member, _, true) => {
+            "  (broken: the others went on without you; leave it, and ask one of them to add you again)"
+        }
         (Standing::Member, true, false) => "  (a request: shoal accept or shoal block)",
         (Standing::Member, false, false) => "",
     };
@@ -121,6 +125,7 @@ fn describe(member: &MemberLine) -> String {
         MemberState::Invited => "  (invited; nothing was heard of them yet)",
         MemberState::Leaving => "  (leaving)",
         MemberState::Away => "  (away for too long; added again when they are back)",
+        MemberState::Apart => "  (went on from another state: one of you leaves, and is added again)",
         MemberState::Member => "",
     };
     format!("{name}{note}")

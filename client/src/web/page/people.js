@@ -188,7 +188,10 @@ export function head(chat, app) {
   else if (chat.name !== chat.address) facts.push(short(chat.address));
   if (chat.verified) facts.push("verified");
   if (chat.waiting) facts.push("not found yet: they must have run Shoal once on this network");
-  if (chat.broken) facts.push("broken: its members cannot read each other any more");
+  if (chat.broken) {
+    const next = chat.group ? "leave it, and ask a member who can write to add you again" : "agree on a new beginning";
+    facts.push(`broken: its members went on from different states; ${next}`);
+  }
   if (chat.standing !== "member") facts.push(STANDINGS[chat.standing]);
   const rename = async () => {
     if (await addContact({ address: chat.address, name: chat.name === chat.address ? "" : chat.name })) await app.refresh();
@@ -234,7 +237,7 @@ export function head(chat, app) {
 }
 
 /** What is said of a member that is not simply in it. */
-const MEMBERS = { wanted: " (being added)", invited: " (added)", leaving: " (leaving)", away: " (away)" };
+const MEMBERS = { wanted: " (being added)", invited: " (added)", leaving: " (leaving)", away: " (away)", apart: " (apart)" };
 
 function members(chat) {
   if (!chat.members) return "group";

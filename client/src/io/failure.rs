@@ -226,10 +226,15 @@ impl From<MailError> for Failure {
             MailError::Address(_) => {
                 (Exit::Temporary, "address_stays", "their inboxes are read for a while yet: try again later")
             }
+            MailError::Invited(_) => (
+                Exit::Temporary,
+                "invited",
+                "the contact is here some seconds after they have used it: try again then; shoal invite --list shows it",
+            ),
             MailError::Unknown(_) => (
                 Exit::Usage,
                 "unknown_contact",
-                "shoal contacts lists names, and strangers by their addresses; somebody new: shoal add NAME ADDRESS",
+                "shoal contacts and shoal group list show names, and strangers by their addresses; somebody new: shoal add NAME ADDRESS",
             ),
             MailError::Name(..) => (Exit::Usage, "bad_name", "choose another name"),
             MailError::Blocked(_) => (Exit::Permission, "blocked", "unblock with shoal accept first"),

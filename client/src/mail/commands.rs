@@ -12,7 +12,7 @@ use crate::contacts::{self, Contact};
 use crate::conversations::Conversation;
 use crate::names::Name;
 use crate::records::{BlobKind, Content, FILE_NAME_SIZE_MAX, MIME_SIZE_MAX};
-use crate::{blobs_store, conversations, group_changes};
+use crate::{blobs_store, conversations, group_changes, invites as own_invites};
 use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
 use shoal_protocol::UnixMillis;
@@ -399,7 +399,15 @@ impl Mail {
     }
 
     pub(super) fn parse_address(&self, text: &str) -> Result<Address, MailError> {
-        let address: Address = text.parse().map_err(|_| MailError::Unknown(text.to_owned()))?;
+        let Ok(address) = text.parse::<Address>() else {
+            let invites = own_invites::all_made(&self.profile.db, &self.profile.vault)?;
+            let invited = invites.iter().any(|made| made.name.as_ref().is_some_and(|name| name.as_str() == text));
+            return Err(if invited {
+                MailError::Invited(text.to_owned())
+            } else {
+                MailError::Unknown(text.to_owned())
+            });
+        };
         if self.profile.own.is_own(address.inbox()) { Err(MailError::Oneself) } else { Ok(address) }
     }
 
@@ -424,10 +432,14 @@ impl Mail {
             return Ok(Some(Target::Person(contact, conversation)));
         }
         let mut groups = conversations::groups_named(db, vault, who)?;
+        let gone = groups.last().cloned();
         groups.retain(|group| matches!(group.standing, Standing::Member | Standing::Away));
         match groups.len() {
-            0 | 1 => Ok(groups.pop().map(Target::Group)),
-            _ => Err(MailError::Group("several groups have this name; name the conversation instead")),
+            // one that we were in is named too: what cannot be done there is said then
+            0 | 1 => Ok(groups.pop().or(gone).map(Target::Group)),
+            _ => {
+                Err(MailError::Group("several groups have this name; name it by its id, as shoal group list shows it"))
+            }
         }
     }
 

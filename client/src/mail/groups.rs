@@ -15,6 +15,7 @@ use crate::records::Content;
 use crate::{conversations, members};
 use rand::CryptoRng;
 use shoal_protocol::UnixMillis;
+use shoal_protocol::address::Address;
 use shoal_protocol::boxes::WriteKey;
 
 impl Mail {
@@ -59,6 +60,9 @@ impl Mail {
     /// When group or person is not meant, is blocked or a member, or the group is full.
     pub fn group_add(&mut self, group: &str, who: &str, now: UnixMillis) -> Result<ConversationInfo, MailError> {
         let conversation = self.own_group(group)?;
+        if who.parse::<Address>().is_ok_and(|address| self.profile.own.is_own(address.inbox())) {
+            return Err(MailError::Oneself);
+        }
         let full = self.member_infos(&conversation)?.len() >= GROUP_SIZE_MAX;
         let full_error = MailError::Group("the group is full: it has 32 members at most");
         let known = self.target(who)?;
@@ -80,11 +84,20 @@ impl Mail {
             // their card may have been found
             return self.changed(conversation.row);
         }
+        let leaves =
+            |change: &GroupChange| matches!(change.wanted, Wanted::Remove { contact: of } if of == contact.row);
         let member = current.iter().find(|member| member.contact == contact.row && !member.leaving);
         let wanted = match member {
             Some(member) if !member.follows() => Wanted::Readd { contact: contact.row, card: None },
-            Some(_) => return Err(MailError::Group("this person is in the group already")),
-            None => Wanted::Add { contact: contact.row, card: None },
+            Some(_) if !waiting.iter().any(leaves) => {
+                return Err(MailError::Group("this person is in the group already"));
+            }
+            None if current.iter().all(|member| member.contact != contact.row) => {
+                Wanted::Add { contact: contact.row, card: None }
+            }
+            Some(_) | None => {
+                return Err(MailError::Group("this person is leaving the group just now: try again when they are out"));
+            }
         };
         if (full && member.is_none()) || waiting.len() as u64 >= CHANGES_MAX {
             return Err(full_error);
@@ -103,6 +116,9 @@ impl Mail {
     /// When group or member is not meant.
     pub fn group_remove(&mut self, group: &str, who: &str) -> Result<ConversationInfo, MailError> {
         let conversation = self.own_group(group)?;
+        if who.parse::<Address>().is_ok_and(|address| self.profile.own.is_own(address.inbox())) {
+            return Err(MailError::Group("this is you: shoal group leave"));
+        }
         let Some(Target::Person(contact, _)) = self.target(who)? else {
             return Err(MailError::Group("this person is not in the group"));
         };

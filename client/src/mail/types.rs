@@ -347,6 +347,9 @@ pub enum MailError {
     /// Neither a contact, nor an address, nor a conversation.
     #[error("no contact, address or conversation {0:?}")]
     Unknown(String),
+    /// Who is to have this name was invited, and has not used the invite up to the end.
+    #[error("the invite for {0:?} is not used up to the end yet")]
+    Invited(String),
     /// A name is empty, too long, looks like an address, or is taken by another contact.
     #[error("the name {0:?} cannot be used: {1}")]
     Name(String, &'static str),

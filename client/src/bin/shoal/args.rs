@@ -272,7 +272,8 @@ pub(crate) enum GroupCommand {
     },
     /// Add somebody, and wait until they are invited
     ///
-    /// Every member may add, remove and rename. Who is added sees what is written from then on.
+    /// Every member may add, remove and rename. Who is added sees what is written from then on. A stranger, and whoever left the
+    /// group before, is asked first: shoal accept. To take it back: shoal group remove.
     Add {
         /// The group
         #[arg(value_name = "GROUP")]
@@ -285,7 +286,8 @@ pub(crate) enum GroupCommand {
     },
     /// Remove a member
     ///
-    /// They cannot read what is written after the removal. What they wrote before you read it is not shown to all.
+    /// They cannot read what is written after the removal, which takes some seconds: until then shoal group list shows them as
+    /// leaving. What they wrote before you read it is not shown to all.
     Remove {
         /// The group
         #[arg(value_name = "GROUP")]

@@ -35,8 +35,13 @@ pub(crate) async fn group(profile: &Path, command: GroupCommand, out: &Out) -> R
             out.either(&group, || summary(&group))
         }
         GroupCommand::Rename { conversation, name } => {
-            let group: ConversationLine = caller.call(Call::GroupRename { conversation, name }).await?;
-            out.either(&group, || summary(&group))
+            let group: ConversationLine = caller.call(Call::GroupRename { conversation, name: name.clone() }).await?;
+            out.either(&group, || match group.name == name {
+                true => summary(&group),
+                false => {
+                    format!("{}\n  it will be called {} as soon as the others can know", summary(&group), plain(&name))
+                }
+            })
         }
         GroupCommand::List => {
             let conversations: Vec<ConversationLine> = caller.call(Call::Conversations).await?;

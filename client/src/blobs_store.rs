@@ -8,6 +8,7 @@ use crate::profile::Vault;
 use rusqlite::{Connection, OptionalExtension as _};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::geometry::BOX_PLAINTEXT_SIZE;
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 const MANIFEST: &str = "blob.manifest";
@@ -41,6 +42,24 @@ impl Purpose {
     }
 }
 
+/// A part was asked for and is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Absent {
+    pub(crate) since: UnixMillis,
+    /// When that was seen last.
+    pub(crate) seen: UnixMillis,
+}
+
+impl Absent {
+    /// It is seen again. Who did not ask for long knows nothing of the time between, and begins anew.
+    pub(crate) fn again(before: Option<Self>, now: UnixMillis, longest_gap: Duration) -> Self {
+        match before {
+            Some(before) if before.seen.plus(longest_gap) >= now => Self { seen: now, ..before },
+            Some(_) | None => Self { since: now, seen: now },
+        }
+    }
+}
+
 /// An incoming blob.
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
@@ -49,6 +68,7 @@ pub(crate) struct Incoming {
     pub(crate) generation: u32,
     pub(crate) purpose: Purpose,
     pub(crate) since: UnixMillis,
+    pub(crate) absent: Option<Absent>,
     /// A Welcome that nobody was invited to write, or of a request that is not accepted.
     pub(crate) stranger: bool,
 }
@@ -218,13 +238,13 @@ pub(crate) fn insert_in(
     db.prepare_cached("INSERT INTO blob_in (manifest, generation, purpose, since) VALUES (?1, ?2, ?3, ?4)")?
         .execute((seal_manifest(vault, manifest), generation, purpose.number(), now.0))?;
     let row = db.last_insert_rowid();
-    Ok(Incoming { row, manifest: manifest.clone(), generation, purpose, since: now, stranger })
+    Ok(Incoming { row, manifest: manifest.clone(), generation, purpose, since: now, absent: None, stranger })
 }
 
 /// Blobs that are being fetched, with the parts that are here.
 pub(crate) fn all_in(db: &Connection, vault: &Vault) -> Result<Vec<(Incoming, Vec<u64>)>, MailError> {
     let mut statement = db.prepare_cached(
-        "SELECT blob, manifest, generation, purpose, since,
+        "SELECT blob, manifest, generation, purpose, since, absent_since, absent_seen,
          (purpose = 1 AND NOT EXISTS (SELECT 1 FROM invite_made i WHERE i.welcome = blob_in.blob)) OR EXISTS (
             SELECT 1 FROM message_in m JOIN conversation v ON v.conversation = m.conversation
             WHERE m.blob = blob_in.blob AND v.request = 1) OR EXISTS (
@@ -235,18 +255,22 @@ pub(crate) fn all_in(db: &Connection, vault: &Vault) -> Result<Vec<(Incoming, Ve
         .query_map([], |row| {
             let manifest: Vec<u8> = row.get(1)?;
             let numbers = (row.get::<_, u32>(2)?, row.get::<_, u8>(3)?, row.get::<_, u64>(4)?);
-            Ok((row.get::<_, i64>(0)?, manifest, numbers, row.get::<_, bool>(5)?))
+            let absent: (Option<u64>, Option<u64>) = (row.get(5)?, row.get(6)?);
+            Ok((row.get::<_, i64>(0)?, manifest, numbers, absent, row.get::<_, bool>(7)?))
         })?
         .collect::<Result<Vec<_>, _>>()?;
     rows.into_iter()
-        .map(|(row, manifest, (generation, purpose, since), stranger)| {
+        .map(|(row, manifest, (generation, purpose, since), absent, stranger)| {
             let parts = db
                 .prepare_cached("SELECT j FROM part_in WHERE blob = ?1")?
                 .query_map([row], |row| row.get(0))?
                 .collect::<Result<Vec<u64>, _>>()?;
             let purpose = Purpose::from_number(purpose);
             let manifest = open_manifest(vault, &manifest)?;
-            Ok((Incoming { row, manifest, generation, purpose, since: UnixMillis(since), stranger }, parts))
+            let since = UnixMillis(since);
+            let absent = absent.0.zip(absent.1);
+            let absent = absent.map(|(since, seen)| Absent { since: UnixMillis(since), seen: UnixMillis(seen) });
+            Ok((Incoming { row, manifest, generation, purpose, since, absent, stranger }, parts))
         })
         .collect()
 }
@@ -257,6 +281,37 @@ pub(crate) fn insert_part(db: &Connection, vault: &Vault, blob: i64, j: u64, par
         blob,
         j,
         vault.seal(PART, part),
+    ))?;
+    Ok(())
+}
+
+/// The content of a message is written anew, in this generation. `false`: it was to be another content.
+pub(crate) fn move_in(
+    db: &Connection,
+    vault: &Vault,
+    blob: i64,
+    manifest: &Manifest,
+    generation: u32,
+    now: UnixMillis,
+) -> Result<bool, MailError> {
+    let changed = db
+        .prepare_cached("UPDATE blob_in SET generation = ?3, since = ?4 WHERE blob = ?1 AND manifest = ?2")?
+        .execute((blob, seal_manifest(vault, manifest), generation, now.0))?;
+    Ok(changed == 1)
+}
+
+/// Something of it came: it is not given up yet.
+pub(crate) fn set_since(db: &Connection, blob: i64, now: UnixMillis) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE blob_in SET since = ?2 WHERE blob = ?1")?.execute((blob, now.0))?;
+    Ok(())
+}
+
+/// That a part is not there, or that one came.
+pub(crate) fn set_absent(db: &Connection, blob: i64, absent: Option<Absent>) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE blob_in SET absent_since = ?2, absent_seen = ?3 WHERE blob = ?1")?.execute((
+        blob,
+        absent.map(|absent| absent.since.0),
+        absent.map(|absent| absent.seen.0),
     ))?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Which want gets the tick: sends, blob reads, hot, warm, idle, in this order; sends and blob reads take at most three
 //! of four ticks while polls wait (design §3.7).
 //!
-//! Three rules keep the order from starving anyone: the own inbox, whose rate is constant and small (one poll in 60 s at 2
+//! Four rules keep the order from starving anyone: one of three ticks for sends and blob reads goes to the reads that are not
+//! for strangers, for a file that is written for half an hour must not keep a commit from being read; the own inbox, whose rate is constant and small (one poll in 60 s at 2
 //! ticks a second is 1 %), goes before the other polls; a poll that waits for four of its mean gaps goes before
 //! younger classes; and second copies, which go when nothing else waits, get one tick in 16 all the same.
 //!
@@ -13,6 +14,8 @@ use crate::want::Rank;
 
 /// Bulk ticks in a row before a waiting poll is served.
 const BULK_RUN_MAX: u8 = 3;
+/// Bulk ticks in a row that go to writes while a read waits.
+const SEND_RUN_MAX: u8 = 2;
 /// Ticks in a row that go elsewhere while a copy waits.
 const COPY_PASSED_MAX: u8 = 15;
 
@@ -23,6 +26,8 @@ pub struct Waiting {
     pub send: bool,
     /// A blob or card read is ready.
     pub blob_read: bool,
+    /// That read is not for a stranger: writes leave it a third of what both take.
+    pub read_owed: bool,
     /// A hot chain's clock has run out.
     pub hot: bool,
     /// A warm chain's clock has run out.
@@ -41,6 +46,7 @@ pub struct Waiting {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Budget {
     bulk_run: u8,
+    send_run: u8,
     copy_passed: u8,
 }
 
@@ -65,12 +71,11 @@ impl Budget {
     /// What goes before copies.
     fn first_choice(&mut self, waiting: Waiting) -> Option<Rank> {
         let poll = Self::poll(waiting);
-        let bulk = if waiting.send {
-            Some(Rank::Send)
-        } else if waiting.blob_read {
-            Some(Rank::BlobRead)
-        } else {
-            None
+        let bulk = match (waiting.send, waiting.blob_read) {
+            (true, true) if waiting.read_owed && self.send_run >= SEND_RUN_MAX => Some(Rank::BlobRead),
+            (true, _) => Some(Rank::Send),
+            (false, true) => Some(Rank::BlobRead),
+            (false, false) => None,
         };
         match (bulk, poll) {
             (Some(_), Some(poll)) if self.bulk_run >= BULK_RUN_MAX => {
@@ -78,6 +83,7 @@ impl Budget {
                 Some(poll)
             }
             (Some(bulk), _) => {
+                self.send_run = if bulk == Rank::Send { (self.send_run + 1).min(SEND_RUN_MAX) } else { 0 };
                 self.bulk_run = (self.bulk_run + 1).min(BULK_RUN_MAX);
                 Some(bulk)
             }
@@ -108,11 +114,26 @@ mod tests {
     #[test]
     fn bulk_takes_three_of_four_ticks_while_polls_wait() {
         let mut budget = Budget::default();
-        let waiting = Waiting { send: true, blob_read: true, hot: true, ..Waiting::default() };
+        let waiting = Waiting { send: true, blob_read: true, read_owed: true, hot: true, ..Waiting::default() };
         let taken: Vec<_> = (0..400).filter_map(|_| budget.choose(waiting)).collect();
-        assert_eq!(taken.iter().filter(|rank| **rank == Rank::Send).count(), 300);
+        assert_eq!(taken.iter().filter(|rank| **rank == Rank::Send).count(), 200);
+        assert_eq!(taken.iter().filter(|rank| **rank == Rank::BlobRead).count(), 100);
         assert_eq!(taken.iter().filter(|rank| **rank == Rank::Hot).count(), 100);
         assert!(taken.windows(4).all(|four| four.contains(&Rank::Hot)));
+    }
+
+    #[test]
+    fn a_read_is_not_starved_by_writes_nor_costs_them_when_there_is_none() {
+        let mut budget = Budget::default();
+        let both = Waiting { send: true, blob_read: true, read_owed: true, ..Waiting::default() };
+        let taken: Vec<_> = (0..300).filter_map(|_| budget.choose(both)).collect();
+        assert!(taken.chunks(3).all(|three| three == [Rank::Send, Rank::Send, Rank::BlobRead]));
+        let alone = Waiting { blob_read: false, ..both };
+        assert!((0..100).all(|_| budget.choose(alone) == Some(Rank::Send)));
+        let strangers = Waiting { read_owed: false, ..both };
+        assert!((0..100).all(|_| budget.choose(strangers) == Some(Rank::Send)));
+        // one that comes has waited for nobody yet, but for the writes that went before
+        assert_eq!(budget.choose(both), Some(Rank::BlobRead));
     }
 
     #[test]

@@ -432,6 +432,13 @@ pub(crate) fn requests(db: &Connection) -> Result<u64, MailError> {
     Ok(db.query_row(sum, [], |row| row.get(0))?)
 }
 
+/// Requests that the user has not answered.
+pub(crate) fn unanswered(db: &Connection) -> Result<u64, MailError> {
+    let count = "SELECT count(*) FROM conversation v LEFT JOIN contact c ON c.contact = v.contact
+        WHERE request = 1 AND standing = 0 AND broken = 0 AND coalesce(c.blocked, 0) = 0";
+    Ok(db.query_row(count, [], |row| row.get(0))?)
+}
+
 /// The user wants the conversations of two with a contact.
 pub(crate) fn accept(db: &Connection, contact: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE conversation SET request = 0, commit_at = NULL WHERE contact = ?1 AND request = 1")?

@@ -128,7 +128,7 @@ impl LoopStatistics {
     }
 
     fn judge(&mut self) {
-        let lost = self.recent.iter().rev().take(HEALTH_WINDOW).filter(|came_back| !**came_back).count();
+        let (lost, _) = self.lost_lately();
         self.health = match self.health {
             Health::Pause if lost > RESUME_LOST => Health::Pause,
             Health::Good | Health::Warn | Health::Pause => {
@@ -176,6 +176,13 @@ impl LoopStatistics {
         let returned = self.recent.iter().filter(|came_back| **came_back).count();
         // at most 256: exact as f64
         Some(returned as f64 / self.recent.len() as f64)
+    }
+
+    /// How many of the last loops were lost, and how many those are: what [`LoopStatistics::health`] is judged by.
+    #[must_use]
+    pub fn lost_lately(&self) -> (usize, usize) {
+        let lost = self.recent.iter().rev().take(HEALTH_WINDOW).filter(|came_back| !**came_back).count();
+        (lost, self.recent.len().min(HEALTH_WINDOW))
     }
 
     /// Round trips of the recent loops that came back, oldest first; at most 512.

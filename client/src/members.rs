@@ -91,6 +91,21 @@ pub(crate) fn set_leaving(db: &Connection, member: i64) -> Result<(), MailError>
     Ok(())
 }
 
+/// By this member's Welcome we joined.
+pub(crate) fn set_inviter(db: &Connection, conversation: i64, leaf: u32) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE member SET inviter = 1 WHERE conversation = ?1 AND leaf = ?2 AND left_at IS NULL")?
+        .execute((conversation, leaf))?;
+    Ok(())
+}
+
+/// The contact who brought us into a conversation, as long as they are in it.
+pub(crate) fn inviter(db: &Connection, conversation: i64) -> Result<Option<i64>, MailError> {
+    Ok(db
+        .prepare_cached("SELECT contact FROM member WHERE conversation = ?1 AND inviter = 1 AND left_at IS NULL")?
+        .query_row([conversation], |row| row.get(0))
+        .optional()?)
+}
+
 /// The member went on from another commit.
 pub(crate) fn set_astray(db: &Connection, member: i64) -> Result<(), MailError> {
     db.prepare_cached("UPDATE member SET astray = 1 WHERE member = ?1")?.execute([member])?;

@@ -11,7 +11,8 @@ use shoal_protocol::{request::Operation, types::StoreIndex};
 pub struct Ticket(pub u64);
 
 /// Why a want is wanted, in the order of the budget (design §3.7): the earlier is served first, except that
-/// [`Rank::Send`] and [`Rank::BlobRead`] together take at most three of four ticks while polls wait.
+/// [`Rank::Send`] and [`Rank::BlobRead`] together take at most three of four ticks while polls wait, and of those one of three
+/// goes to a read that is not for a stranger.
 ///
 /// Local knowledge: it must never influence how the request is made, only which want the tick gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

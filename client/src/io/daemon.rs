@@ -299,13 +299,14 @@ impl Daemon {
                     let older_copy = desk.mail.rolled_back().map(|conversation| conversation.to_string());
                     let disputes: Vec<DisputeLine> = desk.mail.disputes()?.into_iter().map(DisputeLine::from).collect();
                     let notices: Vec<NoticeLine> = desk.mail.notices()?.into_iter().map(NoticeLine::from).collect();
-                    Ok((desk.mail.queue_length()?, desk.mail.waiting_for_cards()?, older_copy, disputes, notices))
+                    let lengths = (desk.mail.queue_length()?, desk.mail.requests()?);
+                    Ok((lengths, desk.mail.waiting_for_cards()?, older_copy, disputes, notices))
                 };
-                let (queue, waiting, older_copy, disputes, notices) = self.mail(asked).await?;
+                let ((queue, requests), waiting, older_copy, disputes, notices) = self.mail(asked).await?;
                 let line =
                     |(contact, since): (ContactInfo, UnixMillis)| WaitingLine { name: contact.name, since: since.0 };
                 let waiting = waiting.into_iter().map(line).collect();
-                let status = Status { waiting, ..self.snapshot.borrow().status(queue) };
+                let status = Status { waiting, requests, ..self.snapshot.borrow().status(queue) };
                 value(Status { notices, ..status.with(disputes, older_copy) })
             }
             Call::NoticesSeen { number } => {

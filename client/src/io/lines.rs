@@ -294,6 +294,12 @@ pub struct ConversationLine {
     pub undelivered: u64,
     /// Whether this profile is in it.
     pub standing: Standing,
+    /// `true`, and only then present, when this profile is not in it because its user left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quit: bool,
+    /// Who added this profile to the group, as long as they are in it; only present when there is somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_by: Option<String>,
     /// The members went on from different states and cannot read each other any more: begin anew.
     pub broken: bool,
 }
@@ -341,6 +347,8 @@ impl From<ConversationInfo> for ConversationLine {
             request: conversation.request,
             undelivered: conversation.undelivered,
             standing: conversation.standing,
+            quit: conversation.quit,
+            added_by: conversation.added_by,
             broken: conversation.broken,
         }
     }

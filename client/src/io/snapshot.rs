@@ -124,6 +124,8 @@ impl Snapshot {
             anonymity_bits: anonymity.map(|anonymity| anonymity.bits),
             hiding_among: anonymity.map(|anonymity| anonymity.hiding_among),
             loop_survival: self.loops.survival(),
+            loops_lost_lately: self.loops.lost_lately(),
+            requests: 0,
             queue,
             state,
             class: self.class,
@@ -161,6 +163,12 @@ pub struct Status {
     pub hiding_among: Option<u64>,
     /// Share of the recent measuring decoys that came back, 0 to 1.
     pub loop_survival: Option<f64>,
+    /// How many of the newest test loops were lost, and of how many: what `state` says of loops is judged by these.
+    #[serde(default)]
+    pub loops_lost_lately: (usize, usize),
+    /// Strangers and groups that wait to be accepted or blocked.
+    #[serde(default)]
+    pub requests: u64,
     /// Own messages that are not stored yet.
     pub queue: u64,
     /// One word for all of it.

@@ -3,6 +3,7 @@
 use super::flight::WINDOW;
 use super::letters::Letter;
 use super::{Mail, MailError, RateClass};
+use crate::blobs_store::Purpose;
 use crate::budget::Waiting;
 use crate::polls::{OVERDUE_GAPS, mean_gap};
 use crate::want::{Rank, Want};
@@ -17,11 +18,15 @@ const STEP_BACK_MAX: Duration = Duration::from_secs(10);
 /// One blob read of so many goes to a stranger's blob while others wait too.
 const STRANGERS_EVERY: u64 = 4;
 
+/// One part of so many is one of the oldest blob that is written.
+const OLDEST_EVERY: u64 = 4;
+
 /// What a tick could go to, chosen before it is known which rank gets it.
 #[derive(Default)]
 struct Picks {
     send: Option<Send>,
-    read: Option<Read>,
+    /// With whether it is for somebody who was accepted.
+    read: Option<(Read, bool)>,
     hot: Option<i64>,
     warm: Option<i64>,
     idle: Option<Quiet>,
@@ -83,6 +88,7 @@ impl Mail {
         let waiting = Waiting {
             send: picks.send.is_some(),
             blob_read: picks.read.is_some(),
+            read_owed: picks.read.as_ref().is_some_and(|(_, owed)| *owed),
             hot: picks.hot.is_some(),
             warm: picks.warm.is_some(),
             idle: picks.idle.is_some(),
@@ -94,9 +100,11 @@ impl Mail {
         match rank {
             Rank::Send => picks.send.map_or(Ok(None), |send| self.want_send(send, now, consensus, rng)),
             Rank::BlobRead => match picks.read {
-                Some(Read::Card(contact)) => Ok(self.want_card(contact, now, consensus, rng)),
-                Some(Read::Slot(conversation)) => Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng)),
-                Some(Read::Part(blob)) => Ok(self.want_part_in(blob, now, consensus, rng)),
+                Some((Read::Card(contact), _)) => Ok(self.want_card(contact, now, consensus, rng)),
+                Some((Read::Slot(conversation), _)) => {
+                    Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng))
+                }
+                Some((Read::Part(blob), _)) => Ok(self.want_part_in(blob, now, consensus, rng)),
                 None => Ok(None),
             },
             Rank::Hot => Ok(picks.hot.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
@@ -203,7 +211,7 @@ impl Mail {
     }
 
     fn pick(&self, now: UnixMillis, consensus: &Consensus) -> Picks {
-        let (send, read, copy) = (self.pick_send(now), self.pick_read(now), self.pick_copy(now));
+        let (send, read, copy) = (self.pick_send(now), self.pick_read(now, consensus), self.pick_copy(now));
         let mut picks = Picks { send, read, copy, ..Picks::default() };
         let inboxes = self.memory.inboxes.iter().filter_map(|(inbox, clock)| Some((clock.ran_out(now)?, *inbox)));
         picks.inbox = inboxes.min().map(|(_, inbox)| inbox);
@@ -276,7 +284,13 @@ impl Mail {
         if let Some((row, _)) = letter {
             return Some(Send::Letter(*row));
         }
-        let part = self.memory.blobs_out.iter().find(|(_, blob)| !blob.queue.readable() && blob.queue.has_ready(now));
+        // the one that needs fewest: a commit or a long text must not wait for a file of half an hour; nor a file for ever
+        let mut parts = self.memory.blobs_out.iter();
+        let mut parts = parts.by_ref().filter(|(_, blob)| !blob.queue.readable() && blob.queue.has_ready(now));
+        let part = match self.memory.blob_writes.is_multiple_of(OLDEST_EVERY) {
+            true => parts.next(),
+            false => parts.min_by_key(|(_, blob)| blob.queue.missing()),
+        };
         part.map(|(row, _)| Send::Part(*row))
     }
 
@@ -303,24 +317,33 @@ impl Mail {
         if memory.copies.is_multiple_of(2) { small.or(part) } else { part.or(small) }
     }
 
-    fn pick_read(&self, now: UnixMillis) -> Option<Read> {
+    fn pick_read(&self, now: UnixMillis, consensus: &Consensus) -> Option<(Read, bool)> {
         let card = self
             .memory
             .cards
             .iter()
             .find(|(_, fetch)| fetch.next().is_some() && (fetch.flows() || fetch.clock.due(now)));
         if let Some((contact, _)) = card {
-            return Some(Read::Card(*contact));
+            return Some((Read::Card(*contact), true));
         }
         let slot = self.memory.slots.iter().find(|(_, slot)| slot.urgent && slot.waits() && slot.attempt.ready(now));
-        if let Some((row, _)) = slot {
-            return Some(Read::Slot(*row));
+        if let Some((row, slot)) = slot {
+            return Some((Read::Slot(*row), !slot.request));
         }
-        // blobs take turns; those of accepted people before those of strangers, but for every fourth read
+        // commits first, for others wait for whoever has not read them; the other blobs take turns; those of accepted people before those of strangers, but for every fourth read
         let strangers_first = self.memory.blob_reads.is_multiple_of(STRANGERS_EVERY);
         let ready = self.memory.blobs_in.iter();
-        let ready = ready.filter(|(_, blob)| !blob.waits && blob.resting <= now && blob.queue.has_ready(now));
-        let turn = ready.min_by_key(|(_, blob)| (blob.incoming.stranger != strangers_first, blob.served));
-        turn.map(|(row, _)| Read::Part(*row))
+        // what lies in a generation that is not listed has no place: its writer says where it is written anew
+        let ready = ready.filter(|(_, blob)| {
+            !blob.waits
+                && blob.resting <= now
+                && blob.queue.has_ready(now)
+                && consensus.generation(blob.incoming.generation).is_some()
+        });
+        let turn = ready.min_by_key(|(_, blob)| {
+            let commit = blob.incoming.purpose == Purpose::Commit && !blob.incoming.stranger;
+            (!commit, blob.incoming.stranger != strangers_first, blob.served)
+        });
+        turn.map(|(row, blob)| (Read::Part(*row), !blob.incoming.stranger))
     }
 }

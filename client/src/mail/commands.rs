@@ -136,9 +136,7 @@ impl Mail {
         let transaction = self.profile.db.unchecked_transaction()?;
         contacts::set_blocked(&transaction, contact.row, true)?;
         contacts::set_wanted(&transaction, contact.row, None)?;
-        for (change, group) in group_changes::adds_of(&transaction, contact.row)? {
-            self.take_back_add(&transaction, change, group, contact.row)?;
-        }
+        self.take_back_adds(&transaction, contact.row, None)?;
         group_changes::delete_readds_of(&transaction, contact.row)?;
         let mut gone = Confirmed::default();
         if conversations::of_contact(&transaction, &self.profile.vault, contact.row)?.is_empty() {
@@ -384,6 +382,14 @@ impl Mail {
         Ok(Some((all.saturating_sub(waiting.unwrap_or(none)), all)))
     }
 
+    /// Requests of strangers, and to groups, that the user has not answered.
+    ///
+    /// # Errors
+    /// When the profile fails.
+    pub fn requests(&self) -> Result<u64, MailError> {
+        conversations::unanswered(&self.profile.db)
+    }
+
     /// Own messages that not both replicas have yet.
     ///
     /// # Errors
@@ -395,7 +401,26 @@ impl Mail {
     /// Whether a name is a group's: a contact of the same name would get its messages.
     pub(super) fn names_a_group(&self, name: &Name) -> Result<bool, MailError> {
         let groups = conversations::groups_named(&self.profile.db, &self.profile.vault, name.as_str())?;
-        Ok(groups.iter().any(|group| matches!(group.standing, Standing::Member | Standing::Away)))
+        let there =
+            |group: &Conversation| matches!(group.standing, Standing::Member | Standing::Away) && !group.request;
+        Ok(groups.iter().any(there))
+    }
+
+    /// Whether the user may call a group so: by a name that is somebody else's too, one of the two is not meant.
+    pub(super) fn free_for_group(&self, name: &Name, group: Option<i64>) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let taken = |what| Err(MailError::Name(name.as_str().to_owned(), what));
+        if contacts::by_name(db, vault, name.as_str())?.is_some() {
+            return taken("a contact has it");
+        }
+        let others = conversations::groups_named(db, vault, name.as_str())?;
+        // one that a stranger named, and that nobody has accepted, takes no name
+        let there =
+            |other: &Conversation| matches!(other.standing, Standing::Member | Standing::Away) && !other.request;
+        if others.iter().any(|other| Some(other.row) != group && there(other)) {
+            return taken("another group has it");
+        }
+        Ok(())
     }
 
     pub(super) fn parse_address(&self, text: &str) -> Result<Address, MailError> {

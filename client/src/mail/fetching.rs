@@ -1,11 +1,11 @@
 //! Blobs coming in: parts in random order, verified as a whole by the manifest's hash; files land at their place by one
 //! rename.
 
-use super::parts::BlobIn;
+use super::parts::{BlobIn, Brings};
 use super::stored::Received;
 use super::writing::each;
 use super::{Mail, MailError, conversations, stored};
-use crate::blobs_store::{self, Purpose};
+use crate::blobs_store::{self, Absent, Purpose};
 use crate::profile::received_files::Place;
 use crate::want::Rank;
 use rand::CryptoRng;
@@ -24,13 +24,27 @@ const WELCOME_PATIENCE: Duration = Duration::from_secs(600);
 const REST_FIRST: Duration = Duration::from_secs(60);
 const REST_DOUBLINGS: u32 = 8;
 
+/// Why nothing more of a blob is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fetched {
+    /// All of it is here.
+    Whole,
+    /// Its writer says of it what is not so.
+    Untrue,
+    /// It does not come, or there is no room for it.
+    Late,
+}
+
 /// What became of a blob that is here, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     /// It did what it was for, or is dropped.
     Done,
     /// Something else has to be read first: it rests, and is tried again.
-    NotYet,
+    NotYet {
+        /// Where it brings us.
+        brings: Brings,
+    },
 }
 
 impl Mail {
@@ -50,16 +64,33 @@ impl Mail {
         let Some(part) = part else {
             // nobody's writer is in a hurry for whom nothing was stored
             let absent = each(answers).filter(|(_, answer)| answer.status == Status::Empty).count() == 2;
-            blob.absent_since = blob.absent_since.filter(|_| absent || answers.is_none()).or(absent.then_some(now));
+            let retention = Duration::from_millis(consensus.parameters.retention_ms);
+            // what is not asked for in a quarter of the retention may have come and gone
+            let again = || Some(Absent::again(blob.incoming.absent, now, retention / 4));
+            let seen = match blob.incoming.purpose {
+                Purpose::Message => None,
+                Purpose::Welcome if answers.is_none() => blob.incoming.absent,
+                Purpose::Welcome if absent => again(),
+                Purpose::Welcome => None,
+                // one replica that is gone, or mute, or lies, keeps nobody from going on
+                Purpose::Commit if each(answers).any(|(_, answer)| answer.status == Status::Empty) => again(),
+                Purpose::Commit => blob.incoming.absent,
+            };
+            if blob.absence(seen, now, retention / 16) {
+                blobs_store::set_absent(&self.profile.db, row, seen)?;
+            }
             let slowest = if absent && blob.incoming.stranger { Rank::Idle } else { Rank::Warm };
             blob.queue.later(j, slowest, now, &consensus.parameters, rng);
             return Ok(());
         };
-        blob.absent_since = None;
+        // a commit is whole before its entry is written: a writer that lets it come by drops gains no time
+        if blob.incoming.purpose == Purpose::Welcome && blob.absence(None, now, Duration::ZERO) {
+            blobs_store::set_absent(&self.profile.db, row, None)?;
+        }
         if part.len() != blob.manifest().part_length(j) {
             blob.lies += 1;
             if blob.lies >= LIES_MAX {
-                return self.end_blob(row, false, now, rng);
+                return self.end_blob(row, Fetched::Untrue, now, rng);
             }
             blob.queue.later(j, Rank::Warm, now, &consensus.parameters, rng);
             return Ok(());
@@ -68,27 +99,38 @@ impl Mail {
             blobs_store::insert_part(&self.profile.db, &self.profile.vault, row, j, &part)?;
         }
         if blob.queue.open() == 0 {
-            return self.end_blob(row, true, now, rng);
+            return self.end_blob(row, Fetched::Whole, now, rng);
+        }
+        // what comes, however slowly, is not given up: its writer pays for each part. Strangers have one retention
+        let eighth = Duration::from_millis(consensus.parameters.retention_ms / 8);
+        let steady = blob.incoming.purpose == Purpose::Message && !blob.incoming.stranger;
+        if steady && blob.incoming.since.plus(eighth) < now {
+            blob.incoming.since = now;
+            blobs_store::set_since(&self.profile.db, row, now)?;
         }
         Ok(())
     }
 
-    /// The blob is `whole`, or is given up. Whatever goes wrong with it stays with it: it rests and is tried again,
+    /// The blob is whole, or is given up. Whatever goes wrong with it stays with it: it rests and is tried again,
     /// slower each time, while everything else goes on.
     pub(super) fn end_blob(
         &mut self,
         row: i64,
-        whole: bool,
+        fetched: Fetched,
         now: UnixMillis,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let Some(mut blob) = self.memory.blobs_in.remove(&row) else { return Ok(()) };
-        let ended = match whole {
-            true => self.blob_whole(&blob, now, rng),
-            false => self.drop_blob(row, blob.incoming.purpose, now, rng).map(|()| Taken::Done),
+        let ended = match fetched {
+            Fetched::Whole => self.blob_whole(&blob, now, rng),
+            Fetched::Untrue | Fetched::Late => {
+                self.drop_blob(row, blob.incoming.purpose, fetched, now, rng).map(|()| Taken::Done)
+            }
         };
-        if matches!(ended, Ok(Taken::Done)) {
-            return Ok(());
+        match ended {
+            Ok(Taken::Done) => return Ok(()),
+            Ok(Taken::NotYet { brings }) => blob.brings = Some(brings),
+            Err(_) => {}
         }
         blob.resting = now.plus(REST_FIRST.saturating_mul(1 << blob.failures.min(REST_DOUBLINGS)));
         blob.failures += 1;
@@ -109,7 +151,7 @@ impl Mail {
         let row = blob.incoming.row;
         let content = blobs_store::assemble(&self.profile.db, &self.profile.vault, &blob.incoming)?;
         if !blob.manifest().names(&content) {
-            return self.drop_blob(row, blob.incoming.purpose, now, rng).map(|()| Taken::Done);
+            return self.drop_blob(row, blob.incoming.purpose, Fetched::Untrue, now, rng).map(|()| Taken::Done);
         }
         match blob.incoming.purpose {
             Purpose::Welcome => return self.join_conversation(blob, &content, now),
@@ -146,7 +188,7 @@ impl Mail {
         let received = match stored::open_in(vault, &held)? {
             Received::HeldText { sent_at } => match String::from_utf8(content.to_vec()) {
                 Ok(text) => Received::Text { sent_at, text },
-                Err(_) => return self.drop_blob(row, Purpose::Message, now, rng),
+                Err(_) => return self.drop_blob(row, Purpose::Message, Fetched::Untrue, now, rng),
             },
             Received::File { sent_at, name, mime, size } => {
                 // the file is in its place before the message says so; a crash in between repeats the same rename
@@ -178,6 +220,7 @@ impl Mail {
         &mut self,
         row: i64,
         purpose: Purpose,
+        why: Fetched,
         now: UnixMillis,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
@@ -198,10 +241,17 @@ impl Mail {
         let conversation = conversations::by_row(&transaction, vault, conversation)?;
         let released = self.release(&transaction, &conversation, contact, now)?;
         transaction.commit()?;
-        self.warn(
-            "blob_refused",
-            format!("the content of a message in conversation {} was not what was announced", conversation.id),
-        );
+        let id = conversation.id;
+        match why {
+            Fetched::Late => self.warn(
+                "blob_lost",
+                format!("a file or long text in conversation {id} did not arrive: stores keep it no longer; ask for it again"),
+            ),
+            Fetched::Whole | Fetched::Untrue => self.warn(
+                "blob_refused",
+                format!("a file or long text in conversation {id} was not what its writer had announced, and was dropped"),
+            ),
+        }
         self.released(&conversation, released)
     }
 
@@ -213,7 +263,12 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let retention = Duration::from_millis(consensus.parameters.retention_ms);
-        let ending: Vec<(i64, bool)> = self
+        // who was away asks first, for a while
+        let old = |blob: &BlobIn, age: Duration| {
+            let asked = blob.asked_at.is_some_and(|asked| asked.plus(retention / 32) < now);
+            blob.incoming.since.plus(age) < now && (asked || blob.queue.open() == 0)
+        };
+        let ending: Vec<(i64, Fetched)> = self
             .memory
             .blobs_in
             .iter()
@@ -223,14 +278,32 @@ impl Mail {
                 // one that was invited comes in its own time
                 let never = blob.incoming.purpose == Purpose::Welcome
                     && blob.incoming.stranger
-                    && blob.absent_since.is_some_and(|since| since.plus(WELCOME_PATIENCE) < now);
-                let dead = never || blob.incoming.since.plus(retention) < now;
-                let whole = blob.queue.open() == 0 && blob.incoming.since.plus(retention) >= now;
-                (whole || dead).then_some((*row, whole))
+                    && blob.incoming.absent.is_some_and(|absent| absent.since.plus(WELCOME_PATIENCE) < absent.seen);
+                let late = match blob.incoming.purpose {
+                    // nobody can read it any more
+                    Purpose::Commit if consensus.generation(blob.incoming.generation).is_none() => true,
+                    // one that cannot be applied is tried for as long
+                    Purpose::Commit if blob.queue.open() == 0 => {
+                        blob.failures > 0 && blob.incoming.since.plus(retention) < now
+                    }
+                    // to skip a commit that others follow parts us from them: only what was seen not to be there counts, and
+                    // not that we did not come to read it. Its writer writes it again after half of the retention
+                    Purpose::Commit => {
+                        blob.incoming.absent.is_some_and(|gone| gone.since.plus(retention * 3 / 4) <= gone.seen)
+                    }
+                    // a writer whose ticks do not suffice to write all of it before stores forget the first goes through it again
+                    // and again: each time more of it is found
+                    Purpose::Message if !blob.incoming.stranger && blob.begun() => old(blob, retention * 3),
+                    Purpose::Message | Purpose::Welcome => old(blob, retention),
+                };
+                let dead = never || late;
+                let whole = blob.queue.open() == 0 && !late;
+                let fetched = if whole { Fetched::Whole } else { Fetched::Late };
+                (whole || dead).then_some((*row, fetched))
             })
             .collect();
-        for (row, whole) in ending {
-            self.end_blob(row, whole, now, rng)?;
+        for (row, fetched) in ending {
+            self.end_blob(row, fetched, now, rng)?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::contacts::{self, Contact};
 use crate::conversations::{Origin, requests_max};
 use crate::conversations_mls::{self, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
-use crate::{blobs_store, group_changes, invites};
+use crate::{blobs_store, group_changes, invites, members};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
@@ -244,12 +244,12 @@ impl Mail {
                     // who has given an address up wants nobody new by it
                     _ if stranger && begun.own != own.public() => None,
                     (_, None) if contacts::full(&transaction)? => None,
-                    (Some(writer), _) => Some((begun, writer, stranger)),
+                    (Some(writer), _) => Some((begun, writer, stranger, inviter.leaf)),
                 }
             }
             _ => None,
         };
-        let Some((begun, writer, request)) = admitted else {
+        let Some((begun, writer, request, inviter)) = admitted else {
             // what joining wrote is undone with the transaction
             drop(transaction);
             blobs_store::delete_in(&self.profile.db, blob.incoming.row)?;
@@ -258,6 +258,7 @@ impl Mail {
         };
         let origin = Origin::Joined { request };
         let conversation = conversations::insert(&transaction, vault, &begun, &writer, origin, now)?;
+        members::set_inviter(&transaction, conversation.row, inviter)?;
         let invited = invite.as_ref().map(|invite| self.welcomed(&transaction, invite, &begun)).transpose()?;
         let mut gone = Confirmed::default();
         if let Some(contact) = conversation.contact {

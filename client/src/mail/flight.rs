@@ -311,6 +311,8 @@ pub(super) struct Memory {
     pub(super) blobs_in: BTreeMap<i64, BlobIn>,
     /// Blob reads that were handed out.
     pub(super) blob_reads: u64,
+    /// Parts of blobs that were handed out to be written.
+    pub(super) blob_writes: u64,
     /// Second copies that were handed out.
     pub(super) copies: u64,
     pub(super) cards: BTreeMap<i64, CardFetch>,

@@ -31,6 +31,7 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<ConversationInfo, MailError> {
         let name: Name = name.parse()?;
+        self.free_for_group(&name, None)?;
         if let Some(conversation) = self.rolled_back {
             return Err(MailError::RolledBack(conversation));
         }
@@ -126,15 +127,9 @@ impl Mail {
         if members::of_contact(db, conversation.row, contact.row)?.is_some() {
             group_changes::insert(db, vault, conversation.row, &Wanted::Remove { contact: contact.row })?;
         } else {
-            // more than one, when two contacts turned out to be one person
-            let mut adds = group_changes::adds_of(db, contact.row)?;
-            adds.retain(|(_, group)| *group == conversation.row);
-            if adds.is_empty() {
-                return Err(MailError::Group("this person is not in the group"));
-            }
             let transaction = db.unchecked_transaction()?;
-            for (change, group) in adds {
-                self.take_back_add(&transaction, change, group, contact.row)?;
+            if !self.take_back_adds(&transaction, contact.row, Some(conversation.row))? {
+                return Err(MailError::Group("this person is not in the group"));
             }
             transaction.commit()?;
         }
@@ -148,6 +143,7 @@ impl Mail {
     pub fn group_rename(&mut self, group: &str, name: &str) -> Result<ConversationInfo, MailError> {
         let conversation = self.own_group(group)?;
         let name = name.parse()?;
+        self.free_for_group(&name, Some(conversation.row))?;
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         group_changes::insert(db, vault, conversation.row, &Wanted::Rename { name })?;
         self.changed(conversation.row)
@@ -170,8 +166,8 @@ impl Mail {
         }
         // who went another way does not hear of it, nor does any of them remove us
         let unheard = members::current(&self.profile.db, conversation.row)?.iter().all(|member| member.astray);
-        conversations::set_quit(&self.profile.db, conversation.row)?;
         if conversation.request || unheard || conversation.broken || conversation.standing == Standing::Away {
+            conversations::set_quit(&self.profile.db, conversation.row)?;
             self.put_out(conversation.row)?;
             if conversation.request {
                 conversations::refuse_group(&self.profile.db, conversation.row)?;
@@ -190,6 +186,7 @@ impl Mail {
                 None,
             )?;
             group_changes::delete_all(&transaction, conversation.row)?;
+            conversations::set_quit(&transaction, conversation.row)?;
             conversations::set_standing(&transaction, conversation.row, Standing::Left)?;
             transaction.commit()?;
             self.memory.unsealed = true;
@@ -262,6 +259,11 @@ impl Mail {
                     AND (sealed = 0 OR EXISTS (SELECT 1 FROM box_out b WHERE b.message = m.message))",
             )?
             .query_row([conversation.row], |row| row.get(0))?;
+        let added_by = match conversation.contact {
+            Some(_) => None,
+            None => members::inviter(db, conversation.row)?,
+        };
+        let added_by = added_by.map(|contact| contacts::by_row(db, vault, contact)).transpose()?;
         let group_name = conversation.name.as_ref().map(|name| name.as_str().to_owned());
         Ok(ConversationInfo {
             id: conversation.id,
@@ -273,6 +275,8 @@ impl Mail {
             request: conversation.request && conversation.standing == Standing::Member,
             undelivered,
             standing: conversation.standing,
+            quit: conversation.quit,
+            added_by: added_by.map(|contact| contact.label()),
             broken: conversation.broken,
             epoch: conversation.epoch,
             generation: conversation.generation,

@@ -140,25 +140,29 @@ impl Mail {
         Ok(letters)
     }
 
-    /// Takes back that somebody is to be added. When a staged commit does it already, they are in the group as soon as it has
-    /// won, with a letter as everybody: then they are removed again.
-    pub(super) fn take_back_add(
+    /// Takes back that somebody is to be added, to one group or to all, and says whether they were to be. When a staged commit
+    /// does it already, they are in the group as soon as it has won, with a letter as everybody: then they are removed again.
+    pub(super) fn take_back_adds(
         &self,
         transaction: &Transaction<'_>,
-        change: i64,
-        conversation: i64,
         contact: i64,
-    ) -> Result<(), MailError> {
-        group_changes::delete(transaction, change)?;
+        of: Option<i64>,
+    ) -> Result<bool, MailError> {
         let vault = &self.profile.vault;
-        let epoch = conversations::by_row(transaction, vault, conversation)?.epoch;
-        let staged = commits::commit_of(transaction, vault, conversation, epoch)?.and_then(|commit| commit.invitation);
-        for (person, _) in staged.iter().flat_map(|invitation| &invitation.added) {
-            if contacts::by_inbox(transaction, vault, person)?.is_some_and(|person| person.row == contact) {
-                group_changes::insert(transaction, vault, conversation, &Wanted::Remove { contact })?;
+        // more than one in a group, when two contacts turned out to be one person
+        let mut adds = group_changes::adds_of(transaction, contact)?;
+        adds.retain(|(_, group)| of.is_none_or(|of| of == *group));
+        for (change, group) in &adds {
+            group_changes::delete(transaction, *change)?;
+            let epoch = conversations::by_row(transaction, vault, *group)?.epoch;
+            let staged = commits::commit_of(transaction, vault, *group, epoch)?.and_then(|commit| commit.invitation);
+            for (person, _) in staged.iter().flat_map(|invitation| &invitation.added) {
+                if contacts::by_inbox(transaction, vault, person)?.is_some_and(|person| person.row == contact) {
+                    group_changes::insert(transaction, vault, *group, &Wanted::Remove { contact })?;
+                }
             }
         }
-        Ok(())
+        Ok(!adds.is_empty())
     }
 
     /// Whether a commit removes somebody and adds them again.
@@ -289,7 +293,13 @@ impl Mail {
 
     /// What the own profile would have to read to follow is gone with its stores: it waits until a member adds it again.
     pub(super) fn gone_away(&mut self, conversation: &Conversation) -> Result<(), MailError> {
-        conversations::set_standing(&self.profile.db, conversation.row, Standing::Away)?;
+        let transaction = self.profile.db.unchecked_transaction()?;
+        conversations::set_standing(&transaction, conversation.row, Standing::Away)?;
+        let fetched = self.stop_fetching(&transaction, conversation)?;
+        transaction.commit()?;
+        if let Some(blob) = fetched {
+            self.memory.blobs_in.remove(&blob);
+        }
         self.wake_welcomes();
         self.refollow(conversation.row)?;
         self.warn(
@@ -334,6 +344,20 @@ impl Mail {
         self.went_on(row, entered)
     }
 
+    /// The commit of the slot that is read is not fetched any more. Returns its blob.
+    fn stop_fetching(
+        &self,
+        transaction: &Transaction<'_>,
+        conversation: &Conversation,
+    ) -> Result<Option<i64>, MailError> {
+        let (row, epoch) = (conversation.row, conversation.epoch);
+        let Some(at) = commits::epoch(transaction, &self.profile.vault, row, epoch)? else { return Ok(None) };
+        let Some((_, blob)) = at.fetching else { return Ok(None) };
+        commits::set_slot(transaction, row, epoch, at.slot)?;
+        blobs_store::delete_in(transaction, blob)?;
+        Ok(Some(blob))
+    }
+
     /// Forgets what only the state of a conversation needs that is given up: own commits, epochs, chains and their boxes.
     pub(super) fn forget_state(
         &self,
@@ -341,12 +365,7 @@ impl Mail {
         conversation: &Conversation,
     ) -> Result<Vec<(i64, i64)>, MailError> {
         let (row, epoch) = (conversation.row, conversation.epoch);
-        if let Some(at) = commits::epoch(transaction, &self.profile.vault, row, epoch)?
-            && let Some((_, blob)) = at.fetching
-        {
-            commits::set_slot(transaction, row, epoch, at.slot)?;
-            blobs_store::delete_in(transaction, blob)?;
-        }
+        self.stop_fetching(transaction, conversation)?;
         let gone = commits::forget_commits(transaction, row, epoch)?;
         commits::forget_epochs(transaction, row, epoch.saturating_add(1))?;
         chains::end_all(transaction, row)?;

@@ -1,5 +1,6 @@
 //! The own inbox: one cursor per replica and generation, equal bodies dropped, pointers to Welcomes taken up.
 
+use super::fetching::Fetched;
 use super::parts::BlobIn;
 use super::writing::each;
 use super::{Mail, MailError};
@@ -105,7 +106,7 @@ impl Mail {
             };
             let mut welcomes = self.memory.blobs_in.values().filter(is_welcome).map(|blob| blob.incoming.row);
             if let Some(oldest) = welcomes.next().filter(|_| welcomes.count() >= WELCOMES_MAX) {
-                self.end_blob(oldest, false, now, rng)?;
+                self.end_blob(oldest, Fetched::Late, now, rng)?;
             }
         }
         Ok(())

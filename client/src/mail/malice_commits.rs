@@ -1,5 +1,6 @@
 //! Commits as a member may make them and must not: what counts, what is skipped, and what an old state can read.
 
+use super::fetching::Fetched;
 use super::flight::{Flight, Purpose as Aim};
 use super::malice::{Scene, text};
 use super::*;
@@ -123,7 +124,7 @@ fn deliver(scene: &mut Scene, content: &[u8]) {
     for (j, part) in (0..).zip(content.chunks(shoal_protocol::geometry::BOX_PLAINTEXT_SIZE)) {
         blobs_store::insert_part(db, vault, row, j, part).unwrap();
     }
-    scene.bob.end_blob(row, true, scene.now, &mut scene.rng).unwrap();
+    scene.bob.end_blob(row, Fetched::Whole, scene.now, &mut scene.rng).unwrap();
 }
 
 fn slot_of(scene: &Scene) -> u64 {

@@ -2,12 +2,13 @@
 
 use super::flight::Attempt;
 use crate::blobs::{BlobKeys, Manifest};
-use crate::blobs_store::{Incoming, Outgoing};
+use crate::blobs_store::{Absent, Incoming, Outgoing};
 use crate::want::Rank;
 use rand::{CryptoRng, RngExt as _};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::parameters::Parameters;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Parts of a blob that are still to be written or read, handed out in random order.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +39,11 @@ impl PartQueue {
     }
     /// Whether a reader would find every part at one replica at least.
     pub(super) fn readable(&self) -> bool {
-        self.held.len() == self.open.len()
+        self.missing() == 0
+    }
+    /// Parts that no replica has.
+    pub(super) fn missing(&self) -> usize {
+        self.open.len() - self.held.len()
     }
     /// Parts that are not done.
     pub(super) fn open(&self) -> usize {
@@ -101,6 +106,16 @@ impl BlobOut {
     }
 }
 
+/// Where a Welcome brings us that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Brings {
+    pub(super) conversation: i64,
+    /// Who brings us there.
+    pub(super) contact: i64,
+    /// The first epoch in which we would be in it.
+    pub(super) epoch: u64,
+}
+
 /// A blob that is being read.
 pub(super) struct BlobIn {
     pub(super) incoming: Incoming,
@@ -110,10 +125,14 @@ pub(super) struct BlobIn {
     pub(super) lies: u32,
     /// The reading of which it was last given, to take turns.
     pub(super) served: u64,
-    /// Since when both replicas have said of every part that is asked for that it is not there.
-    pub(super) absent_since: Option<UnixMillis>,
     /// Others of its writer go first.
     pub(super) waits: bool,
+    /// A Welcome that waits.
+    pub(super) brings: Option<Brings>,
+    /// When a part of it was asked for first, since memory began.
+    pub(super) asked_at: Option<UnixMillis>,
+    /// What the disk knows of when parts were seen not to be there.
+    absent_kept: Option<Absent>,
     /// Own failures with it, and before when it is left alone because of them.
     pub(super) failures: u32,
     pub(super) resting: UnixMillis,
@@ -125,12 +144,14 @@ impl BlobIn {
         let queue = PartQueue::new((0..incoming.manifest.boxes()).filter(|j| !here.contains(j)).collect());
         Self {
             keys: incoming.manifest.keys(),
+            absent_kept: incoming.absent,
             incoming,
             queue,
             lies: 0,
             served: 0,
-            absent_since: None,
             waits: false,
+            brings: None,
+            asked_at: None,
             failures: 0,
             resting: UnixMillis::default(),
         }
@@ -138,7 +159,32 @@ impl BlobIn {
     /// The same blob as it was before memory was rebuilt: what was learnt of it counts on.
     pub(super) fn continuing(self, before: Option<&Self>) -> Self {
         let Some(before) = before else { return self };
-        Self { absent_since: before.absent_since, failures: before.failures, resting: before.resting, ..self }
+        let incoming = Incoming { absent: before.incoming.absent, ..self.incoming };
+        Self {
+            incoming,
+            brings: before.brings,
+            asked_at: before.asked_at,
+            failures: before.failures,
+            resting: before.resting,
+            ..self
+        }
+    }
+    /// Whether any of it is here.
+    pub(super) fn begun(&self) -> bool {
+        (self.queue.open() as u64) < self.manifest().boxes()
+    }
+    /// What was seen of parts that are not there. Says whether the disk is to know: not of every time that it is seen again.
+    pub(super) fn absence(&mut self, seen: Option<Absent>, now: UnixMillis, step: Duration) -> bool {
+        self.incoming.absent = seen;
+        let news = match (self.absent_kept, seen) {
+            (Some(kept), Some(seen)) => kept.since != seen.since || kept.seen.plus(step) < now,
+            (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+        };
+        if news {
+            self.absent_kept = seen;
+        }
+        news
     }
     pub(super) fn manifest(&self) -> &Manifest {
         &self.incoming.manifest

@@ -2,6 +2,7 @@
 //!
 //! One transaction holds the received record, the chain's position and the MLS ratchet that opened it.
 
+use super::fetching::Fetched;
 use super::flight::AHEAD_MAX;
 use super::parts::BlobIn;
 use super::showing::held;
@@ -19,7 +20,7 @@ use crate::polls::mean_gap;
 use crate::records::{BlobKind, Content, Record};
 use crate::want::Rank;
 use rand::CryptoRng;
-use rusqlite::Transaction;
+use rusqlite::{OptionalExtension as _, Transaction};
 use shoal_protocol::boxes;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Status};
@@ -47,6 +48,8 @@ struct Applied {
     silenced: bool,
     /// The blob of a message that its writer took back.
     taken_back: Option<i64>,
+    /// A blob that is being fetched is written anew, in this generation.
+    elsewhere: Option<(i64, u32)>,
 }
 
 impl Mail {
@@ -239,6 +242,7 @@ impl Mail {
             leaves: false,
             silenced: false,
             taken_back: None,
+            elsewhere: None,
         };
         let (id, received, blob) = match record.content {
             Content::Receipt | Content::Proof { .. } => return Ok(applied),
@@ -285,7 +289,20 @@ impl Mail {
             )?
             .query_row((conversation.row, member.contact, &id), |row| row.get(0))?;
         if known {
-            // a member that uses an id twice loses the second message: an id is shown once
+            // a member that uses an id twice loses the second message: an id is shown once. Of one whose content is not here yet
+            // this says where it is written now
+            if let Some(manifest) = blob {
+                let unread = "SELECT blob FROM message_in
+                    WHERE conversation = ?1 AND contact = ?2 AND id = ?3 AND blob IS NOT NULL";
+                let unread: Option<i64> = transaction
+                    .prepare_cached(unread)?
+                    .query_row((conversation.row, member.contact, &id), |row| row.get(0))
+                    .optional()?;
+                let moved = unread.map_or(Ok(false), |blob| {
+                    blobs_store::move_in(transaction, vault, blob, &manifest, chain.generation, now)
+                })?;
+                applied.elsewhere = unread.filter(|_| moved).map(|blob| (blob, chain.generation));
+            }
             return Ok(applied);
         }
         let blob = blob
@@ -389,12 +406,17 @@ impl Mail {
         if let Some(blob) = applied.taken_back {
             self.memory.blobs_in.remove(&blob);
         }
+        if let Some((blob, generation)) = applied.elsewhere
+            && let Some(blob) = self.memory.blobs_in.get_mut(&blob)
+        {
+            (blob.incoming.generation, blob.incoming.since) = (generation, now);
+        }
         if let Some(incoming) = applied.blob {
             let blob = BlobIn::new(incoming, &[]);
             let (row, empty) = (blob.incoming.row, blob.queue.open() == 0);
             self.memory.blobs_in.insert(row, blob);
             if empty {
-                self.end_blob(row, true, now, rng)?;
+                self.end_blob(row, Fetched::Whole, now, rng)?;
             }
         }
         Ok(())

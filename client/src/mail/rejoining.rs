@@ -2,9 +2,9 @@
 
 use super::epochs::Entered;
 use super::fetching::Taken;
-use super::parts::BlobIn;
+use super::parts::{BlobIn, Brings};
 use super::{ConversationId, Mail, MailError, Standing, provider, stored};
-use crate::blobs_store::{self, Purpose};
+use crate::blobs_store;
 use crate::contacts::{self, Succeeded};
 use crate::conversations::{self, requests_max};
 use crate::conversations_mls::{self, Begun};
@@ -56,18 +56,28 @@ impl Mail {
             }
             _ => !stranger,
         };
-        if let Some(here) = here.filter(|_| asked) {
+        if let (Some(here), Some(contact)) = (here.filter(|_| asked), &contact) {
             let (row, lost) = (here.row, here.standing == Standing::Left && here.parted_epoch.is_some());
-            let waits = |blob: &&BlobIn| blob.incoming.purpose == Purpose::Welcome && blob.failures > 0;
-            if lost || self.memory.blobs_in.values().filter(waits).count() < WELCOMES_WAIT_MAX {
+            let brings = Brings { conversation: row, contact: contact.row, epoch: begun.epoch };
+            // of each member's to a group the newest counts: who writes many takes no place from others
+            let others = self.memory.blobs_in.iter().filter_map(|(other, blob)| Some((blob.brings?, *other)));
+            let theirs = others.filter(|(other, _)| (other.conversation, other.contact) == (row, contact.row));
+            let theirs = theirs.map(|(other, blob)| (other.epoch, blob));
+            let (older, newer): (Vec<_>, Vec<_>) = theirs.partition(|other| *other < (brings.epoch, blob.incoming.row));
+            let waiting = self.memory.blobs_in.values().filter(|other| other.brings.is_some()).count() - older.len();
+            if newer.is_empty() && (lost || waiting < WELCOMES_WAIT_MAX) {
                 drop(transaction);
+                for (_, older) in older {
+                    blobs_store::delete_in(&self.profile.db, older)?;
+                    self.memory.blobs_in.remove(&older);
+                }
                 if lost {
                     // who left, and of whom nobody may be left on the own way to remove them
                     self.put_out(row)?;
                 } else if let Some(slot) = self.memory.slots.get_mut(&row) {
                     slot.hurry();
                 }
-                return Ok(Taken::NotYet);
+                return Ok(Taken::NotYet { brings });
             }
         }
         let provider = provider(&self.profile, &self.crypto, &transaction);
@@ -112,6 +122,7 @@ impl Mail {
             stored::unseal_all(&transaction, row)?;
         }
         conversations::rejoin(&transaction, vault, row, &begun, &writer, request, now)?;
+        members::set_inviter(&transaction, row, inviter.leaf)?;
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;
         // what was on its way in the old state is not in memory any more

@@ -133,6 +133,10 @@ pub struct ConversationInfo {
     pub undelivered: u64,
     /// Whether this profile is in it.
     pub standing: Standing,
+    /// `true` when this profile is not in it because its user left.
+    pub quit: bool,
+    /// Of a group: name or address of the member who added this profile, as long as they are in it.
+    pub added_by: Option<String>,
     /// `true` when its members went on from different states and cannot read each other any more.
     pub broken: bool,
     /// Group epoch of the state here.

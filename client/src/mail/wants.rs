@@ -82,6 +82,7 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<Option<Want>, MailError> {
         let Some(blob) = self.memory.blobs_out.get_mut(&row) else { return Ok(None) };
+        self.memory.blob_writes += 1;
         let Some(j) = blob.queue.take(now, rng) else { return Ok(None) };
         let Some(StoredPart { part, .. }) = blobs_store::part_out(&self.profile.db, &self.profile.vault, row, j)?
         else {
@@ -112,6 +113,7 @@ impl Mail {
         let blob = self.memory.blobs_in.get_mut(&row)?;
         self.memory.blob_reads += 1;
         blob.served = self.memory.blob_reads;
+        blob.asked_at.get_or_insert(now);
         let j = blob.queue.take(now, rng)?;
         let (id, generation) = (blob.keys.id(j), blob.incoming.generation);
         let purpose = Purpose::GetPart { blob: row, j };

@@ -2,7 +2,7 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 8;
+pub(super) const FORMAT: u32 = 9;
 
 /// Everything of format 7 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
@@ -70,6 +70,7 @@ CREATE TABLE member (
     astray INTEGER NOT NULL DEFAULT 0,        -- 1: it went on from another commit: nothing of it is read
     lost INTEGER NOT NULL DEFAULT 0,          -- 1: it was away for too long and is to be added again
     left_at INTEGER,                          -- when it was removed
+    inviter INTEGER NOT NULL DEFAULT 0,       -- 1: it brought us into the conversation
     told_epoch INTEGER,                       -- what the last records of the own chain said of its chains
     told_boxes INTEGER
 );
@@ -212,7 +213,9 @@ CREATE TABLE blob_in (
     manifest BLOB NOT NULL,                   -- sealed
     generation INTEGER NOT NULL,
     purpose INTEGER NOT NULL,                 -- 0: a message's content, 1: a Welcome, 2: a commit
-    since INTEGER NOT NULL
+    since INTEGER NOT NULL,                   -- when it was begun, or of a message when something of it came last, nearly
+    absent_since INTEGER,                     -- of a Welcome or commit: since when parts of it are seen not to be there,
+    absent_seen INTEGER                       -- and when that was seen last, nearly
 );
 
 CREATE TABLE part_in (

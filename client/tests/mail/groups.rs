@@ -38,18 +38,6 @@ fn leave(world: &mut World, who: usize, group: &str) {
     world.mail(who).group_leave(group, &mut rng).unwrap();
 }
 
-/// Runs until `done`, which is asked once a second: it looks at the profiles of all.
-fn eventually(world: &mut World, at_most: Duration, mut done: impl FnMut(&mut World) -> bool) -> bool {
-    let end = world.now.plus(at_most);
-    while world.now < end {
-        if done(world) {
-            return true;
-        }
-        world.run(Duration::from_secs(1));
-    }
-    false
-}
-
 /// Who sees what, for the message of a test that failed.
 fn picture(world: &mut World) -> String {
     let mut lines = Vec::new();
@@ -101,14 +89,10 @@ fn group_of_all(seed: u64, people: usize) -> (World, String) {
     }
     let all: Vec<usize> = (0..people).collect();
     let joined = |world: &mut World| {
-        for who in 1..people {
-            if group(world, who).is_some_and(|group| group.request) {
-                world.accept(who, &id);
-            }
-        }
+        world.accept_group(&id, &all);
         settled(world, &all)
     };
-    assert!(eventually(&mut world, 20 * MINUTE, joined), "seed {seed}: they do not come together");
+    assert!(world.eventually(20 * MINUTE, joined), "seed {seed}: they do not come together");
     (world, id)
 }
 
@@ -155,7 +139,7 @@ fn a_group_of_three_talks() {
         }
         world.run(Duration::from_secs(2));
     }
-    assert!(eventually(&mut world, 3 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])));
+    assert!(world.eventually(3 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])));
     talk.exactly_once(&mut world, &[0, 1, 2], seed);
     // a file, and the name by which everybody can write to it
     world.send_file(1, "reef crew", "shoal.png", &[9; 20_000]);
@@ -163,7 +147,7 @@ fn a_group_of_three_talks() {
         let last = world.shown(who).pop().unwrap();
         last.file.is_some_and(|file| std::fs::read(file.path).unwrap() == [9; 20_000])
     };
-    assert!(eventually(&mut world, 3 * MINUTE, |world| file(world, 0) && file(world, 2)));
+    assert!(world.eventually(3 * MINUTE, |world| file(world, 0) && file(world, 2)));
     assert!((0..3).all(|who| world.warnings(who).is_empty()));
 }
 
@@ -173,9 +157,9 @@ fn a_strangers_group_is_a_request() {
     let id = create(&mut world, 0, "spam");
     add(&mut world, 0, &id, 1);
     add(&mut world, 0, &id, 2);
-    eventually(&mut world, 5 * MINUTE, |world| group(world, 1).is_some() && group(world, 2).is_some());
+    world.eventually(5 * MINUTE, |world| group(world, 1).is_some() && group(world, 2).is_some());
     world.send(0, &id, "hello strangers");
-    assert!(eventually(&mut world, 5 * MINUTE, |world| world.shown(1).len() == 1 && world.shown(2).len() == 1));
+    assert!(world.eventually(5 * MINUTE, |world| world.shown(1).len() == 1 && world.shown(2).len() == 1));
     assert!(world.shown(1)[0].request);
     let written = |world: &World, who: usize| {
         world.people[who].asked.iter().filter(|(_, kind)| kind.starts_with("put ordered")).count()
@@ -185,7 +169,7 @@ fn a_strangers_group_is_a_request() {
     world.send(1, &id, "hello");
     let (now, mut rng) = (world.now, world.fork());
     world.mail(2).block(&id, now, &mut rng).unwrap();
-    assert!(eventually(&mut world, 5 * MINUTE, |world| world.texts(0) == ["hello"]));
+    assert!(world.eventually(5 * MINUTE, |world| world.texts(0) == ["hello"]));
     assert!(!group(&mut world, 1).unwrap().request);
     assert_eq!(group(&mut world, 2).unwrap().standing, Standing::Removed);
     assert_eq!(written(&world, 2), 0);
@@ -193,10 +177,11 @@ fn a_strangers_group_is_a_request() {
     assert!(matches!(world.mail(2).send(&id, "no", now, &mut rng), Err(MailError::NotAMember(_))));
     // nor can the founder bring them back who refused
     remove(&mut world, 0, &id, 2);
-    assert!(eventually(&mut world, 5 * MINUTE, |world| settled(world, &[0, 1])));
+    assert!(world.eventually(5 * MINUTE, |world| settled(world, &[0, 1])));
     add(&mut world, 0, &id, 2);
-    assert!(eventually(&mut world, 5 * MINUTE, |world| settled(world, &[0, 1, 2])
-        || group(world, 0).unwrap().members.len() == 3));
+    assert!(
+        world.eventually(5 * MINUTE, |world| settled(world, &[0, 1, 2]) || group(world, 0).unwrap().members.len() == 3)
+    );
     world.run(5 * MINUTE);
     assert_eq!(group(&mut world, 2).unwrap().standing, Standing::Removed);
 }
@@ -207,16 +192,16 @@ fn who_is_removed_reads_nothing_more_and_who_is_added_nothing_of_before() {
     let (mut world, id) = group_of_all(seed, 4);
     let mut talk = Talk::default();
     talk.say(&mut world, 3, &id, "before".to_owned());
-    assert!(eventually(&mut world, 3 * MINUTE, |world| talk.delivered(world, &[3])));
+    assert!(world.eventually(3 * MINUTE, |world| talk.delivered(world, &[3])));
     // more than a chain takes at a time: some of it is not sealed yet when the removal comes, and the client goes on
     for n in 0..400 {
         world.send(3, &id, &format!("too late {n}"));
     }
     remove(&mut world, 1, &id, 3);
-    assert!(eventually(&mut world, 5 * MINUTE, |world| settled(world, &[0, 1, 2])));
-    assert!(eventually(&mut world, 5 * MINUTE, |world| group(world, 3).unwrap().standing == Standing::Removed));
+    assert!(world.eventually(5 * MINUTE, |world| settled(world, &[0, 1, 2])));
+    assert!(world.eventually(5 * MINUTE, |world| group(world, 3).unwrap().standing == Standing::Removed));
     talk.say(&mut world, 0, &id, "without the fourth".to_owned());
-    assert!(eventually(&mut world, 3 * MINUTE, |world| talk.delivered(world, &[0])));
+    assert!(world.eventually(3 * MINUTE, |world| talk.delivered(world, &[0])));
     world.run(2 * MINUTE);
     assert_eq!(Talk::read(&mut world, 3, 0), []);
     let (now, mut rng) = (world.now, world.fork());
@@ -225,7 +210,7 @@ fn who_is_removed_reads_nothing_more_and_who_is_added_nothing_of_before() {
     assert_eq!(world.mail(3).queue_length().unwrap(), 0, "nothing of it waits any more");
     let friend = world.address(0);
     let elsewhere = world.send(3, &friend, "what happened?");
-    assert!(eventually(&mut world, 5 * MINUTE, |world| world.shown(0).iter().any(|message| message.id == elsewhere)));
+    assert!(world.eventually(5 * MINUTE, |world| world.shown(0).iter().any(|message| message.id == elsewhere)));
     assert!((0..4).all(|who| world.warnings(who).is_empty()));
 }
 
@@ -237,9 +222,9 @@ fn an_addition_can_be_taken_back_at_any_moment() {
     let mut world = World::new(seed, 3);
     let id = create(&mut world, 0, "reef crew");
     add(&mut world, 0, &id, 1);
-    assert!(eventually(&mut world, 20 * MINUTE, |world| group(world, 1).is_some()));
+    assert!(world.eventually(20 * MINUTE, |world| group(world, 1).is_some()));
     world.accept(1, &id);
-    assert!(eventually(&mut world, 20 * MINUTE, |world| settled(world, &[0, 1])));
+    assert!(world.eventually(20 * MINUTE, |world| settled(world, &[0, 1])));
     let address = world.address(2);
     let (mut too_late, mut in_time) = (0, 0);
     for round in 0..24 {
@@ -261,7 +246,7 @@ fn an_addition_can_be_taken_back_at_any_moment() {
         }
         world.run(MINUTE);
         assert!(
-            eventually(&mut world, 20 * MINUTE, |world| settled(world, &[0, 1])),
+            world.eventually(20 * MINUTE, |world| settled(world, &[0, 1])),
             "round {round}:\n{}",
             picture(&mut world)
         );
@@ -275,17 +260,15 @@ fn an_addition_can_be_taken_back_at_any_moment() {
     assert!(in_time > 0 && too_late > 0, "in time {in_time}, too late {too_late}");
     add(&mut world, 0, &id, 2);
     let joined = |world: &mut World| {
-        if group(world, 2).is_some_and(|group| group.request) {
-            world.accept(2, &id);
-        }
+        world.accept_group(&id, &[2]);
         settled(world, &[0, 1, 2])
     };
-    assert!(eventually(&mut world, 30 * MINUTE, joined), "{}", picture(&mut world));
+    assert!(world.eventually(30 * MINUTE, joined), "{}", picture(&mut world));
     let mut talk = Talk::default();
     for who in 0..3 {
         talk.say(&mut world, who, &id, format!("{who} is here"));
     }
-    assert!(eventually(&mut world, 5 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])), "{}", picture(&mut world));
+    assert!(world.eventually(5 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])), "{}", picture(&mut world));
 }
 
 /// The letter is read long before the commit that makes room for it.
@@ -295,28 +278,26 @@ fn who_is_removed_and_added_again_while_away_comes_back_to_it() {
     let (mut world, id) = group_of_all(seed, 3);
     world.crash(2);
     remove(&mut world, 0, &id, 2);
-    assert!(eventually(&mut world, 20 * MINUTE, |world| settled(world, &[0, 1])));
+    assert!(world.eventually(20 * MINUTE, |world| settled(world, &[0, 1])));
     add(&mut world, 0, &id, 2);
     let back = |world: &mut World| {
         let group = group(world, 0).unwrap();
         group.members.iter().filter(|member| member.state == MemberState::Invited).count() == 1
     };
-    assert!(eventually(&mut world, 20 * MINUTE, back));
+    assert!(world.eventually(20 * MINUTE, back));
     // both replicas have the letter
     world.run(5 * MINUTE);
     world.restart(2);
     let joined = |world: &mut World| {
-        if group(world, 2).is_some_and(|group| group.request) {
-            world.accept(2, &id);
-        }
+        world.accept_group(&id, &[2]);
         settled(world, &[0, 1, 2])
     };
-    assert!(eventually(&mut world, 60 * MINUTE, joined), "{}", picture(&mut world));
+    assert!(world.eventually(60 * MINUTE, joined), "{}", picture(&mut world));
     let mut talk = Talk::default();
     for who in 0..3 {
         talk.say(&mut world, who, &id, format!("{who} is here"));
     }
-    assert!(eventually(&mut world, 10 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])), "{}", picture(&mut world));
+    assert!(world.eventually(10 * MINUTE, |world| talk.delivered(world, &[0, 1, 2])), "{}", picture(&mut world));
     talk.exactly_once(&mut world, &[0, 1, 2], seed);
 }
 
@@ -329,13 +310,13 @@ fn who_leaves_says_a_last_word() {
     leave(&mut world, 2, &id);
     let (now, mut rng) = (world.now, world.fork());
     assert!(matches!(world.mail(2).send(&id, "one more thing", now, &mut rng), Err(MailError::NotAMember(_))));
-    assert!(eventually(&mut world, 5 * MINUTE, |world| settled(world, &[0, 1, 3])));
-    assert!(eventually(&mut world, 15 * MINUTE, |world| group(world, 2).unwrap().standing == Standing::Removed));
+    assert!(world.eventually(5 * MINUTE, |world| settled(world, &[0, 1, 3])));
+    assert!(world.eventually(15 * MINUTE, |world| group(world, 2).unwrap().standing == Standing::Removed));
     for reader in [0, 1, 3] {
         assert_eq!(Talk::read(&mut world, reader, 2), talk.0[&2], "{reader}");
     }
     talk.say(&mut world, 0, &id, "the three of us".to_owned());
-    assert!(eventually(&mut world, 3 * MINUTE, |world| talk.delivered(world, &[0])));
+    assert!(world.eventually(3 * MINUTE, |world| talk.delivered(world, &[0])));
     // the last one out
     for who in [0, 1, 3] {
         leave(&mut world, who, &id);
@@ -355,7 +336,7 @@ fn everybody_sees_a_new_name() {
         names.iter().all(|name| *name == names[0] && name.ends_with("watch")) && settled(world, &[0, 1, 2])
     };
     world.run(MINUTE);
-    assert!(eventually(&mut world, 5 * MINUTE, named));
+    assert!(world.eventually(5 * MINUTE, named));
 }
 
 /// Ten people, of whom at any time some are in the group: joins, removals, leavings, names, all at once, while clients
@@ -411,14 +392,10 @@ fn commotion(seed: u64) {
         core.iter().all(|who| inside.contains(who)) && settled(world, &inside)
     };
     let done = |world: &mut World| {
-        for who in outer {
-            if group(world, *who).is_some_and(|group| group.request) {
-                world.accept(*who, &id);
-            }
-        }
+        world.accept_group(&id, outer);
         agreed(world) && talk.delivered(world, core)
     };
-    let done = eventually(&mut world, 30 * MINUTE, done);
+    let done = world.eventually(30 * MINUTE, done);
     assert!(done, "seed {seed}: they do not agree\n{}", picture(&mut world));
     world.run(2 * MINUTE);
     talk.exactly_once(&mut world, core, seed);
@@ -455,16 +432,16 @@ fn back_after_all(seed: u64, people: usize) {
     let listed = world.consensus.generations.len();
     world.forget_all();
     assert!(listed == 1 && world.consensus.generations.len() < 4);
-    assert!(eventually(&mut world, 5 * MINUTE, |world| {
+    assert!(world.eventually(5 * MINUTE, |world| {
         let lost = group(world, 0).unwrap().members.into_iter().filter(|member| member.state == MemberState::Away);
         lost.count() == 1
     }));
     assert!(!talk.delivered(&mut world, &[0]), "nobody says delivered of what is not");
     world.restart(last);
     talk.say(&mut world, last, &id, "I am back".to_owned());
-    assert!(eventually(&mut world, 5 * MINUTE, |world| world.warnings(last).contains(&"away_too_long")));
+    assert!(world.eventually(5 * MINUTE, |world| world.warnings(last).contains(&"away_too_long")));
     let done = |world: &mut World| settled(world, &all) && talk.delivered(world, &[0, last]);
-    let back = eventually(&mut world, 40 * MINUTE, done);
+    let back = world.eventually(40 * MINUTE, done);
     assert!(back, "seed {seed}: not back\n{}", picture(&mut world));
     world.run(MINUTE);
     talk.exactly_once(&mut world, &all, seed);
@@ -490,7 +467,7 @@ fn two_people_find_each_other_again_after_the_stores_forgot_them() {
     world.restart(1);
     let back = world.send(1, "alice", "I am back");
     let done = |world: &mut World| world.all_delivered(0, &[sent]) && world.all_delivered(1, &[back]);
-    let found = eventually(&mut world, 60 * MINUTE, done);
+    let found = world.eventually(60 * MINUTE, done);
     assert!(found, "{}", picture(&mut world));
     assert_eq!(world.texts(1).iter().filter(|text| *text == "while you were away").count(), 1);
     assert_eq!(world.shown(0).len(), before + 1);

@@ -16,5 +16,6 @@ mod groups;
 mod invites;
 mod messages;
 mod sealed_files;
+mod slow_files;
 mod timeline;
 mod world;

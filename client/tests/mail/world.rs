@@ -232,6 +232,29 @@ impl World {
         self.mail(who).accept(whom, now, &mut rng).expect("there is somebody to accept");
     }
 
+    /// Whoever of these is asked whether they want the group, wants it.
+    pub(crate) fn accept_group(&mut self, group: &str, who: &[usize]) {
+        for who in who {
+            let Some(mail) = self.people[*who].mail.as_mut() else { continue };
+            let asked = mail.conversations().expect("the profile works");
+            if asked.iter().any(|asked| asked.request && asked.id.to_string() == group) {
+                self.accept(*who, group);
+            }
+        }
+    }
+
+    /// Runs until it is so, looking once a second: for what is asked of the profiles.
+    pub(crate) fn eventually(&mut self, at_most: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.now.plus(at_most);
+        while self.now < end {
+            if done(self) {
+                return true;
+            }
+            self.run(Duration::from_secs(1));
+        }
+        false
+    }
+
     pub(crate) fn fork(&mut self) -> StdRng {
         StdRng::seed_from_u64(self.rng.random())
     }

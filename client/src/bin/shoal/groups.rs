@@ -28,7 +28,15 @@ pub(crate) async fn group(profile: &Path, command: GroupCommand, out: &Out) -> R
         GroupCommand::Add { conversation, who, timeout } => add(&mut caller, conversation, who, timeout, out).await,
         GroupCommand::Remove { conversation, who } => {
             let group: ConversationLine = caller.call(Call::GroupRemove { conversation, who }).await?;
-            out.either(&group, || summary(&group))
+            out.either(&group, || {
+                match group.members.iter().any(|member| !member.oneself && member.state == MemberState::Leaving) {
+                    true => format!(
+                        "{}\n  who is leaving is out as soon as the others can know: some seconds",
+                        summary(&group)
+                    ),
+                    false => summary(&group),
+                }
+            })
         }
         GroupCommand::Leave { conversation } => {
             let group: ConversationLine = caller.call(Call::GroupLeave { conversation }).await?;
@@ -81,8 +89,9 @@ async fn add(
         let look = deadline.min(Instant::now() + LOOK);
         let event = timeout_at(look, caller.event()).await;
         if event.is_err() && Instant::now() >= deadline {
-            let message = format!("{} is not in the group yet; it is tried further", plain(&address));
-            let next = "they have to run shoal once on this network; shoal group list shows when they are in";
+            let message = format!("{} is not in the group yet; it is tried further", plain(&who));
+            let next = "nothing is left to do: shoal group list shows when they are in. If they never ran shoal on this network, \
+                        they have to, once; and when several members change the group at once, one goes after the other";
             return Err(Failure::new(Exit::Temporary, "not_added_yet", message, next).into());
         }
         if let Ok(event) = event
@@ -103,8 +112,10 @@ fn wanted(group: &ConversationLine, address: &str) -> bool {
 }
 
 fn summary(group: &ConversationLine) -> String {
+    let asked;
     let note = match (group.standing, group.request, group.broken) {
-        (Standing::Left, ..) => "  (leaving: the others are told)",
+        (Standing::Left, ..) => "  (you left it: the others are told)",
+        (Standing::Removed, ..) if group.quit => "  (you left it)",
         (Standing::Away, ..) => {
             "  (you were away for too long: a member adds you again by itself; what you write waits)"
         }
@@ -112,7 +123,12 @@ fn summary(group: &ConversationLine) -> String {
         (Standing::Member, _, true) => {
             "  (broken: the others went on without you; leave it, and ask one of them to add you again)"
         }
-        (Standing::Member, true, false) => "  (a request: shoal accept or shoal block)",
+        (Standing::Member, true, false) => {
+            let who = group.added_by.as_deref().map_or_else(|| "somebody".into(), plain);
+            let id = &group.conversation;
+            asked = format!("\n  {who} added you: shoal accept {id}\n              or: shoal block {id}");
+            &asked
+        }
         (Standing::Member, false, false) => "",
     };
     let mut text = format!("{}  {}{note}", group.conversation, plain(&group.name));

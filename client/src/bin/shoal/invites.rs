@@ -35,7 +35,7 @@ pub(crate) async fn make(profile: &Path, name: Option<String>, drawn: bool, out:
         } else {
             String::new()
         };
-        let whom = made.name.as_deref().map_or("NAME".into(), plain);
+        let whom = made.name.as_deref().map_or("them".into(), plain);
         format!(
             "{code}{}\n\n  good once, until {}, for whoever uses it first: give it to {whom} over a channel that you trust.\n  \
              They type: shoal add A-NAME-FOR-YOU {}\n  To take it back: shoal invite --withdraw {}",

@@ -31,6 +31,11 @@ pub(crate) async fn send(
     out: &Out,
 ) -> Result<(), Problem> {
     let text = if text == "-" { standard_input()? } else { text };
+    if text.is_empty() {
+        return Err(
+            Failure::new(Exit::Usage, "empty", "there is nothing to send: the text is empty", "give a text").into()
+        );
+    }
     dispatch(profile, Call::Send { to, text }, patience, out).await
 }
 
@@ -86,7 +91,9 @@ async fn follow(
     out: &Out,
 ) -> Result<SentLine, Problem> {
     let deadline = Instant::now() + patience.timeout;
-    let mut line = out.spinner(word(sent.state));
+    // with its id: whoever ends this command early can still ask for it
+    let shown = |sent: &SentLine| format!("{} {}", word(sent.state), sent.id);
+    let mut line = out.spinner(&shown(&sent));
     while sent.state < wait.state() {
         match timeout_at(deadline.min(Instant::now() + LOOK), caller.event()).await {
             Ok(event) => match event.map_err(|error| no_more_news(error, &sent))? {
@@ -107,13 +114,13 @@ async fn follow(
                 if let Some(Parts { written, all }) = sent.parts {
                     if line.length().is_none() {
                         line.finish_and_clear();
-                        line = out.bar(word(sent.state), all);
+                        line = out.bar(&shown(&sent), all);
                     }
                     line.set_position(written);
                 }
             }
         }
-        line.set_message(word(sent.state));
+        line.set_message(shown(&sent));
     }
     line.finish_and_clear();
     if sent.state == MessageState::Cancelled {
@@ -179,9 +186,9 @@ fn late(sent: &SentLine, status: Option<&Status>, waited: Duration) -> Failure {
             ("not both stores have confirmed it", "the daemon goes on asking them; see shoal status, or wait longer")
         }
         Some(WaitsFor::Reader) => (
-            "two stores have it, and the other side has not confirmed it: their client does not run, or they have not \
-             accepted you",
-            "ask them to run shoal read, and to accept you or add your address; nothing is left to do here",
+            "two stores have it, and not everybody whom it is for has confirmed it: their shoal does not run, or they have \
+             not accepted you yet",
+            "nothing is left to do here; ask them to run shoal, and to accept you or add your address",
         ),
         Some(WaitsFor::Member) => (
             "you were away for longer than stores keep what the conversation needs, and no member has added you again yet",
@@ -190,7 +197,11 @@ fn late(sent: &SentLine, status: Option<&Status>, waited: Duration) -> Failure {
         None => ("nobody says why", "see shoal status"),
     };
     let message = format!("after {waited} the message is {word}: {why}");
-    let next = format!("{next}. Do not send it again; it is {} (to take a file back: shoal cancel)", sent.id);
+    let back = match sent.parts.is_some() || sent.state == MessageState::Queued {
+        true => format!(" (to take it back: shoal cancel {})", sent.id),
+        false => String::new(),
+    };
+    let next = format!("{next}. Do not send it again; it is {}{back}", sent.id);
     Failure::new(Exit::Temporary, "timeout", message, next)
 }
 

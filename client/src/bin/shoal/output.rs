@@ -74,7 +74,7 @@ impl From<CallerError> for Problem {
 }
 
 fn broken_output(error: std::io::Error) -> Problem {
-    let next = "nothing was marked as read";
+    let next = "let whoever reads it read to the end; messages that were not printed are not marked as read";
     Failure::new(Exit::Io, "output", format!("standard output: {error}"), next).into()
 }
 

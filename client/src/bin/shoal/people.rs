@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
-use shoal_client::io::{AcceptedLine, Call, ContactLine, ConversationLine};
+use shoal_client::io::{AcceptedLine, Call, ContactLine, ConversationLine, Kind};
+use shoal_client::mail::Standing;
 
 use crate::daemon::reach;
 use crate::output::{Out, Problem, plain};
@@ -77,7 +78,8 @@ async fn changed(profile: &Path, call: Call, done: &str, out: &Out) -> Result<()
 }
 
 pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
-    let contacts: Vec<ContactLine> = reach(profile, out).await?.call(Call::Contacts).await?;
+    let mut caller = reach(profile, out).await?;
+    let contacts: Vec<ContactLine> = caller.call(Call::Contacts).await?;
     for contact in &contacts {
         out.either(contact, || {
             let note = match (contact.blocked, contact.request, contact.waiting_since) {
@@ -103,6 +105,12 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
     if contacts.is_empty() && !out.json {
         out.text("no contacts yet: shoal add NAME ADDRESS, or invite somebody: shoal invite NAME")?;
     }
+    if !out.json {
+        let conversations: Vec<ConversationLine> = caller.call(Call::Conversations).await?;
+        if conversations.iter().any(|line| line.kind == Kind::Group && line.request) {
+            out.text("somebody added you to a group: shoal conversations")?;
+        }
+    }
     Ok(())
 }
 
@@ -122,12 +130,20 @@ pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Probl
     for conversation in &conversations {
         out.either(conversation, || {
             let waiting = match conversation.undelivered {
+                _ if conversation.standing == Standing::Left => "  (you left it)".to_owned(),
+                _ if conversation.standing == Standing::Removed && conversation.quit => "  (you left it)".to_owned(),
+                _ if conversation.standing == Standing::Removed => "  (you are not in it any more)".to_owned(),
+                _ if conversation.standing == Standing::Away => {
+                    "  (you were away for too long: a member adds you again by itself)".to_owned()
+                }
                 _ if conversation.broken => {
                     "  (broken: its members cannot read each other any more; begin anew)".to_owned()
                 }
                 _ if conversation.request => {
                     let id = &conversation.conversation;
-                    format!("\n  a request: shoal accept {id}\n         or: shoal block {id}")
+                    let by = conversation.added_by.as_deref().map(|who| format!("\n  {} added you to it", plain(who)));
+                    let by = by.unwrap_or_default();
+                    format!("{by}\n  a request: shoal accept {id}\n         or: shoal block {id}")
                 }
                 0 => String::new(),
                 some => format!("  ({some} not delivered yet)"),

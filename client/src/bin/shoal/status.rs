@@ -56,7 +56,7 @@ pub(crate) fn human(status: &Status) -> String {
         Condition::Pause => "PAUSED: most test loops are lost; messages wait, cover traffic goes on",
         Condition::Warn if status.older_copy.is_some() => "WARNING: this profile sends nothing any more",
         Condition::Warn if !status.disputes.is_empty() => "WARNING: a contact is shown another network than you",
-        Condition::Warn => "WARNING: many test loops are lost; something drops packets",
+        Condition::Warn => "WARNING: many of the newest test loops are lost; something drops packets",
         Condition::Starting => "starting: no test loop is back yet",
         Condition::Good => "good: test loops come back",
     };
@@ -67,6 +67,12 @@ pub(crate) fn human(status: &Status) -> String {
         }
         (Some(survival), _, _) => format!("{:.0} % of the test loops came back", survival * 100.0),
         (None, _, _) => "no test loop decided yet".to_owned(),
+    };
+    let loops = match (status.state, status.loops_lost_lately) {
+        (Condition::Warn | Condition::Pause, (lost, of)) if lost > 0 => {
+            format!("{loops}; of the newest {of}, {lost} are lost")
+        }
+        _ => loops,
     };
     let class = match status.class {
         RateClass::Normal => "normal (visible to your provider and gateway)",
@@ -80,8 +86,16 @@ pub(crate) fn human(status: &Status) -> String {
         format!("Loops       {loops}"),
         format!("Anonymity   {}", anonymity(status)),
         format!("Rate class  {class}"),
-        format!("Queue       {} messages not stored yet", status.queue),
+        match status.queue {
+            1 => "Queue       1 message not stored yet".to_owned(),
+            queue => format!("Queue       {queue} messages not stored yet"),
+        },
     ];
+    match status.requests {
+        0 => {}
+        1 => lines.push("Requests    1 waits for your answer: shoal conversations".to_owned()),
+        some => lines.push(format!("Requests    {some} wait for your answer: shoal conversations")),
+    }
     for WaitingLine { name, since } in &status.waiting {
         let (name, since) = (plain(name), readable(*since));
         lines.push(format!(

@@ -56,8 +56,10 @@ pub(crate) async fn up(
     let ready = move || {
         tokio::spawn(async move {
             let mut snapshot = snapshot;
-            let connected = timeout(NETWORK_TIMEOUT, snapshot.wait_for(shoal_client::io::Snapshot::connected)).await;
-            if connected.is_err() {
+            let connected = snapshot.wait_for(shoal_client::io::Snapshot::connected);
+            // let go of before the word is written: as long as what is seen is held, the client cannot go on, and whoever
+            // started this may be slow to read
+            if timeout(NETWORK_TIMEOUT, connected).await.map(drop).is_err() {
                 tracing::info!("no connection yet; it goes on being tried");
             }
             // whoever started this may be gone: then nobody waits for the word

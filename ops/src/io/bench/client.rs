@@ -19,6 +19,8 @@ use crate::plan::Shape;
 
 /// Payload packets a second of every client: twice the normal class of a public network.
 const LAMBDA_P: f64 = 4.0;
+/// How long stores of the network keep a box: longer than the large file takes.
+const RETENTION: Duration = Duration::from_secs(3_600);
 /// The small file.
 const SMALL: usize = 64 << 10;
 /// How long the first message may take: a conversation has to begin.
@@ -149,7 +151,7 @@ impl Pair {
 /// Measures over a network of its own.
 pub(super) async fn measure(runs: u8, large: usize, progress: Progress) -> anyhow::Result<ClientFigures> {
     let scratch = tempfile::Builder::new().prefix("shoal-bench-").tempdir().context("no temporary directory")?;
-    let shape = Shape { lambda_p: Some(LAMBDA_P), ..Shape::default() };
+    let shape = Shape { lambda_p: Some(LAMBDA_P), retention: Some(RETENTION), ..Shape::default() };
     let mut testnet = Testnet::start(&shape, &scratch.path().join("net"), progress).await?;
     let measured = with_network(testnet.network_path(), scratch.path(), runs, large, progress).await;
     testnet.stop().await;

@@ -21,6 +21,8 @@ pub(super) struct Told {
     request: bool,
     undelivered: u64,
     standing: Option<String>,
+    quit: bool,
+    added_by: Option<String>,
     broken: bool,
 }
 
@@ -49,6 +51,8 @@ pub(super) struct Chat {
     pub(super) broken: bool,
     /// One has left the group, or was removed.
     pub(super) gone: Option<&'static str>,
+    /// Of a group: who added one.
+    pub(super) added_by: Option<String>,
     pub(super) members: Vec<Member>,
     /// Messages wait for the other side's card.
     pub(super) waiting: bool,
@@ -110,10 +114,12 @@ pub(super) fn gather(contacts: &[ContactLine], told: &[Told], overview: &[Overvi
                 broken: line.broken,
                 gone: match line.standing.as_deref() {
                     Some("left") => Some("left"),
+                    Some("removed") if line.quit => Some("left"),
                     Some("removed") => Some("removed"),
                     Some("away") => Some("away"),
                     _ => None,
                 },
+                added_by: line.added_by.as_deref().map(|name| title(name, None, false)),
                 members: line.members.clone().unwrap_or_default(),
                 waiting: false,
                 undelivered: line.undelivered,
@@ -137,6 +143,7 @@ pub(super) fn gather(contacts: &[ContactLine], told: &[Told], overview: &[Overvi
             blocked: contact.blocked,
             broken: false,
             gone: None,
+            added_by: None,
             members: Vec::new(),
             waiting: contact.waiting_since.is_some(),
             undelivered: 0,

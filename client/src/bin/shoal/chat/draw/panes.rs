@@ -105,9 +105,11 @@ fn headline(chat: Option<&Chat>, key: &str) -> String {
     let Some(chat) = chat else { return crate::chat::wrap::short(key) };
     let note = match chat {
         Chat { blocked: true, .. } => " (blocked)".to_owned(),
+        Chat { request: true, added_by: Some(who), .. } => format!(" — {who} added you: F8 accept, F9 block"),
         Chat { request: true, .. } => " — a REQUEST: F8 accept, F9 block".to_owned(),
         Chat { broken: true, .. } => " (BROKEN: begin anew)".to_owned(),
         Chat { gone: Some("left"), .. } => " (you left this group)".to_owned(),
+        Chat { gone: Some("away"), .. } => " (away for too long: a member adds you again)".to_owned(),
         Chat { gone: Some(_), .. } => " (you were removed from this group)".to_owned(),
         Chat { group: true, members, .. } => format!(" (group of {}; F7)", members.len()),
         Chat { waiting: true, .. } => " (they have not run Shoal here yet)".to_owned(),

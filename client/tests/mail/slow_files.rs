@@ -23,15 +23,15 @@ fn delivered(world: &mut World, who: usize, id: MessageId, at_most: Duration) ->
     false
 }
 
-/// A network that carries one request a second for each: 1,000 boxes take half an hour, and stores keep them for ten minutes.
+/// A network that carries a request in 2.5 seconds for each: 400 boxes take half an hour, and stores keep them for ten minutes.
 #[test]
 fn a_file_that_takes_longer_than_stores_keep_it_arrives_and_parts_nobody() {
     for seed in 0..2 {
         let mut world = acquainted(720 + seed);
-        world.consensus.parameters.lambda_p = Rate(1_000);
+        world.consensus.parameters.lambda_p = Rate(400);
         let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
         let before = conversation(&mut world, 0).epoch;
-        let mut file = vec![0; 1_000 * BOX_PLAINTEXT_SIZE];
+        let mut file = vec![0; 400 * BOX_PLAINTEXT_SIZE];
         world.rng.fill(&mut file[..]);
         let began = world.now;
         let id = world.send_file(0, "bob", "slow.bin", &file);
@@ -59,9 +59,9 @@ fn a_file_that_takes_longer_than_stores_keep_it_arrives_and_parts_nobody() {
 #[test]
 fn a_file_goes_on_to_newer_stores() {
     let mut world = acquainted(740);
-    world.consensus.parameters.lambda_p = Rate(1_000);
+    world.consensus.parameters.lambda_p = Rate(400);
     let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
-    let mut file = vec![0; 800 * BOX_PLAINTEXT_SIZE];
+    let mut file = vec![0; 320 * BOX_PLAINTEXT_SIZE];
     world.rng.fill(&mut file[..]);
     let id = world.send_file(0, "bob", "moving.bin", &file);
     world.run(Duration::from_secs(120));
@@ -76,8 +76,8 @@ fn a_file_goes_on_to_newer_stores() {
 #[test]
 fn a_long_text_does_not_wait_for_a_file() {
     let mut world = acquainted(730);
-    world.consensus.parameters.lambda_p = Rate(1_000);
-    let mut file = vec![0; 600 * BOX_PLAINTEXT_SIZE];
+    world.consensus.parameters.lambda_p = Rate(400);
+    let mut file = vec![0; 240 * BOX_PLAINTEXT_SIZE];
     world.rng.fill(&mut file[..]);
     let file = world.send_file(0, "bob", "slow.bin", &file);
     world.run(Duration::from_secs(60));

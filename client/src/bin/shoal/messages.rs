@@ -31,11 +31,6 @@ pub(crate) async fn send(
     out: &Out,
 ) -> Result<(), Problem> {
     let text = if text == "-" { standard_input()? } else { text };
-    if text.is_empty() {
-        return Err(
-            Failure::new(Exit::Usage, "empty", "there is nothing to send: the text is empty", "give a text").into()
-        );
-    }
     dispatch(profile, Call::Send { to, text }, patience, out).await
 }
 

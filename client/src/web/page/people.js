@@ -135,6 +135,7 @@ function leaveGroup(chat) {
 
 /** What a stranger's conversation begins with. */
 export function request(chat, app) {
+  const who = (name) => (name === null ? "A stranger" : name.startsWith("shoal1") ? short(name) : name);
   const answer = async (method) => {
     try {
       await call(method, { who: chat.key });
@@ -148,7 +149,7 @@ export function request(chat, app) {
   return el(
     "section",
     { class: "request", "aria-label": "Request of a stranger" },
-    el("h2", {}, chat.group ? `${chat.addedBy ? short(chat.addedBy) : "A stranger"} added you to a group` : "A stranger wrote to you"),
+    el("h2", {}, chat.group ? `${who(chat.addedBy)} added you to a group` : "A stranger wrote to you"),
     chat.address ? el("p", { class: "address" }, chat.address) : null,
     el("p", {}, "Until you accept, they cannot learn that you read this. Writing back accepts too. When you block, they do not learn of it."),
     el("div", { class: "buttons" }, button("Accept", () => answer("accept"), { class: "first", id: "accept" }), button("Block", () => answer("block"), { class: "second", id: "block" })),

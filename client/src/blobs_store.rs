@@ -42,15 +42,15 @@ impl Purpose {
     }
 }
 
-/// A part was asked for and is not there.
+/// What was seen again and again: that parts are not there, or that replicas answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Absent {
+pub(crate) struct Observed {
     pub(crate) since: UnixMillis,
     /// When that was seen last.
     pub(crate) seen: UnixMillis,
 }
 
-impl Absent {
+impl Observed {
     /// It is seen again. Who did not ask for long knows nothing of the time between, and begins anew.
     pub(crate) fn again(before: Option<Self>, now: UnixMillis, longest_gap: Duration) -> Self {
         match before {
@@ -68,7 +68,7 @@ pub(crate) struct Incoming {
     pub(crate) generation: u32,
     pub(crate) purpose: Purpose,
     pub(crate) since: UnixMillis,
-    pub(crate) absent: Option<Absent>,
+    pub(crate) absent: Option<Observed>,
     /// A Welcome that nobody was invited to write, or of a request that is not accepted.
     pub(crate) stranger: bool,
 }
@@ -269,7 +269,7 @@ pub(crate) fn all_in(db: &Connection, vault: &Vault) -> Result<Vec<(Incoming, Ve
             let manifest = open_manifest(vault, &manifest)?;
             let since = UnixMillis(since);
             let absent = absent.0.zip(absent.1);
-            let absent = absent.map(|(since, seen)| Absent { since: UnixMillis(since), seen: UnixMillis(seen) });
+            let absent = absent.map(|(since, seen)| Observed { since: UnixMillis(since), seen: UnixMillis(seen) });
             Ok((Incoming { row, manifest, generation, purpose, since, absent, stranger }, parts))
         })
         .collect()
@@ -285,7 +285,7 @@ pub(crate) fn insert_part(db: &Connection, vault: &Vault, blob: i64, j: u64, par
     Ok(())
 }
 
-/// The content of a message is written anew, in this generation. `false`: it was to be another content.
+/// The content of a message is written anew, in this newer generation. `false`: it was to be another content, or is there.
 pub(crate) fn move_in(
     db: &Connection,
     vault: &Vault,
@@ -295,19 +295,33 @@ pub(crate) fn move_in(
     now: UnixMillis,
 ) -> Result<bool, MailError> {
     let changed = db
-        .prepare_cached("UPDATE blob_in SET generation = ?3, since = ?4 WHERE blob = ?1 AND manifest = ?2")?
+        .prepare_cached(
+            "UPDATE blob_in SET generation = ?3, since = ?4 WHERE blob = ?1 AND manifest = ?2 AND generation < ?3",
+        )?
         .execute((blob, seal_manifest(vault, manifest), generation, now.0))?;
     Ok(changed == 1)
 }
 
-/// Something of it came: it is not given up yet.
+/// Something came of a message's blob: none of its writer's in the conversation is given up yet. Returns them.
+pub(crate) fn set_since_of_writer(db: &Connection, blob: i64, now: UnixMillis) -> Result<Vec<i64>, MailError> {
+    let theirs = "SELECT o.blob FROM message_in m JOIN message_in o USING (conversation, contact)
+        WHERE m.blob = ?1 AND o.blob IS NOT NULL";
+    let mut statement = db.prepare_cached(theirs)?;
+    let theirs = statement.query_map([blob], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    for row in &theirs {
+        set_since(db, *row, now)?;
+    }
+    Ok(theirs)
+}
+
+/// From now on it is waited for anew.
 pub(crate) fn set_since(db: &Connection, blob: i64, now: UnixMillis) -> Result<(), MailError> {
     db.prepare_cached("UPDATE blob_in SET since = ?2 WHERE blob = ?1")?.execute((blob, now.0))?;
     Ok(())
 }
 
 /// That a part is not there, or that one came.
-pub(crate) fn set_absent(db: &Connection, blob: i64, absent: Option<Absent>) -> Result<(), MailError> {
+pub(crate) fn set_absent(db: &Connection, blob: i64, absent: Option<Observed>) -> Result<(), MailError> {
     db.prepare_cached("UPDATE blob_in SET absent_since = ?2, absent_seen = ?3 WHERE blob = ?1")?.execute((
         blob,
         absent.map(|absent| absent.since.0),

@@ -1,4 +1,4 @@
-//! Group epochs and own commits: tables of the profile.
+//! What a commit's blob holds, and own commits: a table of the profile.
 
 use crate::blobs::Manifest;
 use crate::chains::{Place, STORED_BOTH};
@@ -14,14 +14,13 @@ use shoal_protocol::inbox::InboxPublic;
 use shoal_protocol::{Hash, UnixMillis};
 use zeroize::Zeroizing;
 
-const SECRET: &str = "group_epoch.secret";
 const HASH: &str = "commit.hash";
 const MANIFEST: &str = "commit.manifest";
 const WRITER: &str = "commit.writer";
 const CUTS: &str = "commit.cuts";
 const WELCOME: &str = "commit.welcome";
 const ADDED: &str = "commit.added";
-const DAMAGED: MailError = MailError::Damaged("a group epoch does not open");
+const DAMAGED: MailError = MailError::Damaged("an own commit does not open");
 
 /// Of the chains of a member whom a commit removes counts what comes before a place: how far its writer had read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -101,192 +100,6 @@ impl Invitation {
     }
 }
 
-/// One group epoch.
-#[derive(Clone, Debug)]
-pub(crate) struct GroupEpoch {
-    pub(crate) epoch: u64,
-    pub(crate) generation: u32,
-    pub(crate) secret: Zeroizing<[u8; 32]>,
-    /// The slot to read next.
-    pub(crate) slot: u64,
-    /// Who filled that slot, and the blob of the commit, while it is fetched.
-    pub(crate) fetching: Option<(u32, i64)>,
-    /// The commit that another member's `end` names.
-    pub(crate) named: Option<Hash>,
-    /// The commit that ended the epoch here.
-    pub(crate) applied: Option<Hash>,
-    pub(crate) sight: Sight,
-}
-
-/// What is known of the replica that decides the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sight {
-    /// When it last said that the slot is empty.
-    pub(crate) touched_at: UnixMillis,
-    /// No own commit before: the slot was out of sight for so long that another's may have come and expired.
-    pub(crate) hold_until: UnixMillis,
-    /// Since when it alone does not answer.
-    pub(crate) mute_since: Option<UnixMillis>,
-    /// Since when both replicas say that the slot is empty, though a member's `end` names a commit.
-    pub(crate) missing_since: Option<UnixMillis>,
-}
-
-fn open_array(vault: &Vault, context: &'static str, sealed: &[u8]) -> Result<Zeroizing<[u8; 32]>, MailError> {
-    let opened = vault.open(context, sealed).map_err(|_| DAMAGED)?;
-    Ok(Zeroizing::new(opened.as_slice().try_into().map_err(|_| DAMAGED)?))
-}
-
-fn open_hash(vault: &Vault, sealed: &[u8]) -> Result<Hash, MailError> {
-    Ok(Hash::from_bytes(*open_array(vault, HASH, sealed)?))
-}
-
-/// Keeps the epoch that a group has come to.
-pub(crate) fn insert_epoch(
-    db: &Connection,
-    vault: &Vault,
-    conversation: i64,
-    epoch: u64,
-    generation: u32,
-    secret: &[u8; 32],
-    now: UnixMillis,
-) -> Result<(), MailError> {
-    db.prepare_cached(
-        "INSERT INTO group_epoch (conversation, epoch, generation, secret, touched_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute((conversation, epoch, generation, vault.seal(SECRET, secret), now.0))?;
-    Ok(())
-}
-
-/// Keeps what is known of the replica that decides the slot.
-pub(crate) fn set_sight(db: &Connection, conversation: i64, epoch: u64, sight: &Sight) -> Result<(), MailError> {
-    db.prepare_cached(
-        "UPDATE group_epoch SET touched_at = ?3, hold_until = ?4, mute_since = ?5, missing_since = ?6
-         WHERE conversation = ?1 AND epoch = ?2",
-    )?
-    .execute((
-        conversation,
-        epoch,
-        sight.touched_at.0,
-        sight.hold_until.0,
-        sight.mute_since.map(|at| at.0),
-        sight.missing_since.map(|at| at.0),
-    ))?;
-    Ok(())
-}
-
-pub(crate) fn epoch(
-    db: &Connection,
-    vault: &Vault,
-    conversation: i64,
-    epoch: u64,
-) -> Result<Option<GroupEpoch>, MailError> {
-    type Hashes = (Option<Vec<u8>>, Option<Vec<u8>>);
-    type Raw = (u32, Vec<u8>, u64, (Option<u32>, Option<i64>), Hashes, (u64, u64, Option<u64>, Option<u64>));
-    let found: Option<Raw> = db
-        .prepare_cached(
-            "SELECT generation, secret, slot, leaf, blob, named, applied, touched_at, hold_until, mute_since,
-                missing_since
-             FROM group_epoch WHERE conversation = ?1 AND epoch = ?2",
-        )?
-        .query_row((conversation, epoch), |row| {
-            Ok((
-                row.get(0)?,
-                row.get(1)?,
-                row.get(2)?,
-                (row.get(3)?, row.get(4)?),
-                (row.get(5)?, row.get(6)?),
-                (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?),
-            ))
-        })
-        .optional()?;
-    let Some((generation, secret, slot, (leaf, blob), (named, applied), sight)) = found else { return Ok(None) };
-    let (touched_at, hold_until, mute_since, missing_since) = sight;
-    let sight = Sight {
-        touched_at: UnixMillis(touched_at),
-        hold_until: UnixMillis(hold_until),
-        mute_since: mute_since.map(UnixMillis),
-        missing_since: missing_since.map(UnixMillis),
-    };
-    let hash = |sealed: Option<Vec<u8>>| sealed.map(|sealed| open_hash(vault, &sealed)).transpose();
-    Ok(Some(GroupEpoch {
-        epoch,
-        generation,
-        secret: open_array(vault, SECRET, &secret)?,
-        slot,
-        fetching: leaf.zip(blob),
-        named: hash(named)?,
-        applied: hash(applied)?,
-        sight,
-    }))
-}
-
-/// The conversation whose slot a blob's commit lies in, and the epoch.
-pub(crate) fn of_blob(db: &Connection, blob: i64) -> Result<Option<(i64, u64)>, MailError> {
-    Ok(db
-        .prepare_cached("SELECT conversation, epoch FROM group_epoch WHERE blob = ?1")?
-        .query_row([blob], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?)
-}
-
-/// Moves on to a slot; what was fetched for the one before is no longer wanted.
-pub(crate) fn set_slot(db: &Connection, conversation: i64, epoch: u64, slot: u64) -> Result<(), MailError> {
-    db.prepare_cached(
-        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL, missing_since = NULL
-         WHERE conversation = ?1 AND epoch = ?2",
-    )?
-    .execute((conversation, epoch, slot))?;
-    Ok(())
-}
-
-pub(crate) fn set_fetching(
-    db: &Connection,
-    conversation: i64,
-    epoch: u64,
-    leaf: u32,
-    blob: i64,
-) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE group_epoch SET leaf = ?3, blob = ?4 WHERE conversation = ?1 AND epoch = ?2")?
-        .execute((conversation, epoch, leaf, blob))?;
-    Ok(())
-}
-
-pub(crate) fn set_named(
-    db: &Connection,
-    vault: &Vault,
-    conversation: i64,
-    epoch: u64,
-    hash: &Hash,
-) -> Result<(), MailError> {
-    db.prepare_cached(
-        "UPDATE group_epoch SET named = ?3, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
-    )?
-    .execute((conversation, epoch, vault.seal(HASH, hash.as_bytes())))?;
-    Ok(())
-}
-
-/// The commit that was named is nowhere: nobody looks for it any more.
-pub(crate) fn forget_named(db: &Connection, conversation: i64, epoch: u64) -> Result<(), MailError> {
-    db.prepare_cached(
-        "UPDATE group_epoch SET named = NULL, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
-    )?
-    .execute((conversation, epoch))?;
-    Ok(())
-}
-
-pub(crate) fn set_applied(
-    db: &Connection,
-    vault: &Vault,
-    conversation: i64,
-    epoch: u64,
-    hash: &Hash,
-) -> Result<(), MailError> {
-    db.prepare_cached(
-        "UPDATE group_epoch SET applied = ?3, leaf = NULL, blob = NULL WHERE conversation = ?1 AND epoch = ?2",
-    )?
-    .execute((conversation, epoch, vault.seal(HASH, hash.as_bytes())))?;
-    Ok(())
-}
-
 /// An own commit.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnCommit {
@@ -337,18 +150,19 @@ fn decode(vault: &Vault, raw: Raw) -> Result<OwnCommit, MailError> {
         let added = Invitation::added_from_bytes(&vault.open(ADDED, &added).map_err(|_| DAMAGED)?).ok_or(DAMAGED)?;
         Ok::<_, MailError>(Invitation { welcome: vault.open(WELCOME, &welcome).map_err(|_| DAMAGED)?, added })
     });
+    let open = |context, sealed: &[u8]| vault.open_array(context, sealed).map_err(|_| DAMAGED);
     let cuts = vault.open(CUTS, &cuts).map_err(|_| DAMAGED)?;
     let manifest = vault.open(MANIFEST, &manifest).map_err(|_| DAMAGED)?;
     Ok(OwnCommit {
         row,
         conversation,
         epoch,
-        hash: open_hash(vault, &hash)?,
+        hash: Hash::from_bytes(*open(HASH, &hash)?),
         manifest: minicbor::decode(&manifest).map_err(|_| DAMAGED)?,
         blob,
         slot,
         body: BoxBody::from_slice(&body).map_err(|_| DAMAGED)?,
-        writer: WriteKey::from_seed(&*open_array(vault, WRITER, &writer)?),
+        writer: WriteKey::from_seed(&*open(WRITER, &writer)?),
         cuts: minicbor::decode(&cuts).map_err(|_| DAMAGED)?,
         invitation: invitation.transpose()?,
         merged,
@@ -459,16 +273,6 @@ pub(crate) fn forget_commits(db: &Connection, conversation: i64, epoch: u64) -> 
         crate::blobs_store::delete_out(db, *blob)?;
     }
     Ok(gone)
-}
-
-/// Forgets what is known of epochs before one: nobody writes in them any more.
-pub(crate) fn forget_epochs(db: &Connection, conversation: i64, before: u64) -> Result<(), MailError> {
-    db.prepare_cached(
-        "DELETE FROM group_epoch WHERE conversation = ?1 AND epoch < ?2
-            AND NOT EXISTS (SELECT 1 FROM commit_out c WHERE c.conversation = ?1 AND c.epoch = group_epoch.epoch)",
-    )?
-    .execute((conversation, before))?;
-    Ok(())
 }
 
 /// Slots that were stored so long ago that they will expire before all have followed: to be written again.

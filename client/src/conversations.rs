@@ -11,7 +11,7 @@ use crate::mail::{ConversationId, MailError, RateClass, Standing};
 use crate::names::Name;
 use crate::profile::Vault;
 use crate::profile::rows::{self, Sealed};
-use crate::{commits, contacts, members, own_keys};
+use crate::{commits, contacts, group_epochs, members, own_keys};
 use rusqlite::{Connection, Row};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::WriteKey;
@@ -333,7 +333,7 @@ fn insert_epoch(
         let secret = chain_secret(&begun.exported, leaf);
         chains::insert(db, vault, Some(row), begun.epoch, leaf, generation, &secret, &side)?;
     }
-    commits::insert_epoch(db, vault, row, begun.epoch, generation, &commit_secret(&begun.exported), now)
+    group_epochs::insert(db, vault, row, begun.epoch, generation, &commit_secret(&begun.exported), now)
 }
 
 /// The profile was added to a conversation again that it could not follow: all but the row is new.

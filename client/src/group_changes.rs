@@ -65,6 +65,13 @@ pub(crate) fn insert(db: &Connection, vault: &Vault, conversation: i64, wanted: 
     Ok(())
 }
 
+/// Whether the user wants somebody out of a group who is still in it.
+pub(crate) fn removes(db: &Connection, conversation: i64) -> Result<bool, MailError> {
+    Ok(db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM group_change WHERE conversation = ?1 AND kind = 1)")?
+        .query_row([conversation], |row| row.get(0))?)
+}
+
 /// Changes of a group, in the order in which they were asked.
 pub(crate) fn all(db: &Connection, vault: &Vault, conversation: i64) -> Result<Vec<GroupChange>, MailError> {
     const DAMAGED: MailError = MailError::Damaged("a change of a group does not open");

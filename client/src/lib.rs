@@ -27,6 +27,7 @@ pub mod decoys;
 pub mod emission;
 pub mod estimate;
 mod group_changes;
+mod group_epochs;
 pub mod guard;
 pub mod inbox_letter;
 mod invites;

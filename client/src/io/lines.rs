@@ -294,7 +294,7 @@ pub struct ConversationLine {
     pub undelivered: u64,
     /// Whether this profile is in it.
     pub standing: Standing,
-    /// `true`, and only then present, when this profile is not in it because its user left.
+    /// `true`, and only then present, when the user left: that is why this profile is not in it, or will not be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quit: bool,
     /// Who added this profile to the group, as long as they are in it; only present when there is somebody.

@@ -2,6 +2,7 @@
 
 use super::flight::WINDOW;
 use super::letters::Letter;
+use super::parts::BlobIn;
 use super::{Mail, MailError, RateClass};
 use crate::blobs_store::Purpose;
 use crate::budget::Waiting;
@@ -25,8 +26,9 @@ const OLDEST_EVERY: u64 = 4;
 #[derive(Default)]
 struct Picks {
     send: Option<Send>,
-    /// With whether it is for somebody who was accepted.
-    read: Option<(Read, bool)>,
+    read: Option<Read>,
+    /// The read that does not wait until all is written.
+    owed: Option<Read>,
     hot: Option<i64>,
     warm: Option<i64>,
     idle: Option<Quiet>,
@@ -52,6 +54,7 @@ enum Send {
     Part(i64),
 }
 
+#[derive(Clone, Copy)]
 enum Read {
     Card(i64),
     Slot(i64),
@@ -88,7 +91,7 @@ impl Mail {
         let waiting = Waiting {
             send: picks.send.is_some(),
             blob_read: picks.read.is_some(),
-            read_owed: picks.read.as_ref().is_some_and(|(_, owed)| *owed),
+            read_owed: picks.owed.is_some(),
             hot: picks.hot.is_some(),
             warm: picks.warm.is_some(),
             idle: picks.idle.is_some(),
@@ -99,12 +102,10 @@ impl Mail {
         let Some(rank) = self.budget.choose(waiting) else { return Ok(None) };
         match rank {
             Rank::Send => picks.send.map_or(Ok(None), |send| self.want_send(send, now, consensus, rng)),
-            Rank::BlobRead => match picks.read {
-                Some((Read::Card(contact), _)) => Ok(self.want_card(contact, now, consensus, rng)),
-                Some((Read::Slot(conversation), _)) => {
-                    Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng))
-                }
-                Some((Read::Part(blob), _)) => Ok(self.want_part_in(blob, now, consensus, rng)),
+            Rank::BlobRead => match picks.owed.filter(|_| picks.send.is_some()).or(picks.read) {
+                Some(Read::Card(contact)) => Ok(self.want_card(contact, now, consensus, rng)),
+                Some(Read::Slot(conversation)) => Ok(self.want_slot(conversation, Rank::BlobRead, now, consensus, rng)),
+                Some(Read::Part(blob)) => Ok(self.want_part_in(blob, now, consensus, rng)),
                 None => Ok(None),
             },
             Rank::Hot => Ok(picks.hot.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
@@ -211,8 +212,9 @@ impl Mail {
     }
 
     fn pick(&self, now: UnixMillis, consensus: &Consensus) -> Picks {
-        let (send, read, copy) = (self.pick_send(now), self.pick_read(now, consensus), self.pick_copy(now));
-        let mut picks = Picks { send, read, copy, ..Picks::default() };
+        let (read, owed) = self.pick_read(now, consensus);
+        let (send, copy) = (self.pick_send(now), self.pick_copy(now));
+        let mut picks = Picks { send, read, owed, copy, ..Picks::default() };
         let inboxes = self.memory.inboxes.iter().filter_map(|(inbox, clock)| Some((clock.ran_out(now)?, *inbox)));
         picks.inbox = inboxes.min().map(|(_, inbox)| inbox);
         let mut earliest: [Option<(UnixMillis, i64)>; 3] = [None; 3];
@@ -317,33 +319,33 @@ impl Mail {
         if memory.copies.is_multiple_of(2) { small.or(part) } else { part.or(small) }
     }
 
-    fn pick_read(&self, now: UnixMillis, consensus: &Consensus) -> Option<(Read, bool)> {
-        let card = self
-            .memory
-            .cards
-            .iter()
-            .find(|(_, fetch)| fetch.next().is_some() && (fetch.flows() || fetch.clock.due(now)));
-        if let Some((contact, _)) = card {
-            return Some((Read::Card(*contact), true));
-        }
-        let slot = self.memory.slots.iter().find(|(_, slot)| slot.urgent && slot.waits() && slot.attempt.ready(now));
-        if let Some((row, slot)) = slot {
-            return Some((Read::Slot(*row), !slot.request));
-        }
-        // commits first, for others wait for whoever has not read them; the other blobs take turns; those of accepted people before those of strangers, but for every fourth read
-        let strangers_first = self.memory.blob_reads.is_multiple_of(STRANGERS_EVERY);
-        let ready = self.memory.blobs_in.iter();
+    /// What is read next, and what of it is owed: a read for somebody whom the user wants does not wait until all is written.
+    fn pick_read(&self, now: UnixMillis, consensus: &Consensus) -> (Option<Read>, Option<Read>) {
+        let mut cards = self.memory.cards.iter();
+        let card = cards.find(|(_, fetch)| fetch.next().is_some() && (fetch.flows() || fetch.clock.due(now)));
+        let card = card.map(|(contact, _)| Read::Card(*contact));
+        let slots =
+            || self.memory.slots.iter().filter(|(_, slot)| slot.urgent && slot.waits() && slot.attempt.ready(now));
+        let slot = slots().find(|(_, slot)| !slot.request).map(|(row, _)| Read::Slot(*row));
         // what lies in a generation that is not listed has no place: its writer says where it is written anew
-        let ready = ready.filter(|(_, blob)| {
-            !blob.waits
-                && blob.resting <= now
-                && blob.queue.has_ready(now)
-                && consensus.generation(blob.incoming.generation).is_some()
-        });
-        let turn = ready.min_by_key(|(_, blob)| {
-            let commit = blob.incoming.purpose == Purpose::Commit && !blob.incoming.stranger;
-            (!commit, blob.incoming.stranger != strangers_first, blob.served)
-        });
-        turn.map(|(row, blob)| (Read::Part(*row), !blob.incoming.stranger))
+        let ready = || {
+            self.memory.blobs_in.iter().filter(|(_, blob)| {
+                !blob.waits
+                    && blob.resting <= now
+                    && blob.queue.has_ready(now)
+                    && consensus.generation(blob.incoming.generation).is_some()
+            })
+        };
+        // commits first, for others wait for whoever has not read them; the others take turns
+        let is_commit = |blob: &BlobIn| blob.incoming.purpose == Purpose::Commit && blob.owed();
+        let owed = ready().filter(|(_, blob)| blob.owed());
+        let owed = owed.min_by_key(|(_, blob)| (!is_commit(blob), blob.served)).map(|(row, _)| Read::Part(*row));
+        // those of accepted people before those of strangers, but for every fourth read
+        let strangers_first = self.memory.blob_reads.is_multiple_of(STRANGERS_EVERY);
+        let turn = ready()
+            .min_by_key(|(_, blob)| (!is_commit(blob), blob.incoming.stranger != strangers_first, blob.served))
+            .map(|(row, _)| Read::Part(*row));
+        let of_request = slots().map(|(row, _)| Read::Slot(*row)).next();
+        (card.or(slot).or(turn).or(of_request), card.or(slot).or(owed))
     }
 }

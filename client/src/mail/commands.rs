@@ -1,22 +1,22 @@
 //! What the user asks for. Each command is one transaction; what it promises is on disk when it returns.
 
 use super::groups::{Accepted, accepts_messages};
+use super::meant::Target;
 use super::showing::safe_name;
 use super::writing::Confirmed;
 use super::{
-    ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MessageId, MessageState, READ_CURSOR,
-    ReceivedMessage, SentMessage, Standing, stored,
+    ContactInfo, ConversationInfo, Event, Mail, MailError, MessageId, MessageState, READ_CURSOR, ReceivedMessage,
+    SentMessage, Standing, stored,
 };
 use crate::blobs::{BLOB_SIZE_MAX, Manifest, TEXT_SIZE_MAX};
-use crate::contacts::{self, Contact};
+use crate::contacts;
 use crate::conversations::Conversation;
 use crate::names::Name;
 use crate::records::{BlobKind, Content, FILE_NAME_SIZE_MAX, MIME_SIZE_MAX};
-use crate::{blobs_store, conversations, group_changes, invites as own_invites};
+use crate::{blobs_store, conversations, group_changes};
 use rand::CryptoRng;
 use rusqlite::OptionalExtension as _;
 use shoal_protocol::UnixMillis;
-use shoal_protocol::address::Address;
 use shoal_protocol::invite::Introduction;
 use zeroize::Zeroizing;
 
@@ -92,10 +92,13 @@ impl Mail {
     /// here.
     ///
     /// # Errors
-    /// When nobody is known by this name, address or conversation.
+    /// When nobody is known by this name, address or conversation; of a group also when the user is not in it any more.
     pub fn accept(&mut self, who: &str, _now: UnixMillis, _rng: &mut impl CryptoRng) -> Result<Accepted, MailError> {
         let contact = match self.target(who)?.ok_or_else(|| MailError::Unknown(who.to_owned()))? {
             Target::Person(contact, _) => contact,
+            Target::Group(conversation) if matches!(conversation.standing, Standing::Left | Standing::Removed) => {
+                return Err(MailError::NotAMember(conversation.id));
+            }
             Target::Group(conversation) => {
                 conversations::accept_group(&self.profile.db, conversation.row)?;
                 self.follow_again(std::slice::from_ref(&conversation))?;
@@ -398,76 +401,6 @@ impl Mail {
         stored::count_below(&self.profile.db, MessageState::Stored)
     }
 
-    /// Whether a name is a group's: a contact of the same name would get its messages.
-    pub(super) fn names_a_group(&self, name: &Name) -> Result<bool, MailError> {
-        let groups = conversations::groups_named(&self.profile.db, &self.profile.vault, name.as_str())?;
-        let there =
-            |group: &Conversation| matches!(group.standing, Standing::Member | Standing::Away) && !group.request;
-        Ok(groups.iter().any(there))
-    }
-
-    /// Whether the user may call a group so: by a name that is somebody else's too, one of the two is not meant.
-    pub(super) fn free_for_group(&self, name: &Name, group: Option<i64>) -> Result<(), MailError> {
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let taken = |what| Err(MailError::Name(name.as_str().to_owned(), what));
-        if contacts::by_name(db, vault, name.as_str())?.is_some() {
-            return taken("a contact has it");
-        }
-        let others = conversations::groups_named(db, vault, name.as_str())?;
-        // one that a stranger named, and that nobody has accepted, takes no name
-        let there =
-            |other: &Conversation| matches!(other.standing, Standing::Member | Standing::Away) && !other.request;
-        if others.iter().any(|other| Some(other.row) != group && there(other)) {
-            return taken("another group has it");
-        }
-        Ok(())
-    }
-
-    pub(super) fn parse_address(&self, text: &str) -> Result<Address, MailError> {
-        let Ok(address) = text.parse::<Address>() else {
-            let invites = own_invites::all_made(&self.profile.db, &self.profile.vault)?;
-            let invited = invites.iter().any(|made| made.name.as_ref().is_some_and(|name| name.as_str() == text));
-            return Err(if invited {
-                MailError::Invited(text.to_owned())
-            } else {
-                MailError::Unknown(text.to_owned())
-            });
-        };
-        if self.profile.own.is_own(address.inbox()) { Err(MailError::Oneself) } else { Ok(address) }
-    }
-
-    /// Who is meant by a name, an address or a conversation. A contact's name goes before a group's; of a group's that several
-    /// have nobody can be meant.
-    pub(super) fn target(&self, who: &str) -> Result<Option<Target>, MailError> {
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
-        if let Ok(id) = who.parse::<ConversationId>()
-            && let Some(conversation) = conversations::by_id(db, vault, id)?
-        {
-            return Ok(Some(match conversation.contact {
-                Some(contact) => Target::Person(contacts::by_row(db, vault, contact)?, Some(conversation)),
-                None => Target::Group(conversation),
-            }));
-        }
-        let contact = match who.parse::<Address>() {
-            Ok(address) => contacts::by_inbox(db, vault, address.inbox())?,
-            Err(_) => contacts::by_name(db, vault, who)?,
-        };
-        if let Some(contact) = contact {
-            let conversation = conversations::of_contact(db, vault, contact.row)?.into_iter().next();
-            return Ok(Some(Target::Person(contact, conversation)));
-        }
-        let mut groups = conversations::groups_named(db, vault, who)?;
-        let gone = groups.last().cloned();
-        groups.retain(|group| matches!(group.standing, Standing::Member | Standing::Away));
-        match groups.len() {
-            // one that we were in is named too: what cannot be done there is said then
-            0 | 1 => Ok(groups.pop().or(gone).map(Target::Group)),
-            _ => {
-                Err(MailError::Group("several groups have this name; name it by its id, as shoal group list shows it"))
-            }
-        }
-    }
-
     /// Memory follows an acceptance: chains are read, and are no requests.
     pub(super) fn follow_again(&mut self, accepted: &[Conversation]) -> Result<(), MailError> {
         for conversation in accepted {
@@ -483,14 +416,6 @@ impl Mail {
         self.memory.unsealed = true;
         Ok(())
     }
-}
-
-/// Who is meant.
-pub(super) enum Target {
-    /// Somebody, and the conversation of two to write to.
-    Person(Contact, Option<Conversation>),
-    /// A group.
-    Group(Conversation),
 }
 
 pub(super) fn fresh_id(rng: &mut impl CryptoRng) -> MessageId {

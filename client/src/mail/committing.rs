@@ -17,7 +17,7 @@ use crate::conversations_mls::GroupError;
 use crate::members::{self, MemberRow};
 use crate::polls::mean_gap;
 use crate::want::{Rank, Want};
-use crate::{blobs_store, conversations};
+use crate::{blobs_store, conversations, group_epochs};
 use rand::{CryptoRng, RngExt as _};
 use rusqlite::Connection;
 use shoal_protocol::UnixMillis;
@@ -89,7 +89,7 @@ impl Mail {
         {
             return Ok(false);
         }
-        let Some(epoch) = commits::epoch(db, vault, conversation.row, conversation.epoch)? else { return Ok(false) };
+        let Some(epoch) = group_epochs::of(db, vault, conversation.row, conversation.epoch)? else { return Ok(false) };
         if epoch.fetching.is_some() {
             return Ok(false);
         }
@@ -185,7 +185,7 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let newest = consensus.current_generation().map(|generation| generation.number);
         let transaction = db.unchecked_transaction()?;
-        let Some(epoch) = commits::epoch(&transaction, vault, conversation.row, conversation.epoch)? else {
+        let Some(epoch) = group_epochs::of(&transaction, vault, conversation.row, conversation.epoch)? else {
             return Ok(());
         };
         let writer = WriteKey::generate(rng);
@@ -275,7 +275,7 @@ impl Mail {
             self.memory.commits.remove(&row);
             return Ok(None);
         };
-        let Some(epoch) = commits::epoch(db, vault, commit.conversation, commit.epoch)? else { return Ok(None) };
+        let Some(epoch) = group_epochs::of(db, vault, commit.conversation, commit.epoch)? else { return Ok(None) };
         // another's commit may have lain in the slot and expired while we were away: first it must be in sight again
         let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
         let sight = epoch.sight;

@@ -11,7 +11,7 @@ use crate::commits::Cut;
 use crate::commits_mls::Led;
 use crate::conversations::Conversation;
 use crate::records::Content;
-use crate::{blobs_store, commits, commits_mls, conversations, members};
+use crate::{blobs_store, commits, commits_mls, conversations, group_epochs, members};
 use rand::CryptoRng;
 use rusqlite::Transaction;
 use shoal_protocol::boxes::WriteKey;
@@ -62,7 +62,7 @@ impl Mail {
         now: UnixMillis,
     ) -> Result<Entered, MailError> {
         let vault = &self.profile.vault;
-        commits::set_applied(transaction, vault, conversation.row, conversation.epoch, commit)?;
+        group_epochs::set_applied(transaction, vault, conversation.row, conversation.epoch, commit)?;
         let mut entered = Entered { regrouped: conversation.contact.is_none(), ..Entered::default() };
         let again = self.adds_again(transaction, conversation, led)?;
         self.uninvite(transaction, conversation, led, &mut entered.confirmed)?;
@@ -96,11 +96,11 @@ impl Mail {
     ) -> Result<Entered, MailError> {
         let vault = &self.profile.vault;
         chains::set_named(transaction, vault, chain.row, commit)?;
-        let epoch = commits::epoch(transaction, vault, conversation.row, chain.epoch)?;
+        let epoch = group_epochs::of(transaction, vault, conversation.row, chain.epoch)?;
         let forked = match epoch.and_then(|epoch| epoch.applied) {
             Some(applied) => self.fell_apart(transaction, conversation, chain.epoch, &applied)?,
             None => {
-                commits::set_named(transaction, vault, conversation.row, chain.epoch, commit)?;
+                group_epochs::set_named(transaction, vault, conversation.row, chain.epoch, commit)?;
                 false
             }
         };
@@ -171,7 +171,7 @@ impl Mail {
             Some(before) => commits::forget_commits(transaction, conversation.row, before)?,
             None => Vec::new(),
         };
-        commits::forget_epochs(transaction, conversation.row, followed)?;
+        group_epochs::forget_before(transaction, conversation.row, followed)?;
         chains::erase_past(transaction, conversation.row)?;
         let provider = provider(&self.profile, &self.crypto, transaction);
         let behind = usize::try_from(current.saturating_sub(followed)).unwrap_or(usize::MAX);
@@ -216,7 +216,7 @@ impl Mail {
         let silent = self.silent(&conversation)?;
         let leaves = conversation.standing == Standing::Left && !conversation.broken;
         let theirs = if silent { Vec::new() } else { chains::reading(db, vault, row)? };
-        let epoch = commits::epoch(db, vault, row, conversation.epoch)?.filter(|_| !silent || leaves);
+        let epoch = group_epochs::of(db, vault, row, conversation.epoch)?.filter(|_| !silent || leaves);
         let own = commits::unstored(db, vault, row)?;
         let sealed = chains::unstored(db)?;
         let followed: BTreeSet<i64> = theirs.iter().map(|theirs| theirs.row).collect();

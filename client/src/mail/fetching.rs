@@ -5,7 +5,8 @@ use super::parts::{BlobIn, Brings};
 use super::stored::Received;
 use super::writing::each;
 use super::{Mail, MailError, conversations, stored};
-use crate::blobs_store::{self, Absent, Purpose};
+use crate::blobs_store::{self, Observed, Purpose};
+use crate::group_epochs;
 use crate::profile::received_files::Place;
 use crate::want::Rank;
 use rand::CryptoRng;
@@ -61,28 +62,35 @@ impl Mail {
         let part = each(answers)
             .filter(|(_, answer)| answer.status == Status::Found)
             .find_map(|(_, answer)| blob.keys.open(j, answer.body.as_ref()?).ok().map(Zeroizing::new));
+        let retention = Duration::from_millis(consensus.parameters.retention_ms);
+        if answers.is_some() {
+            blob.asked = Some(Observed::again(blob.asked, now, retention / 4));
+        }
         let Some(part) = part else {
+            blob.barren = blob.barren.saturating_add(u32::from(answers.is_some()));
+            blob.empty_seen |= each(answers).any(|(_, answer)| answer.status == Status::Empty);
             // nobody's writer is in a hurry for whom nothing was stored
             let absent = each(answers).filter(|(_, answer)| answer.status == Status::Empty).count() == 2;
-            let retention = Duration::from_millis(consensus.parameters.retention_ms);
             // what is not asked for in a quarter of the retention may have come and gone
-            let again = || Some(Absent::again(blob.incoming.absent, now, retention / 4));
+            let again = || Some(Observed::again(blob.incoming.absent, now, retention / 4));
             let seen = match blob.incoming.purpose {
                 Purpose::Message => None,
                 Purpose::Welcome if answers.is_none() => blob.incoming.absent,
                 Purpose::Welcome if absent => again(),
                 Purpose::Welcome => None,
-                // one replica that is gone, or mute, or lies, keeps nobody from going on
-                Purpose::Commit if each(answers).any(|(_, answer)| answer.status == Status::Empty) => again(),
+                // replicas that are gone, or mute, or lie, keep nobody from going on
+                Purpose::Commit if answers.is_some() => again(),
                 Purpose::Commit => blob.incoming.absent,
             };
             if blob.absence(seen, now, retention / 16) {
                 blobs_store::set_absent(&self.profile.db, row, seen)?;
             }
-            let slowest = if absent && blob.incoming.stranger { Rank::Idle } else { Rank::Warm };
+            let gone = blob.incoming.purpose == Purpose::Commit && blob.incoming.absent.is_some();
+            let slowest = if absent && (gone || blob.incoming.stranger) { Rank::Idle } else { Rank::Warm };
             blob.queue.later(j, slowest, now, &consensus.parameters, rng);
             return Ok(());
         };
+        blob.barren = 0;
         // a commit is whole before its entry is written: a writer that lets it come by drops gains no time
         if blob.incoming.purpose == Purpose::Welcome && blob.absence(None, now, Duration::ZERO) {
             blobs_store::set_absent(&self.profile.db, row, None)?;
@@ -99,14 +107,20 @@ impl Mail {
             blobs_store::insert_part(&self.profile.db, &self.profile.vault, row, j, &part)?;
         }
         if blob.queue.open() == 0 {
+            // from now on it is tried
+            blob.incoming.since = now;
+            blobs_store::set_since(&self.profile.db, row, now)?;
             return self.end_blob(row, Fetched::Whole, now, rng);
         }
         // what comes, however slowly, is not given up: its writer pays for each part. Strangers have one retention
-        let eighth = Duration::from_millis(consensus.parameters.retention_ms / 8);
         let steady = blob.incoming.purpose == Purpose::Message && !blob.incoming.stranger;
-        if steady && blob.incoming.since.plus(eighth) < now {
-            blob.incoming.since = now;
-            blobs_store::set_since(&self.profile.db, row, now)?;
+        if steady && blob.incoming.since.plus(retention / 8) < now {
+            // nor is what the same writer has announced and comes to later
+            for row in blobs_store::set_since_of_writer(&self.profile.db, row, now)? {
+                if let Some(blob) = self.memory.blobs_in.get_mut(&row) {
+                    blob.incoming.since = now;
+                }
+            }
         }
         Ok(())
     }
@@ -265,8 +279,12 @@ impl Mail {
         let retention = Duration::from_millis(consensus.parameters.retention_ms);
         // who was away asks first, for a while
         let old = |blob: &BlobIn, age: Duration| {
-            let asked = blob.asked_at.is_some_and(|asked| asked.plus(retention / 32) < now);
-            blob.incoming.since.plus(age) < now && (asked || blob.queue.open() == 0)
+            let asked = blob.asked.is_some_and(|asked| {
+                asked.since.plus(retention / 32) < asked.seen && asked.seen.plus(retention / 4) >= now
+            });
+            // where it has no place any more nobody can ask
+            let placed = consensus.generation(blob.incoming.generation).is_some();
+            blob.incoming.since.plus(age) < now && (blob.queue.open() == 0 || !placed || (asked && !blob.waits))
         };
         let ending: Vec<(i64, Fetched)> = self
             .memory
@@ -280,8 +298,6 @@ impl Mail {
                     && blob.incoming.stranger
                     && blob.incoming.absent.is_some_and(|absent| absent.since.plus(WELCOME_PATIENCE) < absent.seen);
                 let late = match blob.incoming.purpose {
-                    // nobody can read it any more
-                    Purpose::Commit if consensus.generation(blob.incoming.generation).is_none() => true,
                     // one that cannot be applied is tried for as long
                     Purpose::Commit if blob.queue.open() == 0 => {
                         blob.failures > 0 && blob.incoming.since.plus(retention) < now
@@ -289,7 +305,10 @@ impl Mail {
                     // to skip a commit that others follow parts us from them: only what was seen not to be there counts, and
                     // not that we did not come to read it. Its writer writes it again after half of the retention
                     Purpose::Commit => {
-                        blob.incoming.absent.is_some_and(|gone| gone.since.plus(retention * 3 / 4) <= gone.seen)
+                        let long = if blob.empty_seen { retention * 3 / 4 } else { retention };
+                        let gone = blob.incoming.absent.is_some_and(|gone| gone.since.plus(long) <= gone.seen);
+                        // or its epoch is over
+                        gone || matches!(group_epochs::of_blob(&self.profile.db, *row), Ok(None))
                     }
                     // a writer whose ticks do not suffice to write all of it before stores forget the first goes through it again
                     // and again: each time more of it is found

@@ -1,7 +1,8 @@
 //! What the user asks of groups, and groups as the user sees them. What is asked is on disk when a command returns; a
 //! commit does it when it has won its slot.
 
-use super::commands::{Target, fresh_id};
+use super::commands::fresh_id;
+use super::meant::Target;
 use super::{
     ContactInfo, ConversationId, ConversationInfo, Event, Mail, MailError, MemberInfo, MemberState, Standing, provider,
     stored,
@@ -120,8 +121,10 @@ impl Mail {
         if who.parse::<Address>().is_ok_and(|address| self.profile.own.is_own(address.inbox())) {
             return Err(MailError::Group("this is you: shoal group leave"));
         }
-        let Some(Target::Person(contact, _)) = self.target(who)? else {
-            return Err(MailError::Group("this person is not in the group"));
+        let contact = match self.target(who)? {
+            Some(Target::Person(contact, _)) => contact,
+            None if who.parse::<Address>().is_err() => return Err(MailError::Unknown(who.to_owned())),
+            Some(Target::Group(_)) | None => return Err(MailError::Group("this person is not in the group")),
         };
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         if members::of_contact(db, conversation.row, contact.row)?.is_some() {

@@ -14,7 +14,7 @@ use crate::conversations_mls::{self, GROUP_SIZE_MAX, GroupError};
 use crate::group_changes::{self, Wanted};
 use crate::inbox_letter::{Pointer, seal_letter};
 use crate::members::{self, MemberRow};
-use crate::{blobs_store, commits, commits_mls, contacts, conversations};
+use crate::{blobs_store, commits, commits_mls, contacts, conversations, group_epochs};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
@@ -325,7 +325,7 @@ impl Mail {
         for member in members::current(&transaction, row)? {
             self.forget_letters(&transaction, row, member.contact, &mut entered.confirmed)?;
         }
-        let fetching = commits::epoch(&transaction, vault, row, conversation.epoch)?.and_then(|at| at.fetching);
+        let fetching = group_epochs::of(&transaction, vault, row, conversation.epoch)?.and_then(|at| at.fetching);
         entered.gone = self.forget_state(&transaction, &conversation)?;
         group_changes::delete_all(&transaction, row)?;
         conversations::accept_group(&transaction, row)?;
@@ -351,9 +351,9 @@ impl Mail {
         conversation: &Conversation,
     ) -> Result<Option<i64>, MailError> {
         let (row, epoch) = (conversation.row, conversation.epoch);
-        let Some(at) = commits::epoch(transaction, &self.profile.vault, row, epoch)? else { return Ok(None) };
+        let Some(at) = group_epochs::of(transaction, &self.profile.vault, row, epoch)? else { return Ok(None) };
         let Some((_, blob)) = at.fetching else { return Ok(None) };
-        commits::set_slot(transaction, row, epoch, at.slot)?;
+        group_epochs::set_slot(transaction, row, epoch, at.slot)?;
         blobs_store::delete_in(transaction, blob)?;
         Ok(Some(blob))
     }
@@ -367,7 +367,7 @@ impl Mail {
         let (row, epoch) = (conversation.row, conversation.epoch);
         self.stop_fetching(transaction, conversation)?;
         let gone = commits::forget_commits(transaction, row, epoch)?;
-        commits::forget_epochs(transaction, row, epoch.saturating_add(1))?;
+        group_epochs::forget_before(transaction, row, epoch.saturating_add(1))?;
         chains::end_all(transaction, row)?;
         Ok(gone)
     }

@@ -10,6 +10,7 @@ use crate::commits::{self, OwnCommit, Parcel};
 use crate::commits_mls::{self, Applied};
 use crate::conversations::Conversation;
 use crate::conversations_mls;
+use crate::group_epochs;
 use crate::leaves_mls::OwnLeaf;
 use crate::records::{Content, NO_MARK, Record, Seen};
 use openmls::credentials::NewSignerBundle;
@@ -129,13 +130,13 @@ fn deliver(scene: &mut Scene, content: &[u8]) {
 
 fn slot_of(scene: &Scene) -> u64 {
     let at = conversation(&scene.bob);
-    let epoch = commits::epoch(&scene.bob.profile.db, &scene.bob.profile.vault, at.row, at.epoch).unwrap();
+    let epoch = group_epochs::of(&scene.bob.profile.db, &scene.bob.profile.vault, at.row, at.epoch).unwrap();
     epoch.unwrap().slot
 }
 
 fn keys(scene: &Scene) -> SlotKeys {
     let at = conversation(&scene.mallory);
-    let epoch = commits::epoch(&scene.mallory.profile.db, &scene.mallory.profile.vault, at.row, at.epoch).unwrap();
+    let epoch = group_epochs::of(&scene.mallory.profile.db, &scene.mallory.profile.vault, at.row, at.epoch).unwrap();
     SlotKeys::new(&epoch.unwrap().secret)
 }
 
@@ -156,7 +157,7 @@ fn what_is_no_commit_of_a_member_is_skipped_and_the_own_one_moves_on() {
     // sealed by a member, and no entry
     let slots = keys(&scene);
     let (writer, chain) = shoal_protocol::boxes::commit_keys(
-        &commits::epoch(&scene.bob.profile.db, &scene.bob.profile.vault, at.row, at.epoch).unwrap().unwrap().secret,
+        &group_epochs::of(&scene.bob.profile.db, &scene.bob.profile.vault, at.row, at.epoch).unwrap().unwrap().secret,
     );
     let id = shoal_protocol::boxes::id(&writer.public(), &chain, 1);
     let body = shoal_protocol::boxes::seal(&chain, 1, &id, b"junk", &mut scene.rng).unwrap();

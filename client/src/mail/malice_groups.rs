@@ -10,6 +10,7 @@ use crate::commits::{self, Parcel};
 use crate::commits_mls;
 use crate::conversations::Conversation;
 use crate::conversations_mls;
+use crate::group_epochs;
 use crate::records::{BlobKind, Content, NO_MARK, Record, Seen};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -129,7 +130,7 @@ fn publish(world: &mut World, content: &[u8]) -> Manifest {
 /// Fills a slot of the epoch that a profile is in, with an entry that it signs.
 fn fill_slot(world: &mut World, mail: &Mail, slot: u64, manifest: &Manifest) {
     let (at, mut rng) = (conversation(mail), world.fork());
-    let epoch = commits::epoch(&mail.profile.db, &mail.profile.vault, at.row, at.epoch).unwrap().unwrap();
+    let epoch = group_epochs::of(&mail.profile.db, &mail.profile.vault, at.row, at.epoch).unwrap().unwrap();
     let keys = SlotKeys::new(&epoch.secret);
     let body = mail.seal_entry(&mail.profile.db, &at, &keys, slot, manifest, &mut rng).unwrap();
     put(world, keys.id(slot), &body);
@@ -279,9 +280,10 @@ fn a_commit_that_was_never_written_is_passed_over_when_that_was_seen() {
     until(&mut world, "Alice gives it up", |world| !fetches(world, ALICE));
     let held = world.now.since(began);
     assert!((retention * 3 / 4..retention).contains(&held), "{held:?}");
+    // it is back before anybody takes it for gone that decides the next slot
+    world.stores.get_mut(&placed[1]).unwrap().down = false;
     let renamed = |world: &mut World, who: usize| group(world, who).unwrap().name == "reef crew still";
     until(&mut world, "Alice goes on", |world| renamed(world, ALICE));
-    world.stores.get_mut(&placed[1]).unwrap().down = false;
     // who comes back begins to look only now, and follows for all that: there is an end that names the commit of the next slot
     world.restart(BOB);
     world.run(Duration::from_secs(60));

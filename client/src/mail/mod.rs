@@ -36,6 +36,7 @@ mod malice_forks;
 mod malice_groups;
 #[cfg(test)]
 mod malice_last_words;
+mod meant;
 mod parts;
 mod proofs;
 mod readdressing;

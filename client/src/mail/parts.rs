@@ -2,13 +2,17 @@
 
 use super::flight::Attempt;
 use crate::blobs::{BlobKeys, Manifest};
-use crate::blobs_store::{Absent, Incoming, Outgoing};
+use crate::blobs_store::{Incoming, Observed, Outgoing, Purpose};
 use crate::want::Rank;
 use rand::{CryptoRng, RngExt as _};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::parameters::Parameters;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// Answers without a part after which a blob waits until nothing is written. Of a file of which its writer has written a
+/// twentieth one answer of 20 brings something: so many in a row bring nothing once in 500 times.
+const BARREN_MAX: u32 = 120;
 
 /// Parts of a blob that are still to be written or read, handed out in random order.
 #[derive(Clone, Debug, Default)]
@@ -129,10 +133,14 @@ pub(super) struct BlobIn {
     pub(super) waits: bool,
     /// A Welcome that waits.
     pub(super) brings: Option<Brings>,
-    /// When a part of it was asked for first, since memory began.
-    pub(super) asked_at: Option<UnixMillis>,
+    /// That replicas answer when parts of it are asked for, since memory began.
+    pub(super) asked: Option<Observed>,
+    /// Answers in a row that brought nothing.
+    pub(super) barren: u32,
+    /// A replica said of a part that it is not there; else those that should know said nothing.
+    pub(super) empty_seen: bool,
     /// What the disk knows of when parts were seen not to be there.
-    absent_kept: Option<Absent>,
+    absent_kept: Option<Observed>,
     /// Own failures with it, and before when it is left alone because of them.
     pub(super) failures: u32,
     pub(super) resting: UnixMillis,
@@ -151,7 +159,9 @@ impl BlobIn {
             served: 0,
             waits: false,
             brings: None,
-            asked_at: None,
+            asked: None,
+            barren: 0,
+            empty_seen: false,
             failures: 0,
             resting: UnixMillis::default(),
         }
@@ -163,18 +173,28 @@ impl BlobIn {
         Self {
             incoming,
             brings: before.brings,
-            asked_at: before.asked_at,
+            asked: before.asked,
+            barren: before.barren,
+            empty_seen: before.empty_seen,
             failures: before.failures,
             resting: before.resting,
             ..self
         }
+    }
+    /// Whether somebody of those whom the user wants waits for it, and it comes: then it need not wait until all is written.
+    pub(super) fn owed(&self) -> bool {
+        let comes = match self.incoming.purpose {
+            Purpose::Commit => self.incoming.absent.is_none(),
+            Purpose::Message | Purpose::Welcome => self.barren < BARREN_MAX,
+        };
+        comes && !self.incoming.stranger
     }
     /// Whether any of it is here.
     pub(super) fn begun(&self) -> bool {
         (self.queue.open() as u64) < self.manifest().boxes()
     }
     /// What was seen of parts that are not there. Says whether the disk is to know: not of every time that it is seen again.
-    pub(super) fn absence(&mut self, seen: Option<Absent>, now: UnixMillis, step: Duration) -> bool {
+    pub(super) fn absence(&mut self, seen: Option<Observed>, now: UnixMillis, step: Duration) -> bool {
         self.incoming.absent = seen;
         let news = match (self.absent_kept, seen) {
             (Some(kept), Some(seen)) => kept.since != seen.since || kept.seen.plus(step) < now,

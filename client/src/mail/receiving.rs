@@ -410,6 +410,7 @@ impl Mail {
             && let Some(blob) = self.memory.blobs_in.get_mut(&blob)
         {
             (blob.incoming.generation, blob.incoming.since) = (generation, now);
+            blob.barren = 0;
         }
         if let Some(incoming) = applied.blob {
             let blob = BlobIn::new(incoming, &[]);
@@ -442,7 +443,11 @@ impl Mail {
         for turn in turns {
             let (row, waits): (i64, bool) = turn?;
             if let Some(blob) = self.memory.blobs_in.get_mut(&row) {
-                blob.waits = waits;
+                if std::mem::replace(&mut blob.waits, waits) && !waits {
+                    // its time begins
+                    blob.incoming.since = self.memory.latest;
+                    blobs_store::set_since(db, row, blob.incoming.since)?;
+                }
             }
         }
         Ok(())

@@ -14,7 +14,9 @@ use shoal_protocol::UnixMillis;
 
 /// Welcomes that wait until we are out of the group to which they bring us back. Each costs whoever sent it the work of a letter;
 /// they must not fill the place of others.
-const WELCOMES_WAIT_MAX: usize = 8;
+const WELCOMES_WAIT_MAX: usize = 16;
+/// Of these to one group: many of its members may be one person.
+const WELCOMES_WAIT_HERE_MAX: usize = 4;
 
 impl Mail {
     /// A member adds us again to a conversation: to one that we cannot follow any more, and then it has to be a member as we
@@ -64,8 +66,10 @@ impl Mail {
             let theirs = others.filter(|(other, _)| (other.conversation, other.contact) == (row, contact.row));
             let theirs = theirs.map(|(other, blob)| (other.epoch, blob));
             let (older, newer): (Vec<_>, Vec<_>) = theirs.partition(|other| *other < (brings.epoch, blob.incoming.row));
-            let waiting = self.memory.blobs_in.values().filter(|other| other.brings.is_some()).count() - older.len();
-            if newer.is_empty() && (lost || waiting < WELCOMES_WAIT_MAX) {
+            let waiting = || self.memory.blobs_in.values().filter_map(|other| other.brings);
+            let here = waiting().filter(|other| other.conversation == row).count() - older.len();
+            let room = here < WELCOMES_WAIT_HERE_MAX && waiting().count() - older.len() < WELCOMES_WAIT_MAX;
+            if newer.is_empty() && (lost || room) {
                 drop(transaction);
                 for (_, older) in older {
                     blobs_store::delete_in(&self.profile.db, older)?;

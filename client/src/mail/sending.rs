@@ -11,7 +11,7 @@ use crate::conversations::Conversation;
 use crate::polls::{PollClock, mean_gap};
 use crate::records::{Content, RECORD_SIZE_MAX, Record, SEEN_MAX};
 use crate::want::Rank;
-use crate::{blobs_store, conversations, conversations_mls, members};
+use crate::{blobs_store, conversations, conversations_mls, group_changes, members};
 use rand::CryptoRng;
 use rusqlite::Transaction;
 use shoal_protocol::UnixMillis;
@@ -95,6 +95,10 @@ impl Mail {
         let conversation = conversations::by_row(db, vault, conversation)?;
         let blocked = conversation.contact.map_or(Ok(false), |contact| self.is_blocked(contact))?;
         if conversation.request || !conversation.speaks() || blocked {
+            return Ok(false);
+        }
+        if group_changes::removes(db, conversation.row)? {
+            // whom the user removes does not read what the user writes after that
             return Ok(false);
         }
         let message = stored::out_by_row(db, vault, row)?;

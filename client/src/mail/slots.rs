@@ -8,10 +8,11 @@ use super::{Mail, MailError, Standing, provider};
 use crate::blobs_store::{self, Purpose as Aim};
 use crate::chains::{self, Side};
 use crate::commit_slots::{Entry, SLOTS_MAX, SlotKeys, commit_hash, signed_part};
-use crate::commits::{self, GroupEpoch, Parcel, Sight};
+use crate::commits::{self, Parcel};
 use crate::commits_mls::{self, Applied, Author};
 use crate::conversations::{self, Conversation};
 use crate::conversations_mls::GroupError;
+use crate::group_epochs::{self, GroupEpoch, Sight};
 use crate::polls::{PollClock, mean_gap};
 use crate::want::{Rank, Want};
 use crate::{contacts, group_changes, members};
@@ -248,7 +249,7 @@ impl Mail {
         }
         if sight != reader.sight {
             reader.sight = sight;
-            commits::set_sight(&self.profile.db, conversation, reader.epoch, &sight)?;
+            group_epochs::set_sight(&self.profile.db, conversation, reader.epoch, &sight)?;
         }
         Ok(unfound)
     }
@@ -270,7 +271,7 @@ impl Mail {
         let transaction = db.unchecked_transaction()?;
         let mut entered = Entered { regrouped: true, ..Entered::default() };
         entered.forked = self.part_from(&transaction, &conversation, conversation.epoch, &said)?;
-        commits::forget_named(&transaction, conversation.row, conversation.epoch)?;
+        group_epochs::forget_named(&transaction, conversation.row, conversation.epoch)?;
         entered.gone = self.forget_behind(&transaction, &conversation)?;
         transaction.commit()?;
         self.memory.slots.remove(&conversation.row);
@@ -307,7 +308,7 @@ impl Mail {
         let (generation, stranger) = (reader.generation, conversation.request);
         let incoming =
             blobs_store::insert_in(&transaction, vault, &entry.manifest, generation, Aim::Commit, stranger, now)?;
-        commits::set_fetching(&transaction, conversation.row, epoch, entry.leaf, incoming.row)?;
+        group_epochs::set_fetching(&transaction, conversation.row, epoch, entry.leaf, incoming.row)?;
         transaction.commit()?;
         reader.fetching = true;
         self.memory.blobs_in.insert(incoming.row, BlobIn::new(incoming, &[]));
@@ -325,12 +326,12 @@ impl Mail {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation = conversations::by_row(db, vault, conversation)?;
         let transaction = db.unchecked_transaction()?;
-        let Some(at) = commits::epoch(&transaction, vault, conversation.row, epoch)? else { return Ok(()) };
+        let Some(at) = group_epochs::of(&transaction, vault, conversation.row, epoch)? else { return Ok(()) };
         if conversation.epoch != epoch || at.slot != slot {
             return Ok(());
         }
         let next = slot + 1;
-        commits::set_slot(&transaction, conversation.row, epoch, next)?;
+        group_epochs::set_slot(&transaction, conversation.row, epoch, next)?;
         if let Some((_, blob)) = at.fetching {
             blobs_store::delete_in(&transaction, blob)?;
         }
@@ -366,9 +367,11 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let Some((conversation, epoch)) = commits::of_blob(db, blob)? else { return blobs_store::delete_in(db, blob) };
+        let Some((conversation, epoch)) = group_epochs::of_blob(db, blob)? else {
+            return blobs_store::delete_in(db, blob);
+        };
         let conversation = conversations::by_row(db, vault, conversation)?;
-        let at = commits::epoch(db, vault, conversation.row, epoch)?;
+        let at = group_epochs::of(db, vault, conversation.row, epoch)?;
         let Some((slot, leaf)) = at.and_then(|at| Some((at.slot, at.fetching?.0))) else { return Ok(()) };
         if self.rolled_back.is_some() || conversation.epoch != epoch {
             return Ok(());
@@ -426,8 +429,10 @@ impl Mail {
     /// The blob of a slot's commit is not what its manifest says, or never came.
     pub(super) fn commit_given_up(&mut self, blob: i64, rng: &mut impl CryptoRng) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let Some((conversation, epoch)) = commits::of_blob(db, blob)? else { return blobs_store::delete_in(db, blob) };
-        let Some(at) = commits::epoch(db, vault, conversation, epoch)? else { return Ok(()) };
+        let Some((conversation, epoch)) = group_epochs::of_blob(db, blob)? else {
+            return blobs_store::delete_in(db, blob);
+        };
+        let Some(at) = group_epochs::of(db, vault, conversation, epoch)? else { return Ok(()) };
         self.skip_slot(conversation, epoch, at.slot, rng)
     }
 

@@ -3,7 +3,7 @@
 //! The order is that in which messages were written or shown here (`profile/schema_timeline.rs`). Seeing is the user's
 //! own affair: nothing of it leaves this machine, and receipts do not wait for it.
 
-use super::commands::Target;
+use super::meant::Target;
 use super::{Mail, MailError, MessageId, ReceivedMessage, SentMessage, stored};
 use crate::blobs::BLOB_SIZE_MAX;
 use crate::records::{BlobKind, Content};

@@ -133,7 +133,7 @@ pub struct ConversationInfo {
     pub undelivered: u64,
     /// Whether this profile is in it.
     pub standing: Standing,
-    /// `true` when this profile is not in it because its user left.
+    /// `true` when the user left: that is why this profile is not in it, or will not be.
     pub quit: bool,
     /// Of a group: name or address of the member who added this profile, as long as they are in it.
     pub added_by: Option<String>,
@@ -352,7 +352,7 @@ pub enum MailError {
     #[error("no contact, address or conversation {0:?}")]
     Unknown(String),
     /// Who is to have this name was invited, and has not used the invite up to the end.
-    #[error("the invite for {0:?} is not used up to the end yet")]
+    #[error("{0:?} has not used the invite yet, or is doing so just now")]
     Invited(String),
     /// A name is empty, too long, looks like an address, or is taken by another contact.
     #[error("the name {0:?} cannot be used: {1}")]

@@ -113,7 +113,6 @@ impl Mail {
         let blob = self.memory.blobs_in.get_mut(&row)?;
         self.memory.blob_reads += 1;
         blob.served = self.memory.blob_reads;
-        blob.asked_at.get_or_insert(now);
         let j = blob.queue.take(now, rng)?;
         let (id, generation) = (blob.keys.id(j), blob.incoming.generation);
         let purpose = Purpose::GetPart { blob: row, j };

@@ -1,6 +1,7 @@
 //! What becomes of writes: stored, taken, to be repeated; and the word of other members that all of it was shown.
 
 use super::flight::{Flight, slowest};
+use super::wants::place;
 use super::{Mail, MailError, MessageState, ROLLED_BACK, stored};
 use crate::blobs_store::StoredPart;
 use crate::chains::{self, Chain, OutBox, Place, STORED_BOTH, Side};
@@ -165,6 +166,11 @@ impl Mail {
         else {
             return Ok(());
         };
+        if place(consensus, blob.generation, &blob.keys.id(j)) != Some(flight.placement) {
+            // it was written where the blob is not to lie any more
+            blob.queue.later(j, slowest(false), now, &consensus.parameters, rng);
+            return Ok(());
+        }
         let (stored, _) = outcome(flight, answers, before);
         if stored == STORED_BOTH {
             blob.queue.done(j);

@@ -70,6 +70,19 @@ impl Vault {
         sealed
     }
 
+    /// Opens what is so many bytes.
+    ///
+    /// # Errors
+    /// As [`Vault::open`], also when it is of another length.
+    pub fn open_array<const N: usize>(
+        &self,
+        context: &'static str,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<[u8; N]>, NotSealedHere> {
+        let opened = self.open(context, sealed)?;
+        Ok(Zeroizing::new(opened.as_slice().try_into().map_err(|_| NotSealedHere)?))
+    }
+
     /// Opens what [`Vault::seal`] made for the same context.
     ///
     /// # Errors

@@ -473,3 +473,20 @@ fn two_people_find_each_other_again_after_the_stores_forgot_them() {
     assert_eq!(world.shown(0).len(), before + 1);
     assert_eq!(world.mail(0).conversations().unwrap().len(), 1);
 }
+
+/// From the moment on in which the user removes somebody nothing that the user writes can be read by them.
+#[test]
+fn who_is_removed_reads_nothing_that_the_remover_writes_after() {
+    for seed in 630..634 {
+        let (mut world, id) = group_of_all(seed, 3);
+        let wait = world.rng.random_range(0..4_000);
+        remove(&mut world, 0, &id, 2);
+        world.send(0, &id, "about her");
+        world.run(Duration::from_millis(wait));
+        world.send(0, &id, "also about her");
+        let read = |world: &mut World| world.texts(1).ends_with(&["about her".to_owned(), "also about her".to_owned()]);
+        assert!(world.eventually(5 * MINUTE, read), "seed {seed}: {}", picture(&mut world));
+        world.run(5 * MINUTE);
+        assert!(!world.texts(2).iter().any(|text| text.contains("about her")), "seed {seed}");
+    }
+}

@@ -151,6 +151,8 @@ pub(crate) enum Command {
         who: String,
     },
     /// Want nothing more from somebody; they do not learn of it
+    ///
+    /// In groups that you share what they write is not shown, and not later either; that it arrived is confirmed as before.
     Block {
         /// Name, address or conversation
         who: String,
@@ -286,8 +288,8 @@ pub(crate) enum GroupCommand {
     },
     /// Remove a member
     ///
-    /// They cannot read what is written after the removal, which takes some seconds: until then shoal group list shows them as
-    /// leaving. What they wrote before you read it is not shown to all.
+    /// It takes some seconds, in which shoal group list shows them as leaving. What you write waits until it is done; what others
+    /// write before they know of it they can still read. What they wrote before you read it is not shown to all.
     Remove {
         /// The group
         #[arg(value_name = "GROUP")]

@@ -11,7 +11,7 @@ use shoal_client::io::{
 };
 use shoal_client::mail::MessageState;
 use shoal_protocol::duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::args::{Patience, Wait};
 use crate::daemon::reach;
@@ -70,8 +70,22 @@ async fn dispatch(profile: &Path, call: Call, patience: Patience, out: &Out) -> 
         // before the message exists, so that none of its steps is missed
         let _: Value = caller.call(Call::Subscribe).await?;
     }
-    let mut sent: SentLine = caller.call(call).await.map_err(perhaps_queued)?;
+    let begun = Instant::now();
+    let spinner = out.spinner("waiting until the invite is used");
+    let mut sent: SentLine = loop {
+        match caller.call(call.clone()).await {
+            // who uses an invite is a contact some seconds later
+            Err(CallerError::Refused(failure))
+                if failure.code == "invited" && patience.wait.is_some() && begun.elapsed() < patience.timeout =>
+            {
+                sleep(LOOK).await;
+            }
+            sent => break sent.map_err(perhaps_queued)?,
+        }
+    };
+    spinner.finish_and_clear();
     if let Some(wait) = patience.wait {
+        let patience = Patience { timeout: patience.timeout.saturating_sub(begun.elapsed()), ..patience };
         sent = follow(&mut caller, sent, wait, patience, out).await?;
     }
     out.either(&sent, || format!("{}  {}", word(sent.state), sent.id))

@@ -98,7 +98,11 @@ pub(crate) async fn contacts(profile: &Path, out: &Out) -> Result<(), Problem> {
                 (false, false, None) => String::new(),
             };
             let note = if contact.verified { format!("  (verified){note}") } else { note };
-            let name = if contact.name == contact.address { "a stranger" } else { &contact.name };
+            let name = match contact.name == contact.address {
+                true if contact.request => "a stranger",
+                true => "(no name)",
+                false => &contact.name,
+            };
             format!("{:<20} {}{note}", plain(name), contact.address)
         })?;
     }

@@ -26,7 +26,7 @@ const SURVIVAL_MIN: f64 = 0.8;
 pub(crate) async fn status(profile: &Path, seen: bool, out: &Out) -> Result<(), Problem> {
     let mut caller = reach(profile, out).await?;
     let status: Status = caller.call(Call::Status).await?;
-    out.either(&status, || human(&status))?;
+    out.either(&status, || human(&status, seen))?;
     if let Some(last) = status.notices.last().filter(|_| seen) {
         // after they were shown
         let _: serde_json::Value = caller.call(Call::NoticesSeen { number: last.number }).await?;
@@ -34,8 +34,8 @@ pub(crate) async fn status(profile: &Path, seen: bool, out: &Out) -> Result<(), 
     Ok(())
 }
 
-/// All of it in lines.
-pub(crate) fn human(status: &Status) -> String {
+/// All of it in lines; `seen`: the notices are forgotten after that.
+pub(crate) fn human(status: &Status, seen: bool) -> String {
     let since = readable(status.since);
     let connection = match (&status.gateway, status.connected) {
         (Some(gateway), true) => {
@@ -110,7 +110,7 @@ pub(crate) fn human(status: &Status) -> String {
     for notice in &status.notices {
         lines.push(format!("Notice      {}: {}", readable(notice.at), plain(&notice.message)));
     }
-    if !status.notices.is_empty() {
+    if !status.notices.is_empty() && !seen {
         lines.push("            to forget them: shoal status --seen".to_owned());
     }
     if status.older_copy.is_some() {
@@ -232,7 +232,12 @@ fn network_checks(status: &Status) -> Vec<Check> {
                 Some(survival) => format!("{:.0} % came back, while there was a connection", survival * 100.0),
                 None => "none decided".to_owned(),
             },
-            "nodes may be out, or somebody drops packets: wait for the next epoch, and do not switch networks in haste",
+            match status.connected {
+                true => {
+                    "nodes may be out, or somebody drops packets: wait for the next epoch, and do not switch networks in haste"
+                }
+                false => "they go on when there is a connection",
+            },
         ),
     ];
     if status.older_copy.is_some() {

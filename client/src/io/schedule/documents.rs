@@ -79,7 +79,9 @@ impl Schedule {
     /// What is made of a document that the view does not take.
     pub(super) fn refuse(&mut self, error: DocumentError) {
         if !matches!(error, DocumentError::Conflict { .. }) {
-            self.snapshot.rolled_back |= matches!(error, DocumentError::Rollback { .. });
+            // the one before the newest is no old one: gateways take up the next one at different moments
+            self.snapshot.rolled_back |=
+                matches!(error, DocumentError::Rollback { found, newest } if found.plus(1) < newest);
             self.note_refused(&error);
             self.complain(&format!("the gateway handed over a consensus that is refused: {error}"));
             // one that is over is no lie: the authorities make none, or this clock is wrong, and others have no other

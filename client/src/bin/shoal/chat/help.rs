@@ -80,7 +80,7 @@ impl State {
     pub(super) fn page(&self, what: Text) -> Page {
         let text = match (what, &self.status) {
             (Text::Help, _) => HELP.to_owned(),
-            (Text::Status, Some(status)) => crate::status::human(status),
+            (Text::Status, Some(status)) => crate::status::human(status, false),
             (Text::Status, None) => bar::caution(self).unwrap_or_else(|| "no status yet".to_owned()),
         };
         let (columns, rows) = self.areas().map_or((0, 0), |areas| (areas.body.width, areas.body.height));

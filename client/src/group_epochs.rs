@@ -1,0 +1,202 @@
+//! Group epochs: a table of the profile. Each from the oldest that a member still writes in to the current one, with what is
+//! known of the slot in which the commit is looked for that ends it.
+
+use crate::mail::MailError;
+use crate::profile::Vault;
+use rusqlite::{Connection, OptionalExtension as _};
+use shoal_protocol::{Hash, UnixMillis};
+use zeroize::Zeroizing;
+
+const SECRET: &str = "group_epoch.secret";
+const HASH: &str = "group_epoch.hash";
+const DAMAGED: MailError = MailError::Damaged("a group epoch does not open");
+
+/// One group epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupEpoch {
+    pub(crate) epoch: u64,
+    pub(crate) generation: u32,
+    pub(crate) secret: Zeroizing<[u8; 32]>,
+    /// The slot to read next.
+    pub(crate) slot: u64,
+    /// Who filled that slot, and the blob of the commit, while it is fetched.
+    pub(crate) fetching: Option<(u32, i64)>,
+    /// The commit that another member's `end` names.
+    pub(crate) named: Option<Hash>,
+    /// The commit that ended the epoch here.
+    pub(crate) applied: Option<Hash>,
+    pub(crate) sight: Sight,
+}
+
+/// What is known of the replica that decides the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// When it last said that the slot is empty.
+    pub(crate) touched_at: UnixMillis,
+    /// No own commit before: the slot was out of sight for so long that another's may have come and expired.
+    pub(crate) hold_until: UnixMillis,
+    /// Since when it alone does not answer.
+    pub(crate) mute_since: Option<UnixMillis>,
+    /// Since when both replicas say that the slot is empty, though a member's `end` names a commit.
+    pub(crate) missing_since: Option<UnixMillis>,
+}
+
+/// Keeps the epoch that a group has come to.
+pub(crate) fn insert(
+    db: &Connection,
+    vault: &Vault,
+    conversation: i64,
+    epoch: u64,
+    generation: u32,
+    secret: &[u8; 32],
+    now: UnixMillis,
+) -> Result<(), MailError> {
+    db.prepare_cached(
+        "INSERT INTO group_epoch (conversation, epoch, generation, secret, touched_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((conversation, epoch, generation, vault.seal(SECRET, secret), now.0))?;
+    Ok(())
+}
+
+/// Keeps what is known of the replica that decides the slot.
+pub(crate) fn set_sight(db: &Connection, conversation: i64, epoch: u64, sight: &Sight) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE group_epoch SET touched_at = ?3, hold_until = ?4, mute_since = ?5, missing_since = ?6
+         WHERE conversation = ?1 AND epoch = ?2",
+    )?
+    .execute((
+        conversation,
+        epoch,
+        sight.touched_at.0,
+        sight.hold_until.0,
+        sight.mute_since.map(|at| at.0),
+        sight.missing_since.map(|at| at.0),
+    ))?;
+    Ok(())
+}
+
+pub(crate) fn of(
+    db: &Connection,
+    vault: &Vault,
+    conversation: i64,
+    epoch: u64,
+) -> Result<Option<GroupEpoch>, MailError> {
+    type Hashes = (Option<Vec<u8>>, Option<Vec<u8>>);
+    type Raw = (u32, Vec<u8>, u64, (Option<u32>, Option<i64>), Hashes, (u64, u64, Option<u64>, Option<u64>));
+    let found: Option<Raw> = db
+        .prepare_cached(
+            "SELECT generation, secret, slot, leaf, blob, named, applied, touched_at, hold_until, mute_since,
+                missing_since
+             FROM group_epoch WHERE conversation = ?1 AND epoch = ?2",
+        )?
+        .query_row((conversation, epoch), |row| {
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                (row.get(3)?, row.get(4)?),
+                (row.get(5)?, row.get(6)?),
+                (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?),
+            ))
+        })
+        .optional()?;
+    let Some((generation, secret, slot, (leaf, blob), (named, applied), sight)) = found else { return Ok(None) };
+    let (touched_at, hold_until, mute_since, missing_since) = sight;
+    let sight = Sight {
+        touched_at: UnixMillis(touched_at),
+        hold_until: UnixMillis(hold_until),
+        mute_since: mute_since.map(UnixMillis),
+        missing_since: missing_since.map(UnixMillis),
+    };
+    let open = |context, sealed: &[u8]| vault.open_array(context, sealed).map_err(|_| DAMAGED);
+    let hash = |sealed: Option<Vec<u8>>| {
+        sealed.map(|sealed| Ok::<_, MailError>(Hash::from_bytes(*open(HASH, &sealed)?))).transpose()
+    };
+    Ok(Some(GroupEpoch {
+        epoch,
+        generation,
+        secret: open(SECRET, &secret)?,
+        slot,
+        fetching: leaf.zip(blob),
+        named: hash(named)?,
+        applied: hash(applied)?,
+        sight,
+    }))
+}
+
+/// The conversation whose slot a blob's commit lies in, and the epoch.
+pub(crate) fn of_blob(db: &Connection, blob: i64) -> Result<Option<(i64, u64)>, MailError> {
+    Ok(db
+        .prepare_cached("SELECT conversation, epoch FROM group_epoch WHERE blob = ?1")?
+        .query_row([blob], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
+}
+
+/// Moves on to a slot; what was fetched for the one before is no longer wanted.
+pub(crate) fn set_slot(db: &Connection, conversation: i64, epoch: u64, slot: u64) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL, missing_since = NULL
+         WHERE conversation = ?1 AND epoch = ?2",
+    )?
+    .execute((conversation, epoch, slot))?;
+    Ok(())
+}
+
+pub(crate) fn set_fetching(
+    db: &Connection,
+    conversation: i64,
+    epoch: u64,
+    leaf: u32,
+    blob: i64,
+) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE group_epoch SET leaf = ?3, blob = ?4 WHERE conversation = ?1 AND epoch = ?2")?
+        .execute((conversation, epoch, leaf, blob))?;
+    Ok(())
+}
+
+pub(crate) fn set_named(
+    db: &Connection,
+    vault: &Vault,
+    conversation: i64,
+    epoch: u64,
+    hash: &Hash,
+) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE group_epoch SET named = ?3, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
+    )?
+    .execute((conversation, epoch, vault.seal(HASH, hash.as_bytes())))?;
+    Ok(())
+}
+
+/// The commit that was named is nowhere: nobody looks for it any more.
+pub(crate) fn forget_named(db: &Connection, conversation: i64, epoch: u64) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE group_epoch SET named = NULL, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
+    )?
+    .execute((conversation, epoch))?;
+    Ok(())
+}
+
+pub(crate) fn set_applied(
+    db: &Connection,
+    vault: &Vault,
+    conversation: i64,
+    epoch: u64,
+    hash: &Hash,
+) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE group_epoch SET applied = ?3, leaf = NULL, blob = NULL WHERE conversation = ?1 AND epoch = ?2",
+    )?
+    .execute((conversation, epoch, vault.seal(HASH, hash.as_bytes())))?;
+    Ok(())
+}
+
+/// Forgets what is known of epochs before one: nobody writes in them any more.
+pub(crate) fn forget_before(db: &Connection, conversation: i64, before: u64) -> Result<(), MailError> {
+    db.prepare_cached(
+        "DELETE FROM group_epoch WHERE conversation = ?1 AND epoch < ?2
+            AND NOT EXISTS (SELECT 1 FROM commit_out c WHERE c.conversation = ?1 AND c.epoch = group_epoch.epoch)",
+    )?
+    .execute((conversation, before))?;
+    Ok(())
+}

@@ -442,12 +442,13 @@ impl Mail {
         let turns = statement.query_map((conversation, HELD_BLOBS_MAX), |row| Ok((row.get(0)?, row.get(1)?)))?;
         for turn in turns {
             let (row, waits): (i64, bool) = turn?;
-            if let Some(blob) = self.memory.blobs_in.get_mut(&row) {
-                if std::mem::replace(&mut blob.waits, waits) && !waits {
-                    // its time begins
-                    blob.incoming.since = self.memory.latest;
-                    blobs_store::set_since(db, row, blob.incoming.since)?;
-                }
+            if let Some(blob) = self.memory.blobs_in.get_mut(&row)
+                && std::mem::replace(&mut blob.waits, waits)
+                && !waits
+            {
+                // its time begins
+                blob.incoming.since = self.memory.latest;
+                blobs_store::set_since(db, row, blob.incoming.since)?;
             }
         }
         Ok(())

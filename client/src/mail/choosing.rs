@@ -2,7 +2,7 @@
 
 use super::flight::WINDOW;
 use super::letters::Letter;
-use super::parts::BlobIn;
+use super::parts::{BlobIn, BlobOut};
 use super::{Mail, MailError, RateClass};
 use crate::blobs_store::Purpose;
 use crate::budget::Waiting;
@@ -287,8 +287,8 @@ impl Mail {
             return Some(Send::Letter(*row));
         }
         // the one that needs fewest: a commit or a long text must not wait for a file of half an hour; nor a file for ever
-        let mut parts = self.memory.blobs_out.iter();
-        let mut parts = parts.by_ref().filter(|(_, blob)| !blob.queue.readable() && blob.queue.has_ready(now));
+        let ready = |blob: &&BlobOut| !blob.queue.readable() && blob.queue.has_ready(now);
+        let mut parts = self.memory.blobs_out.iter().filter(|(_, blob)| ready(blob));
         let part = match self.memory.blob_writes.is_multiple_of(OLDEST_EVERY) {
             true => parts.next(),
             false => parts.min_by_key(|(_, blob)| blob.queue.missing()),

@@ -2,7 +2,7 @@
 
 use super::flight::Attempt;
 use crate::blobs::{BlobKeys, Manifest};
-use crate::blobs_store::{Incoming, Observed, Outgoing, Purpose};
+use crate::blobs_store::{Incoming, Observed, Outgoing};
 use crate::want::Rank;
 use rand::{CryptoRng, RngExt as _};
 use shoal_protocol::UnixMillis;
@@ -10,8 +10,9 @@ use shoal_protocol::parameters::Parameters;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Answers without a part after which a blob waits until nothing is written. Of a file of which its writer has written a
-/// twentieth one answer of 20 brings something: so many in a row bring nothing once in 500 times.
+/// Answers without a part, one after the other, after which a blob waits until nothing is written: so much may one cost that was
+/// never written. Of a file of which its writer has written a twentieth one answer of 20 brings something: so many in a row bring
+/// nothing once in 500 times.
 const BARREN_MAX: u32 = 120;
 
 /// Parts of a blob that are still to be written or read, handed out in random order.
@@ -183,11 +184,7 @@ impl BlobIn {
     }
     /// Whether somebody of those whom the user wants waits for it, and it comes: then it need not wait until all is written.
     pub(super) fn owed(&self) -> bool {
-        let comes = match self.incoming.purpose {
-            Purpose::Commit => self.incoming.absent.is_none(),
-            Purpose::Message | Purpose::Welcome => self.barren < BARREN_MAX,
-        };
-        comes && !self.incoming.stranger
+        self.barren < BARREN_MAX && !self.incoming.stranger
     }
     /// Whether any of it is here.
     pub(super) fn begun(&self) -> bool {

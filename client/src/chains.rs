@@ -7,12 +7,11 @@ use crate::profile::rows::{self, Sealed};
 use minicbor::{Decode, Encode};
 use rand::CryptoRng;
 use rusqlite::{Connection, OptionalExtension as _, Row};
+use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{self, BoxBody, BoxId, ChainSecret, WriteKey, WritePublic};
-use shoal_protocol::{Hash, UnixMillis};
 
 const SECRET: &str = "chain.secret";
 const WRITER: &str = "chain.writer";
-const NAMED: &str = "chain.named";
 /// Both replicas have it.
 pub(crate) const STORED_BOTH: u8 = 0b11;
 
@@ -241,29 +240,6 @@ pub(crate) fn end_all(db: &Connection, conversation: i64) -> Result<(), MailErro
     db.prepare_cached("UPDATE chain SET ended = 1, secret = x'', writer = x'' WHERE conversation = ?1")?
         .execute([conversation])?;
     Ok(())
-}
-
-/// Another member's chain ends with the word that this commit was applied.
-pub(crate) fn set_named(db: &Connection, vault: &Vault, chain: i64, commit: &Hash) -> Result<(), MailError> {
-    db.prepare_cached("UPDATE chain SET ended = 1, named = ?2 WHERE chain = ?1")?
-        .execute((chain, vault.seal(NAMED, commit.as_bytes())))?;
-    Ok(())
-}
-
-/// Members who applied another commit to an epoch than this one.
-pub(crate) fn name_others(
-    db: &Connection,
-    vault: &Vault,
-    conversation: i64,
-    epoch: u64,
-    commit: &Hash,
-) -> Result<Vec<i64>, MailError> {
-    let mut statement = db.prepare_cached(
-        "SELECT c.member FROM chain c JOIN member m ON m.member = c.member
-         WHERE c.conversation = ?1 AND c.epoch = ?2 AND c.named != ?3 AND m.left_at IS NULL",
-    )?;
-    let sealed = vault.seal(NAMED, commit.as_bytes());
-    Ok(statement.query_map((conversation, epoch, sealed), |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 /// Erases the secrets of chains that nobody needs: others' that are read to the end, own ones of past epochs whose boxes

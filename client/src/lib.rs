@@ -25,6 +25,7 @@ pub mod conversations;
 pub mod conversations_mls;
 pub mod decoys;
 pub mod emission;
+mod ends;
 pub mod estimate;
 mod group_changes;
 mod group_epochs;

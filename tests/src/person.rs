@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 
 /// One profile.
 pub struct Person {
@@ -128,6 +129,23 @@ impl Person {
         let mut daemon = self.daemon.take().expect("daemon runs");
         daemon.kill().expect("SIGKILL");
         daemon.wait().expect("reaped");
+    }
+
+    /// Starts a subcommand with `--json` that goes on, and hands over the lines that it prints.
+    ///
+    /// # Panics
+    /// When the command cannot be started.
+    pub fn start<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> (Child, Receiver<String>) {
+        let mut command = self.command();
+        command.args(arguments).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("shoal starts");
+        let stdout = std::io::BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let (heard, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // nobody listens any more when the test is over
+            let _ = std::io::BufRead::lines(stdout).map_while(Result::ok).try_for_each(|line| heard.send(line));
+        });
+        (child, lines)
     }
 
     /// Runs a subcommand with `--json`.

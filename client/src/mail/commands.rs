@@ -336,8 +336,12 @@ impl Mail {
     /// # Errors
     /// When the profile fails.
     pub fn set_read_cursor(&mut self, cursor: u64) -> Result<(), MailError> {
-        if cursor > self.read_cursor()? {
+        let before = self.read_cursor()?;
+        if cursor > before {
+            let transaction = self.profile.db.unchecked_transaction()?;
+            self.see_read(&transaction, before..=cursor)?;
             self.profile.set_setting(READ_CURSOR, &cursor.to_be_bytes())?;
+            transaction.commit()?;
         }
         Ok(())
     }

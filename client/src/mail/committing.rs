@@ -4,6 +4,7 @@
 //! another member's commit has ended the epoch.
 
 use super::flight::{Attempt, Flight, Purpose, slowest};
+use super::unfound::seen_lately;
 use super::wants::{launched, postpone};
 use super::writing::{each, outcome};
 use super::{Mail, MailError, provider};
@@ -277,9 +278,9 @@ impl Mail {
         };
         let Some(epoch) = group_epochs::of(db, vault, commit.conversation, commit.epoch)? else { return Ok(None) };
         // another's commit may have lain in the slot and expired while we were away: first it must be in sight again
-        let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
-        let sight = epoch.sight;
-        if !commit.merged && (now < sight.hold_until || sight.touched_at.plus(half) < now) {
+        let unseen = now < epoch.sight.hold_until || !seen_lately(&epoch.sight, now, consensus);
+        // and what most went on from may lie in a later slot: this one would win where nobody looks any more
+        if !commit.merged && (unseen || self.passed_over(commit.conversation, commit.epoch, &commit.hash)?) {
             if let Some(slot) = self.memory.slots.get_mut(&commit.conversation) {
                 slot.hurry();
             }
@@ -331,7 +332,7 @@ impl Mail {
             }
             return Ok(());
         }
-        if stored != 0 {
+        if stored != 0 && !self.passed_over(commit.conversation, commit.epoch, &commit.hash)? {
             return self.won(row, now, rng);
         }
         // nor does it take anything without the replica that decides: whether that one is gone is seen by reading

@@ -11,7 +11,7 @@ use crate::commits::Cut;
 use crate::commits_mls::Led;
 use crate::conversations::Conversation;
 use crate::records::Content;
-use crate::{blobs_store, commits, commits_mls, conversations, group_epochs, members};
+use crate::{blobs_store, commits, commits_mls, contacts, conversations, ends, group_epochs, members};
 use rand::CryptoRng;
 use rusqlite::Transaction;
 use shoal_protocol::boxes::WriteKey;
@@ -95,7 +95,7 @@ impl Mail {
         commit: &Hash,
     ) -> Result<Entered, MailError> {
         let vault = &self.profile.vault;
-        chains::set_named(transaction, vault, chain.row, commit)?;
+        ends::set_named(transaction, vault, chain.row, commit)?;
         let epoch = group_epochs::of(transaction, vault, conversation.row, chain.epoch)?;
         let forked = match epoch.and_then(|epoch| epoch.applied) {
             Some(applied) => self.fell_apart(transaction, conversation, chain.epoch, &applied)?,
@@ -116,7 +116,7 @@ impl Mail {
         epoch: u64,
         applied: &Hash,
     ) -> Result<bool, MailError> {
-        let others = chains::name_others(transaction, &self.profile.vault, conversation.row, epoch, applied)?;
+        let others = ends::name_others(transaction, &self.profile.vault, conversation.row, epoch, applied)?;
         self.part_from(transaction, conversation, epoch, &others)
     }
 
@@ -324,5 +324,34 @@ impl Mail {
             self.gone_away(&conversation)?;
         }
         Ok(())
+    }
+
+    pub(super) fn warn_astray(&mut self, conversation: &Conversation) -> Result<(), MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let mut names = Vec::new();
+        for member in members::current(db, conversation.row)?.iter().filter(|member| member.astray) {
+            names.push(contacts::by_row(db, vault, member.contact)?.label());
+        }
+        self.warn(
+            "member_astray",
+            format!(
+                "{1} went on from another state in group {0}: neither reads the other any more. One side can leave the group, \
+                 and the other add it again",
+                conversation.id,
+                names.join(", "),
+            ),
+        );
+        Ok(())
+    }
+
+    pub(super) fn warn_broken(&mut self, conversation: &Conversation) {
+        let next = match conversation.contact {
+            Some(_) => "agree on a new beginning",
+            None => {
+                "leave the group, and ask a member who can still write in it to add you again; else create a new one"
+            }
+        };
+        let apart = format!("the members of conversation {} went on from different states; {next}", conversation.id);
+        self.warn("conversation_broken", apart);
     }
 }

@@ -168,6 +168,8 @@ pub(super) struct Reader {
     pub(super) unreadable: u32,
     /// Too much is held back: nothing is read until some of it is whole.
     pub(super) paused: bool,
+    /// When a replica last said in this life of the client that the next box is not there.
+    pub(super) dry_at: Option<UnixMillis>,
 }
 
 impl Reader {
@@ -185,6 +187,7 @@ impl Reader {
             first: None,
             unreadable: 0,
             paused: false,
+            dry_at: None,
         }
     }
     /// The class in which it is polled. A stranger's activity must not buy our ticks: before acceptance a chain is

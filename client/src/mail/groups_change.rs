@@ -21,6 +21,14 @@ use shoal_protocol::UnixMillis;
 use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
+/// What was forgotten with the state of a conversation, to be taken out of memory after the commit.
+pub(super) struct Forgotten {
+    /// Own commits, with their blobs.
+    pub(super) commits: Vec<(i64, i64)>,
+    /// The blob of the commit that was fetched.
+    fetched: Option<i64>,
+}
+
 impl Mail {
     /// Whether a commit has something to do in a group beside renewing keys.
     pub(super) fn change_waits(&self, conversation: &Conversation) -> Result<bool, MailError> {
@@ -325,8 +333,8 @@ impl Mail {
         for member in members::current(&transaction, row)? {
             self.forget_letters(&transaction, row, member.contact, &mut entered.confirmed)?;
         }
-        let fetching = group_epochs::of(&transaction, vault, row, conversation.epoch)?.and_then(|at| at.fetching);
-        entered.gone = self.forget_state(&transaction, &conversation)?;
+        let forgotten = self.forget_state(&transaction, &conversation)?;
+        entered.gone = forgotten.commits;
         group_changes::delete_all(&transaction, row)?;
         conversations::accept_group(&transaction, row)?;
         conversations::set_owing(&transaction, row, false)?;
@@ -334,7 +342,7 @@ impl Mail {
         // whoever is in it by then, should somebody add us again, is not whom they were written to
         entered.confirmed.blobs.extend(stored::give_up_all(&transaction, row)?);
         transaction.commit()?;
-        if let Some((_, blob)) = fetching {
+        if let Some(blob) = forgotten.fetched {
             self.memory.blobs_in.remove(&blob);
         }
         self.memory.owing.remove(&row);
@@ -363,13 +371,13 @@ impl Mail {
         &self,
         transaction: &Transaction<'_>,
         conversation: &Conversation,
-    ) -> Result<Vec<(i64, i64)>, MailError> {
+    ) -> Result<Forgotten, MailError> {
         let (row, epoch) = (conversation.row, conversation.epoch);
-        self.stop_fetching(transaction, conversation)?;
-        let gone = commits::forget_commits(transaction, row, epoch)?;
+        let fetched = self.stop_fetching(transaction, conversation)?;
+        let commits = commits::forget_commits(transaction, row, epoch)?;
         group_epochs::forget_before(transaction, row, epoch.saturating_add(1))?;
         chains::end_all(transaction, row)?;
-        Ok(gone)
+        Ok(Forgotten { commits, fetched })
     }
 
     /// Whether the signature key of the own leaf is a card's too, because the leaf has not been renewed since joining.

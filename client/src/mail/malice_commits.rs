@@ -115,6 +115,8 @@ fn who_was_away_for_long_watches_a_slot_before_writing_to_it() {
     miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
     assert!(!put(&mut scene));
     scene.now = scene.now.plus(quarter / 5);
+    assert!(!put(&mut scene), "nor was it in sight so long that nobody can have passed over it");
+    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
     assert!(put(&mut scene), "who committed would have written the slot again");
 }
 
@@ -190,15 +192,33 @@ fn what_is_no_commit_of_a_member_is_skipped_and_the_own_one_moves_on() {
 }
 
 #[test]
+fn a_commit_that_the_other_has_passed_over_is_passed_over() {
+    let mut scene = Scene::new(55);
+    scene.acquaint();
+    let epoch = conversation(&scene.bob).epoch;
+    let (theirs, bytes) = stage(&mut scene, mallory);
+    let other = Content::End { commit: Hash::from_bytes([3; 32]) };
+    let end = scene.write(Seen::default(), other);
+    scene.read(&end);
+    read_slot(&mut scene, 0, &theirs.body);
+    deliver(&mut scene, &bytes);
+    assert_eq!((slot_of(&scene), conversation(&scene.bob).epoch), (1, epoch), "the one that was named may lie there");
+    assert!(!conversation(&scene.bob).broken);
+    // an own one is not written there either: it would win where nobody looks
+    let own = stage(&mut scene, bob).0;
+    assert!(scene.bob.want_commit(own.row, scene.now, &scene.consensus, &mut scene.rng).unwrap().is_none());
+}
+
+#[test]
 fn an_end_that_names_another_commit_breaks_the_conversation_and_nothing_else() {
     let mut scene = Scene::new(51);
     scene.acquaint();
     let end = scene.write(Seen::default(), Content::End { commit: Hash::from_bytes([3; 32]) });
-    scene.read(&end);
-    assert!(!conversation(&scene.bob).broken, "the commit may still come");
     let (theirs, bytes) = stage(&mut scene, mallory);
     read_slot(&mut scene, 0, &theirs.body);
     deliver(&mut scene, &bytes);
+    assert!(!conversation(&scene.bob).broken, "nothing is known of it yet");
+    scene.read(&end);
     assert!(conversation(&scene.bob).broken);
     assert!(scene.warned("conversation_broken"));
     let to = conversation(&scene.bob).id.to_string();

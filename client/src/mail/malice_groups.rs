@@ -21,23 +21,23 @@ use shoal_protocol::inbox::InboxKey;
 use std::path::Path;
 use std::time::Duration;
 
-const ALICE: usize = 0;
-const BOB: usize = 1;
-const MALLORY: usize = 2;
+pub(super) const ALICE: usize = 0;
+pub(super) const BOB: usize = 1;
+pub(super) const MALLORY: usize = 2;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Runs until `done`, which is asked once a second; fails with `what` when it takes longer than 30 minutes.
-fn until(world: &mut World, what: &str, done: impl FnMut(&mut World) -> bool) {
+pub(super) fn until(world: &mut World, what: &str, done: impl FnMut(&mut World) -> bool) {
     let in_time = world.eventually(30 * MINUTE, done);
     let seen: Vec<_> = (0..3).map(|who| world.warnings(who)).collect();
     assert!(in_time, "{what}: {seen:?}");
 }
 
-fn group(world: &mut World, who: usize) -> Option<ConversationInfo> {
+pub(super) fn group(world: &mut World, who: usize) -> Option<ConversationInfo> {
     world.people[who].mail.as_ref()?.conversations().unwrap().pop()
 }
 
-fn state_of(world: &mut World, who: usize, whom: usize) -> Option<MemberState> {
+pub(super) fn state_of(world: &mut World, who: usize, whom: usize) -> Option<MemberState> {
     let address = world.address(whom);
     let member = group(world, who)?.members.into_iter().find(|member| member.address == address);
     member.map(|member| member.state)
@@ -71,7 +71,7 @@ fn at_rest(world: &mut World) -> bool {
 }
 
 /// Alice's group, in which Bob and Mallory are.
-fn trio(seed: u64) -> (World, String) {
+pub(super) fn trio(seed: u64) -> (World, String) {
     let mut world = World::new(seed, 3);
     world.run(Duration::from_secs(2));
     let (now, mut rng) = (world.now, world.fork());
@@ -87,7 +87,7 @@ fn trio(seed: u64) -> (World, String) {
 }
 
 /// Alice and Bob read each other, once and whole.
-fn talk(world: &mut World, id: &str, word: &str) {
+pub(super) fn talk(world: &mut World, id: &str, word: &str) {
     let sent = [ALICE, BOB].map(|who| {
         let text = format!("{who}: {word}");
         world.send(who, id, &text);
@@ -111,14 +111,14 @@ fn without_her(world: &mut World, id: &str) {
 }
 
 /// Puts a body to where a box lies, by hand: over whatever is there.
-fn put(world: &mut World, id: BoxId, body: &BoxBody) {
+pub(super) fn put(world: &mut World, id: BoxId, body: &BoxBody) {
     let placed = boxes::placement(world.consensus.generation(GENERATION).unwrap(), &id).unwrap();
     for store in placed {
         world.stores.get_mut(&store).unwrap().boxes.insert(id, (body.clone(), world.now));
     }
 }
 
-fn publish(world: &mut World, content: &[u8]) -> Manifest {
+pub(super) fn publish(world: &mut World, content: &[u8]) -> Manifest {
     let manifest = Manifest::of(content, rand::RngExt::random(&mut world.rng));
     for (j, part) in (0..).zip(content.chunks(BOX_PLAINTEXT_SIZE)) {
         let (id, body, _) = manifest.keys().seal(j, part).unwrap();
@@ -128,7 +128,7 @@ fn publish(world: &mut World, content: &[u8]) -> Manifest {
 }
 
 /// Fills a slot of the epoch that a profile is in, with an entry that it signs.
-fn fill_slot(world: &mut World, mail: &Mail, slot: u64, manifest: &Manifest) {
+pub(super) fn fill_slot(world: &mut World, mail: &Mail, slot: u64, manifest: &Manifest) {
     let (at, mut rng) = (conversation(mail), world.fork());
     let epoch = group_epochs::of(&mail.profile.db, &mail.profile.vault, at.row, at.epoch).unwrap().unwrap();
     let keys = SlotKeys::new(&epoch.secret);
@@ -148,7 +148,7 @@ fn write(world: &mut World, seal: impl FnOnce(&Mail, &Conversation) -> Vec<u8>) 
     mallory.reload().unwrap();
 }
 
-fn write_record(world: &mut World, seen: Vec<Seen>, content: Content) {
+pub(super) fn write_record(world: &mut World, seen: Vec<Seen>, content: Content) {
     write(world, |mallory, at| {
         let provider = provider(&mallory.profile, &mallory.crypto, &mallory.profile.db);
         let record = Record { seen, mark: NO_MARK, content };
@@ -293,8 +293,8 @@ fn a_commit_that_was_never_written_is_passed_over_when_that_was_seen() {
     without_her(&mut world, &id);
 }
 
-/// A commit that a copy of Mallory's profile makes, in slot 0 and at the replicas, in place of whatever was there.
-fn show_commit(world: &mut World, profile: &Path) -> Hash {
+/// A commit that a copy of Mallory's profile makes, in a slot and at the replicas, in place of whatever was there.
+pub(super) fn show_commit(world: &mut World, profile: &Path, slot: u64) -> Hash {
     let mut mail = Mail::open(profile).unwrap();
     let (now, consensus, mut rng) = (world.now, world.consensus.clone(), world.fork());
     let at = conversation(&mail);
@@ -304,11 +304,11 @@ fn show_commit(world: &mut World, profile: &Path) -> Hash {
     let parts = (0..commit.manifest.boxes()).map(|j| blobs_store::part_out(db, vault, commit.blob, j));
     let content: Vec<u8> = parts.flat_map(|part| part.unwrap().unwrap().part.to_vec()).collect();
     let manifest = publish(world, &content);
-    fill_slot(world, &mail, 0, &manifest);
+    fill_slot(world, &mail, slot, &manifest);
     commit_hash(&content)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (entry, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
@@ -333,10 +333,10 @@ fn parted(seed: u64) -> (World, String) {
     copy(&dir, &other);
     let epoch = group(&mut world, ALICE).unwrap().epoch;
     world.crash(BOB);
-    let first = show_commit(&mut world, &one);
+    let first = show_commit(&mut world, &one, 0);
     until(&mut world, "Alice goes on", |world| group(world, ALICE).is_some_and(|group| group.epoch == epoch + 1));
     // her word of it waits until Bob has gone another way
-    let second = show_commit(&mut world, &other);
+    let second = show_commit(&mut world, &other, 0);
     assert_ne!(first, second);
     world.crash(ALICE);
     world.restart(BOB);

@@ -16,26 +16,27 @@ pub(super) enum Target {
 }
 
 impl Mail {
-    /// Whether a name is a group's: a contact of the same name would get its messages.
-    pub(super) fn names_a_group(&self, name: &Name) -> Result<bool, MailError> {
+    /// Groups of a name that the user writes to or may write to; one that a stranger named, and that nobody has accepted,
+    /// takes no name.
+    fn groups_called(&self, name: &Name) -> Result<impl Iterator<Item = Conversation>, MailError> {
         let groups = conversations::groups_named(&self.profile.db, &self.profile.vault, name.as_str())?;
         let there =
             |group: &Conversation| matches!(group.standing, Standing::Member | Standing::Away) && !group.request;
-        Ok(groups.iter().any(there))
+        Ok(groups.into_iter().filter(there))
+    }
+
+    /// Whether a name is a group's: a contact of the same name would get its messages.
+    pub(super) fn names_a_group(&self, name: &Name) -> Result<bool, MailError> {
+        Ok(self.groups_called(name)?.next().is_some())
     }
 
     /// Whether the user may call a group so: by a name that is somebody else's too, one of the two is not meant.
     pub(super) fn free_for_group(&self, name: &Name, group: Option<i64>) -> Result<(), MailError> {
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
         let taken = |what| Err(MailError::Name(name.as_str().to_owned(), what));
-        if contacts::by_name(db, vault, name.as_str())?.is_some() {
+        if contacts::by_name(&self.profile.db, &self.profile.vault, name.as_str())?.is_some() {
             return taken("a contact has it");
         }
-        let others = conversations::groups_named(db, vault, name.as_str())?;
-        // one that a stranger named, and that nobody has accepted, takes no name
-        let there =
-            |other: &Conversation| matches!(other.standing, Standing::Member | Standing::Away) && !other.request;
-        if others.iter().any(|other| Some(other.row) != group && there(other)) {
+        if self.groups_called(name)?.any(|other| Some(other.row) != group) {
             return taken("another group has it");
         }
         Ok(())

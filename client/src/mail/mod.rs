@@ -48,6 +48,9 @@ mod slots;
 mod stored;
 mod timeline;
 mod types;
+mod unfound;
+#[cfg(test)]
+mod unfound_tests;
 mod upkeep;
 mod verifying;
 mod wants;

@@ -91,6 +91,7 @@ impl Mail {
                     reader.clock.wind(soon, now, rng);
                 } else if empty {
                     reader.ahead = 1;
+                    reader.dry_at = Some(now);
                 }
             }
             // what came early may have waited for a pause to end

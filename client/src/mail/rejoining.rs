@@ -121,7 +121,7 @@ impl Mail {
         };
         let row = conversation.row;
         let away = conversation.standing == Standing::Away;
-        let gone = if away { self.forget_state(&transaction, &conversation)? } else { Vec::new() };
+        let gone = if away { self.forget_state(&transaction, &conversation)?.commits } else { Vec::new() };
         if away {
             stored::unseal_all(&transaction, row)?;
         }

@@ -1,8 +1,8 @@
 //! The slots of a group's current epoch, read: whose commit ends it.
 
-use super::epochs::Entered;
 use super::flight::{Attempt, Flight, Purpose};
 use super::parts::BlobIn;
+use super::unfound::Unfound;
 use super::writing::each;
 use super::{Mail, MailError, Standing, provider};
 use crate::blobs_store::{self, Purpose as Aim};
@@ -10,17 +10,17 @@ use crate::chains::{self, Side};
 use crate::commit_slots::{Entry, SLOTS_MAX, SlotKeys, commit_hash, signed_part};
 use crate::commits::{self, Parcel};
 use crate::commits_mls::{self, Applied, Author};
-use crate::conversations::{self, Conversation};
+use crate::conversations;
 use crate::conversations_mls::GroupError;
 use crate::group_epochs::{self, GroupEpoch, Sight};
 use crate::polls::{PollClock, mean_gap};
 use crate::want::{Rank, Want};
-use crate::{contacts, group_changes, members};
+use crate::{contacts, group_changes};
 use rand::CryptoRng;
+use shoal_protocol::boxes::BoxBody;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Operation, Status};
 use shoal_protocol::{Hash, StoreIndex, UnixMillis};
-use std::time::Duration;
 
 /// What a replica was seen to hold in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,21 +31,11 @@ enum Holds {
     Garbage,
 }
 
-/// What it means that nothing was found in a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unfound {
-    /// Nothing yet: it is read again.
-    Waits,
-    /// The replica that decides is gone: the next slot decides.
-    GivenUp,
-    /// There is no commit, though a member's `end` names one.
-    Missing,
-}
-
 /// The slots of one conversation's current epoch.
 pub(super) struct SlotReader {
-    epoch: u64,
-    slot: u64,
+    pub(super) epoch: u64,
+    /// The one that decides, as far as is known.
+    pub(super) slot: u64,
     generation: u32,
     keys: SlotKeys,
     /// Polls without a reason, at the idle pace.
@@ -61,8 +51,12 @@ pub(super) struct SlotReader {
     holds: [Holds; 2],
     ask: Option<StoreIndex>,
     /// The commit that an `end` names.
-    named: Option<Hash>,
-    sight: Sight,
+    pub(super) named: Option<Hash>,
+    pub(super) sight: Sight,
+    /// So many slots behind this one it looks next: this one is empty, and most say that a commit ended the epoch.
+    ahead: u64,
+    /// When it came into sight again in this life of the client, after so long that others may have passed over it.
+    pub(super) back_at: Option<UnixMillis>,
 }
 
 impl SlotReader {
@@ -81,6 +75,8 @@ impl SlotReader {
             ask: None,
             named: epoch.named,
             sight: epoch.sight,
+            ahead: 0,
+            back_at: None,
         }
     }
     /// Whether it reads where the profile says.
@@ -97,6 +93,15 @@ impl SlotReader {
             self.sight.missing_since = None;
         }
         self.hurry();
+    }
+    /// Looks into the slot behind the one that was looked into last, and after so many into the one that decides again.
+    pub(super) fn look(&mut self, most: u64) {
+        let last = most.min(SLOTS_MAX - 1 - self.slot.min(SLOTS_MAX - 1));
+        self.ahead = if self.ahead < last { self.ahead + 1 } else { 0 };
+    }
+    /// Whether a member sealed this for the slot.
+    pub(super) fn opens(&self, slot: u64, body: &BoxBody) -> bool {
+        self.keys.open(slot, body).is_some()
     }
     /// There is a reason to read it now.
     pub(super) fn hurry(&mut self) {
@@ -120,7 +125,7 @@ impl Mail {
         reader.clock.wind(mean_gap(Rank::Idle, &consensus.parameters), now, rng);
         let slowest = if reader.request { Rank::Idle } else { Rank::Warm };
         reader.attempt.later(slowest, now, &consensus.parameters, rng);
-        let (epoch, slot, generation) = (reader.epoch, reader.slot, reader.generation);
+        let (epoch, slot, generation) = (reader.epoch, reader.slot + reader.ahead, reader.generation);
         let id = reader.keys.id(slot);
         let first = reader.ask.take();
         let order = first.and_then(|first| {
@@ -141,8 +146,12 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
-        if (reader.epoch, reader.slot) != (epoch, slot) || reader.fetching || self.rolled_back.is_some() {
+        if (reader.epoch, reader.slot + reader.ahead) != (epoch, slot) || reader.fetching || self.rolled_back.is_some()
+        {
             return Ok(());
+        }
+        if reader.ahead > 0 {
+            return self.looked_ahead((conversation, epoch, slot), answers, rng);
         }
         let mut found = None;
         for (store, answer) in each(answers) {
@@ -170,6 +179,9 @@ impl Mail {
         if let Some((plaintext, body)) = found {
             let own = commits::commit_of(&self.profile.db, &self.profile.vault, conversation, epoch)?;
             if let Some(own) = own.filter(|own| own.slot == slot && own.body == body) {
+                if self.passed_over(conversation, epoch, &own.hash)? {
+                    return self.skip_slot(conversation, epoch, slot, rng);
+                }
                 return self.won(own.row, now, rng);
             }
             return self.entry_read(conversation, &plaintext, now, rng);
@@ -181,6 +193,7 @@ impl Mail {
         match self.unfound(conversation, flight, answers, now, consensus)? {
             Unfound::Waits => {}
             Unfound::GivenUp => return self.skip_slot(conversation, epoch, slot, rng),
+            Unfound::Elsewhere => return self.look_ahead(conversation),
             Unfound::Missing => return self.commit_missing(conversation),
         }
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
@@ -189,93 +202,6 @@ impl Mail {
             reader.clock.wind(mean_gap(pace, &consensus.parameters), now, rng);
         }
         Ok(())
-    }
-
-    /// Nothing was found. Notes whether the replica that decides was heard: when it was not for long the slot is given up, else
-    /// a dead store would hold the group in its generation until that is gone. And when both say for so long that there is
-    /// nothing that whoever committed would have written it again twice, a commit that few members name is not believed any
-    /// more: else one member could hold a group for ever.
-    fn unfound(
-        &mut self,
-        conversation: i64,
-        flight: &Flight,
-        answers: Option<&Answers>,
-        now: UnixMillis,
-        consensus: &Consensus,
-    ) -> Result<Unfound, MailError> {
-        let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(Unfound::Waits) };
-        let retention = Duration::from_millis(consensus.parameters.retention_ms);
-        let empty_at = |position: usize| {
-            each(answers)
-                .any(|(store, answer)| flight.placement.get(position) == Some(&store) && answer.status == Status::Empty)
-        };
-        let spoke = each(answers).any(|(store, answer)| {
-            store == flight.placement[0] && matches!(answer.status, Status::Empty | Status::Found)
-        });
-        let mut sight = reader.sight;
-        let mut unfound = Unfound::Waits;
-        // who was away for so long that it may have come and gone knows nothing
-        let seen = sight.hold_until == UnixMillis(0) && sight.touched_at.plus(retention * 3 / 4) >= now;
-        let second_gone = flight.placement.get(1).is_some_and(|second| consensus.store(*second).is_none());
-        if reader.named.is_some()
-            && seen
-            && empty_at(0)
-            && (empty_at(1) || second_gone)
-            && sight.missing_since.get_or_insert(now).plus(retention / 8) < now
-        {
-            unfound = Unfound::Missing;
-        }
-        if empty_at(0) {
-            reader.urgent = reader.named.is_some();
-            if sight.touched_at.plus(retention * 3 / 4) < now {
-                // whoever committed writes its slot again at least so often
-                sight.hold_until = now.plus(retention / 4);
-            }
-            if sight.touched_at.plus(retention / 64) < now {
-                sight.touched_at = now;
-            }
-            sight.mute_since = None;
-        } else if spoke {
-            sight.mute_since = None;
-        } else if empty_at(1) {
-            let since = *sight.mute_since.get_or_insert(now);
-            // who is told that there is a commit need not wait for long
-            // nor who sees that the store has left
-            let left = consensus.store(flight.placement[0]).is_none();
-            let patience = if reader.named.is_some() || left { retention / 16 } else { retention / 4 };
-            if since.plus(patience) < now {
-                unfound = Unfound::GivenUp;
-            }
-        }
-        if sight != reader.sight {
-            reader.sight = sight;
-            group_epochs::set_sight(&self.profile.db, conversation, reader.epoch, &sight)?;
-        }
-        Ok(unfound)
-    }
-
-    /// The commit that ended the epoch, as members say, is nowhere. When more than half of the others say so the own profile may
-    /// have been away until it was gone, and waits; else they did not say the truth, and nothing more is read of them.
-    fn commit_missing(&mut self, conversation: i64) -> Result<(), MailError> {
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let conversation = conversations::by_row(db, vault, conversation)?;
-        // no commit has this hash
-        let never = Hash::from_bytes([0; 32]);
-        let mut said = chains::name_others(db, vault, conversation.row, conversation.epoch, &never)?;
-        let others = members::current(db, conversation.row)?.into_iter().filter(|member| !member.astray);
-        let others: Vec<i64> = others.map(|member| member.row).collect();
-        said.retain(|member| others.contains(member));
-        if 2 * said.len() > others.len() {
-            return Ok(());
-        }
-        let transaction = db.unchecked_transaction()?;
-        let mut entered = Entered { regrouped: true, ..Entered::default() };
-        entered.forked = self.part_from(&transaction, &conversation, conversation.epoch, &said)?;
-        group_epochs::forget_named(&transaction, conversation.row, conversation.epoch)?;
-        entered.gone = self.forget_behind(&transaction, &conversation)?;
-        transaction.commit()?;
-        self.memory.slots.remove(&conversation.row);
-        self.went_on(conversation.row, entered)
     }
 
     /// A member sealed this for the slot: is it an entry, and whose?
@@ -315,12 +241,24 @@ impl Mail {
         Ok(())
     }
 
-    /// What lies in the slot does not count: the next one decides. An own commit that waits goes there.
+    /// What lies in the slot does not count: the next one decides.
     fn skip_slot(
         &mut self,
         conversation: i64,
         epoch: u64,
         slot: u64,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
+        self.go_to_slot(conversation, epoch, slot, slot + 1, rng)
+    }
+
+    /// A later slot decides. An own commit that waits goes there.
+    pub(super) fn go_to_slot(
+        &mut self,
+        conversation: i64,
+        epoch: u64,
+        slot: u64,
+        next: u64,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
@@ -330,7 +268,6 @@ impl Mail {
         if conversation.epoch != epoch || at.slot != slot {
             return Ok(());
         }
-        let next = slot + 1;
         group_epochs::set_slot(&transaction, conversation.row, epoch, next)?;
         if let Some((_, blob)) = at.fetching {
             blobs_store::delete_in(&transaction, blob)?;
@@ -380,6 +317,10 @@ impl Mail {
             return self.skip_slot(conversation.row, epoch, slot, rng);
         };
         let hash = commit_hash(bytes);
+        // most went on from a later slot: whoever followed this one would be alone with its committer
+        if self.passed_over(conversation.row, epoch, &hash)? {
+            return self.skip_slot(conversation.row, epoch, slot, rng);
+        }
         let transaction = db.unchecked_transaction()?;
         let own = chains::writing(&transaction, vault, conversation.row)?;
         // before the group goes on: nothing can be sealed in a past epoch
@@ -434,34 +375,5 @@ impl Mail {
         };
         let Some(at) = group_epochs::of(db, vault, conversation, epoch)? else { return Ok(()) };
         self.skip_slot(conversation, epoch, at.slot, rng)
-    }
-
-    pub(super) fn warn_astray(&mut self, conversation: &Conversation) -> Result<(), MailError> {
-        let (db, vault) = (&self.profile.db, &self.profile.vault);
-        let mut names = Vec::new();
-        for member in members::current(db, conversation.row)?.iter().filter(|member| member.astray) {
-            names.push(contacts::by_row(db, vault, member.contact)?.label());
-        }
-        self.warn(
-            "member_astray",
-            format!(
-                "{1} went on from another state in group {0}: neither reads the other any more. One side can leave the group, \
-                 and the other add it again",
-                conversation.id,
-                names.join(", "),
-            ),
-        );
-        Ok(())
-    }
-
-    pub(super) fn warn_broken(&mut self, conversation: &Conversation) {
-        let next = match conversation.contact {
-            Some(_) => "agree on a new beginning",
-            None => {
-                "leave the group, and ask a member who can still write in it to add you again; else create a new one"
-            }
-        };
-        let apart = format!("the members of conversation {} went on from different states; {next}", conversation.id);
-        self.warn("conversation_broken", apart);
     }
 }

@@ -8,8 +8,9 @@ use super::{Mail, MailError, MessageId, ReceivedMessage, SentMessage, stored};
 use crate::blobs::BLOB_SIZE_MAX;
 use crate::records::{BlobKind, Content};
 use crate::{contacts, conversations};
-use rusqlite::OptionalExtension as _;
+use rusqlite::{OptionalExtension as _, Transaction};
 use shoal_protocol::UnixMillis;
+use std::ops::RangeInclusive;
 use zeroize::Zeroizing;
 
 const OWN_TEXT: &str = "own_text.text";
@@ -166,11 +167,30 @@ impl Mail {
                 (None, Some(contact)) => (contacts::by_row(db, vault, contact)?.address(), Place::Waiting(contact)),
                 (None, None) => continue,
             };
-            let Some(newest) = self.entry_at(newest)? else { continue };
+            let Some(newest) = self.newest_shown(place, newest)? else { continue };
             let waiting = matches!(place, Place::Waiting(_));
             overview.push(Overview { conversation: name, waiting, unseen: self.unseen(place)?, newest });
         }
         Ok(overview)
+    }
+
+    /// The newest entry up to one that is shown: what clients say to each other has entries too, a few in a row at most.
+    fn newest_shown(&self, place: Place, newest: u64) -> Result<Option<TimelineEntry>, MailError> {
+        let (condition, row) = place.condition();
+        let rows = self
+            .profile
+            .db
+            .prepare_cached(&format!(
+                "SELECT entry, sent, received FROM timeline WHERE {condition} AND entry <= ?2 ORDER BY entry DESC LIMIT 16"
+            ))?
+            .query_map((row, i64::try_from(newest).unwrap_or(i64::MAX)), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<Vec<(u64, Option<i64>, Option<i64>)>, _>>()?;
+        for (cursor, sent, received) in rows {
+            if let Some(entry) = self.entry(cursor, sent, received)? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
     }
 
     /// The entry at a cursor.
@@ -204,6 +224,23 @@ impl Mail {
                 )?
                 .execute((row, i64::try_from(cursor).unwrap_or(i64::MAX)))?;
         }
+        Ok(())
+    }
+
+    /// What was read in the order in which it came, up to a cursor, has been seen in its conversations too.
+    pub(super) fn see_read(
+        &self,
+        transaction: &Transaction<'_>,
+        cursors: RangeInclusive<u64>,
+    ) -> Result<(), MailError> {
+        transaction
+            .prepare_cached(
+                "INSERT INTO timeline_seen (conversation, entry)
+                 SELECT t.conversation, max(t.entry) FROM message_in m JOIN timeline t ON t.received = m.message
+                 WHERE m.cursor BETWEEN ?1 AND ?2 GROUP BY t.conversation
+                 ON CONFLICT (conversation) DO UPDATE SET entry = max(entry, excluded.entry)",
+            )?
+            .execute([*cursors.start(), *cursors.end()].map(|cursor| i64::try_from(cursor).unwrap_or(i64::MAX)))?;
         Ok(())
     }
 

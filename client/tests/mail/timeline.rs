@@ -126,5 +126,9 @@ fn what_was_not_seen_is_counted_and_seeing_tells_nobody() {
     let next = world.send(1, "alice", "one more");
     assert!(world.run_until(5 * MINUTE, |world| world.all_delivered(1, &[next])));
     assert_eq!(unseen(&mut world), 1);
+    // what was read in a terminal was seen
+    let last = world.shown(0).last().unwrap().cursor;
+    world.mail(0).set_read_cursor(last).unwrap();
+    assert_eq!(unseen(&mut world), 0);
     assert!(matches!(world.mail(0).set_seen("nobody", 1), Err(MailError::Unknown(_))));
 }

@@ -3,14 +3,14 @@
 
 use std::{
     fs::File,
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use rand::{SeedableRng as _, rngs::StdRng};
-use shoal_protocol::{network::NetworkFile, types::Identity};
+use shoal_protocol::{duration, network::NetworkFile, types::Identity};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
@@ -360,9 +360,11 @@ async fn serve(options: &TestnetOptions, testnet: &mut Testnet, progress: Progre
     }
     let ready = testnet.ready_line(url.clone()).await?;
     let mut stdout = std::io::stdout();
-    // who started this and does not listen can still use the network
-    let _ = writeln!(stdout, "{}", serde_json::to_string(&ready)?).and_then(|()| stdout.flush());
-    progress.say(&what_next(testnet.network_path(), &url)?);
+    if options.json || !stdout.is_terminal() {
+        // who started this and does not listen can still use the network
+        let _ = writeln!(stdout, "{}", serde_json::to_string(&ready)?).and_then(|()| stdout.flush());
+    }
+    progress.say(&what_next(testnet.network(), testnet.network_path(), &url)?);
     // the network goes on when its status page does not
     let watched = async {
         while let Some(ended) = tasks.join_next().await {
@@ -383,11 +385,12 @@ async fn serve(options: &TestnetOptions, testnet: &mut Testnet, progress: Progre
 }
 
 /// What a person can do with a network that is ready.
-fn what_next(network: &Path, url: &str) -> anyhow::Result<String> {
-    let (shoal, network) = (parties::binary("shoal")?, network.display());
+fn what_next(network: &NetworkFile, path: &Path, url: &str) -> anyhow::Result<String> {
+    let (shoal, path) = (parties::binary("shoal")?, path.display());
+    let kept = duration::short(Duration::from_millis(network.parameters.retention_ms));
     Ok(format!(
-        "ready; Ctrl-C stops everything\n  network file: {network}\n  status page:  {url}\n  next, in another terminal:\n    \
-         {} --profile ~/alice init --network {network}",
+        "ready; Ctrl-C stops everything\n  network file: {path}\n  status page:  {url}\n  stores keep what nobody fetches \
+         for {kept} (--retention)\n  next, in another terminal:\n    {} --profile ~/alice init --network {path}",
         shoal.display()
     ))
 }

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shoal_client::io::{Call, Caller, Exit, Failure};
+use shoal_client::io::{Call, Caller, CallerError, Exit, Failure};
 use shoal_client::mail::MailError;
 use shoal_client::profile::{Opener, Protection};
 use tokio::time::{Instant, sleep};
@@ -21,13 +21,20 @@ use crate::output::{Out, Problem};
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a socket that is not there yet is tried.
 const RETRY: Duration = Duration::from_millis(20);
+/// How often it is looked for by who waits until somebody starts it.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Where a daemon that was started in the background writes its log; begun anew at each start.
 const LOG_NAME: &str = "daemon.log";
 
 /// A connection to the profile's daemon, which is started if none runs.
 pub(crate) async fn reach(profile: &Path, out: &Out) -> Result<Caller, Failure> {
     match Caller::connect(profile) {
-        Ok(caller) => Ok(caller),
+        Ok(mut caller) => match caller.call::<Value>(Call::Address).await {
+            // one that is being killed still takes connections for a moment
+            Err(CallerError::Broken(_)) => start(profile, out).await,
+            // whatever else it says, it runs: the command's own call will be told the same
+            _ => Ok(caller),
+        },
         Err(error) if not_running(&error) => start(profile, out).await,
         Err(error) => Err(unreachable(profile, &error)),
     }
@@ -43,6 +50,18 @@ fn unreachable(profile: &Path, error: &io::Error) -> Failure {
         return Failure::new(Exit::Permission, "permission_denied", message, "run as the owner of the profile");
     }
     Failure::new(Exit::Unreachable, "daemon_unreachable", message, "try shoal up in another terminal")
+}
+
+/// A connection to the profile's daemon as soon as one runs again: whoever follows events waits for it, and starts none, for
+/// the user may have stopped it.
+pub(crate) async fn reach_again(profile: &Path) -> Result<Caller, Failure> {
+    loop {
+        match Caller::connect(profile) {
+            Ok(caller) => return Ok(caller),
+            Err(error) if not_running(&error) => sleep(LOOK_AGAIN).await,
+            Err(error) => return Err(unreachable(profile, &error)),
+        }
+    }
 }
 
 async fn start(profile: &Path, out: &Out) -> Result<Caller, Failure> {

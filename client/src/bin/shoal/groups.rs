@@ -136,6 +136,9 @@ fn summary(group: &ConversationLine) -> String {
         text.push_str("\n    ");
         text.push_str(&describe(member));
     }
+    if group.members.iter().any(|member| !member.oneself && member.name == member.address) {
+        text.push_str("\n  to give somebody a name: shoal add NAME ADDRESS");
+    }
     text
 }
 

@@ -8,6 +8,7 @@ mod args;
 mod asking;
 mod chat;
 mod daemon;
+mod group_news;
 mod groups;
 mod init;
 mod invites;
@@ -82,7 +83,8 @@ fn log(args: &Args) {
     use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
     use tracing_subscriber::util::SubscriberInitExt as _;
     use tracing_subscriber::{filter, fmt};
-    let default = if matches!(args.command, Command::Up { .. }) { "warn,shoal=info,shoal_client=info" } else { "warn" };
+    let daemon = matches!(args.command, Command::Up { .. });
+    let default = if daemon { "warn,shoal=info,shoal_client=info" } else { "warn" };
     let filter = std::env::var("SHOAL_LOG").unwrap_or_else(|_| default.to_owned());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_default();
     // lines of libraries are never written, whatever the environment asks for: those for QUIC and TLS name addresses
@@ -95,7 +97,9 @@ fn log(args: &Args) {
         // it would be written over the screen
         return;
     }
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).with_filter(ours);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+    // a daemon's log has times; a person who runs a command knows what time it is
+    let lines = if daemon { lines.with_filter(ours).boxed() } else { lines.without_time().with_filter(ours).boxed() };
     tracing_subscriber::registry().with(filter).with(lines).init();
 }
 

@@ -14,7 +14,8 @@ use shoal_protocol::duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::args::{Patience, Wait};
-use crate::daemon::reach;
+use crate::daemon::{reach, reach_again};
+use crate::group_news::GroupNews;
 use crate::output::{Out, Problem, plain};
 use crate::time::readable;
 
@@ -237,28 +238,81 @@ pub(crate) async fn read(
     out: &Out,
 ) -> Result<(), Problem> {
     let mut caller = reach(profile, out).await?;
+    let mut bookmark = Bookmark { since, after: None };
+    loop {
+        match show(&mut caller, &mut bookmark, follow, ids, out).await {
+            // what was printed and not marked as read is printed again: better twice than not at all
+            Err(Stop::Gone(_)) if follow => {
+                tracing::warn!("the daemon has stopped: what comes is shown here when it runs again (shoal up)");
+                caller = reach_again(profile).await?;
+            }
+            Err(Stop::Gone(error)) => return Err(error.into()),
+            Err(Stop::Failed(problem)) => return Err(problem),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Where reading goes on.
+struct Bookmark {
+    /// The moment that the user asked for, until the first page has come.
+    since: Option<String>,
+    after: Option<u64>,
+}
+
+/// Why nothing more is shown.
+enum Stop {
+    /// The daemon has ended.
+    Gone(CallerError),
+    Failed(Problem),
+}
+
+impl From<CallerError> for Stop {
+    fn from(error: CallerError) -> Self {
+        match error {
+            CallerError::Broken(_) => Self::Gone(error),
+            CallerError::Refused(_) | CallerError::Version(_) => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem)
+    }
+}
+
+/// Prints what is there, and with `follow` what comes, until the daemon ends.
+async fn show(caller: &mut Caller, bookmark: &mut Bookmark, follow: bool, ids: bool, out: &Out) -> Result<(), Stop> {
     if follow {
         // before the first look, so that nothing falls between look and wait
         let _: Value = caller.call(Call::Subscribe).await?;
     }
-    let mut after = None;
+    if let (Some(cursor), None) = (bookmark.after, &bookmark.since) {
+        // the daemon that was told is gone, and may have gone before it heard
+        let _: Value = caller.call(Call::ReadDone { cursor }).await?;
+    }
+    let mut groups = match follow && !out.json {
+        true => Some(GroupNews::look(caller).await?),
+        false => None,
+    };
     loop {
-        let since_now = if after.is_none() { since.clone() } else { None };
-        let Page { mut entries } = caller.call(Call::Read { since: since_now, after }).await?;
+        let since = bookmark.since.clone().filter(|_| bookmark.after.is_none());
+        let Page { mut entries } = caller.call(Call::Read { since, after: bookmark.after }).await?;
         for PageEntry { cursor, message } in &mut entries {
-            lay_out(&mut caller, message).await?;
+            lay_out(caller, message).await?;
             out.either(message, || if ids { format!("{}  {}", message.id, human(message)) } else { human(message) })?;
-            after = Some(*cursor);
+            bookmark.after = Some(*cursor);
         }
         if entries.is_empty() {
             if !follow {
                 return Ok(());
             }
-            wait_for_message(&mut caller, out).await?;
+            wait_for_message(caller, groups.as_mut(), out).await?;
             continue;
         }
         out.flush()?;
-        if let (Some(cursor), None) = (after, &since) {
+        if let (Some(cursor), None) = (bookmark.after, &bookmark.since) {
             // only now has the reader seen them
             let _: Value = caller.call(Call::ReadDone { cursor }).await?;
         }
@@ -266,7 +320,7 @@ pub(crate) async fn read(
 }
 
 /// Has the daemon lay out a copy of a file that is sealed at rest.
-async fn lay_out(caller: &mut Caller, message: &mut MessageLine) -> Result<(), Problem> {
+async fn lay_out(caller: &mut Caller, message: &mut MessageLine) -> Result<(), Stop> {
     let Some(file) = message.file.as_mut().filter(|file| !file.path.exists()) else { return Ok(()) };
     match caller.call::<PathLine>(Call::OpenFile { id: message.id.clone() }).await {
         Ok(line) => file.path = line.path,
@@ -277,12 +331,18 @@ async fn lay_out(caller: &mut Caller, message: &mut MessageLine) -> Result<(), P
     Ok(())
 }
 
-async fn wait_for_message(caller: &mut Caller, out: &Out) -> Result<(), Problem> {
+/// Says meanwhile what else is new.
+async fn wait_for_message(caller: &mut Caller, mut groups: Option<&mut GroupNews>, out: &Out) -> Result<(), Stop> {
     loop {
         match caller.event().await? {
             EventLine::Message(_) | EventLine::Missed(_) => return Ok(()),
             EventLine::Warning { message, .. } if !out.json => tracing::warn!("{}", plain(&message)),
-            EventLine::State(_) | EventLine::Contact(_) | EventLine::Group(_) | EventLine::Warning { .. } => {}
+            EventLine::Group(group) => {
+                for news in groups.iter_mut().flat_map(|groups| groups.take(group.clone())) {
+                    out.text(&format!("-- {news}"))?;
+                }
+            }
+            EventLine::State(_) | EventLine::Contact(_) | EventLine::Warning { .. } => {}
         }
     }
 }

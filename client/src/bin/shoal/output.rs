@@ -75,7 +75,12 @@ impl From<CallerError> for Problem {
 
 fn broken_output(error: std::io::Error) -> Problem {
     let next = "let whoever reads it read to the end; messages that were not printed are not marked as read";
-    Failure::new(Exit::Io, "output", format!("standard output: {error}"), next).into()
+    let message = if error.kind() == std::io::ErrorKind::BrokenPipe {
+        "whoever reads the output has stopped before its end".to_owned()
+    } else {
+        format!("standard output: {error}")
+    };
+    Failure::new(Exit::Io, "output", message, next).into()
 }
 
 impl Out {

@@ -130,10 +130,14 @@ fn quoted(contact: &ContactLine) -> String {
 }
 
 pub(crate) async fn conversations(profile: &Path, out: &Out) -> Result<(), Problem> {
-    let conversations: Vec<ConversationLine> = reach(profile, out).await?.call(Call::Conversations).await?;
+    let mut caller = reach(profile, out).await?;
+    let conversations: Vec<ConversationLine> = caller.call(Call::Conversations).await?;
+    let contacts: Vec<ContactLine> = if out.json { Vec::new() } else { caller.call(Call::Contacts).await? };
+    let blocked = |address: &String| contacts.iter().any(|contact| contact.blocked && contact.address == *address);
     for conversation in &conversations {
         out.either(conversation, || {
             let waiting = match conversation.undelivered {
+                _ if conversation.address.as_ref().is_some_and(blocked) => "  (blocked)".to_owned(),
                 _ if conversation.standing == Standing::Left => "  (you left it)".to_owned(),
                 _ if conversation.standing == Standing::Removed && conversation.quit => "  (you left it)".to_owned(),
                 _ if conversation.standing == Standing::Removed => "  (you are not in it any more)".to_owned(),

@@ -150,7 +150,7 @@ pub(crate) struct TestnetOptions {
     /// Send no probing loops: the status page shows health only
     #[arg(long)]
     pub(crate) no_prober: bool,
-    /// Print the line of JSON for programs to a terminal too; to a pipe or a file it is always printed
+    /// Accepted for symmetry: standard output is always JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// Size and clockwork.

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{IsTerminal as _, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -360,10 +360,8 @@ async fn serve(options: &TestnetOptions, testnet: &mut Testnet, progress: Progre
     }
     let ready = testnet.ready_line(url.clone()).await?;
     let mut stdout = std::io::stdout();
-    if options.json || !stdout.is_terminal() {
-        // who started this and does not listen can still use the network
-        let _ = writeln!(stdout, "{}", serde_json::to_string(&ready)?).and_then(|()| stdout.flush());
-    }
+    // who started this and does not listen can still use the network
+    let _ = writeln!(stdout, "{}", serde_json::to_string(&ready)?).and_then(|()| stdout.flush());
     progress.say(&what_next(testnet.network(), testnet.network_path(), &url)?);
     // the network goes on when its status page does not
     let watched = async {

@@ -188,6 +188,17 @@ pub enum Applied {
     Again(Vec<u32>),
 }
 
+impl Applied {
+    /// The leaves that it removed.
+    #[must_use]
+    pub fn removed(&self) -> &[u32] {
+        match self {
+            Self::On(led) => &led.removed,
+            Self::Out(removed) | Self::Again(removed) => removed,
+        }
+    }
+}
+
 /// Applies a commit of the member at `leaf`; an own one that was staged is forgotten.
 ///
 /// # Errors

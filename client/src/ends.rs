@@ -2,9 +2,11 @@
 //! profile's table of chains.
 
 use crate::mail::MailError;
+use crate::members::{self, MemberRow};
 use crate::profile::Vault;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use shoal_protocol::Hash;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NAMED: &str = "chain.named";
 
@@ -31,28 +33,33 @@ pub(crate) fn name_others(
     Ok(statement.query_map((conversation, epoch, sealed), |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// The commit that more than half of the other members say has ended an epoch; of those who went astray nothing counts.
+/// The commit that more than half of the other members say has ended an epoch. Not counted are those who went astray, who are
+/// lost, who are leaving, and who are at `removed` leaves: whom a commit removes never says that it was applied.
 ///
-/// One member alone cannot make it up in a group of four or more; of three, both others would have to.
+/// Somebody who adds own profiles to a group can be more than half of it: this alone proves nothing to whoever was there.
 pub(crate) fn most_named(
     db: &Connection,
     vault: &Vault,
     conversation: i64,
     epoch: u64,
+    removed: &[u32],
 ) -> Result<Option<Hash>, MailError> {
+    let counts = |member: &MemberRow| member.follows() && !member.leaving && !removed.contains(&member.leaf);
+    let members: Vec<i64> =
+        members::current(db, conversation)?.into_iter().filter(counts).map(|member| member.row).collect();
+    let mut statement = db.prepare_cached(
+        "SELECT member, named FROM chain WHERE conversation = ?1 AND epoch = ?2 AND named IS NOT NULL",
+    )?;
+    let said = statement
+        .query_map((conversation, epoch), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(i64, Vec<u8>)>, _>>()?;
     // what is sealed is equal when what it holds is
-    let sealed: Option<Vec<u8>> = db
-        .prepare_cached(
-            "SELECT c.named FROM chain c JOIN member m ON m.member = c.member
-             WHERE c.conversation = ?1 AND c.epoch = ?2 AND c.named IS NOT NULL AND m.left_at IS NULL AND m.astray = 0
-             GROUP BY c.named
-             HAVING 2 * COUNT(DISTINCT c.member) > (
-                SELECT COUNT(*) FROM member WHERE conversation = ?1 AND left_at IS NULL AND astray = 0)",
-        )?
-        .query_row((conversation, epoch), |row| row.get(0))
-        .optional()?;
-    let opened = sealed.map(|sealed| vault.open_array(NAMED, &sealed)).transpose();
-    Ok(opened
-        .map_err(|_| MailError::Damaged("what a member's chain ended with does not open"))?
-        .map(|hash| Hash::from_bytes(*hash)))
+    let mut by_commit: BTreeMap<Vec<u8>, BTreeSet<i64>> = BTreeMap::new();
+    for (member, named) in said.into_iter().filter(|(member, _)| members.contains(member)) {
+        by_commit.entry(named).or_default().insert(member);
+    }
+    let most = by_commit.into_iter().find(|(_, by)| 2 * by.len() > members.len());
+    let opened = most.map(|(sealed, _)| vault.open_array(NAMED, &sealed)).transpose();
+    let hash = opened.map_err(|_| MailError::Damaged("what a member's chain ended with does not open"))?;
+    Ok(hash.map(|hash| Hash::from_bytes(*hash)))
 }

@@ -1,6 +1,7 @@
 //! Group epochs: a table of the profile. Each from the oldest that a member still writes in to the current one, with what is
 //! known of the slot in which the commit is looked for that ends it.
 
+use crate::blobs_store::Observed;
 use crate::mail::MailError;
 use crate::profile::Vault;
 use rusqlite::{Connection, OptionalExtension as _};
@@ -19,6 +20,10 @@ pub(crate) struct GroupEpoch {
     pub(crate) secret: Zeroizing<[u8; 32]>,
     /// The slot to read next.
     pub(crate) slot: u64,
+    /// The empty slot before it that still decides: what lies in `slot` counts only when it is the commit that others name.
+    pub(crate) base: Option<u64>,
+    /// Slots that were looked into from there, a bit each, and hold nothing that counts.
+    pub(crate) refused: u64,
     /// Who filled that slot, and the blob of the commit, while it is fetched.
     pub(crate) fetching: Option<(u32, i64)>,
     /// The commit that another member's `end` names.
@@ -35,8 +40,10 @@ pub(crate) struct Sight {
     pub(crate) touched_at: UnixMillis,
     /// No own commit before: the slot was out of sight for so long that another's may have come and expired.
     pub(crate) hold_until: UnixMillis,
-    /// Since when it alone does not answer.
-    pub(crate) mute_since: Option<UnixMillis>,
+    /// When it came into sight again after having been out of it, once, for so long that others may have passed over the slot.
+    pub(crate) back_at: Option<UnixMillis>,
+    /// That it alone does not answer.
+    pub(crate) mute: Option<Observed>,
     /// Since when both replicas say that the slot is empty, though a member's `end` names a commit.
     pub(crate) missing_since: Option<UnixMillis>,
 }
@@ -61,7 +68,8 @@ pub(crate) fn insert(
 /// Keeps what is known of the replica that decides the slot.
 pub(crate) fn set_sight(db: &Connection, conversation: i64, epoch: u64, sight: &Sight) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET touched_at = ?3, hold_until = ?4, mute_since = ?5, missing_since = ?6
+        "UPDATE group_epoch SET touched_at = ?3, hold_until = ?4, mute_since = ?5, mute_seen = ?6, missing_since = ?7,
+            back_at = ?8
          WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((
@@ -69,8 +77,20 @@ pub(crate) fn set_sight(db: &Connection, conversation: i64, epoch: u64, sight: &
         epoch,
         sight.touched_at.0,
         sight.hold_until.0,
-        sight.mute_since.map(|at| at.0),
+        sight.mute.map(|mute| mute.since.0),
+        sight.mute.map(|mute| mute.seen.0),
         sight.missing_since.map(|at| at.0),
+        sight.back_at.map(|at| at.0),
+    ))?;
+    Ok(())
+}
+
+/// The slot of an epoch was not in sight since then: its commit was read later than it was written.
+pub(crate) fn set_touched(db: &Connection, conversation: i64, epoch: u64, at: UnixMillis) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE group_epoch SET touched_at = ?3 WHERE conversation = ?1 AND epoch = ?2")?.execute((
+        conversation,
+        epoch,
+        at.0,
     ))?;
     Ok(())
 }
@@ -82,31 +102,35 @@ pub(crate) fn of(
     epoch: u64,
 ) -> Result<Option<GroupEpoch>, MailError> {
     type Hashes = (Option<Vec<u8>>, Option<Vec<u8>>);
-    type Raw = (u32, Vec<u8>, u64, (Option<u32>, Option<i64>), Hashes, (u64, u64, Option<u64>, Option<u64>));
+    type Places = (u64, Option<u64>, u64, Option<u32>, Option<i64>);
+    type Times = (u64, u64, Option<u64>, Option<u64>, Option<u64>, Option<u64>);
+    type Raw = (u32, Vec<u8>, Places, Hashes, Times);
     let found: Option<Raw> = db
         .prepare_cached(
-            "SELECT generation, secret, slot, leaf, blob, named, applied, touched_at, hold_until, mute_since,
-                missing_since
+            "SELECT generation, secret, slot, base, refused, leaf, blob, named, applied, touched_at, hold_until, mute_since,
+                mute_seen, missing_since, back_at
              FROM group_epoch WHERE conversation = ?1 AND epoch = ?2",
         )?
         .query_row((conversation, epoch), |row| {
             Ok((
                 row.get(0)?,
                 row.get(1)?,
-                row.get(2)?,
-                (row.get(3)?, row.get(4)?),
-                (row.get(5)?, row.get(6)?),
-                (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?),
+                (row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?),
+                (row.get(7)?, row.get(8)?),
+                (row.get(9)?, row.get(10)?, row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?),
             ))
         })
         .optional()?;
-    let Some((generation, secret, slot, (leaf, blob), (named, applied), sight)) = found else { return Ok(None) };
-    let (touched_at, hold_until, mute_since, missing_since) = sight;
+    let Some((generation, secret, places, (named, applied), times)) = found else { return Ok(None) };
+    let (slot, base, refused, leaf, blob) = places;
+    let (touched_at, hold_until, mute_since, mute_seen, missing_since, back_at) = times;
+    let mute = mute_since.zip(mute_seen);
     let sight = Sight {
         touched_at: UnixMillis(touched_at),
         hold_until: UnixMillis(hold_until),
-        mute_since: mute_since.map(UnixMillis),
+        mute: mute.map(|(since, seen)| Observed { since: UnixMillis(since), seen: UnixMillis(seen) }),
         missing_since: missing_since.map(UnixMillis),
+        back_at: back_at.map(UnixMillis),
     };
     let open = |context, sealed: &[u8]| vault.open_array(context, sealed).map_err(|_| DAMAGED);
     let hash = |sealed: Option<Vec<u8>>| {
@@ -117,6 +141,8 @@ pub(crate) fn of(
         generation,
         secret: open(SECRET, &secret)?,
         slot,
+        base,
+        refused,
         fetching: leaf.zip(blob),
         named: hash(named)?,
         applied: hash(applied)?,
@@ -135,10 +161,27 @@ pub(crate) fn of_blob(db: &Connection, blob: i64) -> Result<Option<(i64, u64)>, 
 /// Moves on to a slot; what was fetched for the one before is no longer wanted.
 pub(crate) fn set_slot(db: &Connection, conversation: i64, epoch: u64, slot: u64) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL, missing_since = NULL
+        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL, mute_seen = NULL, missing_since = NULL
          WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((conversation, epoch, slot))?;
+    Ok(())
+}
+
+/// Something lies in a slot behind an empty one: it is read, and the empty one decides until it was found to count.
+pub(crate) fn look_into(db: &Connection, conversation: i64, epoch: u64, slot: u64) -> Result<(), MailError> {
+    db.prepare_cached("UPDATE group_epoch SET base = slot, slot = ?3 WHERE conversation = ?1 AND epoch = ?2")?
+        .execute((conversation, epoch, slot))?;
+    Ok(())
+}
+
+/// It does not count: the empty slot decides again, and this one is not looked into before somebody names a commit again.
+pub(crate) fn look_back(db: &Connection, conversation: i64, epoch: u64) -> Result<(), MailError> {
+    db.prepare_cached(
+        "UPDATE group_epoch SET slot = base, base = NULL, refused = refused | (1 << slot), leaf = NULL, blob = NULL
+         WHERE conversation = ?1 AND epoch = ?2 AND base IS NOT NULL",
+    )?
+    .execute((conversation, epoch))?;
     Ok(())
 }
 
@@ -162,7 +205,7 @@ pub(crate) fn set_named(
     hash: &Hash,
 ) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET named = ?3, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
+        "UPDATE group_epoch SET named = ?3, missing_since = NULL, refused = 0 WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((conversation, epoch, vault.seal(HASH, hash.as_bytes())))?;
     Ok(())

@@ -245,12 +245,15 @@ impl Mail {
         ];
         let idle = idle.into_iter().flatten().min_by_key(|(at, _)| *at);
         picks.idle = idle.map(|(_, poll)| poll);
+        // of two that are overdue the one that waits for more of its own gaps: few warm chains take all ticks of a low rate
         picks.overdue = [(Rank::Warm, warm.map(|(at, _)| at)), (Rank::Idle, idle.map(|(at, _)| at))]
             .into_iter()
-            .find_map(|(rank, at)| {
-                let patience = mean_gap(rank, &consensus.parameters).saturating_mul(OVERDUE_GAPS);
-                at.is_some_and(|at| at.plus(patience) <= now).then_some(rank)
-            });
+            .filter_map(|(rank, at)| {
+                let gaps = now.since(at?).div_duration_f64(mean_gap(rank, &consensus.parameters));
+                (gaps >= f64::from(OVERDUE_GAPS)).then_some((gaps, rank))
+            })
+            .max_by(|(one, _), (other, _)| one.total_cmp(other))
+            .map(|(_, rank)| rank);
         picks
     }
 

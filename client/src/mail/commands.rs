@@ -337,6 +337,8 @@ impl Mail {
     /// When the profile fails.
     pub fn set_read_cursor(&mut self, cursor: u64) -> Result<(), MailError> {
         let before = self.read_cursor()?;
+        // beyond the last message it would hide what is yet to come
+        let cursor = cursor.min(self.newest_cursor()?);
         if cursor > before {
             let transaction = self.profile.db.unchecked_transaction()?;
             self.see_read(&transaction, before..=cursor)?;
@@ -344,6 +346,12 @@ impl Mail {
             transaction.commit()?;
         }
         Ok(())
+    }
+
+    /// The place of the newest message that was shown.
+    fn newest_cursor(&self) -> Result<u64, MailError> {
+        let mut newest = self.profile.db.prepare_cached("SELECT coalesce(max(cursor), 0) FROM message_in")?;
+        Ok(newest.query_row([], |row| row.get(0))?)
     }
 
     /// Where an own message stands.

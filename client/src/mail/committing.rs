@@ -4,7 +4,6 @@
 //! another member's commit has ended the epoch.
 
 use super::flight::{Attempt, Flight, Purpose, slowest};
-use super::unfound::seen_lately;
 use super::wants::{launched, postpone};
 use super::writing::{each, outcome};
 use super::{Mail, MailError, provider};
@@ -278,9 +277,11 @@ impl Mail {
         };
         let Some(epoch) = group_epochs::of(db, vault, commit.conversation, commit.epoch)? else { return Ok(None) };
         // another's commit may have lain in the slot and expired while we were away: first it must be in sight again
-        let unseen = now < epoch.sight.hold_until || !seen_lately(&epoch.sight, now, consensus);
-        // and what most went on from may lie in a later slot: this one would win where nobody looks any more
-        if !commit.merged && (unseen || self.passed_over(commit.conversation, commit.epoch, &commit.hash)?) {
+        let (sight, retention) = (epoch.sight, Duration::from_millis(consensus.parameters.retention_ms));
+        let unseen = now < sight.hold_until || !sight.lately(now, retention);
+        // and what others went on from may lie in a later slot: this one would win where nobody looks any more
+        let other = sight.interrupted(now, retention) && epoch.named.is_some_and(|named| named != commit.hash);
+        if !commit.merged && (unseen || other) {
             if let Some(slot) = self.memory.slots.get_mut(&commit.conversation) {
                 slot.hurry();
             }
@@ -332,7 +333,9 @@ impl Mail {
             }
             return Ok(());
         }
-        if stored != 0 && !self.passed_over(commit.conversation, commit.epoch, &commit.hash)? {
+        let at = group_epochs::of(&self.profile.db, &self.profile.vault, commit.conversation, commit.epoch)?;
+        let passed_over = at.map_or(Ok(false), |at| self.passed_over(commit.conversation, &at, &commit.hash, now))?;
+        if stored != 0 && !passed_over {
             return self.won(row, now, rng);
         }
         // nor does it take anything without the replica that decides: whether that one is gone is seen by reading

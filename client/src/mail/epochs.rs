@@ -230,6 +230,7 @@ impl Mail {
         match (epoch, self.memory.slots.get_mut(&row)) {
             (Some(epoch), Some(reader)) if reader.is_at(&epoch) => {
                 reader.request = conversation.request;
+                reader.refused = epoch.refused;
                 if let Some(named) = epoch.named {
                     reader.name(named);
                 }

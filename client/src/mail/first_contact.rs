@@ -11,7 +11,7 @@ use crate::contacts::{self, Contact};
 use crate::conversations::{Origin, requests_max};
 use crate::conversations_mls::{self, GroupError};
 use crate::inbox_letter::{Pointer, seal_letter};
-use crate::{blobs_store, group_changes, invites, members};
+use crate::{blobs_store, group_changes, group_epochs, invites, members};
 use rand::CryptoRng;
 use rusqlite::{Connection, Transaction};
 use shoal_protocol::UnixMillis;
@@ -258,6 +258,7 @@ impl Mail {
         };
         let origin = Origin::Joined { request };
         let conversation = conversations::insert(&transaction, vault, &begun, &writer, origin, now)?;
+        group_epochs::set_touched(&transaction, conversation.row, begun.epoch, self.out_of_sight(now))?;
         members::set_inviter(&transaction, conversation.row, inviter)?;
         let invited = invite.as_ref().map(|invite| self.welcomed(&transaction, invite, &begun)).transpose()?;
         let mut gone = Confirmed::default();

@@ -170,6 +170,10 @@ pub(super) struct Reader {
     pub(super) paused: bool,
     /// When a replica last said in this life of the client that the next box is not there.
     pub(super) dry_at: Option<UnixMillis>,
+    /// When both last said so; or what both have was found not to open, twice.
+    pub(super) heard_at: Option<UnixMillis>,
+    /// How often both answered for the next box, and what they have did not open.
+    pub(super) fruitless: u32,
 }
 
 impl Reader {
@@ -188,6 +192,8 @@ impl Reader {
             unreadable: 0,
             paused: false,
             dry_at: None,
+            heard_at: None,
+            fruitless: 0,
         }
     }
     /// The class in which it is polled. A stranger's activity must not buy our ticks: before acceptance a chain is

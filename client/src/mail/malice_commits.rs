@@ -74,27 +74,69 @@ fn miss_slot(scene: &mut Scene, said: [Option<Status>; 2]) {
     scene.bob.slot_read(place, &flight, Some(&answers), scene.now, &scene.consensus, &mut scene.rng).unwrap();
 }
 
+/// Mallory's chain is read to its end: both replicas say so.
+fn hear(scene: &mut Scene) {
+    let now = scene.now;
+    scene.bob.memory.readers.values_mut().for_each(|chain| chain.heard_at = Some(now));
+}
+
+/// Time goes by, and the slot is read sixteen times meanwhile; each time this is said of it.
+fn miss_for(scene: &mut Scene, time: Duration, said: [Option<Status>; 2]) {
+    for _ in 0..16 {
+        scene.now = scene.now.plus(time / 16);
+        miss_slot(scene, said);
+    }
+}
+
 #[test]
 fn a_slot_whose_deciding_store_is_dead_is_given_up_in_time() {
     let mut scene = Scene::new(53);
     scene.acquaint();
     let (own, _) = stage(&mut scene, bob);
     let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
-    let (began, dead) = (scene.now, [None, Some(Status::Empty)]);
+    let dead = [None, Some(Status::Empty)];
     miss_slot(&mut scene, dead);
-    scene.now = began.plus(quarter / 2);
+    miss_for(&mut scene, quarter / 2, dead);
     miss_slot(&mut scene, [Some(Status::Empty), None]);
-    scene.now = began.plus(quarter + quarter / 4);
-    miss_slot(&mut scene, dead);
+    miss_for(&mut scene, quarter * 19 / 20, dead);
     assert_eq!(slot_of(&scene), 0, "it was heard in between");
     scene.bob.reload().unwrap();
-    scene.now = began.plus(quarter * 5 / 2);
-    miss_slot(&mut scene, [None, None]);
+    miss_for(&mut scene, quarter / 8, [None, None]);
     assert_eq!(slot_of(&scene), 0, "perhaps we are offline");
     miss_slot(&mut scene, dead);
     assert_eq!(slot_of(&scene), 1);
     let moved = commits::commit(&scene.bob.profile.db, &scene.bob.profile.vault, own.row).unwrap().unwrap();
     assert_eq!((moved.slot, moved.merged), (1, false));
+}
+
+/// Two answers that are lost, one before and one after a night, say nothing of the night.
+#[test]
+fn a_store_is_not_mute_while_nobody_asks_it() {
+    let mut scene = Scene::new(56);
+    scene.acquaint();
+    stage(&mut scene, bob);
+    let half = Duration::from_millis(scene.consensus.parameters.retention_ms / 2);
+    for _ in 0..3 {
+        miss_slot(&mut scene, [None, Some(Status::Empty)]);
+        scene.now = scene.now.plus(half);
+        scene.bob.reload().unwrap();
+    }
+    assert_eq!(slot_of(&scene), 0);
+}
+
+/// Where nobody has anything to follow a slot is not given up: who was away would not learn of it, and fill it.
+#[test]
+fn a_slot_is_given_up_only_for_a_commit() {
+    let mut scene = Scene::new(57);
+    scene.acquaint();
+    let retention = Duration::from_millis(scene.consensus.parameters.retention_ms);
+    let dead = [None, Some(Status::Empty)];
+    miss_slot(&mut scene, dead);
+    miss_for(&mut scene, retention / 2, dead);
+    assert_eq!(slot_of(&scene), 0);
+    stage(&mut scene, bob);
+    miss_slot(&mut scene, dead);
+    assert_eq!(slot_of(&scene), 1);
 }
 
 #[test]
@@ -105,19 +147,56 @@ fn who_was_away_for_long_watches_a_slot_before_writing_to_it() {
     let put = |scene: &mut Scene| {
         scene.bob.want_commit(own.row, scene.now, &scene.consensus, &mut scene.rng).unwrap().is_some()
     };
+    let empty = [Some(Status::Empty), Some(Status::Empty)];
+    assert!(!put(&mut scene), "nobody knows when the Welcome was written");
+    hear(&mut scene);
+    miss_slot(&mut scene, empty);
     assert!(put(&mut scene));
     let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
     scene.now = scene.now.plus(quarter * 7 / 2);
     assert!(!put(&mut scene), "another commit may have been there, and expired");
-    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
+    miss_slot(&mut scene, empty);
     assert!(!put(&mut scene), "empty now says nothing of before");
-    scene.now = scene.now.plus(quarter * 9 / 10);
-    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
+    miss_for(&mut scene, quarter * 9 / 10, empty);
     assert!(!put(&mut scene));
-    scene.now = scene.now.plus(quarter / 5);
-    assert!(!put(&mut scene), "nor was it in sight so long that nobody can have passed over it");
-    miss_slot(&mut scene, [Some(Status::Empty), Some(Status::Empty)]);
+    miss_for(&mut scene, quarter / 5, empty);
     assert!(put(&mut scene), "who committed would have written the slot again");
+}
+
+/// The others may have passed over the slot meanwhile: their chains are read first. One that cannot be read holds nobody up for
+/// ever, whoever is there for an hour in the evening either; and a lid that was closed begins it anew.
+#[test]
+fn who_comes_back_hears_the_others_before_writing_to_a_slot() {
+    let mut scene = Scene::new(58);
+    scene.acquaint();
+    let (own, _) = stage(&mut scene, bob);
+    let put = |scene: &mut Scene| {
+        scene.bob.want_commit(own.row, scene.now, &scene.consensus, &mut scene.rng).unwrap().is_some()
+    };
+    let retention = Duration::from_millis(scene.consensus.parameters.retention_ms);
+    let empty = [Some(Status::Empty), Some(Status::Empty)];
+    miss_slot(&mut scene, empty);
+    hear(&mut scene);
+    // the lid is closed
+    scene.now = scene.now.plus(retention / 8);
+    miss_slot(&mut scene, empty);
+    assert!(!put(&mut scene), "what was heard before it says nothing of the time since");
+    hear(&mut scene);
+    miss_slot(&mut scene, empty);
+    assert!(put(&mut scene));
+    // away again, and this time the chain cannot be read
+    let mut evenings = 0;
+    while !put(&mut scene) || evenings == 0 {
+        scene.now = scene.now.plus(retention / 14);
+        scene.bob.reload().unwrap();
+        miss_slot(&mut scene, empty);
+        for _ in 0..3 {
+            scene.now = scene.now.plus(retention / 1_000);
+            miss_slot(&mut scene, empty);
+        }
+        evenings += 1;
+        assert!(evenings < 6, "somebody who has an hour each evening never commits");
+    }
 }
 
 /// The blob that Bob fetches has come.
@@ -189,6 +268,22 @@ fn what_is_no_commit_of_a_member_is_skipped_and_the_own_one_moves_on() {
     assert_eq!(conversation(&scene.bob).epoch, at.epoch + 1);
     assert!(commits::commit(&scene.bob.profile.db, &scene.bob.profile.vault, own.row).unwrap().is_none());
     assert!(!conversation(&scene.bob).broken);
+}
+
+/// Every member can seal what lies in a slot anew. What counts is what its committer signed: nobody stops over it.
+#[test]
+fn an_own_entry_that_somebody_sealed_anew_is_the_own_one() {
+    let mut scene = Scene::new(59);
+    scene.acquaint();
+    let epoch = conversation(&scene.bob).epoch;
+    let (own, _) = stage(&mut scene, bob);
+    let slots = keys(&scene);
+    let entry = crate::commit_slots::Entry::from_bytes(&slots.open(0, &own.body).unwrap()).unwrap();
+    let anew = slots.seal(0, &entry, &mut scene.rng).unwrap();
+    assert!(anew != own.body);
+    read_slot(&mut scene, 0, &anew);
+    assert_eq!(conversation(&scene.bob).epoch, epoch + 1, "it has won");
+    assert!(scene.bob.rolled_back.is_none());
 }
 
 #[test]

@@ -84,6 +84,14 @@ impl Mail {
         }
         let Some(content) = opened else {
             if j == reader.chain.next {
+                let heard = each(answers).filter(|(_, answer)| matches!(answer.status, Status::Found | Status::Empty));
+                if heard.count() == 2 {
+                    reader.fruitless = if elsewhere.is_some() { reader.fruitless.saturating_add(1) } else { 0 };
+                    // one replica's word is not enough, and of noise at both neither holds an `end`
+                    if elsewhere.is_none() && empty || reader.fruitless > 1 {
+                        reader.heard_at = Some(now);
+                    }
+                }
                 if elsewhere.is_some() {
                     reader.first = elsewhere;
                     let rank = if reader.request { reader.class(now, &consensus.parameters) } else { Rank::Hot };
@@ -98,6 +106,9 @@ impl Mail {
             return self.read_on(row, now, rng, consensus);
         };
         let next = reader.chain.next;
+        if j == next {
+            reader.fruitless = 0;
+        }
         if (next..next.saturating_add(AHEAD_MAX)).contains(&j) {
             reader.early.insert(j, content);
         }

@@ -9,7 +9,7 @@ use crate::contacts::{self, Succeeded};
 use crate::conversations::{self, requests_max};
 use crate::conversations_mls::{self, Begun};
 use crate::leaves_mls::Member;
-use crate::{chains, commits_mls, members};
+use crate::{chains, commits_mls, group_epochs, members};
 use shoal_protocol::UnixMillis;
 
 /// Welcomes that wait until we are out of the group to which they bring us back. Each costs whoever sent it the work of a letter;
@@ -126,6 +126,7 @@ impl Mail {
             stored::unseal_all(&transaction, row)?;
         }
         conversations::rejoin(&transaction, vault, row, &begun, &writer, request, now)?;
+        group_epochs::set_touched(&transaction, row, begun.epoch, self.out_of_sight(now))?;
         members::set_inviter(&transaction, row, inviter.leaf)?;
         blobs_store::delete_in(&transaction, blob.incoming.row)?;
         transaction.commit()?;

@@ -5,7 +5,7 @@ use super::parts::BlobIn;
 use super::unfound::Unfound;
 use super::writing::each;
 use super::{Mail, MailError, Standing, provider};
-use crate::blobs_store::{self, Purpose as Aim};
+use crate::blobs_store::{self, Observed, Purpose as Aim};
 use crate::chains::{self, Side};
 use crate::commit_slots::{Entry, SLOTS_MAX, SlotKeys, commit_hash, signed_part};
 use crate::commits::{self, Parcel};
@@ -15,12 +15,13 @@ use crate::conversations_mls::GroupError;
 use crate::group_epochs::{self, GroupEpoch, Sight};
 use crate::polls::{PollClock, mean_gap};
 use crate::want::{Rank, Want};
-use crate::{contacts, group_changes};
+use crate::{contacts, ends, group_changes};
 use rand::CryptoRng;
 use shoal_protocol::boxes::BoxBody;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Operation, Status};
 use shoal_protocol::{Hash, StoreIndex, UnixMillis};
+use std::time::Duration;
 
 /// What a replica was seen to hold in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +54,14 @@ pub(super) struct SlotReader {
     /// The commit that an `end` names.
     pub(super) named: Option<Hash>,
     pub(super) sight: Sight,
-    /// So many slots behind this one it looks next: this one is empty, and most say that a commit ended the epoch.
+    /// So many slots behind this one it looks next: this one is empty, and somebody says that a commit ended the epoch.
     ahead: u64,
-    /// When it came into sight again in this life of the client, after so long that others may have passed over it.
-    pub(super) back_at: Option<UnixMillis>,
+    /// The empty slot that decides, while something behind it is read.
+    base: Option<u64>,
+    /// Slots behind this one that hold nothing that counts, a bit each.
+    pub(super) refused: u64,
+    /// Since when it is in sight in this life of the client without a long gap, and when it was seen last.
+    in_sight: Option<Observed>,
 }
 
 impl SlotReader {
@@ -76,7 +81,9 @@ impl SlotReader {
             named: epoch.named,
             sight: epoch.sight,
             ahead: 0,
-            back_at: None,
+            base: epoch.base,
+            refused: epoch.refused,
+            in_sight: None,
         }
     }
     /// Whether it reads where the profile says.
@@ -94,10 +101,18 @@ impl SlotReader {
         }
         self.hurry();
     }
-    /// Looks into the slot behind the one that was looked into last, and after so many into the one that decides again.
+    /// Looks into a slot behind the one that was looked into last, and after so many into the one that decides again.
     pub(super) fn look(&mut self, most: u64) {
-        let last = most.min(SLOTS_MAX - 1 - self.slot.min(SLOTS_MAX - 1));
-        self.ahead = if self.ahead < last { self.ahead + 1 } else { 0 };
+        let fresh = |ahead: &u64| self.slot + ahead < SLOTS_MAX && self.refused >> (self.slot + ahead) & 1 == 0;
+        self.ahead = (self.ahead + 1..=most).find(fresh).unwrap_or(0);
+    }
+    /// This replica is to be asked first.
+    pub(super) fn ask_first(&mut self, store: StoreIndex) {
+        self.ask = Some(store);
+    }
+    /// It is in sight now. Since when it has been, without a gap of this length?
+    pub(super) fn in_sight_since(&mut self, now: UnixMillis, gap: Duration) -> UnixMillis {
+        self.in_sight.insert(Observed::again(self.in_sight, now, gap)).since
     }
     /// Whether a member sealed this for the slot.
     pub(super) fn opens(&self, slot: u64, body: &BoxBody) -> bool {
@@ -151,7 +166,7 @@ impl Mail {
             return Ok(());
         }
         if reader.ahead > 0 {
-            return self.looked_ahead((conversation, epoch, slot), answers, rng);
+            return self.looked_ahead((conversation, epoch, slot), flight, answers);
         }
         let mut found = None;
         for (store, answer) in each(answers) {
@@ -159,7 +174,7 @@ impl Mail {
             let other = flight.placement[1 - second];
             match (answer.status, &answer.body) {
                 (Status::Found, Some(body)) => match reader.keys.open(slot, body) {
-                    Some(plaintext) => found = Some((plaintext, body.clone())),
+                    Some(plaintext) => found = Some(plaintext),
                     None => {
                         if let Some(holds) = reader.holds.get_mut(second) {
                             *holds = Holds::Garbage;
@@ -176,15 +191,12 @@ impl Mail {
                 _ => {}
             }
         }
-        if let Some((plaintext, body)) = found {
-            let own = commits::commit_of(&self.profile.db, &self.profile.vault, conversation, epoch)?;
-            if let Some(own) = own.filter(|own| own.slot == slot && own.body == body) {
-                if self.passed_over(conversation, epoch, &own.hash)? {
-                    return self.skip_slot(conversation, epoch, slot, rng);
-                }
-                return self.won(own.row, now, rng);
-            }
+        if let Some(plaintext) = found {
             return self.entry_read(conversation, &plaintext, now, rng);
+        }
+        if reader.base.is_some() {
+            // it was there when it was looked into
+            return self.skip_slot(conversation, epoch, slot, rng);
         }
         // the second replica takes nothing that the first did not sign for: what the first spoilt decides nothing
         if matches!(reader.holds, [Holds::Garbage, Holds::Garbage | Holds::Nothing]) {
@@ -193,7 +205,7 @@ impl Mail {
         match self.unfound(conversation, flight, answers, now, consensus)? {
             Unfound::Waits => {}
             Unfound::GivenUp => return self.skip_slot(conversation, epoch, slot, rng),
-            Unfound::Elsewhere => return self.look_ahead(conversation),
+            Unfound::Elsewhere => self.look_ahead(conversation, now, consensus),
             Unfound::Missing => return self.commit_missing(conversation),
         }
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
@@ -226,8 +238,20 @@ impl Mail {
         drop(provider);
         match author {
             Author::Nobody => return self.skip_slot(conversation.row, epoch, slot, rng),
-            // ours, and not what we have on our disk
-            Author::Oneself => return self.stop(conversation.row),
+            Author::Oneself => {
+                // whoever sealed it: what counts is what we signed
+                let own = commits::commit_of(db, vault, conversation.row, epoch)?;
+                let own = own.filter(|own| own.slot == slot && own.manifest == entry.manifest);
+                let at = group_epochs::of(db, vault, conversation.row, epoch)?;
+                return match own.zip(at) {
+                    // ours, and not what we have on our disk
+                    None => self.stop(conversation.row),
+                    Some((own, at)) if self.passed_over(conversation.row, &at, &own.hash, now)? => {
+                        self.skip_slot(conversation.row, epoch, slot, rng)
+                    }
+                    Some((own, _)) => self.won(own.row, now, rng),
+                };
+            }
             Author::Peer => {}
         }
         let transaction = db.unchecked_transaction()?;
@@ -241,7 +265,7 @@ impl Mail {
         Ok(())
     }
 
-    /// What lies in the slot does not count: the next one decides.
+    /// What lies in the slot does not count: the next one decides. An own commit that waits goes there.
     fn skip_slot(
         &mut self,
         conversation: i64,
@@ -249,25 +273,17 @@ impl Mail {
         slot: u64,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
-        self.go_to_slot(conversation, epoch, slot, slot + 1, rng)
-    }
-
-    /// A later slot decides. An own commit that waits goes there.
-    pub(super) fn go_to_slot(
-        &mut self,
-        conversation: i64,
-        epoch: u64,
-        slot: u64,
-        next: u64,
-        rng: &mut impl CryptoRng,
-    ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation = conversations::by_row(db, vault, conversation)?;
-        let transaction = db.unchecked_transaction()?;
-        let Some(at) = group_epochs::of(&transaction, vault, conversation.row, epoch)? else { return Ok(()) };
+        let Some(at) = group_epochs::of(db, vault, conversation.row, epoch)? else { return Ok(()) };
         if conversation.epoch != epoch || at.slot != slot {
             return Ok(());
         }
+        if at.base.is_some() {
+            return self.look_back(conversation.row, &at);
+        }
+        let next = slot + 1;
+        let transaction = db.unchecked_transaction()?;
         group_epochs::set_slot(&transaction, conversation.row, epoch, next)?;
         if let Some((_, blob)) = at.fetching {
             blobs_store::delete_in(&transaction, blob)?;
@@ -308,8 +324,8 @@ impl Mail {
             return blobs_store::delete_in(db, blob);
         };
         let conversation = conversations::by_row(db, vault, conversation)?;
-        let at = group_epochs::of(db, vault, conversation.row, epoch)?;
-        let Some((slot, leaf)) = at.and_then(|at| Some((at.slot, at.fetching?.0))) else { return Ok(()) };
+        let Some(at) = group_epochs::of(db, vault, conversation.row, epoch)? else { return Ok(()) };
+        let (slot, Some((leaf, _))) = (at.slot, at.fetching) else { return Ok(()) };
         if self.rolled_back.is_some() || conversation.epoch != epoch {
             return Ok(());
         }
@@ -318,7 +334,7 @@ impl Mail {
         };
         let hash = commit_hash(bytes);
         // most went on from a later slot: whoever followed this one would be alone with its committer
-        if self.passed_over(conversation.row, epoch, &hash)? {
+        if self.passed_over(conversation.row, &at, &hash, now)? {
             return self.skip_slot(conversation.row, epoch, slot, rng);
         }
         let transaction = db.unchecked_transaction()?;
@@ -332,6 +348,13 @@ impl Mail {
             leaf,
             &parcel.commit,
         );
+        if let (Some(_), Ok(applied)) = (at.base, &applied)
+            && ends::most_named(&transaction, vault, conversation.row, epoch, applied.removed())? != Some(hash)
+        {
+            // behind an empty slot the word of those counts whom the commit leaves in
+            drop(transaction);
+            return self.look_back(conversation.row, &at);
+        }
         let led = match applied {
             Ok(Applied::On(led)) if parcel.covers(&led.removed) => led,
             Ok(Applied::Out(removed)) if parcel.covers(&removed) => {
@@ -353,6 +376,9 @@ impl Mail {
         };
         let Side::Own(writer) = &own.side else { return Err(MailError::Damaged("an own chain without write key")) };
         let mut entered = self.next_epoch(&transaction, &conversation, &led, &parcel.cuts, writer, &hash, now)?;
+        // the commit was read later than it was written: nobody can have been there before
+        let seen = at.sight.touched_at.max(self.out_of_sight(now));
+        group_epochs::set_touched(&transaction, conversation.row, led.begun.epoch, seen)?;
         // an own commit for this epoch lost; whom it was to add and the user wanted no more, the winner may have added
         let lost = commits::commit_of(&transaction, vault, conversation.row, epoch)?.and_then(|own| own.invitation);
         for (person, _) in lost.iter().flat_map(|lost| &lost.added) {

@@ -131,6 +131,8 @@ impl Mail {
             .collect::<Result<Vec<(u64, Option<i64>, Option<i64>)>, _>>()?;
         let mut timeline = Timeline { seen: self.seen_up_to(place)?, ..Timeline::default() };
         let mut text = 0;
+        // not all have something to show
+        timeline.more = rows.len() > limit;
         for (cursor, sent, received) in rows {
             if timeline.entries.len() == limit || text > TIMELINE_TEXT_MAX {
                 timeline.more = true;

@@ -1,25 +1,25 @@
 //! Nothing was found in a slot: what that means, and where else the commit may be.
 
 use super::epochs::Entered;
-use super::flight::Flight;
+use super::flight::{Flight, Reader};
 use super::writing::each;
 use super::{Mail, MailError};
-use crate::group_epochs::Sight;
-use crate::{conversations, ends, group_epochs, members};
-use rand::CryptoRng;
+use crate::blobs_store::{self, Observed};
+use crate::group_epochs::{self, GroupEpoch, Sight};
+use crate::{commits, conversations, ends};
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Status};
 use shoal_protocol::{Hash, UnixMillis};
 use std::time::Duration;
 
 /// Slots behind an empty one that are looked into. Members pass over one when the replica that decides it was mute for a
-/// quarter of the retention time; three times in one epoch no two stores do that.
+/// sixteenth of the retention time at least; three times in one epoch no two stores do that.
 const AHEAD_MAX: u64 = 3;
 /// After this part of the retention time a slot is passed over whose deciding replica is mute: when it left, or somebody is
 /// told that there is a commit.
-const PATIENCE_SHORT: u64 = 16;
+const PATIENCE_SHORT: u32 = 16;
 /// After this one in any case.
-const PATIENCE_LONG: u64 = 4;
+const PATIENCE_LONG: u32 = 4;
 
 /// What it means that nothing was found in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,40 @@ pub(super) enum Unfound {
     Missing,
 }
 
-/// Whether the slot was seen empty so lately that nobody can have passed over it since: they wait for longer.
-pub(super) fn seen_lately(sight: &Sight, now: UnixMillis, consensus: &Consensus) -> bool {
-    let patience = Duration::from_millis(consensus.parameters.retention_ms / PATIENCE_SHORT);
-    now <= sight.touched_at.plus(patience)
+impl Sight {
+    /// Whether the slot was seen empty so lately that nobody can have passed over it since: they wait for longer.
+    pub(super) fn lately(&self, now: UnixMillis, retention: Duration) -> bool {
+        now <= self.touched_at.plus(retention / PATIENCE_SHORT)
+    }
+    /// Whether the slot was out of sight for so long, now or before, that others may have passed over it. Who was there all the
+    /// time knows that none did, whatever others say.
+    pub(super) fn interrupted(&self, now: UnixMillis, retention: Duration) -> bool {
+        self.back_at.is_some() || !self.lately(now, retention)
+    }
+}
+
+/// When a slot that had been out of sight was seen again, and how long ago that is in this stretch of being there.
+#[derive(Clone, Copy)]
+struct Return {
+    /// First of all, over all lives of the client.
+    back_at: UnixMillis,
+    /// In this stretch: the slot has been in sight since.
+    since: UnixMillis,
+}
+
+impl Return {
+    /// Whether a chain was read to its end since the slot is in sight again. A chain whose replicas do not all answer, or of which
+    /// one hides what the other has, holds nobody up for ever: who is there for the 512th part of the retention time (40 minutes
+    /// of 14 days) is content with one replica's word, and the 64th part is the most, or a quarter that is slept through.
+    fn heard(self, chain: &Reader, now: UnixMillis, retention: Duration) -> bool {
+        let over = |since: UnixMillis, part: u32| since.plus(retention / part) < now;
+        let patient = over(self.since, 512);
+        if over(self.since, 64) || (patient && over(self.back_at, 4)) {
+            return true;
+        }
+        let read = if patient { chain.dry_at.max(chain.heard_at) } else { chain.heard_at };
+        read.is_some_and(|at| at >= self.since)
+    }
 }
 
 impl Mail {
@@ -67,8 +97,9 @@ impl Mail {
         // who was away for so long that it may have come and gone knows nothing
         let seen = sight.hold_until == UnixMillis(0) && sight.touched_at.plus(retention * 3 / 4) >= now;
         let second_gone = flight.placement.get(1).is_some_and(|second| consensus.store(*second).is_none());
-        if reader.named.is_some() && empty_at(0) && (empty_at(1) || second_gone) {
-            let gone = seen && sight.missing_since.get_or_insert(now).plus(retention / 8) < now;
+        if reader.named.is_some() && empty_at(0) {
+            let nowhere = empty_at(1) || second_gone;
+            let gone = nowhere && seen && sight.missing_since.get_or_insert(now).plus(retention / 8) < now;
             unfound = if gone { Unfound::Missing } else { Unfound::Elsewhere };
         }
         if empty_at(0) {
@@ -77,35 +108,40 @@ impl Mail {
                 // whoever committed writes its slot again at least so often
                 sight.hold_until = now.plus(retention / 4);
                 sight.touched_at = now;
-            } else if !seen_lately(&sight, now, consensus) {
+            } else if !sight.lately(now, retention) {
                 // others may have passed over it meanwhile: their chains say so, and are read to their ends first
-                let since = *reader.back_at.get_or_insert(now);
-                let readers = self.memory.readers.values_mut().filter(|reader| reader.conversation == conversation);
+                let back = Return {
+                    back_at: *sight.back_at.get_or_insert(now),
+                    since: reader.in_sight_since(now, retention / PATIENCE_SHORT),
+                };
+                let readers = self.memory.readers.values_mut().filter(|chain| chain.conversation == conversation);
                 let mut behind = false;
-                for chain in readers.filter(|chain| !chain.paused && chain.dry_at.is_none_or(|at| at < since)) {
+                for chain in readers.filter(|chain| !back.heard(chain, now, retention)) {
                     behind = true;
                     if !chain.clock.due(now) {
                         chain.clock.ring(now);
                     }
                 }
-                // a chain whose replicas are gone holds nobody up for long
-                if !behind || since.plus(retention / 64) < now {
+                if !behind {
                     sight.touched_at = now;
-                    reader.back_at = None;
                 }
             } else if sight.touched_at.plus(retention / 64) < now {
                 sight.touched_at = now;
             }
-            sight.mute_since = None;
+            sight.mute = None;
         } else if spoke {
-            sight.mute_since = None;
+            sight.mute = None;
         } else if empty_at(1) {
-            let since = *sight.mute_since.get_or_insert(now);
+            // who was not there to see it does not know that it was mute meanwhile
+            let mute = Observed::again(sight.mute, now, retention / 32);
+            sight.mute = Some(mute);
             // who is told that there is a commit need not wait for long
             // nor who sees that the store has left
             let left = consensus.store(flight.placement[0]).is_none();
             let part = if reader.named.is_some() || left { PATIENCE_SHORT } else { PATIENCE_LONG };
-            if since.plus(Duration::from_millis(consensus.parameters.retention_ms / part)) < now {
+            // nobody passes over it before there is something to follow in the next one: others may not have to
+            let own = commits::commit_of(&self.profile.db, &self.profile.vault, conversation, reader.epoch)?;
+            if mute.since.plus(retention / part) < now && (reader.named.is_some() || own.is_some()) {
                 unfound = Unfound::GivenUp;
             }
         }
@@ -117,19 +153,16 @@ impl Mail {
     }
 
     /// The commit that ended the epoch, as members say, is nowhere. When more than half of the others say so the own profile may
-    /// have been away until it was gone, and looks behind the next slots; else they did not say the truth, and nothing more is read of them.
+    /// have been away until it was gone, and waits; else they did not say the truth, and nothing more is read of them.
     pub(super) fn commit_missing(&mut self, conversation: i64) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation = conversations::by_row(db, vault, conversation)?;
+        if ends::most_named(db, vault, conversation.row, conversation.epoch, &[])?.is_some() {
+            return Ok(());
+        }
         // no commit has this hash
         let never = Hash::from_bytes([0; 32]);
-        let mut said = ends::name_others(db, vault, conversation.row, conversation.epoch, &never)?;
-        let others = members::current(db, conversation.row)?.into_iter().filter(|member| !member.astray);
-        let others: Vec<i64> = others.map(|member| member.row).collect();
-        said.retain(|member| others.contains(member));
-        if 2 * said.len() > others.len() {
-            return self.look_ahead(conversation.row);
-        }
+        let said = ends::name_others(db, vault, conversation.row, conversation.epoch, &never)?;
         let transaction = db.unchecked_transaction()?;
         let mut entered = Entered { regrouped: true, ..Entered::default() };
         entered.forked = self.part_from(&transaction, &conversation, conversation.epoch, &said)?;
@@ -140,38 +173,86 @@ impl Mail {
         self.went_on(conversation.row, entered)
     }
 
-    /// The slot is empty. When most others say that a commit ended the epoch they may have passed over the slot while the
-    /// replica that decides it was mute, and we were away: the next ones are looked into, one at a time and round about. The
-    /// word of fewer moves nobody, else one member could lead another away from those who wait here.
-    pub(super) fn look_ahead(&mut self, conversation: i64) -> Result<(), MailError> {
-        let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
-        let named = ends::most_named(&self.profile.db, &self.profile.vault, conversation, reader.epoch)?;
-        reader.look(if named.is_some() { AHEAD_MAX } else { 0 });
-        Ok(())
+    /// The slot is empty, and a member says that a commit ended the epoch. Others may have passed over the slot while the replica
+    /// that decides it was mute and we were away: then the next ones are looked into, one at a time and round about.
+    pub(super) fn look_ahead(&mut self, conversation: i64, now: UnixMillis, consensus: &Consensus) {
+        let retention = Duration::from_millis(consensus.parameters.retention_ms);
+        if let Some(reader) = self.memory.slots.get_mut(&conversation)
+            && reader.sight.interrupted(now, retention)
+        {
+            reader.look(AHEAD_MAX);
+        }
     }
 
-    /// What lies in a slot behind an empty one: when a member filled it it is the one to read.
+    /// What lies in a slot behind an empty one: when a member filled it it is read, and counts if it is what others name.
     pub(super) fn looked_ahead(
         &mut self,
         (conversation, epoch, slot): (i64, u64, u64),
+        flight: &Flight,
         answers: Option<&Answers>,
-        rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
-        let bodies = each(answers).filter_map(|(_, answer)| answer.body.as_ref());
-        if !bodies.into_iter().any(|body| reader.opens(slot, body)) {
-            if answers.is_some() {
-                reader.look(AHEAD_MAX);
+        let (mut opens, mut spoilt, mut other, mut empty) = (false, false, None, false);
+        for (store, answer) in each(answers) {
+            match (answer.status, &answer.body) {
+                (Status::Found, Some(body)) if reader.opens(slot, body) => opens = true,
+                (Status::Found, Some(_)) => spoilt = true,
+                (Status::Found, None) => other = Some(store),
+                (Status::Empty, _) if flight.placement.first() == Some(&store) => empty = true,
+                _ => {}
             }
-            return Ok(());
         }
-        let from = reader.slot;
-        self.go_to_slot(conversation, epoch, from, slot, rng)
+        if opens {
+            group_epochs::look_into(&self.profile.db, conversation, epoch, slot)?;
+            self.refollow(conversation)?;
+            if let Some(reader) = self.memory.slots.get_mut(&conversation) {
+                reader.hurry();
+            }
+        } else if let (Some(other), false) = (other, spoilt) {
+            reader.ask_first(other);
+        } else if spoilt || empty {
+            reader.look(AHEAD_MAX);
+        } else {
+            // it was not heard: the empty slot decides, and it is looked into again after that
+            reader.look(0);
+        }
+        Ok(())
     }
 
-    /// Whether most other members say that another commit than this one ended the epoch.
-    pub(super) fn passed_over(&self, conversation: i64, epoch: u64, commit: &Hash) -> Result<bool, MailError> {
-        let named = ends::most_named(&self.profile.db, &self.profile.vault, conversation, epoch)?;
+    /// What was looked into behind an empty slot does not count: back to that one.
+    pub(super) fn look_back(&mut self, conversation: i64, at: &GroupEpoch) -> Result<(), MailError> {
+        let transaction = self.profile.db.unchecked_transaction()?;
+        group_epochs::look_back(&transaction, conversation, at.epoch)?;
+        if let Some((_, blob)) = at.fetching {
+            blobs_store::delete_in(&transaction, blob)?;
+        }
+        transaction.commit()?;
+        if let Some((_, blob)) = at.fetching {
+            self.memory.blobs_in.remove(&blob);
+        }
+        self.refollow(conversation)
+    }
+
+    /// When the slot of an epoch counts as seen last that was entered by what others wrote, nobody knows when: so long ago that
+    /// their chains are read first, and not so long that a commit may have expired there.
+    pub(super) fn out_of_sight(&self, now: UnixMillis) -> UnixMillis {
+        now.minus(Duration::from_millis(self.profile.network().parameters.retention_ms / 8))
+    }
+
+    /// Whether a commit that lies where others were to look has been passed over by them, while the slot was out of sight here: most
+    /// of them say that another one ended the epoch.
+    pub(super) fn passed_over(
+        &self,
+        conversation: i64,
+        at: &GroupEpoch,
+        commit: &Hash,
+        now: UnixMillis,
+    ) -> Result<bool, MailError> {
+        let retention = Duration::from_millis(self.profile.network().parameters.retention_ms);
+        if at.base.is_some() || !at.sight.interrupted(now, retention) {
+            return Ok(false);
+        }
+        let named = ends::most_named(&self.profile.db, &self.profile.vault, conversation, at.epoch, &[])?;
         Ok(named.is_some_and(|named| named != *commit))
     }
 }

@@ -88,6 +88,23 @@ fn who_comes_back_to_an_empty_slot_reads_before_committing() {
     }
 }
 
+/// Whom a commit removes never says that it was applied: the word of those counts whom it leaves in.
+#[test]
+fn a_removal_is_followed_behind_an_empty_slot() {
+    let (mut world, id) = trio(718);
+    let store = decider(&mut world, BOB);
+    world.crash(BOB);
+    world.stores.get_mut(&store).unwrap().down = true;
+    let address = world.address(MALLORY);
+    world.mail(ALICE).group_remove(&id, &address).unwrap();
+    until(&mut world, "Alice removes her", |world| state_of(world, ALICE, MALLORY).is_none());
+    world.stores.get_mut(&store).unwrap().down = false;
+    world.restart(BOB);
+    until(&mut world, "Bob follows", |world| state_of(world, BOB, MALLORY).is_none());
+    assert_eq!(state_of(&mut world, BOB, ALICE), Some(MemberState::Member));
+    talk(&mut world, &id, "without her");
+}
+
 /// A member fills the slot behind an empty one, and names what is there: the word of one of two others moves nobody.
 #[test]
 fn one_member_leads_nobody_behind_an_empty_slot() {

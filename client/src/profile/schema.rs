@@ -2,7 +2,7 @@
 //! counters, states and times, which the file's 0600 protects.
 
 /// Format that this version writes; kept in SQLite's `user_version`.
-pub(super) const FORMAT: u32 = 9;
+pub(super) const FORMAT: u32 = 10;
 
 /// Everything of format 7 but [`VERIFIED`] and what a screen shows (`schema_timeline`).
 pub(super) const TABLES: &str = "
@@ -93,13 +93,17 @@ CREATE TABLE group_epoch (
     generation INTEGER NOT NULL,
     secret BLOB NOT NULL,                     -- sealed commit secret
     slot INTEGER NOT NULL DEFAULT 0,          -- the slot to read next
+    base INTEGER,                             -- the empty slot before it that still decides
+    refused INTEGER NOT NULL DEFAULT 0,       -- slots behind that one that hold nothing that counts, a bit each
     leaf INTEGER,                             -- who filled that slot, as its entry proves
     blob INTEGER REFERENCES blob_in,          -- the commit of that slot, being fetched
     named BLOB,                               -- sealed hash of the commit that another member's end names
     applied BLOB,                             -- sealed hash of the commit that ended the epoch here
     touched_at INTEGER NOT NULL,              -- when the slot was last seen empty at the replica that decides
     hold_until INTEGER NOT NULL DEFAULT 0,    -- no own commit before: the slot was out of sight for too long
-    mute_since INTEGER,                       -- since when that replica alone does not answer
+    mute_since INTEGER,                       -- since when that replica alone does not answer,
+    mute_seen INTEGER,                        -- and when that was seen last
+    back_at INTEGER,                          -- when the slot was in sight again after having been out of it for long
     missing_since INTEGER,                    -- since when both say that it is empty, though a commit is named
     PRIMARY KEY (conversation, epoch)
 ) WITHOUT ROWID;

@@ -56,9 +56,13 @@ fn unreachable(profile: &Path, error: &io::Error) -> Failure {
 /// the user may have stopped it.
 pub(crate) async fn reach_again(profile: &Path) -> Result<Caller, Failure> {
     loop {
+        sleep(LOOK_AGAIN).await;
+        if !profile.is_dir() {
+            return Err(MailError::Missing(profile.to_owned()).into());
+        }
         match Caller::connect(profile) {
             Ok(caller) => return Ok(caller),
-            Err(error) if not_running(&error) => sleep(LOOK_AGAIN).await,
+            Err(error) if not_running(&error) => {}
             Err(error) => return Err(unreachable(profile, &error)),
         }
     }

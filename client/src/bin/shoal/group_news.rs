@@ -14,11 +14,11 @@ pub(crate) struct GroupNews {
 }
 
 impl GroupNews {
-    /// As they are now.
-    pub(crate) async fn look(caller: &mut Caller) -> Result<Self, CallerError> {
+    /// Looks at all of them, and says what is new since the last time.
+    pub(crate) async fn look(&mut self, caller: &mut Caller) -> Result<Vec<String>, CallerError> {
         let all: Vec<ConversationLine> = caller.call(Call::Conversations).await?;
         let groups = all.into_iter().filter(|line| line.kind == Kind::Group);
-        Ok(Self { known: groups.map(|group| (group.conversation.clone(), group)).collect() })
+        Ok(groups.flat_map(|group| self.take(group)).collect())
     }
 
     /// What is new about a group; from now on it is known so.

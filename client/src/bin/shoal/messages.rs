@@ -238,10 +238,9 @@ pub(crate) async fn read(
     out: &Out,
 ) -> Result<(), Problem> {
     let mut caller = reach(profile, out).await?;
-    let mut bookmark = Bookmark { since, after: None };
+    let mut bookmark = Bookmark { since, after: None, groups: None };
     loop {
         match show(&mut caller, &mut bookmark, follow, ids, out).await {
-            // what was printed and not marked as read is printed again: better twice than not at all
             Err(Stop::Gone(_)) if follow => {
                 tracing::warn!("the daemon has stopped: what comes is shown here when it runs again (shoal up)");
                 caller = reach_again(profile).await?;
@@ -258,6 +257,8 @@ struct Bookmark {
     /// The moment that the user asked for, until the first page has come.
     since: Option<String>,
     after: Option<u64>,
+    /// The groups as they were when they were looked at last.
+    groups: Option<GroupNews>,
 }
 
 /// Why nothing more is shown.
@@ -292,10 +293,12 @@ async fn show(caller: &mut Caller, bookmark: &mut Bookmark, follow: bool, ids: b
         // the daemon that was told is gone, and may have gone before it heard
         let _: Value = caller.call(Call::ReadDone { cursor }).await?;
     }
-    let mut groups = match follow && !out.json {
-        true => Some(GroupNews::look(caller).await?),
-        false => None,
-    };
+    if follow && !out.json {
+        let again = bookmark.groups.is_some();
+        for news in bookmark.groups.get_or_insert_default().look(caller).await?.iter().filter(|_| again) {
+            out.text(&format!("-- {news}"))?;
+        }
+    }
     loop {
         let since = bookmark.since.clone().filter(|_| bookmark.after.is_none());
         let Page { mut entries } = caller.call(Call::Read { since, after: bookmark.after }).await?;
@@ -308,7 +311,7 @@ async fn show(caller: &mut Caller, bookmark: &mut Bookmark, follow: bool, ids: b
             if !follow {
                 return Ok(());
             }
-            wait_for_message(caller, groups.as_mut(), out).await?;
+            wait_for_message(caller, bookmark.groups.as_mut(), out).await?;
             continue;
         }
         out.flush()?;

@@ -22,8 +22,6 @@ pub(crate) struct GroupEpoch {
     pub(crate) slot: u64,
     /// The empty slot before it that still decides: what lies in `slot` counts only when it is the commit that others name.
     pub(crate) base: Option<u64>,
-    /// Slots that were looked into from there, a bit each, and hold nothing that counts.
-    pub(crate) refused: u64,
     /// Who filled that slot, and the blob of the commit, while it is fetched.
     pub(crate) fetching: Option<(u32, i64)>,
     /// The commit that another member's `end` names.
@@ -44,8 +42,8 @@ pub(crate) struct Sight {
     pub(crate) back_at: Option<UnixMillis>,
     /// That it alone does not answer.
     pub(crate) mute: Option<Observed>,
-    /// Since when both replicas say that the slot is empty, though a member's `end` names a commit.
-    pub(crate) missing_since: Option<UnixMillis>,
+    /// That both replicas say that the slot is empty, though a member's `end` names a commit.
+    pub(crate) missing: Option<Observed>,
 }
 
 /// Keeps the epoch that a group has come to.
@@ -69,7 +67,7 @@ pub(crate) fn insert(
 pub(crate) fn set_sight(db: &Connection, conversation: i64, epoch: u64, sight: &Sight) -> Result<(), MailError> {
     db.prepare_cached(
         "UPDATE group_epoch SET touched_at = ?3, hold_until = ?4, mute_since = ?5, mute_seen = ?6, missing_since = ?7,
-            back_at = ?8
+            missing_seen = ?8, back_at = ?9
          WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((
@@ -79,7 +77,8 @@ pub(crate) fn set_sight(db: &Connection, conversation: i64, epoch: u64, sight: &
         sight.hold_until.0,
         sight.mute.map(|mute| mute.since.0),
         sight.mute.map(|mute| mute.seen.0),
-        sight.missing_since.map(|at| at.0),
+        sight.missing.map(|missing| missing.since.0),
+        sight.missing.map(|missing| missing.seen.0),
         sight.back_at.map(|at| at.0),
     ))?;
     Ok(())
@@ -102,34 +101,37 @@ pub(crate) fn of(
     epoch: u64,
 ) -> Result<Option<GroupEpoch>, MailError> {
     type Hashes = (Option<Vec<u8>>, Option<Vec<u8>>);
-    type Places = (u64, Option<u64>, u64, Option<u32>, Option<i64>);
-    type Times = (u64, u64, Option<u64>, Option<u64>, Option<u64>, Option<u64>);
+    type Places = (u64, Option<u64>, Option<u32>, Option<i64>);
+    type Seen = (Option<u64>, Option<u64>);
+    type Times = (u64, u64, Seen, Seen, Option<u64>);
     type Raw = (u32, Vec<u8>, Places, Hashes, Times);
     let found: Option<Raw> = db
         .prepare_cached(
-            "SELECT generation, secret, slot, base, refused, leaf, blob, named, applied, touched_at, hold_until, mute_since,
-                mute_seen, missing_since, back_at
+            "SELECT generation, secret, slot, base, leaf, blob, named, applied, touched_at, hold_until, mute_since,
+                mute_seen, missing_since, missing_seen, back_at
              FROM group_epoch WHERE conversation = ?1 AND epoch = ?2",
         )?
         .query_row((conversation, epoch), |row| {
             Ok((
                 row.get(0)?,
                 row.get(1)?,
-                (row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?),
-                (row.get(7)?, row.get(8)?),
-                (row.get(9)?, row.get(10)?, row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?),
+                (row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?),
+                (row.get(6)?, row.get(7)?),
+                (row.get(8)?, row.get(9)?, (row.get(10)?, row.get(11)?), (row.get(12)?, row.get(13)?), row.get(14)?),
             ))
         })
         .optional()?;
     let Some((generation, secret, places, (named, applied), times)) = found else { return Ok(None) };
-    let (slot, base, refused, leaf, blob) = places;
-    let (touched_at, hold_until, mute_since, mute_seen, missing_since, back_at) = times;
-    let mute = mute_since.zip(mute_seen);
+    let (slot, base, leaf, blob) = places;
+    let (touched_at, hold_until, mute, missing, back_at) = times;
+    let observed = |(since, seen): Seen| {
+        since.zip(seen).map(|(since, seen)| Observed { since: UnixMillis(since), seen: UnixMillis(seen) })
+    };
     let sight = Sight {
         touched_at: UnixMillis(touched_at),
         hold_until: UnixMillis(hold_until),
-        mute: mute.map(|(since, seen)| Observed { since: UnixMillis(since), seen: UnixMillis(seen) }),
-        missing_since: missing_since.map(UnixMillis),
+        mute: observed(mute),
+        missing: observed(missing),
         back_at: back_at.map(UnixMillis),
     };
     let open = |context, sealed: &[u8]| vault.open_array(context, sealed).map_err(|_| DAMAGED);
@@ -142,7 +144,6 @@ pub(crate) fn of(
         secret: open(SECRET, &secret)?,
         slot,
         base,
-        refused,
         fetching: leaf.zip(blob),
         named: hash(named)?,
         applied: hash(applied)?,
@@ -161,7 +162,8 @@ pub(crate) fn of_blob(db: &Connection, blob: i64) -> Result<Option<(i64, u64)>, 
 /// Moves on to a slot; what was fetched for the one before is no longer wanted.
 pub(crate) fn set_slot(db: &Connection, conversation: i64, epoch: u64, slot: u64) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL, mute_seen = NULL, missing_since = NULL
+        "UPDATE group_epoch SET slot = ?3, leaf = NULL, blob = NULL, mute_since = NULL, mute_seen = NULL,
+            missing_since = NULL, missing_seen = NULL
          WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((conversation, epoch, slot))?;
@@ -175,10 +177,10 @@ pub(crate) fn look_into(db: &Connection, conversation: i64, epoch: u64, slot: u6
     Ok(())
 }
 
-/// It does not count: the empty slot decides again, and this one is not looked into before somebody names a commit again.
+/// It does not count: the empty slot decides again.
 pub(crate) fn look_back(db: &Connection, conversation: i64, epoch: u64) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET slot = base, base = NULL, refused = refused | (1 << slot), leaf = NULL, blob = NULL
+        "UPDATE group_epoch SET slot = base, base = NULL, leaf = NULL, blob = NULL
          WHERE conversation = ?1 AND epoch = ?2 AND base IS NOT NULL",
     )?
     .execute((conversation, epoch))?;
@@ -205,7 +207,7 @@ pub(crate) fn set_named(
     hash: &Hash,
 ) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET named = ?3, missing_since = NULL, refused = 0 WHERE conversation = ?1 AND epoch = ?2",
+        "UPDATE group_epoch SET named = ?3, missing_since = NULL, missing_seen = NULL WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((conversation, epoch, vault.seal(HASH, hash.as_bytes())))?;
     Ok(())
@@ -214,7 +216,7 @@ pub(crate) fn set_named(
 /// The commit that was named is nowhere: nobody looks for it any more.
 pub(crate) fn forget_named(db: &Connection, conversation: i64, epoch: u64) -> Result<(), MailError> {
     db.prepare_cached(
-        "UPDATE group_epoch SET named = NULL, missing_since = NULL WHERE conversation = ?1 AND epoch = ?2",
+        "UPDATE group_epoch SET named = NULL, missing_since = NULL, missing_seen = NULL WHERE conversation = ?1 AND epoch = ?2",
     )?
     .execute((conversation, epoch))?;
     Ok(())

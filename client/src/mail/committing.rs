@@ -334,8 +334,12 @@ impl Mail {
             return Ok(());
         }
         let at = group_epochs::of(&self.profile.db, &self.profile.vault, commit.conversation, commit.epoch)?;
-        let passed_over = at.map_or(Ok(false), |at| self.passed_over(commit.conversation, &at, &commit.hash, now))?;
-        if stored != 0 && !passed_over {
+        // while something behind the slot is looked into it is not known whether anybody still reads it there
+        let elsewhere = match at {
+            Some(at) => at.base.is_some() || self.passed_over(commit.conversation, &at, &commit.hash, now)?,
+            None => false,
+        };
+        if stored != 0 && !elsewhere {
             return self.won(row, now, rng);
         }
         // nor does it take anything without the replica that decides: whether that one is gone is seen by reading

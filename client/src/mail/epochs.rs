@@ -189,6 +189,9 @@ impl Mail {
         self.memory.plan = true;
         self.memory.unsealed = true;
         self.confirmed(entered.confirmed);
+        if let Some(slot) = self.memory.slots.get_mut(&conversation) {
+            slot.look_anew();
+        }
         self.refollow(conversation)?;
         self.repause(conversation)?;
         if entered.forked {
@@ -230,13 +233,17 @@ impl Mail {
         match (epoch, self.memory.slots.get_mut(&row)) {
             (Some(epoch), Some(reader)) if reader.is_at(&epoch) => {
                 reader.request = conversation.request;
-                reader.refused = epoch.refused;
                 if let Some(named) = epoch.named {
                     reader.name(named);
                 }
             }
-            (Some(epoch), _) => {
-                self.memory.slots.insert(row, SlotReader::new(&epoch, conversation.request));
+            (Some(epoch), before) => {
+                let reader = SlotReader::new(&epoch, conversation.request);
+                let reader = match before {
+                    Some(before) => reader.after(before),
+                    None => reader,
+                };
+                self.memory.slots.insert(row, reader);
             }
             (None, _) => {
                 self.memory.slots.remove(&row);

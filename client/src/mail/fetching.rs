@@ -2,6 +2,7 @@
 //! rename.
 
 use super::parts::{BlobIn, Brings};
+use super::slots::SlotReader;
 use super::stored::Received;
 use super::writing::each;
 use super::{Mail, MailError, conversations, stored};
@@ -239,7 +240,7 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         if purpose == Purpose::Commit {
-            return self.commit_given_up(row, rng);
+            return self.commit_given_up(row, now, rng);
         }
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation: Option<(i64, i64)> = db
@@ -305,10 +306,17 @@ impl Mail {
                     // to skip a commit that others follow parts us from them: only what was seen not to be there counts, and
                     // not that we did not come to read it. Its writer writes it again after half of the retention
                     Purpose::Commit => {
-                        let long = if blob.empty_seen { retention * 3 / 4 } else { retention };
+                        let of = group_epochs::of_blob(&self.profile.db, *row);
+                        let slot = of.as_ref().ok().and_then(|of| self.memory.slots.get(&of.as_ref()?.0));
+                        let long = match slot.is_some_and(SlotReader::behind) {
+                            // the empty slot before it decides as long as it is not there
+                            true => retention / 64,
+                            false if blob.empty_seen => retention * 3 / 4,
+                            false => retention,
+                        };
                         let gone = blob.incoming.absent.is_some_and(|gone| gone.since.plus(long) <= gone.seen);
                         // or its epoch is over
-                        gone || matches!(group_epochs::of_blob(&self.profile.db, *row), Ok(None))
+                        gone || matches!(of, Ok(None))
                     }
                     // a writer whose ticks do not suffice to write all of it before stores forget the first goes through it again
                     // and again: each time more of it is found

@@ -3,6 +3,7 @@
 use super::{ConversationId, Mail, MailError, Standing};
 use crate::contacts::{self, Contact};
 use crate::conversations::{self, Conversation};
+use crate::group_changes::{self, Wanted};
 use crate::invites as own_invites;
 use crate::names::Name;
 use shoal_protocol::address::Address;
@@ -55,6 +56,22 @@ impl Mail {
         if self.profile.own.is_own(address.inbox()) { Err(MailError::Oneself) } else { Ok(address) }
     }
 
+    /// Groups to which the user has given a name that the others do not know yet.
+    fn to_be_called(&self, name: &str) -> Result<Vec<Conversation>, MailError> {
+        let (db, vault) = (&self.profile.db, &self.profile.vault);
+        let mut groups = conversations::all(db, vault)?;
+        let mut called = Vec::new();
+        groups.retain(|group| group.contact.is_none());
+        for group in groups {
+            let changes = group_changes::all(db, vault, group.row)?;
+            let so = |wanted: &Wanted| matches!(wanted, Wanted::Rename { name: new } if new.as_str() == name);
+            if changes.iter().any(|change| so(&change.wanted)) {
+                called.push(group);
+            }
+        }
+        Ok(called)
+    }
+
     /// Who is meant by a name, an address or a conversation. A contact's name goes before a group's; of a group's that several
     /// have nobody can be meant.
     pub(super) fn target(&self, who: &str) -> Result<Option<Target>, MailError> {
@@ -76,6 +93,9 @@ impl Mail {
             return Ok(Some(Target::Person(contact, conversation)));
         }
         let mut groups = conversations::groups_named(db, vault, who)?;
+        if groups.is_empty() {
+            groups = self.to_be_called(who)?;
+        }
         let gone = groups.last().cloned();
         groups.retain(|group| matches!(group.standing, Standing::Member | Standing::Away));
         if groups.iter().any(|group| !group.request) {

@@ -58,10 +58,13 @@ pub(super) struct SlotReader {
     ahead: u64,
     /// The empty slot that decides, while something behind it is read.
     base: Option<u64>,
-    /// Slots behind this one that hold nothing that counts, a bit each.
-    pub(super) refused: u64,
+    /// Slots behind this one that hold nothing that counts, a bit each, and when they are looked into again.
+    refused: u64,
+    refused_until: UnixMillis,
     /// Since when it is in sight in this life of the client without a long gap, and when it was seen last.
     in_sight: Option<Observed>,
+    /// Nothing was found in the slots behind this one since it is in sight; `false` in the middle of a round.
+    pub(super) alone: bool,
 }
 
 impl SlotReader {
@@ -82,8 +85,10 @@ impl SlotReader {
             sight: epoch.sight,
             ahead: 0,
             base: epoch.base,
-            refused: epoch.refused,
+            refused: 0,
+            refused_until: UnixMillis(0),
             in_sight: None,
+            alone: false,
         }
     }
     /// Whether it reads where the profile says.
@@ -96,15 +101,42 @@ impl SlotReader {
     }
     /// An `end` named the commit.
     pub(super) fn name(&mut self, commit: Hash) {
-        if self.named.replace(commit) != Some(commit) {
-            self.sight.missing_since = None;
-        }
+        self.named = Some(commit);
         self.hurry();
     }
+    /// What was known of the epoch's slots before it came to this one.
+    pub(super) fn after(self, before: &Self) -> Self {
+        match self.epoch == before.epoch {
+            true => Self { refused: before.refused, refused_until: before.refused_until, ..self },
+            false => self,
+        }
+    }
     /// Looks into a slot behind the one that was looked into last, and after so many into the one that decides again.
-    pub(super) fn look(&mut self, most: u64) {
+    pub(super) fn look(&mut self, most: u64, now: UnixMillis) {
+        if self.refused_until <= now {
+            self.refused = 0;
+        }
         let fresh = |ahead: &u64| self.slot + ahead < SLOTS_MAX && self.refused >> (self.slot + ahead) & 1 == 0;
-        self.ahead = (self.ahead + 1..=most).find(fresh).unwrap_or(0);
+        let next = (self.ahead + 1..=most).find(fresh);
+        self.alone |= next.is_none() && most > 0 && self.refused == 0;
+        self.ahead = next.unwrap_or(0);
+    }
+    /// Somebody said something new: what did not count may count now.
+    pub(super) fn look_anew(&mut self) {
+        self.refused = 0;
+    }
+    /// What lies in the slot that is read does not count; it is looked into again after a while, for others may say more by then.
+    pub(super) fn refuse(&mut self, until: UnixMillis) {
+        self.refused |= 1 << self.slot.min(SLOTS_MAX);
+        self.refused_until = until;
+    }
+    /// Whether what is read lies behind an empty slot, which decides as long as it does not count.
+    pub(super) fn behind(&self) -> bool {
+        self.base.is_some()
+    }
+    /// The slot that is read next.
+    pub(super) fn next(&self) -> u64 {
+        self.slot + self.ahead
     }
     /// This replica is to be asked first.
     pub(super) fn ask_first(&mut self, store: StoreIndex) {
@@ -112,11 +144,14 @@ impl SlotReader {
     }
     /// It is in sight now. Since when it has been, without a gap of this length?
     pub(super) fn in_sight_since(&mut self, now: UnixMillis, gap: Duration) -> UnixMillis {
-        self.in_sight.insert(Observed::again(self.in_sight, now, gap)).since
+        let before = self.in_sight;
+        let in_sight = Observed::again(before, now, gap);
+        self.alone &= before.is_some_and(|before| before.since == in_sight.since);
+        self.in_sight.insert(in_sight).since
     }
-    /// Whether a member sealed this for the slot.
-    pub(super) fn opens(&self, slot: u64, body: &BoxBody) -> bool {
-        self.keys.open(slot, body).is_some()
+    /// What a member sealed for a slot.
+    pub(super) fn open(&self, slot: u64, body: &BoxBody) -> Option<Vec<u8>> {
+        self.keys.open(slot, body)
     }
     /// There is a reason to read it now.
     pub(super) fn hurry(&mut self) {
@@ -140,7 +175,7 @@ impl Mail {
         reader.clock.wind(mean_gap(Rank::Idle, &consensus.parameters), now, rng);
         let slowest = if reader.request { Rank::Idle } else { Rank::Warm };
         reader.attempt.later(slowest, now, &consensus.parameters, rng);
-        let (epoch, slot, generation) = (reader.epoch, reader.slot + reader.ahead, reader.generation);
+        let (epoch, slot, generation) = (reader.epoch, reader.next(), reader.generation);
         let id = reader.keys.id(slot);
         let first = reader.ask.take();
         let order = first.and_then(|first| {
@@ -161,12 +196,11 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
-        if (reader.epoch, reader.slot + reader.ahead) != (epoch, slot) || reader.fetching || self.rolled_back.is_some()
-        {
+        if (reader.epoch, reader.next()) != (epoch, slot) || reader.fetching || self.rolled_back.is_some() {
             return Ok(());
         }
         if reader.ahead > 0 {
-            return self.looked_ahead((conversation, epoch, slot), flight, answers);
+            return self.looked_ahead((conversation, epoch, slot), flight, answers, now, rng);
         }
         let mut found = None;
         for (store, answer) in each(answers) {
@@ -194,19 +228,19 @@ impl Mail {
         if let Some(plaintext) = found {
             return self.entry_read(conversation, &plaintext, now, rng);
         }
-        if reader.base.is_some() {
-            // it was there when it was looked into
-            return self.skip_slot(conversation, epoch, slot, rng);
+        if reader.behind() {
+            // it was there when it was looked into; that was in another life of the client
+            return self.skip_slot(conversation, epoch, slot, now, rng);
         }
         // the second replica takes nothing that the first did not sign for: what the first spoilt decides nothing
         if matches!(reader.holds, [Holds::Garbage, Holds::Garbage | Holds::Nothing]) {
-            return self.skip_slot(conversation, epoch, slot, rng);
+            return self.skip_slot(conversation, epoch, slot, now, rng);
         }
         match self.unfound(conversation, flight, answers, now, consensus)? {
             Unfound::Waits => {}
-            Unfound::GivenUp => return self.skip_slot(conversation, epoch, slot, rng),
+            Unfound::GivenUp => return self.skip_slot(conversation, epoch, slot, now, rng),
             Unfound::Elsewhere => self.look_ahead(conversation, now, consensus),
-            Unfound::Missing => return self.commit_missing(conversation),
+            Unfound::Missing => return self.commit_missing(conversation, now, consensus),
         }
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
         if reader.ask.is_some() {
@@ -217,7 +251,7 @@ impl Mail {
     }
 
     /// A member sealed this for the slot: is it an entry, and whose?
-    fn entry_read(
+    pub(super) fn entry_read(
         &mut self,
         conversation: i64,
         plaintext: &[u8],
@@ -229,7 +263,7 @@ impl Mail {
         let Some(reader) = self.memory.slots.get_mut(&conversation.row) else { return Ok(()) };
         let (epoch, slot) = (reader.epoch, reader.slot);
         let Some(entry) = Entry::from_bytes(plaintext) else {
-            return self.skip_slot(conversation.row, epoch, slot, rng);
+            return self.skip_slot(conversation.row, epoch, slot, now, rng);
         };
         let signed = signed_part(&conversation.id.0, epoch, slot, entry.leaf, &entry.manifest);
         let provider = provider(&self.profile, &self.crypto, db);
@@ -237,7 +271,7 @@ impl Mail {
         let author = commits_mls::whose_entry(&provider, &id, entry.leaf, &signed, &entry.signature)?;
         drop(provider);
         match author {
-            Author::Nobody => return self.skip_slot(conversation.row, epoch, slot, rng),
+            Author::Nobody => return self.skip_slot(conversation.row, epoch, slot, now, rng),
             Author::Oneself => {
                 // whoever sealed it: what counts is what we signed
                 let own = commits::commit_of(db, vault, conversation.row, epoch)?;
@@ -247,7 +281,7 @@ impl Mail {
                     // ours, and not what we have on our disk
                     None => self.stop(conversation.row),
                     Some((own, at)) if self.passed_over(conversation.row, &at, &own.hash, now)? => {
-                        self.skip_slot(conversation.row, epoch, slot, rng)
+                        self.skip_slot(conversation.row, epoch, slot, now, rng)
                     }
                     Some((own, _)) => self.won(own.row, now, rng),
                 };
@@ -271,6 +305,7 @@ impl Mail {
         conversation: i64,
         epoch: u64,
         slot: u64,
+        now: UnixMillis,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
@@ -280,7 +315,7 @@ impl Mail {
             return Ok(());
         }
         if at.base.is_some() {
-            return self.look_back(conversation.row, &at);
+            return self.look_back(conversation.row, &at, now);
         }
         let next = slot + 1;
         let transaction = db.unchecked_transaction()?;
@@ -330,12 +365,12 @@ impl Mail {
             return Ok(());
         }
         let Some(parcel) = Parcel::from_bytes(bytes) else {
-            return self.skip_slot(conversation.row, epoch, slot, rng);
+            return self.skip_slot(conversation.row, epoch, slot, now, rng);
         };
         let hash = commit_hash(bytes);
         // most went on from a later slot: whoever followed this one would be alone with its committer
         if self.passed_over(conversation.row, &at, &hash, now)? {
-            return self.skip_slot(conversation.row, epoch, slot, rng);
+            return self.skip_slot(conversation.row, epoch, slot, now, rng);
         }
         let transaction = db.unchecked_transaction()?;
         let own = chains::writing(&transaction, vault, conversation.row)?;
@@ -353,7 +388,12 @@ impl Mail {
         {
             // behind an empty slot the word of those counts whom the commit leaves in
             drop(transaction);
-            return self.look_back(conversation.row, &at);
+            if at.named == Some(hash) {
+                // it is there, and who named it did not lie: it waits for the others' word
+                let sight = Sight { missing: None, ..at.sight };
+                group_epochs::set_sight(db, conversation.row, epoch, &sight)?;
+            }
+            return self.look_back(conversation.row, &at, now);
         }
         let led = match applied {
             Ok(Applied::On(led)) if parcel.covers(&led.removed) => led,
@@ -370,7 +410,7 @@ impl Mail {
             }
             Ok(Applied::On(_) | Applied::Out(_) | Applied::Again(_)) | Err(GroupError::Refused(_)) => {
                 drop(transaction);
-                return self.skip_slot(conversation.row, epoch, slot, rng);
+                return self.skip_slot(conversation.row, epoch, slot, now, rng);
             }
             Err(error @ GroupError::State(_)) => return Err(error.into()),
         };
@@ -394,12 +434,17 @@ impl Mail {
     }
 
     /// The blob of a slot's commit is not what its manifest says, or never came.
-    pub(super) fn commit_given_up(&mut self, blob: i64, rng: &mut impl CryptoRng) -> Result<(), MailError> {
+    pub(super) fn commit_given_up(
+        &mut self,
+        blob: i64,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let Some((conversation, epoch)) = group_epochs::of_blob(db, blob)? else {
             return blobs_store::delete_in(db, blob);
         };
         let Some(at) = group_epochs::of(db, vault, conversation, epoch)? else { return Ok(()) };
-        self.skip_slot(conversation, epoch, at.slot, rng)
+        self.skip_slot(conversation, epoch, at.slot, now, rng)
     }
 }

@@ -7,6 +7,7 @@ use super::{Mail, MailError};
 use crate::blobs_store::{self, Observed};
 use crate::group_epochs::{self, GroupEpoch, Sight};
 use crate::{commits, conversations, ends};
+use rand::CryptoRng;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::request::{Answers, Status};
 use shoal_protocol::{Hash, UnixMillis};
@@ -20,6 +21,8 @@ const AHEAD_MAX: u64 = 3;
 const PATIENCE_SHORT: u32 = 16;
 /// After this one in any case.
 const PATIENCE_LONG: u32 = 4;
+/// A slot is in sight that was seen empty within this part of the retention time.
+const IN_SIGHT: u32 = 24;
 
 /// What it means that nothing was found in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +38,9 @@ pub(super) enum Unfound {
 }
 
 impl Sight {
-    /// Whether the slot was seen empty so lately that nobody can have passed over it since: they wait for longer.
+    /// Whether the slot was seen empty so lately that nobody can have passed over it since: they wait for half as long again.
     pub(super) fn lately(&self, now: UnixMillis, retention: Duration) -> bool {
-        now <= self.touched_at.plus(retention / PATIENCE_SHORT)
+        now <= self.touched_at.plus(retention / IN_SIGHT)
     }
     /// Whether the slot was out of sight for so long, now or before, that others may have passed over it. Who was there all the
     /// time knows that none did, whatever others say.
@@ -56,15 +59,18 @@ struct Return {
 }
 
 impl Return {
-    /// Whether a chain was read to its end since the slot is in sight again. A chain whose replicas do not all answer, or of which
-    /// one hides what the other has, holds nobody up for ever: who is there for the 512th part of the retention time (40 minutes
-    /// of 14 days) is content with one replica's word, and the 64th part is the most, or a quarter that is slept through.
+    fn over(since: UnixMillis, now: UnixMillis, part: Duration) -> bool {
+        since.plus(part) < now
+    }
+    /// Whether it took long enough, however little was heard: nobody is held up for ever. So long is the 64th part of the retention
+    /// time of being there, or a quarter of it in all.
+    fn long(self, now: UnixMillis, retention: Duration) -> bool {
+        Self::over(self.since, now, retention / 64) || Self::over(self.back_at, now, retention / 4)
+    }
+    /// Whether a chain was read to its end since the slot is in sight again. Both replicas have to say so; after the 512th part of
+    /// the retention time (40 minutes of 14 days) of being there, or a 16th in all, one is enough.
     fn heard(self, chain: &Reader, now: UnixMillis, retention: Duration) -> bool {
-        let over = |since: UnixMillis, part: u32| since.plus(retention / part) < now;
-        let patient = over(self.since, 512);
-        if over(self.since, 64) || (patient && over(self.back_at, 4)) {
-            return true;
-        }
+        let patient = Self::over(self.since, now, retention / 512) || Self::over(self.back_at, now, retention / 16);
         let read = if patient { chain.dry_at.max(chain.heard_at) } else { chain.heard_at };
         read.is_some_and(|at| at >= self.since)
     }
@@ -99,50 +105,64 @@ impl Mail {
         let second_gone = flight.placement.get(1).is_some_and(|second| consensus.store(*second).is_none());
         if reader.named.is_some() && empty_at(0) {
             let nowhere = empty_at(1) || second_gone;
-            let gone = nowhere && seen && sight.missing_since.get_or_insert(now).plus(retention / 8) < now;
-            unfound = if gone { Unfound::Missing } else { Unfound::Elsewhere };
+            if nowhere && seen {
+                let missing = Observed::again(sight.missing, now, retention / 32);
+                sight.missing = Some(missing);
+                unfound = if missing.since.plus(retention / 8) < now { Unfound::Missing } else { Unfound::Elsewhere };
+            } else {
+                unfound = Unfound::Elsewhere;
+            }
         }
         if empty_at(0) {
             reader.urgent = reader.named.is_some();
             if sight.touched_at.plus(retention * 3 / 4) < now {
                 // whoever committed writes its slot again at least so often
                 sight.hold_until = now.plus(retention / 4);
-                sight.touched_at = now;
-            } else if !sight.lately(now, retention) {
-                // others may have passed over it meanwhile: their chains say so, and are read to their ends first
+            }
+            if !sight.lately(now, retention) {
+                // others may have passed over it meanwhile: their chains say so, and are read to their ends first; and what lies behind
+                // it says so when they had no time to
                 let back = Return {
                     back_at: *sight.back_at.get_or_insert(now),
-                    since: reader.in_sight_since(now, retention / PATIENCE_SHORT),
+                    since: reader.in_sight_since(now, retention / IN_SIGHT),
                 };
+                let wished = reader.named.is_some()
+                    || self.memory.commits.values().any(|commit| commit.conversation == conversation);
                 let readers = self.memory.readers.values_mut().filter(|chain| chain.conversation == conversation);
                 let mut behind = false;
                 for chain in readers.filter(|chain| !back.heard(chain, now, retention)) {
                     behind = true;
-                    if !chain.clock.due(now) {
+                    if wished && !chain.clock.due(now) {
                         chain.clock.ring(now);
                     }
                 }
-                if !behind {
-                    sight.touched_at = now;
+                if back.long(now, retention) || (!behind && reader.alone) {
+                    sight.touched_at = flight.since;
+                } else if unfound == Unfound::Waits {
+                    unfound = Unfound::Elsewhere;
                 }
-            } else if sight.touched_at.plus(retention / 64) < now {
-                sight.touched_at = now;
+            } else if sight.touched_at.plus(retention / 128) < now {
+                sight.touched_at = flight.since;
             }
             sight.mute = None;
         } else if spoke {
             sight.mute = None;
         } else if empty_at(1) {
             // who was not there to see it does not know that it was mute meanwhile
-            let mute = Observed::again(sight.mute, now, retention / 32);
+            let left = consensus.store(flight.placement[0]).is_none();
+            // one that has left does not come back between two looks
+            let mute = Observed::again(sight.mute, now, if left { retention / 4 } else { retention / 32 });
             sight.mute = Some(mute);
             // who is told that there is a commit need not wait for long
             // nor who sees that the store has left
-            let left = consensus.store(flight.placement[0]).is_none();
             let part = if reader.named.is_some() || left { PATIENCE_SHORT } else { PATIENCE_LONG };
             // nobody passes over it before there is something to follow in the next one: others may not have to
             let own = commits::commit_of(&self.profile.db, &self.profile.vault, conversation, reader.epoch)?;
             if mute.since.plus(retention / part) < now && (reader.named.is_some() || own.is_some()) {
                 unfound = Unfound::GivenUp;
+            } else if reader.named.is_some() {
+                // who is not there for so long may still look
+                unfound = Unfound::Elsewhere;
             }
         }
         if sight != reader.sight {
@@ -154,10 +174,16 @@ impl Mail {
 
     /// The commit that ended the epoch, as members say, is nowhere. When more than half of the others say so the own profile may
     /// have been away until it was gone, and waits; else they did not say the truth, and nothing more is read of them.
-    pub(super) fn commit_missing(&mut self, conversation: i64) -> Result<(), MailError> {
+    pub(super) fn commit_missing(
+        &mut self,
+        conversation: i64,
+        now: UnixMillis,
+        consensus: &Consensus,
+    ) -> Result<(), MailError> {
         let (db, vault) = (&self.profile.db, &self.profile.vault);
         let conversation = conversations::by_row(db, vault, conversation)?;
         if ends::most_named(db, vault, conversation.row, conversation.epoch, &[])?.is_some() {
+            self.look_ahead(conversation.row, now, consensus);
             return Ok(());
         }
         // no commit has this hash
@@ -180,7 +206,10 @@ impl Mail {
         if let Some(reader) = self.memory.slots.get_mut(&conversation)
             && reader.sight.interrupted(now, retention)
         {
-            reader.look(AHEAD_MAX);
+            reader.look(AHEAD_MAX, now);
+            if self.memory.commits.values().any(|commit| commit.conversation == conversation) {
+                reader.hurry();
+            }
         }
     }
 
@@ -190,37 +219,41 @@ impl Mail {
         (conversation, epoch, slot): (i64, u64, u64),
         flight: &Flight,
         answers: Option<&Answers>,
+        now: UnixMillis,
+        rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(()) };
-        let (mut opens, mut spoilt, mut other, mut empty) = (false, false, None, false);
+        let (mut entry, mut spoilt, mut other, mut empty) = (None, false, None, false);
         for (store, answer) in each(answers) {
             match (answer.status, &answer.body) {
-                (Status::Found, Some(body)) if reader.opens(slot, body) => opens = true,
-                (Status::Found, Some(_)) => spoilt = true,
+                (Status::Found, Some(body)) => match reader.open(slot, body) {
+                    Some(plaintext) => entry = Some(plaintext),
+                    None => spoilt = true,
+                },
                 (Status::Found, None) => other = Some(store),
                 (Status::Empty, _) if flight.placement.first() == Some(&store) => empty = true,
                 _ => {}
             }
         }
-        if opens {
-            group_epochs::look_into(&self.profile.db, conversation, epoch, slot)?;
-            self.refollow(conversation)?;
-            if let Some(reader) = self.memory.slots.get_mut(&conversation) {
-                reader.hurry();
+        match (entry, other) {
+            (Some(entry), _) if reader.named.is_some() => {
+                group_epochs::look_into(&self.profile.db, conversation, epoch, slot)?;
+                self.refollow(conversation)?;
+                return self.entry_read(conversation, &entry, now, rng);
             }
-        } else if let (Some(other), false) = (other, spoilt) {
-            reader.ask_first(other);
-        } else if spoilt || empty {
-            reader.look(AHEAD_MAX);
-        } else {
+            // somebody went on from there, and has not said so yet
+            (Some(_), _) => reader.look(0, now),
+            (None, Some(other)) if !spoilt => reader.ask_first(other),
+            (None, _) if spoilt || empty => reader.look(AHEAD_MAX, now),
             // it was not heard: the empty slot decides, and it is looked into again after that
-            reader.look(0);
+            (None, _) => reader.look(0, now),
         }
         Ok(())
     }
 
-    /// What was looked into behind an empty slot does not count: back to that one.
-    pub(super) fn look_back(&mut self, conversation: i64, at: &GroupEpoch) -> Result<(), MailError> {
+    /// What was looked into behind an empty slot does not count, or not yet: back to that one.
+    pub(super) fn look_back(&mut self, conversation: i64, at: &GroupEpoch, now: UnixMillis) -> Result<(), MailError> {
+        let retention = Duration::from_millis(self.profile.network().parameters.retention_ms);
         let transaction = self.profile.db.unchecked_transaction()?;
         group_epochs::look_back(&transaction, conversation, at.epoch)?;
         if let Some((_, blob)) = at.fetching {
@@ -229,6 +262,9 @@ impl Mail {
         transaction.commit()?;
         if let Some((_, blob)) = at.fetching {
             self.memory.blobs_in.remove(&blob);
+        }
+        if let Some(reader) = self.memory.slots.get_mut(&conversation) {
+            reader.refuse(now.plus(retention / 16));
         }
         self.refollow(conversation)
     }

@@ -94,7 +94,6 @@ CREATE TABLE group_epoch (
     secret BLOB NOT NULL,                     -- sealed commit secret
     slot INTEGER NOT NULL DEFAULT 0,          -- the slot to read next
     base INTEGER,                             -- the empty slot before it that still decides
-    refused INTEGER NOT NULL DEFAULT 0,       -- slots behind that one that hold nothing that counts, a bit each
     leaf INTEGER,                             -- who filled that slot, as its entry proves
     blob INTEGER REFERENCES blob_in,          -- the commit of that slot, being fetched
     named BLOB,                               -- sealed hash of the commit that another member's end names
@@ -104,7 +103,8 @@ CREATE TABLE group_epoch (
     mute_since INTEGER,                       -- since when that replica alone does not answer,
     mute_seen INTEGER,                        -- and when that was seen last
     back_at INTEGER,                          -- when the slot was in sight again after having been out of it for long
-    missing_since INTEGER,                    -- since when both say that it is empty, though a commit is named
+    missing_since INTEGER,                    -- since when both say that it is empty, though a commit is named,
+    missing_seen INTEGER,                     -- and when they said so last
     PRIMARY KEY (conversation, epoch)
 ) WITHOUT ROWID;
 

@@ -330,6 +330,8 @@ fn who_leaves_says_a_last_word() {
 fn everybody_sees_a_new_name() {
     let (mut world, id) = group_of_all(604, 3);
     world.mail(1).group_rename(&id, "night watch").unwrap();
+    // whoever gave the name uses it at once, before the others know it
+    world.send(1, "night watch", "who is up?");
     world.mail(2).group_rename(&id, "day watch").unwrap();
     let named = |world: &mut World| {
         let names: Vec<String> = (0..3).map(|who| group(world, who).unwrap().name).collect();

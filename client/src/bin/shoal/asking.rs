@@ -99,13 +99,14 @@ pub(crate) fn ask(question: &str) -> Result<Passphrase, Failure> {
 }
 
 /// A new passphrase: from the file given, or asked for twice, so that a slip of the finger closes nothing for ever.
-pub(crate) fn new(file: Option<Passphrase>, what: &str, out: &Out) -> Result<Passphrase, Failure> {
+/// `option` names the file.
+pub(crate) fn new(file: Option<Passphrase>, what: &str, option: &str, out: &Out) -> Result<Passphrase, Failure> {
     if let Some(passphrase) = file {
         return Ok(passphrase);
     }
     if !can_ask(out) {
         let message = format!("{what} is needed, and there is nobody to ask");
-        let next = "give --passphrase-file FILE, or run it in a terminal without --json";
+        let next = format!("give {option} FILE, or run it in a terminal without --json");
         return Err(Failure::new(Exit::Permission, "passphrase_needed", message, next));
     }
     let first = ask(&format!("{what}: "))?;
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn programs_are_never_asked() {
         assert!(!can_ask(&Out::new(true)));
-        let failure = new(None, "A passphrase", &Out::new(true)).unwrap_err();
+        let failure = new(None, "A passphrase", "--passphrase-file", &Out::new(true)).unwrap_err();
         assert_eq!((failure.code.as_str(), failure.exit), ("passphrase_needed", Some(Exit::Permission)));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shoal_client::io::{Call, Caller, CallerError, Exit, Failure};
 use shoal_client::mail::MailError;
-use shoal_client::profile::{Opener, Protection};
+use shoal_client::profile::{Moved, Opener, Protection};
 use tokio::time::{Instant, sleep};
 
 use crate::asking::{Opening, TRIES, opening};
@@ -60,8 +60,13 @@ pub(crate) async fn reach_again(profile: &Path) -> Result<Caller, Failure> {
         if !profile.is_dir() {
             return Err(MailError::Missing(profile.to_owned()).into());
         }
+        Moved::refuse(profile)?;
         match Caller::connect(profile) {
-            Ok(caller) => return Ok(caller),
+            Ok(mut caller) => {
+                if !matches!(caller.call::<Value>(Call::Address).await, Err(CallerError::Broken(_))) {
+                    return Ok(caller);
+                }
+            }
             Err(error) if not_running(&error) => {}
             Err(error) => return Err(unreachable(profile, &error)),
         }

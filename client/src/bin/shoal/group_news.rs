@@ -26,12 +26,19 @@ impl GroupNews {
         let called = plain(&group.name).replace('\n', " ");
         let mut news = Vec::new();
         match self.known.get(&group.conversation) {
-            None if group.request => {
-                let who = group.added_by.as_deref().map_or_else(|| "somebody".into(), plain);
+            None => {
+                let who = group.added_by.as_deref().map(plain);
                 let id = &group.conversation;
-                news.push(format!("{who} added you to {called}: shoal accept {id}, or shoal block {id}"));
+                news.extend(match (who, group.request) {
+                    (Some(who), false) => Some(format!("{who} added you to {called}")),
+                    // the user has made it
+                    (None, false) => None,
+                    (who, true) => {
+                        let who = who.unwrap_or_else(|| "somebody".to_owned());
+                        Some(format!("{who} added you to {called}: shoal accept {id}, or shoal block {id}"))
+                    }
+                });
             }
-            None => {}
             Some(before) => {
                 if before.name != group.name {
                     news.push(format!("{} is called {called} now", plain(&before.name).replace('\n', " ")));
@@ -41,8 +48,19 @@ impl GroupNews {
                 } else {
                     let went = before.members.iter().filter(|member| is_in(member) && !holds(&group, member));
                     let came = group.members.iter().filter(|member| is_in(member) && !holds(before, member));
-                    news.extend(went.map(|member| format!("{} is not in {called} any more", plain(&member.name))));
-                    news.extend(came.map(|member| format!("{} is in {called} now", plain(&member.name))));
+                    let (mut went, came): (Vec<_>, Vec<_>) = (went.collect(), came.collect());
+                    for member in came {
+                        // the same contact under another address
+                        let moved = went.iter().position(|other| other.name == member.name);
+                        let name = plain(&member.name);
+                        news.push(match moved.map(|at| went.remove(at)) {
+                            Some(_) => format!("{name} has another address now"),
+                            None => format!("{name} is in {called} now"),
+                        });
+                    }
+                    news.extend(
+                        went.iter().map(|member| format!("{} is not in {called} any more", plain(&member.name))),
+                    );
                 }
             }
         }
@@ -99,7 +117,10 @@ mod tests {
             ["reef is called reef\u{fffd}[2J now", "eve is in reef\u{fffd}[2J now"],
             "and nobody is at the mercy of who names groups"
         );
-        assert!(news.take(added).is_empty());
+        assert!(news.take(added.clone()).is_empty());
+        let mut moved = added;
+        moved.members[1].address = "shoal1bobs-next".to_owned();
+        assert_eq!(news.take(moved), ["bob has another address now"]);
         assert_eq!(news.take(group("reef", &[("me", Member), ("eve", Member)]))[1], "bob is not in reef any more");
         let out = ConversationLine { standing: Standing::Removed, ..group("reef", &[("eve", Member)]) };
         assert_eq!(news.take(out), ["you are not in reef any more"]);
@@ -109,6 +130,12 @@ mod tests {
             added_by: Some("zoe".to_owned()),
             ..group("club", &[("me", Member)])
         };
+        let by_bob = ConversationLine {
+            conversation: "c3".to_owned(),
+            added_by: Some("bob".to_owned()),
+            ..group("swim", &[("me", Member)])
+        };
+        assert_eq!(news.take(by_bob), ["bob added you to swim"]);
         assert_eq!(news.take(request), ["zoe added you to club: shoal accept c2, or shoal block c2"]);
     }
 }

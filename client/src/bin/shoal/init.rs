@@ -30,9 +30,10 @@ pub(crate) async fn init(profile: &Path, network: &Path, low: bool, wish: Wish, 
     usable_network_file(&file).map_err(|failure| at(network, failure))?;
     let protector = match wish {
         Wish::File => Protector::File,
-        Wish::Passphrase => {
-            Protector::Passphrase(asking::new(asking::given(out)?, "Passphrase of the new profile", out)?, Cost::NEW)
-        }
+        Wish::Passphrase => Protector::Passphrase(
+            asking::new(asking::given(out)?, "Passphrase of the new profile", "--passphrase-file", out)?,
+            Cost::NEW,
+        ),
         Wish::Keyring => {
             let (entry, key) = Protector::fresh_keyring(&mut system_rng());
             Protector::Keyring(entry, key)

@@ -244,6 +244,7 @@ pub(crate) async fn read(
             Err(Stop::Gone(_)) if follow => {
                 tracing::warn!("the daemon has stopped: what comes is shown here when it runs again (shoal up)");
                 caller = reach_again(profile).await?;
+                tracing::warn!("the daemon runs again");
             }
             Err(Stop::Gone(error)) => return Err(error.into()),
             Err(Stop::Failed(problem)) => return Err(problem),

@@ -35,7 +35,7 @@ pub(crate) async fn set(profile: &Path, new_file: Option<PathBuf>, keyring: bool
         None if before.protection() != Protection::Passphrase => asking::given(out)?,
         None => None,
     };
-    let passphrase = asking::new(file, "New passphrase", out)?;
+    let passphrase = asking::new(file, "New passphrase", "--new-passphrase-file", out)?;
     change(profile, &before, &opener, &Protector::Passphrase(passphrase, Cost::NEW), out).await
 }
 

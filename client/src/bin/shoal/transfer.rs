@@ -33,7 +33,7 @@ pub(crate) async fn send_away(profile: &Path, file: &Path, out: &Out) -> Result<
         Some(entry) => Some(fetch_from_keyring(key_file.id(), entry).await.map_err(Failure::from)?),
         None => None,
     };
-    let passphrase = asking::new(closing(out)?, "Passphrase for the exported file", out)?;
+    let passphrase = asking::new(closing(out)?, "Passphrase for the exported file", "--passphrase-file", out)?;
     stop(profile, out).await?;
     let bar = out.bytes("exporting");
     let now = Clock::start().unix();

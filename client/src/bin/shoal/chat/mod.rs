@@ -37,11 +37,13 @@ use std::time::Duration;
 
 use crossterm::event::{Event, EventStream};
 use futures_util::StreamExt as _;
-use shoal_client::io::{Exit, Failure};
+use shoal_client::io::{Caller, Exit, Failure};
+use shoal_client::profile::{KeyFile, Protection};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
+use crate::daemon::reach;
 use crate::output::{Out, Problem};
 use ask::{Input, Order};
 use link::{Errand, QUEUE};
@@ -65,6 +67,10 @@ pub(crate) async fn chat(profile: &Path, out: &Out) -> Result<(), Problem> {
     }
     if !profile.is_dir() {
         return Err(shoal_client::mail::MailError::Missing(profile.to_owned()).into());
+    }
+    if KeyFile::read(profile)?.protection() == Protection::Passphrase {
+        // asked for before the screen is taken, if no daemon runs
+        let _: Caller = reach(profile, out).await?;
     }
     // texts are in this memory
     shoal_protocol::memory::refuse_dumps();

@@ -18,6 +18,8 @@ const ESTIMATE_TICKS: u64 = 5;
 
 impl State {
     pub(super) fn linked(&mut self) {
+        // what failed while there was no daemon is over
+        self.notice.take_if(|notice| notice.urgent);
         self.link = Link::Up;
         (self.status_asked, self.estimate_asked, self.look_again) = (false, false, false);
         (self.looking, self.progress_asked) = (0, 0);
@@ -259,7 +261,8 @@ impl State {
     fn gather(&mut self) {
         self.chats = gather(&self.contacts, &self.told, &self.overview);
         self.follow_beginning();
-        if self.picked.as_ref().is_none_or(|key| self.chat(key).is_none()) {
+        // only when all is here: of contacts alone the first is somebody to whom nothing was written yet
+        if self.looking == 0 && self.picked.as_ref().is_none_or(|key| self.chat(key).is_none()) {
             self.picked = self.chats.first().map(|chat| chat.key.clone());
         }
     }

@@ -270,6 +270,9 @@ fn who_was_written_to_before_there_was_a_conversation_stays_open() {
     let mut state = State::new((80, 24));
     state.take(Input::Linked);
     answer(&mut state, Tag::Contacts, [contact("bob", None)]);
+    assert_eq!(state.picked, None, "nobody is picked before it is known who wrote last");
+    answer(&mut state, Tag::Conversations, json!([]));
+    answer(&mut state, Tag::Overview, json!([]));
     press(&mut state, KeyCode::Enter);
     write(&mut state, "draft");
     answer(&mut state, Tag::Conversations, json!([{"conversation": "c1", "with": "bob", "address": "shoal1bob"}]));

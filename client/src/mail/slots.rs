@@ -101,7 +101,9 @@ impl SlotReader {
     }
     /// An `end` named the commit.
     pub(super) fn name(&mut self, commit: Hash) {
-        self.named = Some(commit);
+        if self.named.replace(commit) != Some(commit) {
+            self.sight.missing = None;
+        }
         self.hurry();
     }
     /// What was known of the epoch's slots before it came to this one.

@@ -138,7 +138,7 @@ impl Mail {
                 }
                 if back.long(now, retention) || (!behind && reader.alone) {
                     sight.touched_at = flight.since;
-                } else if unfound == Unfound::Waits {
+                } else if unfound == Unfound::Waits && !reader.alone {
                     unfound = Unfound::Elsewhere;
                 }
             } else if sight.touched_at.plus(retention / 128) < now {

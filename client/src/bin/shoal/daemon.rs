@@ -29,15 +29,20 @@ const LOG_NAME: &str = "daemon.log";
 /// A connection to the profile's daemon, which is started if none runs.
 pub(crate) async fn reach(profile: &Path, out: &Out) -> Result<Caller, Failure> {
     match Caller::connect(profile) {
-        Ok(mut caller) => match caller.call::<Value>(Call::Address).await {
-            // one that is being killed still takes connections for a moment
-            Err(CallerError::Broken(_)) => start(profile, out).await,
-            // whatever else it says, it runs: the command's own call will be told the same
-            _ => Ok(caller),
+        Ok(caller) => match living(caller).await {
+            Some(caller) => Ok(caller),
+            None => start(profile, out).await,
         },
         Err(error) if not_running(&error) => start(profile, out).await,
         Err(error) => Err(unreachable(profile, &error)),
     }
+}
+
+/// The connection, if somebody answers on it: a daemon that is being killed still takes connections for a moment.
+async fn living(mut caller: Caller) -> Option<Caller> {
+    // no method of any version: refused at once, without asking the profile, and a refusal is an answer
+    let answer = caller.call_named::<Value>("lives", json!({})).await;
+    (!matches!(answer, Err(CallerError::Broken(_)))).then_some(caller)
 }
 
 fn not_running(error: &io::Error) -> bool {
@@ -62,8 +67,8 @@ pub(crate) async fn reach_again(profile: &Path) -> Result<Caller, Failure> {
         }
         Moved::refuse(profile)?;
         match Caller::connect(profile) {
-            Ok(mut caller) => {
-                if !matches!(caller.call::<Value>(Call::Address).await, Err(CallerError::Broken(_))) {
+            Ok(caller) => {
+                if let Some(caller) = living(caller).await {
                     return Ok(caller);
                 }
             }

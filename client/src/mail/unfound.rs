@@ -31,7 +31,7 @@ pub(super) enum Unfound {
     Waits,
     /// The replica that decides is gone: the next slot decides.
     GivenUp,
-    /// Both replicas say that there is nothing, though a member's `end` names a commit: it may be behind the next slots.
+    /// A commit may lie behind the next slots: a member's `end` names one, or the slot was out of sight.
     Elsewhere,
     /// The same for so long that there is no such commit.
     Missing,

@@ -10,8 +10,8 @@ pub enum DurationError {
     /// No digits at the front.
     #[error("'{0}' has no number: write for example 20s or 250ms")]
     NoNumber(String),
-    /// The unit is missing or not one of ms, s, min, h, d.
-    #[error("'{0}' has no unit that is known: use ms, s, min, h or d")]
+    /// The unit is missing or not one of ms, s, m or min, h, d.
+    #[error("'{0}' has no unit that is known: use ms, s, m or min, h or d")]
     UnknownUnit(String),
     /// More milliseconds than 64 bits hold.
     #[error("'{0}' is too long a time")]

@@ -210,6 +210,12 @@ impl Parameters {
         Duration::from_millis(mean_ms).mul_f64(CAP_QUANTILE)
     }
 
+    /// How long a store keeps what nobody fetches.
+    #[must_use]
+    pub const fn retention(&self) -> Duration {
+        Duration::from_millis(self.retention_ms)
+    }
+
     /// The retention time in whole epochs, rounded up.
     #[must_use]
     pub fn retention_epochs(&self) -> u64 {

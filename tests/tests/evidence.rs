@@ -54,6 +54,18 @@ fn losing(party: &Party) -> Vec<(String, Vec<String>)> {
     places.iter().map(|place| (place["where"].as_str().unwrap_or_default().to_owned(), nodes(place))).collect()
 }
 
+/// A mix that knows it says so everywhere, and stays ready.
+fn check_what_it_shows(mix: &Party, culprit: &str) {
+    let (_, text) = metrics::get(&mix.metrics, "/metrics").expect("metrics");
+    assert!(metrics::sample(&text, "shoal_links_losing").is_some_and(|places| places >= 1.0));
+    let status = node(&["status"], &mix.dir);
+    let warned = status["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    assert!(warned.into_iter().any(|warning| warning.contains(culprit)), "{status}");
+    assert_eq!(status["ready"], true, "what others do does not make a node unready");
+    let doctor = node(&["doctor"], &mix.dir);
+    assert!(doctor.to_string().contains(&format!("link to {culprit}")), "{doctor}");
+}
+
 #[test]
 fn a_black_hole_is_found_by_its_neighbours_and_demoted() {
     let mut net = Testnet::start(&["--epoch", "20s", "--no-prober"]);
@@ -64,39 +76,34 @@ fn a_black_hole_is_found_by_its_neighbours_and_demoted() {
     let name = culprit.identity.clone().expect("identity");
     let identity: Identity = name.parse().expect("hex");
     let entry = consensus(&network).node(&identity).expect("listed").clone();
-    let neighbours: Vec<Party> = net.nodes("mix", Some("L1")).into_iter().chain(net.nodes("mix", Some("L3"))).collect();
-    for party in &neighbours {
-        assert!(losing(party).is_empty(), "before anything happened");
+    for mix in net.nodes("mix", Some("L1")).into_iter().chain(net.nodes("mix", Some("L3"))) {
+        assert!(losing(&mix).is_empty(), "before anything happened");
     }
 
     net.kill(culprit.pid);
     let hole = BlackHole::in_place_of(entry, node_key(&culprit.dir), network.clone());
     let begun = Instant::now();
 
-    // 28 s × width at 0.5 loops/s; these nodes send 1/s. The timeout is 2 s and three short delays. Half an epoch more, because
-    // a loaded machine needs time to link to the new one
-    let bound = Duration::from_secs(28) + Duration::from_secs(3) + EPOCH / 2;
-    for party in net.nodes("mix", Some("L1")) {
-        until_every(PAUSE, "the mix before it alarms", EPOCH * 10, || {
-            losing(&party).contains(&("to".to_owned(), vec![name.clone()])).then_some(())
+    // each in its own time: all are asked until the last one knows
+    let neighbours =
+        |layer, place: &'static str| net.nodes("mix", Some(layer)).into_iter().map(move |mix| (mix, place));
+    let mut waiting: Vec<(Party, &str)> = neighbours("L1", "to").chain(neighbours("L3", "at")).collect();
+    let mut shown = Vec::new();
+    until_every(PAUSE, "the mixes before it and behind it alarm", EPOCH * 20, || {
+        let places: Vec<_> = waiting.iter().map(|(mix, _)| losing(mix)).collect();
+        if places != shown {
+            eprintln!("after {:.1} s those who do not know yet name {places:?}", begun.elapsed().as_secs_f64());
+            shown = places;
+        }
+        waiting.retain(|(mix, place)| {
+            let knows = losing(mix).contains(&((*place).to_owned(), vec![name.clone()]));
+            if knows && *place == "to" {
+                check_what_it_shows(mix, &name);
+            }
+            !knows
         });
-        let took = begun.elapsed();
-        eprintln!("a mix before it names the link after {:.1} s", took.as_secs_f64());
-        assert!(took <= bound, "{took:?}");
-        let (_, text) = metrics::get(&party.metrics, "/metrics").expect("metrics");
-        assert!(metrics::sample(&text, "shoal_links_losing").is_some_and(|places| places >= 1.0));
-        let status = node(&["status"], &party.dir);
-        let warned = status["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        assert!(warned.into_iter().any(|warning| warning.contains(&name)), "{status}");
-        assert_eq!(status["ready"], true, "what others do does not make a node unready");
-        let doctor = node(&["doctor"], &party.dir);
-        assert!(doctor.to_string().contains(&format!("link to {name}")), "{doctor}");
-    }
-    for party in net.nodes("mix", Some("L3")) {
-        until_every(PAUSE, "the mix behind it alarms", EPOCH * 10, || {
-            losing(&party).contains(&("at".to_owned(), vec![name.clone()])).then_some(())
-        });
-    }
+        waiting.is_empty().then_some(())
+    });
     eprintln!("all neighbours know after {:.1} s", begun.elapsed().as_secs_f64());
 
     let demoted = until_every(PAUSE, "the documents demote it", EPOCH * 20, || {

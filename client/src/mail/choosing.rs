@@ -29,18 +29,18 @@ struct Picks {
     read: Option<Read>,
     /// The read that does not wait until all is written.
     owed: Option<Read>,
-    hot: Option<i64>,
-    warm: Option<i64>,
-    idle: Option<Quiet>,
+    hot: Option<Poll>,
+    warm: Option<Poll>,
+    idle: Option<Poll>,
     copy: Option<Send>,
     /// An own key and a generation.
     inbox: Option<(i64, u32)>,
     overdue: Option<Rank>,
 }
 
-/// What nobody waits for.
+/// What is looked at again and again.
 #[derive(Clone, Copy)]
-enum Quiet {
+enum Poll {
     Chain(i64),
     Slot(i64),
     Invite(i64),
@@ -108,14 +108,9 @@ impl Mail {
                 Some(Read::Part(blob)) => Ok(self.want_part_in(blob, now, consensus, rng)),
                 None => Ok(None),
             },
-            Rank::Hot => Ok(picks.hot.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
-            Rank::Warm => Ok(picks.warm.and_then(|chain| self.want_poll(chain, rank, now, consensus, rng))),
-            Rank::Idle => match picks.idle {
-                Some(Quiet::Chain(chain)) => Ok(self.want_poll(chain, rank, now, consensus, rng)),
-                Some(Quiet::Slot(conversation)) => Ok(self.want_slot(conversation, rank, now, consensus, rng)),
-                Some(Quiet::Invite(invite)) => Ok(self.want_claim(invite, now, consensus, rng)),
-                None => Ok(None),
-            },
+            Rank::Hot => Ok(picks.hot.and_then(|poll| self.want_look(poll, rank, now, consensus, rng))),
+            Rank::Warm => Ok(picks.warm.and_then(|poll| self.want_look(poll, rank, now, consensus, rng))),
+            Rank::Idle => Ok(picks.idle.and_then(|poll| self.want_look(poll, rank, now, consensus, rng))),
             Rank::Copy => {
                 self.memory.copies += 1;
                 let want = picks.copy.map_or(Ok(None), |send| self.want_send(send, now, consensus, rng));
@@ -125,6 +120,21 @@ impl Mail {
                 Some(inbox) => self.want_inbox(inbox, now, consensus, rng),
                 None => Ok(None),
             },
+        }
+    }
+
+    fn want_look(
+        &mut self,
+        poll: Poll,
+        rank: Rank,
+        now: UnixMillis,
+        consensus: &Consensus,
+        rng: &mut impl CryptoRng,
+    ) -> Option<Want> {
+        match poll {
+            Poll::Chain(chain) => self.want_poll(chain, rank, now, consensus, rng),
+            Poll::Slot(conversation) => self.want_slot(conversation, rank, now, consensus, rng),
+            Poll::Invite(invite) => self.want_claim(invite, rank, now, consensus, rng),
         }
     }
 
@@ -217,34 +227,29 @@ impl Mail {
         let mut picks = Picks { send, read, owed, copy, ..Picks::default() };
         let inboxes = self.memory.inboxes.iter().filter_map(|(inbox, clock)| Some((clock.ran_out(now)?, *inbox)));
         picks.inbox = inboxes.min().map(|(_, inbox)| inbox);
-        let mut earliest: [Option<(UnixMillis, i64)>; 3] = [None; 3];
-        for (chain, reader) in &self.memory.readers {
-            let Some(at) = reader.clock.ran_out(now) else { continue };
-            if reader.next().is_none() {
-                continue;
-            }
-            let slot = match reader.class(now, &consensus.parameters) {
+        let parameters = &consensus.parameters;
+        let chains =
+            self.memory.readers.iter().filter(|(_, reader)| reader.next().is_some()).filter_map(|(chain, reader)| {
+                Some((reader.clock.ran_out(now)?, Poll::Chain(*chain), reader.class(now, parameters)))
+            });
+        let slots = self.memory.slots.iter().filter(|(_, slot)| slot.waits());
+        let slots = slots.filter_map(|(row, slot)| Some((slot.clock.ran_out(now)?, Poll::Slot(*row), Rank::Idle)));
+        let invites = self.memory.invites.iter().filter_map(|(row, invite)| {
+            Some((invite.clock.ran_out(now)?, Poll::Invite(*row), invite.class(now, parameters)))
+        });
+        let mut earliest: [Option<(UnixMillis, Poll)>; 3] = [None; 3];
+        for (at, poll, class) in chains.chain(slots).chain(invites) {
+            let first = match class {
                 Rank::Hot => &mut earliest[0],
                 Rank::Warm => &mut earliest[1],
                 Rank::Idle | Rank::Copy | Rank::Send | Rank::BlobRead | Rank::Inbox => &mut earliest[2],
             };
-            if slot.is_none_or(|(best, _)| at < best) {
-                *slot = Some((at, *chain));
+            if first.is_none_or(|(best, _)| at < best) {
+                *first = Some((at, poll));
             }
         }
-        let [hot, warm, idle] = earliest;
-        [picks.hot, picks.warm] = [hot, warm].map(|slot| slot.map(|(_, chain)| chain));
-        let mut slots = self.memory.slots.iter().filter(|(_, slot)| slot.waits());
-        let slot = slots.by_ref().filter_map(|(row, slot)| Some((slot.clock.ran_out(now)?, *row))).min();
-        let invites = self.memory.invites.iter();
-        let invite = invites.filter_map(|(row, invite)| Some((invite.clock.ran_out(now)?, *row))).min();
-        let idle = [
-            idle.map(|(at, row)| (at, Quiet::Chain(row))),
-            slot.map(|(at, row)| (at, Quiet::Slot(row))),
-            invite.map(|(at, row)| (at, Quiet::Invite(row))),
-        ];
-        let idle = idle.into_iter().flatten().min_by_key(|(at, _)| *at);
-        picks.idle = idle.map(|(_, poll)| poll);
+        let [_, warm, idle] = earliest;
+        [picks.hot, picks.warm, picks.idle] = earliest.map(|first| first.map(|(_, poll)| poll));
         // of two that are overdue the one that waits for more of its own gaps: few warm chains take all ticks of a low rate
         picks.overdue = [(Rank::Warm, warm.map(|(at, _)| at)), (Rank::Idle, idle.map(|(at, _)| at))]
             .into_iter()

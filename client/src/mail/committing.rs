@@ -123,7 +123,7 @@ impl Mail {
         if conversation.healed_at == UnixMillis(0) || self.change_waits(conversation)? {
             return Ok(Some(Within::Soon(others)));
         }
-        let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        let half = consensus.parameters.retention() / 2;
         if conversation.outdated {
             // an address was given up: within an hour of a retention of 14 days, for not all conversations are to renew their
             // keys in the moment in which another inbox begins
@@ -277,7 +277,7 @@ impl Mail {
         };
         let Some(epoch) = group_epochs::of(db, vault, commit.conversation, commit.epoch)? else { return Ok(None) };
         // another's commit may have lain in the slot and expired while we were away: first it must be in sight again
-        let (sight, retention) = (epoch.sight, Duration::from_millis(consensus.parameters.retention_ms));
+        let (sight, retention) = (epoch.sight, consensus.parameters.retention());
         let unseen = now < sight.hold_until || !sight.lately(now, retention);
         // and what others went on from may lie in a later slot: this one would win where nobody looks any more
         let other = sight.interrupted(now, retention) && epoch.named.is_some_and(|named| named != commit.hash);
@@ -371,7 +371,7 @@ impl Mail {
         )?;
         commits::set_merged(&transaction, vault, row)?;
         // a leaf that says whose successor its owner is does so only until the next commit, which is due sooner then
-        let half = Duration::from_millis(self.profile.network().parameters.retention_ms / 2);
+        let half = self.profile.network().parameters.retention() / 2;
         let healed = if conversation.outdated { now.minus(half).max(UnixMillis(1)) } else { now };
         conversations::set_healed(&transaction, conversation.row, healed)?;
         if let Some(before) = self.profile.own.by_row(conversation.own_key).filter(|key| key.public() != led.begun.own)

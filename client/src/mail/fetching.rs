@@ -63,7 +63,7 @@ impl Mail {
         let part = each(answers)
             .filter(|(_, answer)| answer.status == Status::Found)
             .find_map(|(_, answer)| blob.keys.open(j, answer.body.as_ref()?).ok().map(Zeroizing::new));
-        let retention = Duration::from_millis(consensus.parameters.retention_ms);
+        let retention = consensus.parameters.retention();
         if answers.is_some() {
             blob.asked = Some(Observed::again(blob.asked, now, retention / 4));
         }
@@ -277,7 +277,7 @@ impl Mail {
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Result<(), MailError> {
-        let retention = Duration::from_millis(consensus.parameters.retention_ms);
+        let retention = consensus.parameters.retention();
         // who was away asks first, for a while
         let old = |blob: &BlobIn, age: Duration| {
             let asked = blob.asked.is_some_and(|asked| {

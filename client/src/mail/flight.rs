@@ -357,3 +357,10 @@ pub(super) struct Memory {
     /// When the upkeep is due.
     pub(super) upkeep_at: UnixMillis,
 }
+
+impl Memory {
+    /// Whether an own commit to a conversation waits for its slot.
+    pub(super) fn commit_waits(&self, conversation: i64) -> bool {
+        self.commits.values().any(|commit| commit.conversation == conversation)
+    }
+}

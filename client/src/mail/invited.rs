@@ -59,7 +59,7 @@ impl Mail {
         if invite.end() <= now {
             return Err(MailError::Invite("the invite is over"));
         }
-        let longest = Duration::from_millis(self.profile.network().parameters.retention_ms / 2) + CLOCKS_DIFFER;
+        let longest = self.profile.network().parameters.retention() / 2 + CLOCKS_DIFFER;
         if invite.end() > now.plus(longest) {
             return Err(MailError::Invite("the invite would last longer than any can"));
         }
@@ -308,7 +308,7 @@ impl Mail {
             self.claim_written(row, chain, stored, now, consensus, rng)?;
         }
         // the inviter looks for a quarter of a retention after the end, and answers within a retention of that
-        let answer = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        let answer = consensus.parameters.retention() / 2;
         for (contact, conversation) in invites::unanswered(&self.profile.db, now.minus(answer))? {
             self.abandon(contact, conversation, now)?;
         }

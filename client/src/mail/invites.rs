@@ -21,6 +21,7 @@ use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes::{self, BoxBody, WriteKey};
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::invite::{CLAIM_BOX, Invite, WELCOME_BOX};
+use shoal_protocol::parameters::Parameters;
 use shoal_protocol::request::{Answers, Operation, Status};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -77,7 +78,7 @@ impl Mail {
         let mut seed = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *seed);
         let network = self.profile.network();
-        let end = now.plus(Duration::from_millis(network.parameters.retention_ms / 2));
+        let end = now.plus(network.parameters.retention() / 2);
         let invite = Invite::new(inbox.public(), seed, generation, end, &network.genesis_hash());
         let (key, secret) = invite.keys();
         let writer = WriteKey::generate(rng);
@@ -164,19 +165,16 @@ impl Mail {
     pub(super) fn want_claim(
         &mut self,
         row: i64,
+        rank: Rank,
         now: UnixMillis,
         consensus: &Consensus,
         rng: &mut impl CryptoRng,
     ) -> Option<Want> {
         let reader = self.memory.invites.get_mut(&row)?;
-        let parameters = &consensus.parameters;
-        // fresh invites are used soon, and whoever has claimed one is about to write; but it may be a machine that went off
-        let pace = class(reader.active_at, now, parameters);
-        let pace = if reader.claim.is_some() { pace } else { pace.max(Rank::Warm) };
-        reader.clock.wind(mean_gap(pace, parameters), now, rng);
+        reader.clock.wind(mean_gap(rank, &consensus.parameters), now, rng);
         let (id, generation, welcome) = (reader.id(), reader.generation, reader.claim.is_some());
         let purpose = Purpose::GetClaim { invite: row, welcome };
-        self.launch(Rank::Idle, generation, Operation::Get { id }, purpose, None, now, consensus, rng)
+        self.launch(rank, generation, Operation::Get { id }, purpose, None, now, consensus, rng)
     }
 
     pub(super) fn claim_read(
@@ -195,7 +193,7 @@ impl Mail {
         let made = invites::made(&self.profile.db, &self.profile.vault, row)?;
         // a body that does not open is a lie of a replica
         let Some(plaintext) = bodies.iter().find_map(|body| reader.open(body)) else {
-            let late = reader.ends_at.plus(Duration::from_millis(consensus.parameters.retention_ms / 4));
+            let late = reader.ends_at.plus(consensus.parameters.retention() / 4);
             let looked = each(answers).any(|(_, answer)| answer.status == Status::Empty);
             // over, and looked at after the end: who was away for long finds what was written meanwhile
             return match made.filter(|_| looked && late < now) {
@@ -367,6 +365,13 @@ impl InviteReader {
             claim: made.claim,
             clock: crate::polls::PollClock::default(),
         }
+    }
+
+    /// The class in which it is looked at: fresh invites are used soon, and whoever has claimed one is about to write; but it may be a
+    /// machine that went off.
+    pub(super) fn class(&self, now: UnixMillis, parameters: &Parameters) -> Rank {
+        let class = class(self.active_at, now, parameters);
+        if self.claim.is_some() { class } else { class.max(Rank::Warm) }
     }
 
     /// The box that is looked at now.

@@ -14,7 +14,6 @@ use shoal_protocol::inbox::{append_work, inbox_id};
 use shoal_protocol::poisson::exponential;
 use shoal_protocol::request::{Answers, Operation, Status};
 use shoal_protocol::{Epoch, UnixMillis};
-use std::time::Duration;
 
 /// Hashes tried for a letter's nonce in one step: about 10 ms of the mail thread, before a tick and after an answer. At
 /// two of each a second these are 2^15 hashes a second: 8 s for the 2^18 of an empty inbox, 17 minutes for 2^25.
@@ -144,7 +143,7 @@ impl Mail {
             postpone(&mut letter.attempt, now, consensus, rng);
             if stored != 0 {
                 // its owner can read it; every further try may leave a second copy where the first one is
-                let rare = Duration::from_millis(consensus.parameters.retention_ms / 16);
+                let rare = consensus.parameters.retention() / 16;
                 letter.attempt.due = now.plus(exponential(rare, rng));
             }
             if closed {

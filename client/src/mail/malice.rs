@@ -299,7 +299,7 @@ fn keys_of_old_cards_are_forgotten_unless_a_conversation_uses_them() {
     let mut scene = Scene::new(6);
     scene.card();
     assert_eq!(testing::signature_keys(&scene.bob.profile.db), 1);
-    let retention = Duration::from_millis(scene.consensus.parameters.retention_ms);
+    let retention = scene.consensus.parameters.retention();
     scene.bob.forget_old_cards(scene.now.plus(retention * 4), &scene.consensus).unwrap();
     assert_eq!(testing::signature_keys(&scene.bob.profile.db), 0);
     let mut scene = Scene::new(7);

@@ -101,7 +101,7 @@ fn a_slot_whose_deciding_store_is_dead_is_given_up_in_time() {
     let mut scene = Scene::new(53);
     scene.acquaint();
     let (own, _) = stage(&mut scene, bob);
-    let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
+    let quarter = scene.consensus.parameters.retention() / 4;
     let dead = [None, Some(Status::Empty)];
     miss_slot(&mut scene, dead);
     miss_for(&mut scene, quarter / 2, dead);
@@ -123,7 +123,7 @@ fn a_store_is_not_mute_while_nobody_asks_it() {
     let mut scene = Scene::new(56);
     scene.acquaint();
     stage(&mut scene, bob);
-    let half = Duration::from_millis(scene.consensus.parameters.retention_ms / 2);
+    let half = scene.consensus.parameters.retention() / 2;
     for _ in 0..3 {
         miss_slot(&mut scene, [None, Some(Status::Empty)]);
         scene.now = scene.now.plus(half);
@@ -137,7 +137,7 @@ fn a_store_is_not_mute_while_nobody_asks_it() {
 fn a_slot_is_given_up_only_for_a_commit() {
     let mut scene = Scene::new(57);
     scene.acquaint();
-    let retention = Duration::from_millis(scene.consensus.parameters.retention_ms);
+    let retention = scene.consensus.parameters.retention();
     let dead = [None, Some(Status::Empty)];
     miss_slot(&mut scene, dead);
     miss_for(&mut scene, retention / 2, dead);
@@ -161,7 +161,7 @@ fn who_was_away_for_long_watches_a_slot_before_writing_to_it() {
     miss_slot(&mut scene, empty);
     miss_slot(&mut scene, empty);
     assert!(put(&mut scene));
-    let quarter = Duration::from_millis(scene.consensus.parameters.retention_ms / 4);
+    let quarter = scene.consensus.parameters.retention() / 4;
     scene.now = scene.now.plus(quarter * 7 / 2);
     assert!(!put(&mut scene), "another commit may have been there, and expired");
     hear(&mut scene);
@@ -183,7 +183,7 @@ fn who_comes_back_hears_the_others_before_writing_to_a_slot() {
     let put = |scene: &mut Scene| {
         scene.bob.want_commit(own.row, scene.now, &scene.consensus, &mut scene.rng).unwrap().is_some()
     };
-    let retention = Duration::from_millis(scene.consensus.parameters.retention_ms);
+    let retention = scene.consensus.parameters.retention();
     let empty = [Some(Status::Empty), Some(Status::Empty)];
     miss_slot(&mut scene, empty);
     hear(&mut scene);

@@ -259,7 +259,7 @@ fn what_a_member_commits_against_the_rules_is_passed_over_by_all() {
 #[test]
 fn a_commit_that_was_never_written_is_passed_over_when_that_was_seen() {
     let (mut world, id) = trio(706);
-    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let retention = world.consensus.parameters.retention();
     let mallory = world.people[MALLORY].mail.take().unwrap();
     let parcel = vec![5; 3 * BOX_PLAINTEXT_SIZE];
     let promised = Manifest::of(&parcel, [6; 32]);

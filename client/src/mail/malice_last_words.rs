@@ -166,7 +166,7 @@ fn nothing_is_owed_for_ever_nor_to_whom_nothing_may_be_said() {
         assert_eq!((scene.bob.owes_last_words(), owed(scene)), (false, 0));
     };
     let mut scene = stopped(103);
-    scene.now = scene.now.plus(Duration::from_millis(scene.consensus.parameters.retention_ms));
+    scene.now = scene.now.plus(scene.consensus.parameters.retention());
     silent(&mut scene);
     let mut scene = stopped(104);
     let mallory = scene.mallory.address();

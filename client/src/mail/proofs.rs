@@ -25,7 +25,7 @@ const PROVED_BEHIND: u64 = 3;
 
 impl Mail {
     fn retention(&self) -> Duration {
-        Duration::from_millis(self.profile.network().parameters.retention_ms)
+        self.profile.network().parameters.retention()
     }
 
     /// What a contact is owed that names a document which no chain holds beside one held here. Once a retention, whatever

@@ -9,7 +9,6 @@ use crate::own_keys::{self, FORMER_MAX, FORMER_READ_MAX};
 use rand::{CryptoRng, RngExt as _};
 use shoal_protocol::UnixMillis;
 use shoal_protocol::inbox::InboxKey;
-use std::time::Duration;
 
 impl Mail {
     /// Takes another address and returns it. Members of conversations follow; strangers who write to the old one are not
@@ -28,7 +27,7 @@ impl Mail {
         if self.active_keys(now)?.len() > most || self.profile.own.former().len() >= FORMER_MAX {
             return Err(MailError::Address("too many addresses were given up lately"));
         }
-        let retention = Duration::from_millis(self.profile.network().parameters.retention_ms);
+        let retention = self.profile.network().parameters.retention();
         let read_until = now.plus(retention.mul_f64(0.5 + rng.random::<f64>() / 2.0));
         let transaction = db.unchecked_transaction()?;
         own_keys::insert(&transaction, &self.profile.vault, &InboxKey::generate(rng), read_until)?;

@@ -74,6 +74,23 @@ impl Return {
         let read = if patient { chain.dry_at.max(chain.heard_at) } else { chain.heard_at };
         read.is_some_and(|at| at >= self.since)
     }
+    /// Whether all chains of a conversation were. The others are read at once when it is wished.
+    fn listen<'a>(
+        self,
+        chains: impl Iterator<Item = &'a mut Reader>,
+        wished: bool,
+        now: UnixMillis,
+        retention: Duration,
+    ) -> bool {
+        let mut all = true;
+        for chain in chains.filter(|chain| !self.heard(chain, now, retention)) {
+            all = false;
+            if wished && !chain.clock.due(now) {
+                chain.clock.ring(now);
+            }
+        }
+        all
+    }
 }
 
 impl Mail {
@@ -89,8 +106,9 @@ impl Mail {
         now: UnixMillis,
         consensus: &Consensus,
     ) -> Result<Unfound, MailError> {
+        let own_waits = self.memory.commit_waits(conversation);
         let Some(reader) = self.memory.slots.get_mut(&conversation) else { return Ok(Unfound::Waits) };
-        let retention = Duration::from_millis(consensus.parameters.retention_ms);
+        let retention = consensus.parameters.retention();
         let empty_at = |position: usize| {
             each(answers)
                 .any(|(store, answer)| flight.placement.get(position) == Some(&store) && answer.status == Status::Empty)
@@ -126,17 +144,10 @@ impl Mail {
                     back_at: *sight.back_at.get_or_insert(now),
                     since: reader.in_sight_since(now, retention / IN_SIGHT),
                 };
-                let wished = reader.named.is_some()
-                    || self.memory.commits.values().any(|commit| commit.conversation == conversation);
-                let readers = self.memory.readers.values_mut().filter(|chain| chain.conversation == conversation);
-                let mut behind = false;
-                for chain in readers.filter(|chain| !back.heard(chain, now, retention)) {
-                    behind = true;
-                    if wished && !chain.clock.due(now) {
-                        chain.clock.ring(now);
-                    }
-                }
-                if back.long(now, retention) || (!behind && reader.alone) {
+                let wished = reader.named.is_some() || own_waits;
+                let chains = self.memory.readers.values_mut().filter(|chain| chain.conversation == conversation);
+                let heard = back.listen(chains, wished, now, retention);
+                if back.long(now, retention) || (heard && reader.alone) {
                     sight.touched_at = flight.since;
                 } else if unfound == Unfound::Waits && !reader.alone {
                     unfound = Unfound::Elsewhere;
@@ -202,12 +213,12 @@ impl Mail {
     /// The slot is empty, and a member says that a commit ended the epoch. Others may have passed over the slot while the replica
     /// that decides it was mute and we were away: then the next ones are looked into, one at a time and round about.
     pub(super) fn look_ahead(&mut self, conversation: i64, now: UnixMillis, consensus: &Consensus) {
-        let retention = Duration::from_millis(consensus.parameters.retention_ms);
+        let own_waits = self.memory.commit_waits(conversation);
         if let Some(reader) = self.memory.slots.get_mut(&conversation)
-            && reader.sight.interrupted(now, retention)
+            && reader.sight.interrupted(now, consensus.parameters.retention())
         {
             reader.look(AHEAD_MAX, now);
-            if self.memory.commits.values().any(|commit| commit.conversation == conversation) {
+            if own_waits {
                 reader.hurry();
             }
         }
@@ -253,7 +264,7 @@ impl Mail {
 
     /// What was looked into behind an empty slot does not count, or not yet: back to that one.
     pub(super) fn look_back(&mut self, conversation: i64, at: &GroupEpoch, now: UnixMillis) -> Result<(), MailError> {
-        let retention = Duration::from_millis(self.profile.network().parameters.retention_ms);
+        let retention = self.profile.network().parameters.retention();
         let transaction = self.profile.db.unchecked_transaction()?;
         group_epochs::look_back(&transaction, conversation, at.epoch)?;
         if let Some((_, blob)) = at.fetching {
@@ -272,7 +283,7 @@ impl Mail {
     /// When the slot of an epoch counts as seen last that was entered by what others wrote, nobody knows when: so long ago that
     /// their chains are read first, and not so long that a commit may have expired there.
     pub(super) fn out_of_sight(&self, now: UnixMillis) -> UnixMillis {
-        now.minus(Duration::from_millis(self.profile.network().parameters.retention_ms / 8))
+        now.minus(self.profile.network().parameters.retention() / 8)
     }
 
     /// Whether a commit that lies where others were to look has been passed over by them, while the slot was out of sight here: most
@@ -284,7 +295,7 @@ impl Mail {
         commit: &Hash,
         now: UnixMillis,
     ) -> Result<bool, MailError> {
-        let retention = Duration::from_millis(self.profile.network().parameters.retention_ms);
+        let retention = self.profile.network().parameters.retention();
         if at.base.is_some() || !at.sight.interrupted(now, retention) {
             return Ok(false);
         }

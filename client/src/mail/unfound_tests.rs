@@ -41,7 +41,7 @@ fn named(world: &mut World, who: usize, name: &str) -> bool {
 fn passed_over(seed: u64, before: impl FnOnce(&mut World)) -> (World, String, Duration) {
     let (mut world, id) = trio(seed);
     before(&mut world);
-    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let retention = world.consensus.parameters.retention();
     let store = decider(&mut world, BOB);
     world.crash(BOB);
     let began = world.now;

@@ -27,7 +27,7 @@ impl Mail {
                 self.check_stored(message)?;
             }
         }
-        let half = Duration::from_millis(consensus.parameters.retention_ms / 2);
+        let half = consensus.parameters.retention() / 2;
         self.memory.upkeep_at = now.plus((half / RUNS).max(Duration::from_secs(1)));
         self.settle_blobs(now, consensus, rng)?;
         self.forget_old_cards(now, consensus)?;

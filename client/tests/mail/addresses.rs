@@ -35,7 +35,7 @@ fn contact(world: &mut World, who: usize) -> shoal_client::mail::ContactInfo {
 }
 
 fn retention(world: &World) -> Duration {
-    Duration::from_millis(world.consensus.parameters.retention_ms)
+    world.consensus.parameters.retention()
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn a_commit_does_not_hang_on_a_dead_store() {
             }
             world.run(Duration::from_secs(1));
         }
-        let patience = Duration::from_millis(world.consensus.parameters.retention_ms / 4);
+        let patience = world.consensus.parameters.retention() / 4;
         let moved = |world: &mut World| conversation(world, 0).epoch > before && followed(world);
         assert!(world.run_until(patience + MINUTE, moved), "store {dead}");
         println!("store {dead} is dead: moved after {:?}", world.now.since(began));

@@ -119,11 +119,11 @@ fn one_that_is_withdrawn_or_over_gives_nothing() {
     assert!(world.warnings(1).contains(&"invite_failed"));
 
     world.crash(2);
-    world.run(Duration::from_millis(world.consensus.parameters.retention_ms / 2));
+    world.run(world.consensus.parameters.retention() / 2);
     world.restart(2);
     let (now, mut rng) = (world.now, world.fork());
     assert!(matches!(world.mail(2).add("alice", &over.text, now, &mut rng), Err(MailError::Invite(_))));
-    world.run(Duration::from_millis(world.consensus.parameters.retention_ms / 2));
+    world.run(world.consensus.parameters.retention() / 2);
     assert_eq!(invites(&mut world), [], "forgotten");
 }
 
@@ -150,7 +150,7 @@ fn a_claim_that_never_got_its_key_package_ends_with_the_invite() {
     world.run(30 * MINUTE);
     assert!(world.mail(1).conversations().unwrap().is_empty());
     // nothing to say: nobody is asked as a stranger
-    world.run(Duration::from_millis(world.consensus.parameters.retention_ms));
+    world.run(world.consensus.parameters.retention());
     assert!(world.warnings(1).contains(&"invite_failed"));
     assert_eq!(letters(&world, 1), 0);
     assert_eq!(world.mail(1).waiting_for_cards().unwrap(), []);
@@ -224,7 +224,7 @@ fn one_that_is_typed_twice_is_used_once() {
 #[test]
 fn an_inviter_who_was_away_for_most_of_the_retention_finds_who_came() {
     let mut world = world(800, 2);
-    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let retention = world.consensus.parameters.retention();
     let invite = world.invite(0, "bob");
     world.run(MINUTE);
     world.crash(0);
@@ -239,7 +239,7 @@ fn an_inviter_who_was_away_for_most_of_the_retention_finds_who_came() {
 #[test]
 fn what_was_written_to_an_inviter_who_never_answers_goes_to_the_address() {
     let mut world = world(801, 2);
-    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let retention = world.consensus.parameters.retention();
     let invite = world.invite(0, "bob");
     world.run(MINUTE);
     world.crash(0);

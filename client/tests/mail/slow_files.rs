@@ -29,7 +29,7 @@ fn a_file_that_takes_longer_than_stores_keep_it_arrives_and_parts_nobody() {
     for seed in 0..2 {
         let mut world = acquainted(720 + seed);
         world.consensus.parameters.lambda_p = Rate(400);
-        let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+        let retention = world.consensus.parameters.retention();
         let before = conversation(&mut world, 0).epoch;
         let mut file = vec![0; 400 * BOX_PLAINTEXT_SIZE];
         world.rng.fill(&mut file[..]);
@@ -60,7 +60,7 @@ fn a_file_that_takes_longer_than_stores_keep_it_arrives_and_parts_nobody() {
 fn a_file_goes_on_to_newer_stores() {
     let mut world = acquainted(740);
     world.consensus.parameters.lambda_p = Rate(400);
-    let retention = Duration::from_millis(world.consensus.parameters.retention_ms);
+    let retention = world.consensus.parameters.retention();
     let mut file = vec![0; 320 * BOX_PLAINTEXT_SIZE];
     world.rng.fill(&mut file[..]);
     let id = world.send_file(0, "bob", "moving.bin", &file);

@@ -452,7 +452,7 @@ impl World {
 
     /// Generations are drawn until all stores of today are gone, with what they hold.
     pub(crate) fn forget_all(&mut self) {
-        let retention = Duration::from_millis(self.consensus.parameters.retention_ms);
+        let retention = self.consensus.parameters.retention();
         for _ in 0..3 {
             self.draw();
             self.run(retention);
@@ -462,7 +462,7 @@ impl World {
 
     /// Boxes older than the retention are gone, and so are generations that were replaced that long ago.
     pub(crate) fn retire(&mut self) {
-        let retention = Duration::from_millis(self.consensus.parameters.retention_ms);
+        let retention = self.consensus.parameters.retention();
         let (now, schedule) = (self.now, self.consensus.schedule());
         let gone = |generation: &Generation| {
             generation.retired.is_some_and(|retired| schedule.start(retired).plus(retention) <= now)

@@ -119,11 +119,9 @@ pub async fn run(context: StoreContext) -> Result<()> {
 
 fn limits(consensus: Option<&Consensus>, records_max: u64) -> Limits {
     match consensus.map(|consensus| &consensus.parameters) {
-        Some(parameters) => Limits {
-            retention: Duration::from_millis(parameters.retention_ms),
-            records_max,
-            append_bits: parameters.append_bits,
-        },
+        Some(parameters) => {
+            Limits { retention: parameters.retention(), records_max, append_bits: parameters.append_bits }
+        }
         // nothing is written before there is a consensus, and nothing may be erased
         None => Limits { retention: Duration::MAX, records_max: 0, append_bits: u8::MAX },
     }

@@ -385,7 +385,7 @@ async fn serve(options: &TestnetOptions, testnet: &mut Testnet, progress: Progre
 /// What a person can do with a network that is ready.
 fn what_next(network: &NetworkFile, path: &Path, url: &str) -> anyhow::Result<String> {
     let (shoal, path) = (parties::binary("shoal")?, path.display());
-    let kept = duration::short(Duration::from_millis(network.parameters.retention_ms));
+    let kept = duration::short(network.parameters.retention());
     Ok(format!(
         "ready; Ctrl-C stops everything\n  network file: {path}\n  status page:  {url}\n  stores keep what nobody fetches \
          for {kept} (--retention)\n  next, in another terminal:\n    {} --profile ~/alice init --network {path}",

@@ -143,11 +143,16 @@ impl Mail {
     pub(super) fn inbox_gap(&self, consensus: &Consensus) -> Duration {
         let parameters = &consensus.parameters;
         let generations = u32::try_from(consensus.generations.len()).unwrap_or(u32::MAX);
-        let tick = match self.profile.class() {
-            RateClass::Normal => parameters.lambda_p.mean_gap(),
-            RateClass::Low => parameters.lambda_low.mean_gap(),
-        };
-        mean_gap(Rank::Inbox, parameters).max(tick.saturating_mul(8).saturating_mul(generations))
+        let gap = self.tick_gap(consensus).saturating_mul(8).saturating_mul(generations);
+        mean_gap(Rank::Inbox, parameters).max(gap)
+    }
+
+    /// Mean gap between two ticks of the own rate class.
+    pub(super) fn tick_gap(&self, consensus: &Consensus) -> Duration {
+        match self.profile.class() {
+            RateClass::Normal => consensus.parameters.lambda_p.mean_gap(),
+            RateClass::Low => consensus.parameters.lambda_low.mean_gap(),
+        }
     }
 
     fn want_send(

@@ -24,6 +24,8 @@ use shoal_protocol::poisson::exponential;
 const PIPELINE: usize = 16;
 /// Receipts are sealed only while fewer boxes of the chain wait: a later one says the same.
 const RECEIPT_PIPELINE: usize = 4;
+/// In a group one tick of so many goes to receipts of the others, while all of them are shown messages all the time.
+const RECEIPTS_READ: u32 = 4;
 
 impl Mail {
     /// At most one piece of work that writes to the disk: the own card, a certificate, a message, or a receipt is sealed.
@@ -68,12 +70,14 @@ impl Mail {
     }
 
     /// In a group a receipt waits for others to say more: each of its members reads it, and each shown message would be
-    /// told that way by all of them.
+    /// told that way by all of them. What a member reads of the others' receipts takes one tick of [`RECEIPTS_READ`] at most.
     fn receipt_due(&mut self, row: i64, now: UnixMillis, consensus: &Consensus, rng: &mut impl CryptoRng) -> bool {
         let others = self.memory.readers.values().filter(|reader| reader.conversation == row).count();
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let gap = mean_gap(Rank::Hot, &consensus.parameters).max(self.tick_gap(consensus) * RECEIPTS_READ);
         let Some(due) = self.memory.owing.get_mut(&row) else { return false };
-        let wait = mean_gap(Rank::Hot, &consensus.parameters) * u32::try_from(others / 2).unwrap_or(u32::MAX);
-        *due.get_or_insert_with(|| if others < 2 { now } else { now.plus(exponential(wait, rng)) }) <= now
+        let draw = || if others < 2 { now } else { now.plus(exponential(gap.saturating_mul(others), rng)) };
+        *due.get_or_insert_with(draw) <= now
     }
 
     fn waiting_boxes(&self, chain: i64) -> usize {

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod addresses;
+mod busy_group;
 mod cancelling;
 mod epochs;
 mod faults;

@@ -2,9 +2,10 @@
 //! of four ticks while polls wait (design §3.7).
 //!
 //! Four rules keep the order from starving anyone: one of three ticks for sends and blob reads goes to the reads that are not
-//! for strangers, for a file that is written for half an hour must not keep a commit from being read; the own inbox, whose rate is constant and small (one poll in 60 s at 2
-//! ticks a second is 1 %), goes before the other polls; a poll that waits for four of its mean gaps goes before
-//! younger classes; and second copies, which go when nothing else waits, get one tick in 16 all the same.
+//! for strangers, for a file that is written for half an hour must not keep a commit from being read; the own inbox, whose
+//! rate is constant and small (one poll in 60 s at 2 ticks a second is 1 %), goes before the other polls; a poll that waits for
+//! four of its mean gaps goes before younger classes, every other time; and second copies, which go when nothing else waits,
+//! get one tick in 16 all the same.
 //!
 //! At 2 ticks a second (`lambda_p` of a public network) that is a copy every 8 s, 10,800 a day, 151,200 in the retention time
 //! of 14 days: what is written while every tick is wanted elsewhere gets its second copy too. It costs all
@@ -48,6 +49,8 @@ pub struct Budget {
     bulk_run: u8,
     send_run: u8,
     copy_passed: u8,
+    /// The last poll was an overdue one.
+    overdue_had: bool,
 }
 
 impl Budget {
@@ -70,7 +73,7 @@ impl Budget {
 
     /// What goes before copies.
     fn first_choice(&mut self, waiting: Waiting) -> Option<Rank> {
-        let poll = Self::poll(waiting);
+        let poll = self.poll(waiting);
         let bulk = match (waiting.send, waiting.blob_read) {
             (true, true) if waiting.read_owed && self.send_run >= SEND_RUN_MAX => Some(Rank::BlobRead),
             (true, _) => Some(Rank::Send),
@@ -80,7 +83,7 @@ impl Budget {
         match (bulk, poll) {
             (Some(_), Some(poll)) if self.bulk_run >= BULK_RUN_MAX => {
                 self.bulk_run = 0;
-                Some(poll)
+                Some(self.polled(waiting, poll))
             }
             (Some(bulk), _) => {
                 self.send_run = if bulk == Rank::Send { (self.send_run + 1).min(SEND_RUN_MAX) } else { 0 };
@@ -89,16 +92,22 @@ impl Budget {
             }
             (None, poll) => {
                 self.bulk_run = 0;
-                poll
+                poll.map(|poll| self.polled(waiting, poll))
             }
         }
     }
 
-    fn poll(waiting: Waiting) -> Option<Rank> {
+    fn polled(&mut self, waiting: Waiting, poll: Rank) -> Rank {
+        self.overdue_had = waiting.overdue == Some(poll);
+        poll
+    }
+
+    fn poll(&self, waiting: Waiting) -> Option<Rank> {
         if waiting.inbox {
             return Some(Rank::Inbox);
         }
-        if waiting.overdue.is_some() {
+        // at a low rate many that are overdue would take all of them
+        if waiting.overdue.is_some() && !(waiting.hot && self.overdue_had) {
             return waiting.overdue;
         }
         [(waiting.hot, Rank::Hot), (waiting.warm, Rank::Warm), (waiting.idle, Rank::Idle)]
@@ -152,6 +161,16 @@ mod tests {
         assert_eq!(budget.choose(Waiting { overdue: Some(Rank::Idle), ..all }), Some(Rank::Idle));
         assert_eq!(budget.choose(Waiting { inbox: true, ..all }), Some(Rank::Inbox));
         assert_eq!(budget.choose(Waiting::default()), None);
+    }
+
+    #[test]
+    fn what_is_overdue_takes_half_of_the_polls_from_hot_ones() {
+        let mut budget = Budget::default();
+        let waiting = Waiting { hot: true, warm: true, idle: true, overdue: Some(Rank::Warm), ..Waiting::default() };
+        let taken: Vec<_> = (0..100).filter_map(|_| budget.choose(waiting)).collect();
+        assert!(taken.chunks(2).all(|two| two == [Rank::Warm, Rank::Hot]), "{taken:?}");
+        let cold = Waiting { hot: false, overdue: Some(Rank::Idle), ..waiting };
+        assert!((0..100).all(|_| budget.choose(cold) == Some(Rank::Idle)));
     }
 
     #[test]

@@ -267,6 +267,7 @@ fn a_profile_moves_to_another_machine_and_stays_behind_unusable() {
     let file = file.to_str().unwrap();
 
     assert_eq!(old.fails(&["export", file]), denied("passphrase_needed"));
+    assert_eq!(old.fails(&["export", "/no/such/folder/me.shoal"]), (74, "file".to_owned()), "before it asks");
     assert_eq!(old.fails(&["export", &right, "--passphrase-file", &right]), (64, "file_exists".to_owned()));
     assert_eq!(old.prints(&["address"])["address"], address, "what is refused changes nothing");
     let exported = old.prints(&["export", file, "--passphrase-file", &right]);

@@ -30,7 +30,8 @@
 //! them from then on.
 //!
 //! **This node itself.** While [`Spot::Own`] is named it explains every loss, those of a place that goes dead then as well.
-//! So it is asked again with every loss whether another place explains better what was lost since ([`rehearing`]).
+//! So what was named before it is forgotten, and with every loss it is asked which places lose more than the rest
+//! ([`rehearing`]). They are named beside it, and take what is lost over them: then it is cleared if the rest returns.
 //!
 //! **Clearing.** A named place keeps its sum, at most 12; at 0 it is cleared: after 97 to 126 returns more than 24 times the
 //! losses. That is as many as finding a loss of a tenth takes, so an alarm does not flap.
@@ -83,6 +84,8 @@ struct Score {
     run: u32,
     /// The raise that named it; several places have the same one while nothing tells them apart.
     raised: Option<u32>,
+    /// It loses more than the rest of what this node loses: losses over it are held against nothing else.
+    more: bool,
 }
 
 /// The tests of all places. Pure: it is told how each loop ended, in the order in which that became known.
@@ -110,15 +113,17 @@ impl Alarm {
             self.rehearing = None;
             return;
         }
-        let better = self.rehearing.get_or_insert_default().settle(way, returned);
-        if better.is_empty() {
+        if self.takes_more(way) {
+            return;
+        }
+        let more = self.rehearing.get_or_insert_default().settle(way, returned);
+        if more.is_empty() {
             return;
         }
         self.rehearing = None;
-        self.scores.remove(&Spot::Own);
         self.raises = self.raises.wrapping_add(1);
-        let score = Score { points: RAISE, run: 0, raised: Some(self.raises) };
-        self.scores.extend(better.into_iter().map(|spot| (spot, score)));
+        let score = Score { points: RAISE, run: 0, raised: Some(self.raises), more: true };
+        self.scores.extend(more.into_iter().map(|spot| (spot, score)));
     }
 
     fn credit(&mut self, way: &[[u8; 32]]) {
@@ -137,10 +142,11 @@ impl Alarm {
 
     fn charge(&mut self, way: &[[u8; 32]]) {
         self.tell_apart(way, false);
-        let known = self.explains(way);
+        let (known, more) = (self.explains(way), self.takes_more(way));
         let mut passed = Vec::new();
         for spot in spots(way) {
-            if known && !self.is_raised(&spot) {
+            let takes = |score: &Score| score.raised.is_some() && (score.more || !more);
+            if known && !self.scores.get(&spot).is_some_and(takes) {
                 continue;
             }
             if self.scores.len() >= SPOTS_MAX && matches!(spot, Spot::Between(..)) && !self.scores.contains_key(&spot) {
@@ -182,7 +188,9 @@ impl Alarm {
         let weight = |score: &Score| if score.run >= RUN { (score.run, 0) } else { (0, score.points) };
         let Some(most) = passed.iter().map(|(_, score)| weight(score)).max() else { return };
         self.raises = self.raises.wrapping_add(1);
-        self.scores.retain(|_, score| score.raised.is_some());
+        let own = passed.iter().any(|(spot, score)| *spot == Spot::Own && weight(score) == most);
+        // an innocent that was named before would be the only one that everybody's losses speak against
+        self.scores.retain(|_, score| score.raised.is_some() && !own);
         for (spot, score) in passed.iter().filter(|(_, score)| weight(score) == most) {
             self.scores.insert(*spot, Score { raised: Some(self.raises), ..*score });
         }
@@ -190,6 +198,11 @@ impl Alarm {
 
     fn is_raised(&self, spot: &Spot) -> bool {
         self.scores.get(spot).is_some_and(|score| score.raised.is_some())
+    }
+
+    /// Whether a place on the way is named that loses more than the rest.
+    fn takes_more(&self, way: &[[u8; 32]]) -> bool {
+        spots(way).any(|spot| self.scores.get(&spot).is_some_and(|score| score.raised.is_some() && score.more))
     }
 
     /// Whether a place on the way is named: then a loss is its.
@@ -337,10 +350,53 @@ mod tests {
             let mut alarm = Alarm::default();
             run(&mut alarm, 4, |_| true);
             assert_eq!(alarm.losing(), [Spot::Own]);
-            run(&mut alarm, 6, lost);
-            assert_eq!(alarm.losing(), [spot], "after an outage");
-            assert!(alarm.blames(&way([10, 21, 30]), if spot == Spot::Node([10; 32]) { &[10; 32] } else { &[21; 32] }));
+            run(&mut alarm, 8, lost);
+            assert_eq!(alarm.losing(), [Spot::Own, spot], "after an outage");
+            let guilty = if spot == Spot::Node([10; 32]) { [10; 32] } else { [21; 32] };
+            assert!(alarm.blames(&way([10, 21, 30]), &guilty) && !alarm.blames(&way([10, 21, 30]), &[30; 32]));
+            run(&mut alarm, 40, lost);
+            assert_eq!(alarm.losing(), [spot], "this node loses nothing any more");
         }
+    }
+
+    #[test]
+    fn dead_places_do_not_hide_each_other_behind_this_node() {
+        let mut alarm = Alarm::default();
+        run(&mut alarm, 4, |_| true);
+        run(&mut alarm, 40, |way| way[0] == 10 || way[2] == 31);
+        assert!(alarm.losing().contains(&Spot::Node([10; 32])) && alarm.losing().contains(&Spot::Node([31; 32])));
+        run(&mut alarm, 80, |way| way[0] == 10 || way[2] == 31);
+        assert_eq!(alarm.losing(), [Spot::Node([10; 32]), Spot::Node([31; 32])]);
+    }
+
+    #[test]
+    fn a_step_with_one_node_stands_for_none_of_the_others() {
+        // node 10 is on every loop: nothing tells it from this one
+        let mut alarm = Alarm::default();
+        let mut all = |alarm: &mut Alarm, rounds: usize, lost: fn([u8; 3]) -> bool| {
+            for round in 0..8 * rounds {
+                let nodes = [10, 20 + u8::from(round & 1 == 1), 30 + u8::from(round & 2 == 2)];
+                alarm.settle(&way(nodes), !lost(nodes));
+            }
+        };
+        all(&mut alarm, 4, |_| true);
+        assert_eq!(alarm.losing(), [Spot::Own, Spot::Node([10; 32])]);
+        all(&mut alarm, 8, |way| way[1] == 21);
+        assert!(alarm.losing().contains(&Spot::Node([21; 32])), "{:?}", alarm.losing());
+        all(&mut alarm, 40, |way| way[1] == 21);
+        let named = alarm.losing();
+        assert!(named.contains(&Spot::Node([21; 32])) && !named.contains(&Spot::Own), "{named:?}");
+        assert!(!named.contains(&Spot::Node([10; 32])), "{named:?}");
+    }
+
+    #[test]
+    fn who_was_named_before_everything_is_lost_is_not_blamed_for_it() {
+        let mut alarm = Alarm::default();
+        run(&mut alarm, 2, |way| way[1] == 21);
+        assert_eq!(alarm.losing(), [Spot::Node([21; 32])]);
+        run(&mut alarm, 4, |_| true);
+        assert_eq!(alarm.losing(), [Spot::Own]);
+        assert!(!alarm.blames(&way([10, 21, 30]), &[21; 32]));
     }
 
     #[test]

@@ -154,8 +154,19 @@ fn a_group_agrees_whoever_is_killed() {
 
     let ended = Instant::now();
     let core: Vec<usize> = (0..stay).collect();
+    let mut said = Duration::ZERO;
     until_every(PAUSE, "all have read all", PATIENCE, || {
         core.iter().for_each(|who| crew.look(*who));
+        if ended.elapsed() > said + Duration::from_secs(20) {
+            said = ended.elapsed();
+            let unread = |reader: &usize| {
+                let of = core.iter().filter(|sender| *sender != reader);
+                of.map(|sender| crew.wrote[*sender].len().saturating_sub(crew.read_of(*reader, *sender).len()))
+                    .collect()
+            };
+            let unread: Vec<Vec<usize>> = core.iter().map(unread).collect();
+            eprintln!("{:.0} s after the last kill, unread by each of each other: {unread:?}", said.as_secs_f64());
+        }
         let all = |reader: &usize| {
             core.iter()
                 .filter(|sender| *sender != reader)

@@ -26,7 +26,8 @@ use shoal_protocol::request::{Answers, Operation, Status};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Own invites that may be open at a time: each is a poll every ten minutes when it is old.
+/// Own invites that may be open at a time: each is a poll every ten minutes when it is older than a day, and before that two a
+/// minute, which take no more than what [`crate::budget`] leaves them.
 pub const INVITES_MAX: u64 = 64;
 
 /// An own invite, as the user sees it.
@@ -171,7 +172,10 @@ impl Mail {
         rng: &mut impl CryptoRng,
     ) -> Option<Want> {
         let reader = self.memory.invites.get_mut(&row)?;
-        reader.clock.wind(mean_gap(rank, &consensus.parameters), now, rng);
+        let parameters = &consensus.parameters;
+        // whoever has claimed one is about to write; but it may be a machine that went off
+        let pace = if reader.claim.is_some() { class(reader.active_at, now, parameters) } else { rank };
+        reader.clock.wind(mean_gap(pace, parameters), now, rng);
         let (id, generation, welcome) = (reader.id(), reader.generation, reader.claim.is_some());
         let purpose = Purpose::GetClaim { invite: row, welcome };
         self.launch(rank, generation, Operation::Get { id }, purpose, None, now, consensus, rng)
@@ -367,11 +371,9 @@ impl InviteReader {
         }
     }
 
-    /// The class in which it is looked at: fresh invites are used soon, and whoever has claimed one is about to write; but it may be a
-    /// machine that went off.
+    /// The class in which it is looked at: fresh invites are used soon. None is hot: whoever has it is a stranger.
     pub(super) fn class(&self, now: UnixMillis, parameters: &Parameters) -> Rank {
-        let class = class(self.active_at, now, parameters);
-        if self.claim.is_some() { class } else { class.max(Rank::Warm) }
+        class(self.active_at, now, parameters).max(Rank::Warm)
     }
 
     /// The box that is looked at now.

@@ -18,6 +18,7 @@ use shoal_protocol::UnixMillis;
 use shoal_protocol::boxes;
 use shoal_protocol::consensus::Consensus;
 use shoal_protocol::poisson::exponential;
+use std::time::Duration;
 
 /// Boxes of one chain that no replica has yet before the next message is sealed. Sealing late lets a receipt
 /// ride on a message and keeps the group's ratchet short; 16 are twice what a window of 64 needs with 8 busy chains.
@@ -70,13 +71,15 @@ impl Mail {
     }
 
     /// In a group a receipt waits for others to say more: each of its members reads it, and each shown message would be
-    /// told that way by all of them. What a member reads of the others' receipts takes one tick of [`RECEIPTS_READ`] at most.
+    /// told that way by all of them. Where all have one rate class, what a member reads of the others' receipts takes one tick of
+    /// [`RECEIPTS_READ`]. It waits for no longer than a conversation is hot: somebody may be there for minutes only.
     fn receipt_due(&mut self, row: i64, now: UnixMillis, consensus: &Consensus, rng: &mut impl CryptoRng) -> bool {
         let others = self.memory.readers.values().filter(|reader| reader.conversation == row).count();
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let gap = mean_gap(Rank::Hot, &consensus.parameters).max(self.tick_gap(consensus) * RECEIPTS_READ);
+        let wait = gap.saturating_mul(others).min(Duration::from_millis(consensus.parameters.hot_for_ms));
         let Some(due) = self.memory.owing.get_mut(&row) else { return false };
-        let draw = || if others < 2 { now } else { now.plus(exponential(gap.saturating_mul(others), rng)) };
+        let draw = || if others < 2 { now } else { now.plus(exponential(wait, rng)) };
         *due.get_or_insert_with(draw) <= now
     }
 

@@ -1,25 +1,24 @@
-//! Whether another place explains better what is put down to this node itself.
+//! Which other places lose more than the rest while this node is blamed for everything.
 //!
 //! [`Spot::Own`] lies on every loop. Once it is named, after a few seconds without a network, say, every later loss is its: a
 //! next hop that goes dead then would never be found, and would keep its seat, because nobody speaks against it. So for as long
-//! as it is named every other place has an account of its own, kept from a loss over that place on: how many of the loops over
-//! it were lost, and how many of the others. Two explanations of the account are weighed by their likelihood:
+//! as it is named every other place has an account, kept from a loss over that place on: how many of the loops over it were lost,
+//! and how many of the others. Two explanations of the account are weighed by their likelihood:
 //!
-//! - this node loses a share q of all loops, the share that fits best;
-//! - the place loses the share of the loops over it that fits best, and the others lose p₀ = 1 % or less.
+//! - one share of all loops is lost, whatever they cross;
+//! - loops over the place are lost at a share of their own, and that is the larger one.
 //!
-//! An account is closed when the first explains it better: a new one begins with the next loss over the place. So losses from
-//! before do not weigh on it, and a place that is innocent seldom has one that lasts. When the second is better by
-//! e¹² the place is named instead, as an alarm of a tenth is raised at 12.0. A dead link of `width` gains
-//! (1/w)·ln w + (1−1/w)·ln(w/(w−1)) a loop: 12 after 17 loops at a width of 2, 32 at 8, 61 at 20, beyond the first losses.
+//! Each share is the one that fits best, so that several dead places do not hide each other: what the others lose is the rest. An
+//! account in which the place does not lose more is closed; a new one begins with the next loss over it. So losses from before
+//! seldom weigh on it. When the second explanation is better by e¹² the place is named beside this node, as an alarm of a tenth
+//! is raised at 12.0, and its losses are held against nothing else from then on. Accounts begin anew, without loops over it. One
+//! dead link of `width` gains (1/w)·ln w + (1−1/w)·ln(w/(w−1)) a loop: 12 after 17 loops at a width of 2, 32 at 8, 61 at 20.
 
 use super::{SPOTS_MAX, Spot, spots};
 use std::collections::BTreeMap;
 
 /// How much better the other explanation must be, as a logarithm.
 const BETTER: f64 = 12.0;
-/// What honest loops lose at most.
-const HONEST: f64 = 0.01;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Ends {
@@ -58,12 +57,12 @@ struct Account {
 }
 
 impl Account {
-    /// By how much the place explains it better than this node.
-    fn better(&self, all: Ends) -> f64 {
+    /// By how much it is likelier that the place loses more than the rest; `None`: it does not.
+    fn gain(&self, all: Ends) -> Option<f64> {
         let since = all.without(self.before);
         let others = since.without(self.over);
-        self.over.likelihood(self.over.share()) + others.likelihood(others.share().min(HONEST))
-            - since.likelihood(since.share())
+        let (here, there) = (self.over.share(), others.share());
+        (here > there).then(|| self.over.likelihood(here) + others.likelihood(there) - since.likelihood(since.share()))
     }
 }
 
@@ -76,8 +75,8 @@ pub(super) struct Rehearing {
 }
 
 impl Rehearing {
-    /// A loop over `way` came back in time, or did not: the places that explain the losses better than this node does. They are
-    /// several when nothing tells them apart yet.
+    /// A loop over `way` came back in time, or did not: the places on it that lose more than the rest. They are several when
+    /// nothing tells them apart yet.
     pub(super) fn settle(&mut self, way: &[[u8; 32]], returned: bool) -> Vec<Spot> {
         let before = self.all;
         self.all.count(returned);
@@ -94,11 +93,9 @@ impl Rehearing {
         if returned {
             return Vec::new();
         }
-        self.accounts.retain(|_, account| account.better(self.all) >= 0.0);
-        let gains: Vec<(Spot, f64)> = spots(way)
-            .filter_map(|spot| Some((spot, self.accounts.get(&spot)?.better(self.all))))
-            .filter(|(_, gain)| *gain >= BETTER)
-            .collect();
+        self.accounts.retain(|_, account| account.gain(self.all).is_some());
+        let gains: Vec<(Spot, f64)> =
+            spots(way).filter_map(|spot| Some((spot, self.accounts.get(&spot)?.gain(self.all)?))).collect();
         let most = gains.iter().map(|(_, gain)| *gain).fold(BETTER, f64::max);
         gains.into_iter().filter(|(_, gain)| *gain >= most).map(|(spot, _)| spot).collect()
     }

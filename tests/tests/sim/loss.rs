@@ -135,50 +135,6 @@ fn a_loss_of_a_tenth_is_found_within_125_loops_of_the_link() {
     }
 }
 
-/// A node that had no network for a minute blames itself; that must hide no link that goes dead when it is back.
-#[test]
-fn a_link_that_is_dead_after_an_outage_is_found() {
-    let runs = size("SHOAL_ALARMS", 400);
-    for width in WIDTHS {
-        let net = Net::new(width, 2 * width);
-        let bound = Duration::from_secs(28) * u32::try_from(width).expect("small") * 2 + timeout();
-        let (mut late, mut shared, mut latest, mut sum) = (0, 0, Duration::ZERO, Duration::ZERO);
-        for seed in 0..runs {
-            let mut rng = StdRng::seed_from_u64(seed);
-            let culprit = net.step(1).start;
-            let calm: Fate<'_> = &|_, rng| by_chance(CALM, rng);
-            let nothing: Fate<'_> = &|_, _| true;
-            let dead: Fate<'_> = &|way, rng| way[1] == culprit || by_chance(CALM, rng);
-            let mut sender = Sender::new(&net, 0, &mut rng);
-            for (until, fate) in [(60, calm), (120, nothing)] {
-                while sender.now < Duration::from_secs(until) {
-                    sender.pass(fate, &mut rng);
-                }
-            }
-            assert!(!sender.loops.losing().is_empty(), "an outage is noticed");
-            let begun = sender.now;
-            // an alarm of the outage's may name the link too, before anything is wrong with it: one that names this node no more
-            let found = |losing: &[Spot]| losing.contains(&spot(culprit)) && !losing.contains(&Spot::Own);
-            while !found(&sender.loops.losing()) && sender.now < begun + bound * 4 {
-                sender.pass(dead, &mut rng);
-            }
-            let took = sender.now - begun;
-            late += u64::from(took > bound);
-            shared += u64::from(sender.loops.losing() != [spot(culprit)]);
-            latest = latest.max(took);
-            sum += took;
-        }
-        println!(
-            "width {width}: {runs} links that are dead after an outage, named after {:.0} s on average, {:.0} s at most, {late} later \
-             than {:.0} s; another place is named too in {shared}",
-            sum.as_secs_f64() / runs as f64,
-            latest.as_secs_f64(),
-            bound.as_secs_f64()
-        );
-        assert!(late * 50 <= runs && shared * 50 <= runs && latest < bound * 4);
-    }
-}
-
 #[test]
 fn an_attack_in_bursts_and_one_that_spares_a_few_are_found() {
     let runs = size("SHOAL_ALARMS", 400) / 4;

@@ -13,7 +13,9 @@ mod forger;
 mod lies;
 mod loss;
 mod loss_demotion;
+mod loss_outage;
 mod loss_world;
+
 mod members;
 mod nodes;
 mod outages;

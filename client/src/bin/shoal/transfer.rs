@@ -29,6 +29,11 @@ pub(crate) async fn send_away(profile: &Path, file: &Path, out: &Out) -> Result<
     if to.exists() {
         return Err(Failure::from(ExportError::Exists(to)).into());
     }
+    // nobody thinks of a passphrase for a file that cannot be made
+    if let Some(folder) = to.parent().filter(|folder| !folder.is_dir()) {
+        let message = format!("{}: there is no such folder", folder.display());
+        return Err(Failure::new(Exit::Io, "file", message, "make it, or give another place").into());
+    }
     let keyring = match key_file.keyring_entry() {
         Some(entry) => Some(fetch_from_keyring(key_file.id(), entry).await.map_err(Failure::from)?),
         None => None,

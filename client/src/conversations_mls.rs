@@ -9,7 +9,7 @@ use crate::key_packages_mls::lifetime;
 use crate::leaves_mls::{Context, Member, OwnLeaf, capabilities, verify_leaf};
 use crate::names::Name;
 use crate::own_keys::OwnKeys;
-use crate::profile::{Entered, SealedJson, Vault};
+use crate::profile::{Entered, SealedCbor, Vault};
 use openmls::group::{PastEpochDeletionPolicy, StagedWelcome};
 use openmls::prelude::{
     Ciphersuite, GroupId, KeyPackage, KeyPackageIn, LeafNodeIndex, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
@@ -41,7 +41,7 @@ const OUT_OF_ORDER_MAX: u32 = 8;
 /// What OpenMLS needs, over one transaction of the profile.
 pub struct Provider<'a> {
     crypto: &'a RustCrypto,
-    storage: SqliteStorageProvider<SealedJson, &'a Connection>,
+    storage: SqliteStorageProvider<SealedCbor, &'a Connection>,
     _entered: Entered,
 }
 
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Provider<'_> {
 impl<'a> OpenMlsProvider for Provider<'a> {
     type CryptoProvider = RustCrypto;
     type RandProvider = RustCrypto;
-    type StorageProvider = SqliteStorageProvider<SealedJson, &'a Connection>;
+    type StorageProvider = SqliteStorageProvider<SealedCbor, &'a Connection>;
     fn storage(&self) -> &Self::StorageProvider {
         &self.storage
     }

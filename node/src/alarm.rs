@@ -373,7 +373,7 @@ mod tests {
     fn a_step_with_one_node_stands_for_none_of_the_others() {
         // node 10 is on every loop: nothing tells it from this one
         let mut alarm = Alarm::default();
-        let mut all = |alarm: &mut Alarm, rounds: usize, lost: fn([u8; 3]) -> bool| {
+        let all = |alarm: &mut Alarm, rounds: usize, lost: fn([u8; 3]) -> bool| {
             for round in 0..8 * rounds {
                 let nodes = [10, 20 + u8::from(round & 1 == 1), 30 + u8::from(round & 2 == 2)];
                 alarm.settle(&way(nodes), !lost(nodes));

@@ -36,7 +36,7 @@ pub use moved::Moved;
 pub use parcel::BadParcel;
 pub use passphrase::{Cost, CostOutOfRange, NoPassphrase, PASSPHRASE_SIZE_MAX, Passphrase};
 pub use protector::{KeyringEntry, Opener, ProfileId, Protection, Protector, WrappingKey};
-pub use vault::{Entered, NotSealedHere, SealedJson, SealedJsonError, Vault};
+pub use vault::{Entered, NotSealedHere, SealedCbor, SealedCborError, Vault};
 
 use crate::mail::{MailError, RateClass};
 use crate::own_keys::{self, OwnKeys};
@@ -275,7 +275,7 @@ fn prepare(db: &mut Connection) -> Result<(), MailError> {
     if found != 0 && found < schema::FORMAT {
         return Err(MailError::Damaged("it was made by a version before the first release; make a new one"));
     }
-    SqliteStorageProvider::<SealedJson, &mut Connection>::new(&mut *db)
+    SqliteStorageProvider::<SealedCbor, &mut Connection>::new(&mut *db)
         .run_migrations()
         .map_err(|error| MailError::Mls(error.to_string()))?;
     if found == 0 {

@@ -9,6 +9,7 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use openmls_sqlite_storage::Codec;
 use rand::CryptoRng;
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
 use zeroize::Zeroizing;
@@ -96,7 +97,7 @@ impl Vault {
             .map_err(|_| NotSealedHere)
     }
 
-    /// Makes this vault the one that [`SealedJson`] uses on this thread until the guard is dropped.
+    /// Makes this vault the one that [`SealedCbor`] uses on this thread until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> Entered {
         let before = ENTERED.with(|slot| slot.borrow_mut().replace(self.clone()));
@@ -110,7 +111,7 @@ thread_local! {
     static ENTERED: RefCell<Option<Vault>> = const { RefCell::new(None) };
 }
 
-/// While it lives, [`SealedJson`] on this thread seals for one vault. Guards nest; it cannot leave its thread.
+/// While it lives, [`SealedCbor`] on this thread seals for one vault. Guards nest; it cannot leave its thread.
 #[derive(Debug)]
 pub struct Entered {
     before: Option<Vault>,
@@ -123,39 +124,43 @@ impl Drop for Entered {
     }
 }
 
-/// How OpenMLS's values lie on disk: JSON, sealed for the entered vault.
+/// How OpenMLS's values lie on disk: CBOR, sealed for the entered vault. A group's secrets are mostly bytes,
+/// which JSON would write as numbers: four times as long, and read for each message.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SealedJson;
+pub struct SealedCbor;
 
 /// Why a value of OpenMLS could not be stored or read.
 #[derive(Debug, thiserror::Error)]
-pub enum SealedJsonError {
+pub enum SealedCborError {
     /// No vault was entered on this thread: a mistake of the program.
     #[error("no vault was entered")]
     NoVault,
-    /// The value is no JSON of the expected type.
+    /// The value cannot be written.
     #[error(transparent)]
-    Json(#[from] serde_json::Error),
+    Write(#[from] minicbor_serde::error::EncodeError<Infallible>),
+    /// The value is no CBOR of the expected type.
+    #[error(transparent)]
+    Read(#[from] minicbor_serde::error::DecodeError),
     /// The value does not open.
     #[error(transparent)]
     Sealed(#[from] NotSealedHere),
 }
 
-impl Codec for SealedJson {
-    type Error = SealedJsonError;
+impl Codec for SealedCbor {
+    type Error = SealedCborError;
 
     fn to_vec<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Self::Error> {
-        let plaintext = Zeroizing::new(serde_json::to_vec(value)?);
+        let plaintext = Zeroizing::new(minicbor_serde::to_vec(value)?);
         ENTERED
             .with(|slot| slot.borrow().as_ref().map(|vault| vault.seal(MLS, &plaintext)))
-            .ok_or(SealedJsonError::NoVault)
+            .ok_or(SealedCborError::NoVault)
     }
 
     fn from_slice<T: serde::de::DeserializeOwned>(sealed: &[u8]) -> Result<T, Self::Error> {
         let plaintext = ENTERED
             .with(|slot| slot.borrow().as_ref().map(|vault| vault.open(MLS, sealed)))
-            .ok_or(SealedJsonError::NoVault)??;
-        Ok(serde_json::from_slice(&plaintext)?)
+            .ok_or(SealedCborError::NoVault)??;
+        Ok(minicbor_serde::from_slice(&plaintext)?)
     }
 }
 
@@ -190,16 +195,16 @@ mod tests {
 
     #[test]
     fn the_codec_follows_the_entered_vault() {
-        assert!(matches!(SealedJson::to_vec(&1u8), Err(SealedJsonError::NoVault)));
+        assert!(matches!(SealedCbor::to_vec(&1u8), Err(SealedCborError::NoVault)));
         let (one, two) = (Vault::new(&[1; 32]), Vault::new(&[2; 32]));
         let outer = one.enter();
-        let sealed = SealedJson::to_vec(&"text").unwrap();
+        let sealed = SealedCbor::to_vec(&"text").unwrap();
         {
             let _inner = two.enter();
-            assert!(SealedJson::from_slice::<String>(&sealed).is_err());
+            assert!(SealedCbor::from_slice::<String>(&sealed).is_err());
         }
-        assert_eq!(SealedJson::from_slice::<String>(&sealed).unwrap(), "text");
+        assert_eq!(SealedCbor::from_slice::<String>(&sealed).unwrap(), "text");
         drop(outer);
-        assert!(matches!(SealedJson::from_slice::<String>(&sealed), Err(SealedJsonError::NoVault)));
+        assert!(matches!(SealedCbor::from_slice::<String>(&sealed), Err(SealedCborError::NoVault)));
     }
 }

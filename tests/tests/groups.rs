@@ -86,7 +86,7 @@ fn a_group_agrees_whoever_is_killed() {
     let seconds = Duration::from_secs(set("SHOAL_SECONDS", 40));
     let seed: u64 = set("SHOAL_SEED", u64::from(std::process::id()));
     eprintln!("SHOAL_SEED={seed}: a group of {count}, {seconds:?}");
-    let net = Testnet::start(&["--epoch", "20s", "--lambda-p", "12", "--retention", "1h"]);
+    let net = Testnet::start(&["--epoch", "20s", "--lambda-p", "10", "--retention", "1h"]);
     let folder = tempfile::tempdir().expect("folder");
     let people: Vec<Person> =
         NAMES.iter().take(count).map(|name| Person::new(name, folder.path(), &net.ready.network)).collect();

@@ -31,7 +31,7 @@
 //!
 //! **This node itself.** While [`Spot::Own`] is named it explains every loss, those of a place that goes dead then as well.
 //! So what was named before it is forgotten, and with every loss it is asked which places lose more than the rest
-//! ([`rehearing`]). They are named beside it, and take what is lost over them: then it is cleared if the rest returns.
+//! (`alarm/rehearing.rs`). They are named beside it, and take what is lost over them: then it is cleared if the rest returns.
 //!
 //! **Clearing.** A named place keeps its sum, at most 12; at 0 it is cleared: after 97 to 126 returns more than 24 times the
 //! losses. That is as many as finding a loss of a tenth takes, so an alarm does not flap.

@@ -105,7 +105,7 @@ fn a_black_hole_is_found_by_its_neighbours_and_demoted() {
         let demoted = consensus(&network).suspect(&identity).is_some_and(|suspect| suspect.demoted_until.is_some());
         (waiting.is_empty() || demoted).then_some(())
     });
-    // row 5: 28 s × width, and the timeout
+    // how soon is judged in virtual time (`sim` `loss`): here nodes, authorities and the hole share a few cores
     eprintln!("{} of {all} neighbours know after {:.1} s", all - waiting.len(), begun.elapsed().as_secs_f64());
     assert!(waiting.len() < all / 2, "{shown:?}");
 
